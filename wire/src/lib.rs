@@ -1,0 +1,146 @@
+//! The JSON types that GPU hosts answer with, shared by the proxy (which reads and aggregates
+//! them) and the backend (which writes them).
+//!
+//! This crate knows shapes only: no I/O, no HTTP, no policy. Field names and their meaning are the
+//! wire contract of the existing Python service, so that an unchanged `openclaw-gpu-bridge` plugin
+//! understands every answer. When reading, unknown fields are ignored and fields that newer or older
+//! hosts may lack have defaults.
+
+use serde::{Deserialize, Serialize};
+
+/// Header that carries the API key of a client (to the proxy) or of the proxy (to a host).
+pub const API_KEY_HEADER: &str = "x-api-key";
+
+/// Port that a GPU host, and the proxy in its place, listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8765;
+
+/// Answer of `GET /health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `"ok"` while the host can serve.
+    pub status: String,
+    /// `"cpu"`, `"cuda"`, …
+    #[serde(default)]
+    pub device: String,
+}
+
+impl Health {
+    /// The `status` of a host that can serve.
+    pub const OK: &'static str = "ok";
+}
+
+/// Answer of `GET /info`: the device and what is loaded on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// `"cpu"`, `"cuda"`, `"cuda:1"`.
+    #[serde(default)]
+    pub device: String,
+    /// Human name of the device, `"cpu"` on a host without a GPU.
+    #[serde(default)]
+    pub device_name: String,
+    /// Device memory in MB; `None` without a GPU.
+    #[serde(default)]
+    pub vram_total_mb: Option<u64>,
+    /// Device memory in use in MB; `None` without a GPU.
+    #[serde(default)]
+    pub vram_used_mb: Option<u64>,
+    /// Name and version of the engine. The key's name is part of the plugin's type.
+    #[serde(default)]
+    pub pytorch_version: String,
+    /// CUDA version, `None` without a GPU.
+    #[serde(default)]
+    pub cuda_version: Option<String>,
+    /// `"bertscore:NAME"` and `"embed:NAME"` for each loaded model.
+    #[serde(default)]
+    pub loaded_models: Vec<String>,
+}
+
+/// Answer of `GET /status`: how busy the host is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Slots and their use.
+    pub queue: QueueStatus,
+    /// Requests that hold or wait for a slot.
+    #[serde(default)]
+    pub active_jobs: Vec<ActiveJob>,
+}
+
+/// Slots of a host (or, from the proxy, of the pool) and their use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Requests that may run at once; 0 = always busy.
+    pub max_concurrent: u32,
+    /// Requests that run or wait for a slot.
+    pub in_flight: u32,
+    /// Free slots.
+    pub available_slots: u32,
+    /// `max(0, in_flight − max_concurrent)`.
+    pub waiting_estimate: u32,
+}
+
+impl QueueStatus {
+    /// Derives the two dependent counts from the independent ones.
+    pub fn new(max_concurrent: u32, in_flight: u32) -> Self {
+        Self {
+            max_concurrent,
+            in_flight,
+            available_slots: max_concurrent.saturating_sub(in_flight),
+            waiting_estimate: in_flight.saturating_sub(max_concurrent),
+        }
+    }
+}
+
+/// One request that a host is working on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActiveJob {
+    /// Unique on its host.
+    pub id: String,
+    /// `"embed"` or `"bertscore"`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// ISO 8601, UTC.
+    pub started_at: String,
+    /// Texts, or pairs of texts.
+    pub items: u64,
+    /// Model that computes.
+    pub model: String,
+    /// Share of the work that is done, 0 to 1.
+    pub progress: f64,
+}
+
+/// Body of a refusal: `{"detail": "…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and, where that helps, what to do.
+    pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependent_queue_counts_never_underflow() {
+        let idle = QueueStatus::new(2, 0);
+        assert_eq!((idle.available_slots, idle.waiting_estimate), (2, 0));
+        let crowded = QueueStatus::new(2, 5);
+        assert_eq!((crowded.available_slots, crowded.waiting_estimate), (0, 3));
+    }
+
+    #[test]
+    fn a_status_of_the_python_service_is_read_and_written_unchanged() -> serde_json::Result<()> {
+        let recorded = r#"{"queue":{"max_concurrent":2,"in_flight":1,"available_slots":1,"waiting_estimate":0},"active_jobs":[{"id":"a1","type":"embed","started_at":"2026-11-23T00:00:00+00:00","items":3,"model":"m","progress":0.5}]}"#;
+        let status: Status = serde_json::from_str(recorded)?;
+        assert_eq!(status.active_jobs[0].kind, "embed");
+        assert_eq!(serde_json::to_string(&status)?, recorded);
+        Ok(())
+    }
+
+    #[test]
+    fn an_info_with_missing_and_unknown_fields_is_read() -> serde_json::Result<()> {
+        let info: Info = serde_json::from_str(r#"{"device":"cuda","new_field":1}"#)?;
+        assert_eq!(info.device, "cuda");
+        assert_eq!(info.vram_total_mb, None);
+        Ok(())
+    }
+}
