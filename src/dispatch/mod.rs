@@ -164,7 +164,13 @@ impl<U: Upstream> Dispatcher<U> {
     async fn attempt(&self, lease: &Lease, call: &Call, journal: &mut Journal) -> Verdict {
         journal.attempts.push((lease.name().clone(), "abandoned"));
         let stopwatch = Stopwatch::start(&mut journal.upstream);
-        let verdict = self.upstream.attempt(lease.host(), call).await;
+        let verdict = tokio::select! {
+            verdict = self.upstream.attempt(lease.host(), call) => verdict,
+            () = lease.host_hangs() => Verdict::Fault {
+                sent: true,
+                reason: "its health checks get no answer any more".to_owned(),
+            },
+        };
         drop(stopwatch);
         let word = verdict.as_str();
         if let Some(last) = journal.attempts.last_mut() {

@@ -277,6 +277,34 @@ async fn the_last_host_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_runs_on_a_host_that_hangs_moves_to_a_sibling_at_once() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SECOND / 4).await;
+        let reason = String::new();
+        pool.checked(pool.hosts()[0].0, &Check::NoAnswer { reason });
+    });
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1]);
+    assert_eq!(journal.upstream, SECOND / 4 + SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_on_a_host_that_only_fails_its_checks_may_end_there() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SECOND / 4).await;
+        let reason = "it stops gracefully and accepts no more connections".to_owned();
+        pool.checked(pool.hosts()[0].0, &Check::Failed { reason });
+    });
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_newcomers_at_once() {
     let scene = Arc::new(Scene::new(vec![vec![]]));
     let running: Vec<_> = (0..3)

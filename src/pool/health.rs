@@ -38,6 +38,8 @@ pub struct Thresholds {
 pub enum Cause {
     /// Its health checks failed.
     Checks,
+    /// Its health checks got no answer at all: it hangs, and so does what runs on it.
+    Hung,
     /// It did not accept connections.
     Connect,
     /// It took requests and broke them: reset, cut or late answers, errors that a sibling did not
@@ -52,6 +54,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Checks => "checks",
+            Self::Hung => "hung",
             Self::Connect => "connect",
             Self::Answers => "answers",
             Self::Misconfigured => "misconfigured",
@@ -60,7 +63,7 @@ impl Cause {
 
     /// Can a good health check prove that this is over?
     fn seen_by_checks(self) -> bool {
-        matches!(self, Self::Checks | Self::Connect)
+        matches!(self, Self::Checks | Self::Hung | Self::Connect)
     }
 }
 
@@ -151,7 +154,8 @@ impl Health {
         }
     }
 
-    pub(super) fn failed_check(&mut self, now: Instant) -> Option<Transition> {
+    /// `cause`: what the host is ejected for if it is.
+    pub(super) fn failed_check(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
         self.failed_checks = self.failed_checks.saturating_add(1);
         match &mut self.phase {
             Phase::Ejected { good_checks, .. } => {
@@ -160,7 +164,7 @@ impl Health {
             }
             Phase::Unknown | Phase::Up | Phase::Trial => {
                 let out = self.failed_checks >= self.thresholds.unhealthy_after.get();
-                out.then(|| self.eject(Cause::Checks, now))
+                out.then(|| self.eject(cause, now))
             }
         }
     }
@@ -264,9 +268,9 @@ mod tests {
     fn checks_eject_and_bring_back_by_their_thresholds() {
         let now = Instant::now();
         let mut health = up(2, 2, now);
-        assert_eq!(health.failed_check(now), None);
+        assert_eq!(health.failed_check(Cause::Checks, now), None);
         assert_eq!(
-            health.failed_check(now),
+            health.failed_check(Cause::Checks, now),
             Some(Transition::Ejected(Cause::Checks))
         );
         assert_eq!(health.good_check(now), None);
@@ -277,9 +281,9 @@ mod tests {
     fn a_failed_check_starts_the_count_of_good_ones_anew() {
         let now = Instant::now();
         let mut health = up(2, 1, now);
-        health.failed_check(now);
+        health.failed_check(Cause::Checks, now);
         health.good_check(now);
-        health.failed_check(now);
+        health.failed_check(Cause::Checks, now);
         assert_eq!(health.good_check(now), None);
         assert_eq!(health.good_check(now), Some(Transition::Up));
     }
@@ -353,7 +357,7 @@ mod tests {
     fn a_wrong_key_is_reported_once_and_can_replace_another_cause() {
         let now = Instant::now();
         let mut health = up(1, 1, now);
-        health.failed_check(now);
+        health.failed_check(Cause::Checks, now);
         let out = Some(Transition::Ejected(Cause::Misconfigured));
         assert_eq!(health.misconfigured(now), out);
         assert_eq!(health.misconfigured(now), None);

@@ -1,6 +1,6 @@
 //! Guards: a place in line and a slot in use. Dropping either gives it back.
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{HostId, Outcome, Pool, Proof, Ticket};
 use crate::config::HostName;
@@ -51,15 +51,17 @@ pub struct Lease {
     pool: Pool,
     host: HostId,
     name: HostName,
+    hung: watch::Receiver<()>,
     finished: bool,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Pool, host: HostId, name: HostName) -> Self {
+    pub(super) fn new(pool: Pool, host: HostId, name: HostName, hung: watch::Receiver<()>) -> Self {
         Self {
             pool,
             host,
             name,
+            hung,
             finished: false,
         }
     }
@@ -72,6 +74,15 @@ impl Lease {
     /// Its name.
     pub fn name(&self) -> &HostName {
         &self.name
+    }
+
+    /// Ends when the host is found to hang, so that what runs on it should be tried elsewhere.
+    pub async fn host_hangs(&self) {
+        let mut hung = self.hung.clone();
+        if hung.changed().await.is_err() {
+            // Only a pool that is gone closes it, and this lease holds the pool.
+            std::future::pending().await
+        }
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant as Clock;
 
 pub use health::{Cause, Phase, Thresholds, Transition};
@@ -85,8 +85,13 @@ pub enum Check {
         /// What it asked for.
         retry_after: Duration,
     },
-    /// No answer, or a bad one.
+    /// No connection, or a bad answer.
     Failed {
+        /// For the log.
+        reason: String,
+    },
+    /// A connection but no answer in time.
+    NoAnswer {
         /// For the log.
         reason: String,
     },
@@ -127,6 +132,8 @@ struct Shared {
     timer_changed: Notify,
     /// One for each host: its next check may be due sooner.
     check_sooner: Vec<Notify>,
+    /// One for each host: it hangs, and with it all that runs on it.
+    hung: Vec<watch::Sender<()>>,
 }
 
 struct Inner {
@@ -138,6 +145,7 @@ impl Pool {
     /// A pool of hosts that are all still unknown: none serves before its first good check.
     pub fn new(settings: Settings, hosts: Vec<HostSpec>, observer: Observer) -> Self {
         let check_sooner = hosts.iter().map(|_| Notify::new()).collect();
+        let hung = hosts.iter().map(|_| watch::Sender::new(())).collect();
         let inner = Inner {
             state: State::new(settings, hosts),
             receivers: HashMap::new(),
@@ -147,6 +155,7 @@ impl Pool {
             observer,
             timer_changed: Notify::new(),
             check_sooner,
+            hung,
         };
         Self {
             shared: Arc::new(shared),
@@ -190,7 +199,10 @@ impl Pool {
 
     /// Takes in the result of a health check.
     pub fn checked(&self, host: HostId, check: &Check) {
-        self.update_and_grant(|state, now| state.checked(host, check, now));
+        let hangs = self.update_and_grant(|state, now| state.checked(host, check, now));
+        if hangs {
+            self.shared.hung[host.0].send_replace(());
+        }
     }
 
     /// Waits until the next check of `host` is due: after the time that its condition calls for,
@@ -314,7 +326,13 @@ impl Pool {
     }
 
     fn lease(&self, state: &State, grant: Grant) -> Lease {
-        Lease::new(self.clone(), grant.host, state.name(grant.host).clone())
+        let hung = self.shared.hung[grant.host.0].subscribe();
+        Lease::new(
+            self.clone(),
+            grant.host,
+            state.name(grant.host).clone(),
+            hung,
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -172,15 +172,16 @@ impl State {
         self.fault(id, Cause::Answers, now);
     }
 
-    /// A health check of `id` has ended.
-    pub(super) fn checked(&mut self, id: HostId, check: &Check, now: Instant) {
+    /// A health check of `id` has ended. Returns whether that ejected the host because it hangs.
+    pub(super) fn checked(&mut self, id: HostId, check: &Check, now: Instant) -> bool {
         let host = &mut self.hosts[id.0];
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
                 host.sign_of_life();
                 host.health.good_check(now)
             }
-            Check::Failed { .. } => host.health.failed_check(now),
+            Check::Failed { .. } => host.health.failed_check(Cause::Checks, now),
+            Check::NoAnswer { .. } => host.health.failed_check(Cause::Hung, now),
             Check::Misconfigured { .. } => host.health.misconfigured(now),
         };
         self.note_health(id, transition);
@@ -194,8 +195,12 @@ impl State {
                     self.note_slot_free(id, now);
                 }
             }
-            Check::Good { slots: None } | Check::Failed { .. } | Check::Misconfigured { .. } => {}
+            Check::Good { slots: None }
+            | Check::Failed { .. }
+            | Check::NoAnswer { .. }
+            | Check::Misconfigured { .. } => {}
         }
+        transition == Some(Transition::Ejected(Cause::Hung))
     }
 
     /// How long to wait before the next check of `id`, after the last one.

@@ -392,6 +392,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5u32, 0..5u32).prop_map(|(max, free)| slots(max, free.min(max))),
         1 => (0..8u64).prop_map(|s| Check::Busy { retry_after: Duration::from_secs(s) }),
         1 => Just(Check::Failed { reason: String::new() }),
+        1 => Just(Check::NoAnswer { reason: String::new() }),
         1 => Just(Check::Misconfigured { reason: String::new() }),
     ];
     prop_oneof![
@@ -429,7 +430,9 @@ impl World {
                 self.finish(lease, outcome);
             }
             Step::Blame(host) => self.state.blame(self.host(host), self.now),
-            Step::Check(host, check) => self.state.checked(self.host(host), &check, self.now),
+            Step::Check(host, check) => {
+                self.state.checked(self.host(host), &check, self.now);
+            }
             Step::Wait(millis) => self.now += Duration::from_millis(millis),
             Step::Leave(_) | Step::Finish(..) => {}
         }

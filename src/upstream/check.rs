@@ -14,7 +14,7 @@ use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::exchange::{Exchange, Failure};
+use super::exchange::Exchange;
 use super::verdict::{Class, classify};
 use super::{Settings, Target};
 use crate::pool::{Check, HostId, Pool, Slots};
@@ -44,7 +44,10 @@ impl<'a> Checker<'a> {
     pub(super) async fn run(&self, host: HostId, pool: &Pool) {
         loop {
             let found = self.check().await;
-            if let Check::Failed { reason } | Check::Misconfigured { reason } = &found {
+            if let Check::Failed { reason }
+            | Check::NoAnswer { reason }
+            | Check::Misconfigured { reason } = &found
+            {
                 tracing::debug!(host = %self.target.name(), reason, "check failed");
             }
             pool.checked(host, &found);
@@ -65,6 +68,12 @@ impl<'a> Checker<'a> {
                 };
             }
             Reply::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
+            Reply::TooLate => {
+                let within = self.settings.check;
+                return Check::NoAnswer {
+                    reason: format!("/health: no answer in {within:?}"),
+                };
+            }
             reply => {
                 return Check::Failed {
                     reason: format!("/health: {}", reply.describe()),
@@ -78,7 +87,7 @@ impl<'a> Checker<'a> {
                 };
             }
             Reply::Body(status) => Some(self.note_status(status)),
-            Reply::Class(_) | Reply::Failed(_) => None,
+            Reply::Class(_) | Reply::TooLate | Reply::Failed(_) => None,
         };
         if self
             .target
@@ -103,7 +112,7 @@ impl<'a> Checker<'a> {
         match timeout(self.settings.check, self.fetch(path)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(reason)) => Reply::Failed(reason),
-            Err(_) => Reply::Failed(format!("no answer within {:?}", self.settings.check)),
+            Err(_) => Reply::TooLate,
         }
     }
 
@@ -113,9 +122,12 @@ impl<'a> Checker<'a> {
             .peer(self.settings.connect)
             .ok_or("its name is not resolved")?;
         let request = self.request(path).map_err(|error| error.to_string())?;
-        let mut exchange = Exchange::start(self.connector, &peer, &request, &[])
-            .await
-            .map_err(|failure: Failure| failure.to_string())?;
+        let started = Exchange::start(self.connector, &peer, &request, &[]).await;
+        let mut exchange = match started {
+            Ok(exchange) => exchange,
+            Err(failure) if failure.is_silence() => return Ok(Reply::TooLate),
+            Err(failure) => return Err(failure.to_string()),
+        };
         let class = match exchange.head() {
             Some(head) => classify(head.status, &head.headers, SystemTime::now()),
             None => return Err("an answer without a head".to_owned()),
@@ -160,7 +172,9 @@ enum Reply<T> {
     Body(T),
     /// Another status.
     Class(Class),
-    /// Nothing, or nonsense.
+    /// Nothing in time.
+    TooLate,
+    /// No connection, or nonsense.
     Failed(String),
 }
 
@@ -171,6 +185,7 @@ impl<T> Reply<T> {
             Self::Class(Class::Misconfigured) => "refuses the API key".to_owned(),
             Self::Class(Class::ServerError) => "answers with a server error".to_owned(),
             Self::Class(_) => "answers with an unexpected status".to_owned(),
+            Self::TooLate => "no answer in time".to_owned(),
             Self::Failed(reason) => reason.clone(),
         }
     }

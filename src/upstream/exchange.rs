@@ -31,6 +31,19 @@ pub(super) enum Failure {
     Broken(Box<Error>),
 }
 
+impl Failure {
+    /// Was there no sign of the host at all, as of a machine that is off?
+    pub(super) fn is_silence(&self) -> bool {
+        let Self::Connect(error) = self else {
+            return false;
+        };
+        matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout | ErrorType::ConnectNoRoute
+        )
+    }
+}
+
 /// A connection on which the head of an answer has been read.
 pub(super) struct Exchange<'a> {
     connector: &'a Connector,
