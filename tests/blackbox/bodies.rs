@@ -7,7 +7,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embedding_of, sim_host,
+    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embedding_of, eventually,
+    sim_host,
 };
 
 const MIB: usize = 1 << 20;
@@ -246,6 +247,83 @@ async fn a_large_answer_arrives_whole() {
         assert_eq!(answer["padding"].as_str().map(str::len), Some(bytes));
         assert_eq!(proxy.host_metric("in_flight", "host").await, 0);
     }
+}
+
+/// Too large to be held back for a retry, so the client has a part of it already.
+#[tokio::test]
+async fn a_large_answer_that_is_cut_is_not_passed_off_as_whole() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServePadded(64 * MIB))
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut connection = proxy.connect().await;
+    connection.send_embed("verbose").await;
+    let (status, headers) = connection.head().await;
+    assert_eq!(status, 200);
+    assert_eq!(headers["transfer-encoding"], "chunked");
+
+    host.stop();
+
+    let rest = connection.rest().await;
+    assert!(rest.len() < 64 * MIB);
+    assert!(
+        !rest.ends_with(b"\r\n0\r\n\r\n"),
+        "ends as if it were whole"
+    );
+    eventually("the lease is back", async || {
+        proxy.host_metric("in_flight", "host").await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn beyond_the_bytes_held_in_all_requests_are_told_to_come_again() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host])
+        .set("limits", "max_body", "1MiB")
+        .set("limits", "max_buffered", "2MiB");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let (body, _) = large_body(900 << 10);
+    let client = proxy.client();
+    let held = [(); 2].map(|()| {
+        let (client, body) = (client.clone(), body.clone());
+        tokio::spawn(async move { post(&client, body).await })
+    });
+    host.runs(2).await;
+
+    post(&client, body.clone()).await.assert_come_again();
+
+    host.release_all();
+    for reply in held {
+        reply.await.unwrap().assert_embedding_of("large");
+    }
+    post(&client, body).await.assert_embedding_of("large");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host])
+        .set("limits", "max_body", "1MiB")
+        .set("limits", "max_buffered", "1MiB");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let (body, _) = large_body(900 << 10);
+
+    for _ in 0..3 {
+        let mut connection = proxy.connect().await;
+        connection.send(head(body.len(), "")).await;
+        connection.send(&body[..body.len() - 1]).await;
+    }
+
+    // There is no room for it until the others are forgotten.
+    eventually("there is room again", async || {
+        let reply = post(&proxy.client(), body.clone()).await;
+        reply.status == 200
+    })
+    .await;
+    assert_eq!(host.arrivals(), 1);
 }
 
 fn head(length: usize, headers: &str) -> String {

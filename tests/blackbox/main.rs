@@ -28,3 +28,4 @@ mod protocol;
 mod queue;
 mod real_backends;
 mod shutdown;
+mod smuggling;

@@ -114,6 +114,30 @@ async fn a_host_that_hangs_altogether_is_ejected_by_its_checks_and_comes_back() 
 }
 
 #[tokio::test]
+async fn requests_on_a_host_that_freezes_move_to_a_sibling_long_before_they_time_out() {
+    let frozen = sim_host("frozen").behaving(Behaviour::Hang).start();
+    let sibling = sim_host("sibling").start();
+    let hosts = [&frozen, &sibling];
+    let config = Config::with_hosts(&hosts)
+        .set("health", "timeout", "200ms")
+        .set("timeouts", "attempt", "10m");
+    let proxy = Proxy::ready(&config, &hosts).await;
+    let client = proxy.client();
+    let texts: Vec<_> = (0..4).map(|number| format!("request {number}")).collect();
+    let replies: Vec<_> = texts.iter().map(|text| client.start_embed(text)).collect();
+    eventually("requests on the host", async || frozen.arrivals() >= 2).await;
+
+    frozen.set_health(HealthAnswer::Hang);
+
+    for (reply, text) in replies.into_iter().zip(&texts) {
+        let reply = reply.await.unwrap();
+        reply.assert_embedding_of(text);
+        assert_eq!(reply.served_by(), "sibling");
+    }
+    proxy.finds_unhealthy("frozen").await;
+}
+
+#[tokio::test]
 async fn a_host_whose_health_check_fails_gets_no_requests() {
     let host = sim_host("host").start();
     let sibling = sim_host("sibling").start();

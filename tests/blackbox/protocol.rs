@@ -2,7 +2,9 @@
 
 use http::{HeaderMap, Method};
 
-use crate::harness::{Proxy, RawConnection, Reply, SimHost, embed_body, embed_request, sim_host};
+use crate::harness::{
+    Config, Proxy, RawConnection, Reply, SimHost, embed_body, embed_request, eventually, sim_host,
+};
 
 /// The headers that `host` saw last.
 fn last_headers(host: &SimHost) -> HeaderMap {
@@ -242,6 +244,63 @@ async fn a_connection_survives_refusals() {
     }
     connection.send_embed("after").await;
     connection.reply().await.assert_embedding_of("after");
+}
+
+#[tokio::test]
+async fn a_trailing_slash_is_redirected() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+
+    for path in ["/embed", "/health"] {
+        let mut connection = proxy.connect().await;
+        let request = format!("POST {path}/ HTTP/1.1\r\nHost: proxy\r\nContent-Length: 0\r\n\r\n");
+        connection.send(request).await;
+        let reply = connection.reply().await;
+        assert_eq!(reply.status, 307);
+        assert_eq!(reply.header("location"), Some(path));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_to_come_again() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]).set("limits", "max_connections", 1);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut first = proxy.connect().await;
+    first.send_embed("first").await;
+    first.reply().await.assert_embedding_of("first");
+
+    let mut second = proxy.connect().await;
+    second.reply().await.assert_come_again();
+    assert!(second.rest().await.is_empty());
+
+    drop(first);
+    eventually("there is room again", async || {
+        let mut third = proxy.connect().await;
+        let sent = third.try_send(embed_request("third")).await;
+        sent.is_ok() && third.head().await.0 == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_request_leaves_a_line_in_the_log() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+
+    let request = proxy.client().request(Method::POST, "/embed");
+    let request = request
+        .header("X-Request-Id", "find-me")
+        .json(&embed_body("text of a client"));
+    Reply::to(request)
+        .await
+        .assert_embedding_of("text of a client");
+
+    eventually("a line in the log", async || {
+        proxy.log().contains("find-me")
+    })
+    .await;
+    assert!(!proxy.log().contains("text of a client"));
 }
 
 #[tokio::test]

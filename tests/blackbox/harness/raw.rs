@@ -26,7 +26,12 @@ impl RawConnection {
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.unwrap();
+        self.try_send(bytes).await.unwrap();
+    }
+
+    /// Fails if the proxy has hung up.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
     }
 
     /// Sends a whole request for the embedding of `text`.
@@ -57,7 +62,8 @@ impl RawConnection {
         rest.into()
     }
 
-    async fn head(&mut self) -> (StatusCode, HeaderMap) {
+    /// The head of the next answer, interim ones included.
+    pub(crate) async fn head(&mut self) -> (StatusCode, HeaderMap) {
         loop {
             if let Some(head) = self.parsed_head() {
                 return head;
