@@ -222,14 +222,15 @@ impl<'a> Section<'a> {
             return default;
         };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        match number.filter(|number| allowed.contains(number)) {
-            Some(number) => number,
-            None => {
-                let (least, most) = (allowed.start(), allowed.end());
-                let text = format!("must be a whole number from {least} to {most}");
-                self.problem(key, text).unwrap_or(default)
-            }
+        if let Some(number) = number.filter(|number| allowed.contains(number)) {
+            return number;
         }
+        let (least, most) = (allowed.start(), allowed.end());
+        self.complain(
+            key,
+            format!("must be a whole number from {least} to {most}"),
+        );
+        default
     }
 
     /// A whole number of at least 1.
