@@ -136,10 +136,13 @@ mod tests {
     fn normalising_leaves_no_holes() {
         let mut row = [3.0, 4.0];
         normalize(&mut row);
-        assert_eq!(row, [0.6, 0.8]);
+        assert!(
+            (row[0] - 0.6).abs() < 1e-7 && (row[1] - 0.8).abs() < 1e-7,
+            "{row:?}"
+        );
         let mut zero = [0.0, 0.0];
         normalize(&mut zero);
-        assert_eq!(zero, [0.0, 0.0]);
+        assert!(zero.iter().all(|x| x.abs() < f32::EPSILON), "{zero:?}");
         let mut odd = [f32::NAN, 1.0];
         normalize(&mut odd);
         assert!(odd.iter().all(|x| x.is_nan()));

@@ -16,8 +16,8 @@ use tokenizers::{AddedToken, PostProcessor, Tokenizer, TruncationParams};
 use super::config::TokenizerConfig;
 use super::error::LoadError;
 
-/// The special tokens of a BERT, besides those that mark start and end.
-const OTHER_SPECIAL: [&str; 3] = ["[PAD]", "[UNK]", "[MASK]"];
+/// The special tokens of a BERT, besides those that mark start and end. `vocab.txt` doesn't say.
+const SPECIAL_INSIDE: [&str; 3] = ["[PAD]", "[UNK]", "[MASK]"];
 
 /// A model's tokenizer, with the limit of one use of the model.
 pub(crate) struct TextTokenizer {
@@ -108,19 +108,24 @@ fn from_vocabulary(path: &Path, config: &TokenizerConfig) -> tokenizers::Result<
         config.lower_case,
     )))?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    let (start, end) = (config.start.as_str(), config.end.as_str());
-    let special = OTHER_SPECIAL.into_iter().chain([start, end]);
-    tokenizer.add_special_tokens(special.map(|token| AddedToken::from(token, true)))?;
     let id = |token: &str| {
-        tokenizer
+        let id = tokenizer
             .token_to_id(token)
-            .map(|id| (token.to_owned(), id))
-            .ok_or("no such token")
+            .ok_or_else(|| format!("vocab.txt lacks '{token}'"));
+        id.map(|id| (token.to_owned(), id))
     };
     let template = TemplateProcessing::builder()
-        .try_single(format!("{start} $A {end}"))?
-        .special_tokens(vec![id(start)?, id(end)?])
+        .try_single(format!("{} $A {}", config.start, config.end))?
+        .special_tokens(vec![id(&config.start)?, id(&config.end)?])
         .build()?;
+    let marks = [config.start.as_str(), config.end.as_str()];
+    let special = SPECIAL_INSIDE.into_iter().chain(marks);
+    let special: Vec<&str> = special.filter(|token| id(token).is_ok()).collect();
+    tokenizer.add_special_tokens(
+        special
+            .into_iter()
+            .map(|token| AddedToken::from(token, true)),
+    )?;
     tokenizer.with_post_processor(Some(template));
     Ok(tokenizer)
 }
@@ -201,8 +206,7 @@ mod tests {
         let broken = folder_with(&[("tokenizer.json", "{}")]);
         assert!(!error(broken.path(), 128).is_empty());
         let no_frame = folder_with(&[("vocab.txt", "[UNK]\n")]);
-        let loaded = error(no_frame.path(), 128);
-        println!("{loaded}");
+        assert!(error(no_frame.path(), 128).contains("vocab.txt lacks '[CLS]'"));
     }
 
     #[test]
