@@ -11,7 +11,7 @@ use super::config::{EncoderConfig, TokenizerConfig};
 use super::encoder::{self, Encoder};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling};
-use super::tokenizer::{TextTokenizer, strip};
+use super::tokenizer::TextTokenizer;
 use crate::engine::{Embeddings, EngineError, Progress};
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
@@ -78,7 +78,6 @@ impl Embedder {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let text = strip(text);
         let ids = if self.lower_case {
             self.tokenizer.ids(&text.to_lowercase())
         } else {
