@@ -33,10 +33,10 @@ check_rust() {
 }
 
 check_python() {
-    check_command python3 "Python 3.9 or later (Debian: apt-get install python3 python3-pip)"
+    check_command python3 "Python 3.10 or later (Debian: apt-get install python3 python3-pip)"
     have python3 || return 0
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
-        problems+=("Python 3.9 or later; this is $(python3 --version)")
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        problems+=("Python 3.10 or later; this is $(python3 --version)")
 }
 
 check_command() {
