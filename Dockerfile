@@ -26,7 +26,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
 COPY wire/Cargo.toml wire/
 RUN mkdir -p src backend/src wire/src tests/blackbox \
- && touch wire/src/lib.rs \
+ && touch src/lib.rs backend/src/lib.rs wire/src/lib.rs \
  && for main in src/main.rs backend/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done

@@ -215,11 +215,11 @@ def is_healthy(system: System) -> bool:
 
 
 def until(seconds: float) -> Iterator[None]:
-    """Yields every 50 ms until `seconds` have passed."""
+    """Yields every 0.1 s until `seconds` have passed."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def stay(system: System, children: list[Child]) -> None:
@@ -251,8 +251,11 @@ def stop_all(children: list[Child]) -> bool:
 
 
 def print_logs(children: list[Child]) -> None:
+    """Prints the end of each log: warnings, errors and panics, or whatever there is."""
     for child in children:
-        tail = "\n".join(child.output().splitlines()[-20:])
+        lines = child.output().splitlines()
+        telling = [line for line in lines if '"level":"INFO"' not in line]
+        tail = "\n".join([*telling[-15:], "…", *lines[-5:]])
         print(f"\n--- end of the log of {child.name}\n{tail}", file=sys.stderr)
 
 
