@@ -1,305 +1,184 @@
-//! The YAML configuration. Interim: shapes and values only, without places of semantic problems.
-#![allow(missing_docs)]
-use serde::Deserialize;
-use std::{
-    fmt, net::SocketAddr, num::NonZeroU32, path::Path, str::FromStr, sync::Arc, time::Duration,
-};
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    #[serde(default)]
-    listen: Vec<RawListen>,
-    admin: Option<RawListen>,
-    #[serde(default)]
-    auth: RawAuth,
-    pool: RawPool,
-    #[serde(default)]
-    health: RawHealth,
-    #[serde(default)]
-    queue: RawQueue,
-    #[serde(default)]
-    timeouts: RawTimeouts,
-    #[serde(default)]
-    limits: RawLimits,
-}
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawListen {
-    address: SocketAddr,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawAuth {
-    #[serde(default)]
-    keys: Vec<RawKey>,
-}
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawKey {
-    name: String,
-    key: String,
-}
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPool {
-    policy: Option<String>,
-    hosts: Vec<RawHost>,
-}
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHost {
-    name: String,
-    url: String,
-    api_key: Option<String>,
-    max_concurrent: Option<NonZeroU32>,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawHealth {
-    interval: Option<D>,
-    timeout: Option<D>,
-    healthy_after: Option<NonZeroU32>,
-    unhealthy_after: Option<NonZeroU32>,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawQueue {
-    max_waiting: Option<usize>,
-    max_wait: Option<D>,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawTimeouts {
-    connect: Option<D>,
-    attempt: Option<D>,
-    client_read: Option<D>,
-    shutdown: Option<D>,
-}
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawLimits {
-    max_body: Option<S>,
-    max_buffered: Option<S>,
-    max_connections: Option<usize>,
-}
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct D(Duration);
-impl TryFrom<String> for D {
-    type Error = String;
-    fn try_from(s: String) -> Result<Self, String> {
-        for (u, m) in [("ms", 1), ("s", 1000), ("m", 60000), ("h", 3_600_000)] {
-            if let Some(n) = s.strip_suffix(u).and_then(|n| n.parse::<u64>().ok()) {
-                return Ok(Self(Duration::from_millis(n * m)));
-            }
-        }
-        Err(format!("bad duration {s}"))
-    }
-}
-#[derive(Deserialize)]
-#[serde(try_from = "serde_yaml::Value")]
-struct S(usize);
-impl TryFrom<serde_yaml::Value> for S {
-    type Error = String;
-    fn try_from(v: serde_yaml::Value) -> Result<Self, String> {
-        if let Some(n) = v.as_u64() {
-            return Ok(Self(n as usize));
-        }
-        let s = v.as_str().unwrap_or_default();
-        for (u, m) in [
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("B", 1),
-        ] {
-            if let Some(n) = s.strip_suffix(u).and_then(|n| n.parse::<usize>().ok()) {
-                return Ok(Self(n * m));
-            }
-        }
-        Err(format!("bad size {s}"))
-    }
-}
+//! The YAML configuration: what it may say, and what it says, validated.
+//!
+//! ```text
+//! text ─ serde_yaml ─▶ values ─ sections (with reader, units, expand) ─▶ Config
+//!   └─── saphyr-parser ─▶ places ─────────────┴─▶ problems, each with line and column
+//! ```
+//!
+//! A configuration is taken whole or not at all: either every value is right, or all problems are
+//! reported at once and nothing is used. What is not built yet is refused as such; nothing is
+//! ignored. `serde_yaml` (deprecated upstream) is used here and nowhere else.
+
+mod expand;
+mod host;
+mod places;
+mod problem;
+mod reader;
+mod secret;
+mod sections;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::Duration;
+
+pub use host::{HostName, HostUrl};
+pub use problem::{ConfigError, Problem};
+pub use secret::Secret;
+
+/// A configuration that can be run.
+#[derive(Clone, Debug)]
 pub struct Config {
+    /// Addresses for clients. Port 0: any free one.
     pub listen: Vec<SocketAddr>,
+    /// The address for operators.
     pub admin: SocketAddr,
+    /// Who may use the proxy.
     pub auth: Auth,
+    /// The hosts.
     pub pool: Pool,
+    /// How hosts are checked.
     pub health: Health,
+    /// How requests wait.
     pub queue: Queue,
+    /// Bounds on time.
     pub timeouts: Timeouts,
+    /// Bounds on size and number.
     pub limits: Limits,
 }
+
+/// Section `auth`.
+#[derive(Clone, Debug)]
 pub struct Auth {
+    /// None: everybody may.
     pub keys: Vec<ClientKey>,
 }
+
+/// A client that may use the proxy.
+#[derive(Clone, Debug)]
 pub struct ClientKey {
+    /// Shown in logs.
     pub name: String,
+    /// What the client sends.
     pub key: Secret,
 }
+
+/// Section `pool`.
+#[derive(Clone, Debug)]
 pub struct Pool {
+    /// Which host gets a request.
     pub policy: Policy,
+    /// At least one; names and URLs are unique.
     pub hosts: Vec<Host>,
 }
+
+/// Which of the hosts that can take a request gets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
+    /// The one with the smallest share of its slots in use.
     #[default]
     LeastBusy,
+    /// The one that rested longest.
     RoundRobin,
 }
+
+/// One host.
+#[derive(Clone, Debug)]
 pub struct Host {
+    /// Unique in the pool.
     pub name: HostName,
+    /// Where it is.
     pub url: HostUrl,
+    /// Our key for it.
     pub api_key: Option<Secret>,
+    /// Its slots, if the operator knows better than the host.
     pub max_concurrent: Option<NonZeroU32>,
 }
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName(Arc<str>);
-impl fmt::Display for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl AsRef<str> for HostName {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-impl FromStr for HostName {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        Ok(Self(s.into()))
-    }
-}
-#[derive(Clone, Debug)]
-pub struct HostUrl {
-    host: String,
-    port: u16,
-    authority: String,
-}
-impl HostUrl {
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-    pub fn authority(&self) -> &str {
-        &self.authority
-    }
-}
+
+/// Section `health`.
+#[derive(Clone, Copy, Debug)]
 pub struct Health {
+    /// Time between two checks of a host that is well.
     pub interval: Duration,
+    /// Bound on each request of a check.
     pub timeout: Duration,
+    /// Good checks that bring a host back.
     pub healthy_after: NonZeroU32,
+    /// Failed checks, or faults, that eject a host.
     pub unhealthy_after: NonZeroU32,
 }
+
+/// Section `queue`.
+#[derive(Clone, Copy, Debug)]
 pub struct Queue {
+    /// Requests that may wait at once.
     pub max_waiting: usize,
+    /// Time that a request may wait.
     pub max_wait: Duration,
 }
+
+/// Section `timeouts`.
+#[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
+    /// Bound on connecting to a host.
     pub connect: Duration,
+    /// Bound on one attempt on a host.
     pub attempt: Duration,
+    /// Bound on the arrival of a client's body.
     pub client_read: Duration,
+    /// Bound on finishing what runs when the proxy stops.
     pub shutdown: Duration,
 }
+
+/// Section `limits`.
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Bytes of one body.
     pub max_body: usize,
+    /// Bytes of all bodies and answers together.
     pub max_buffered: usize,
+    /// Connections of clients.
     pub max_connections: usize,
 }
-#[derive(Clone)]
-pub struct Secret(String);
-impl From<String> for Secret {
-    fn from(s: String) -> Self {
-        Self(s)
+
+/// The world that a configuration refers to; given, so that tests can make one up.
+pub struct Surroundings<'a> {
+    /// Looks up an environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The folder that relative paths in the configuration start from.
+    pub folder: &'a Path,
+}
+
+/// Reads and validates a file.
+///
+/// # Errors
+/// All that is wrong with it, ready to be printed.
+pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let fail = |problems| ConfigError {
+        file: path.to_owned(),
+        problems,
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| fail(vec![Problem::of_file(format!("can't be read: {error}"))]))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(&text, &Surroundings { variable, folder }).map_err(fail)
+}
+
+/// Validates a text.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse(text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Vec<Problem>> {
+    let value: serde_yaml::Value =
+        serde_yaml::from_str(text).map_err(|error| vec![Problem::of_syntax(&error)])?;
+    let report = reader::Report::default();
+    let config = sections::read(&value, surroundings, &report);
+    let problems = report.into_problems(&places::Places::find(text));
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
     }
 }
-impl Secret {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-    pub fn matches(&self, p: &[u8]) -> bool {
-        use subtle::ConstantTimeEq;
-        self.0.as_bytes().ct_eq(p).into()
-    }
-}
-pub fn load(p: &Path, _e: &dyn Fn(&str) -> Option<String>) -> Result<Config, String> {
-    let text = std::fs::read_to_string(p).map_err(|e| e.to_string())?;
-    let r: Raw = serde_yaml::from_str(&text).map_err(|e| format!("{}: {e}", p.display()))?;
-    let s = Duration::from_secs;
-    let hosts = r
-        .pool
-        .hosts
-        .into_iter()
-        .map(|h| {
-            let a = h
-                .url
-                .trim_start_matches("http://")
-                .trim_end_matches('/')
-                .to_owned();
-            let (x, y) = a.rsplit_once(':').unwrap_or((&a, "80"));
-            Host {
-                name: h.name.parse().unwrap(),
-                url: HostUrl {
-                    host: x.to_owned(),
-                    port: y.parse().unwrap(),
-                    authority: a.clone(),
-                },
-                api_key: h.api_key.map(Secret),
-                max_concurrent: h.max_concurrent,
-            }
-        })
-        .collect();
-    let n = |v: Option<NonZeroU32>, d: u32| v.unwrap_or(NonZeroU32::new(d).unwrap());
-    let d = |v: Option<D>, d: Duration| v.map_or(d, |v| v.0);
-    Ok(Config {
-        listen: if r.listen.is_empty() {
-            vec!["0.0.0.0:8765".parse().unwrap()]
-        } else {
-            r.listen.into_iter().map(|l| l.address).collect()
-        },
-        admin: r
-            .admin
-            .map_or("127.0.0.1:9765".parse().unwrap(), |a| a.address),
-        auth: Auth {
-            keys: r
-                .auth
-                .keys
-                .into_iter()
-                .map(|k| ClientKey {
-                    name: k.name,
-                    key: Secret(k.key),
-                })
-                .collect(),
-        },
-        pool: Pool {
-            policy: match r.pool.policy.as_deref() {
-                Some("round-robin") => Policy::RoundRobin,
-                _ => Policy::LeastBusy,
-            },
-            hosts,
-        },
-        health: Health {
-            interval: d(r.health.interval, s(5)),
-            timeout: d(r.health.timeout, s(2)),
-            healthy_after: n(r.health.healthy_after, 1),
-            unhealthy_after: n(r.health.unhealthy_after, 2),
-        },
-        queue: Queue {
-            max_waiting: r.queue.max_waiting.unwrap_or(512),
-            max_wait: d(r.queue.max_wait, s(30)),
-        },
-        timeouts: Timeouts {
-            connect: d(r.timeouts.connect, s(1)),
-            attempt: d(r.timeouts.attempt, s(60)),
-            client_read: d(r.timeouts.client_read, s(30)),
-            shutdown: d(r.timeouts.shutdown, s(60)),
-        },
-        limits: Limits {
-            max_body: r.limits.max_body.map_or(32 << 20, |v| v.0),
-            max_buffered: r.limits.max_buffered.map_or(1 << 30, |v| v.0),
-            max_connections: r.limits.max_connections.unwrap_or(4096),
-        },
-    })
-}
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ impl Lease {
         let mut hung = self.hung.clone();
         if hung.changed().await.is_err() {
             // Only a pool that is gone closes it, and this lease holds the pool.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -1,0 +1,36 @@
+# Building, trying and checking gpu-bridge. `make` alone lists the targets.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test build model preflight cargo-deny clean
+
+CARGO_DENY_VERSION := 0.20.2
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+
+# Where preflight puts a cmake of our own, and `make cargo-deny` that tool.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: model build ## Run two GPU hosts and the proxy until Ctrl-C (ONCE=1: check and end)
+	@python3 scripts/demo.py --bin-dir "$(RELEASE)" $(if $(filter-out 0,$(ONCE)),--once)
+
+test: preflight ## Run every check: format, clippy, dependencies, all tests
+	@scripts/test.sh
+
+build: preflight ## Build the release binaries
+	cargo build --release --locked --workspace --bins
+
+model: preflight ## Fetch all-MiniLM-L6-v2 into .models/ (MODEL_DIR=... to copy it from there)
+	@python3 scripts/fetch-model.py
+
+preflight: ## Check that this machine can build; fetch cmake if it lacks it
+	@scripts/preflight.sh
+
+cargo-deny: ## Install cargo-deny into .tools/ unless it is there (some minutes)
+	@cargo deny --version 2>/dev/null || \
+		cargo install --locked --root .tools cargo-deny --version $(CARGO_DENY_VERSION)
+
+clean: ## Remove everything that was built or fetched
+	rm -rf target .tools .models
