@@ -224,6 +224,50 @@ async fn a_body_that_never_comes_does_not_reach_a_host() {
 }
 
 #[tokio::test]
+async fn a_slow_upload_holds_no_slot() {
+    let host = sim_host("host").slots(1).start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let (body, hash) = large_body(MIB);
+    let mut slow = proxy.connect().await;
+    slow.send(head(body.len(), "")).await;
+    slow.send(&body[..MIB / 2]).await;
+
+    proxy
+        .client()
+        .embed("fast")
+        .await
+        .assert_embedding_of("fast");
+
+    slow.send(&body[MIB / 2..]).await;
+    slow.reply().await.assert_embedding_of("large");
+    assert_eq!(hashes(&host).last(), Some(&hash));
+}
+
+#[tokio::test]
+async fn a_slow_download_holds_no_slot() {
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServePadded(8 * MIB))
+        .start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut slow = proxy.connect().await;
+    slow.send_embed("slow").await;
+    let (_, headers) = slow.head().await;
+    let length: usize = headers["content-length"].to_str().unwrap().parse().unwrap();
+
+    host.set(Behaviour::Serve);
+    proxy
+        .client()
+        .embed("fast")
+        .await
+        .assert_embedding_of("fast");
+
+    assert_eq!(slow.body(length).await.len(), length);
+}
+
+#[tokio::test]
 async fn a_chunked_answer_arrives_whole() {
     let host = sim_host("host").behaving(Behaviour::ServeChunked).start();
     let proxy = Proxy::in_front_of(&[&host]).await;
