@@ -48,7 +48,9 @@ impl fmt::Debug for ApiKey {
 pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
     let Some(key) = key else { return true };
     path == route::HEALTH
-        || headers.get(API_KEY_HEADER).is_some_and(|presented| key.matches(presented.as_bytes()))
+        || headers
+            .get(API_KEY_HEADER)
+            .is_some_and(|presented| key.matches(presented.as_bytes()))
 }
 
 #[cfg(test)]
@@ -56,9 +58,14 @@ mod tests {
     use super::*;
 
     fn presenting(key: Option<&'static str>) -> HeaderMap {
-        key.map(|key| (http::HeaderName::from_static(API_KEY_HEADER), HeaderValue::from_static(key)))
-            .into_iter()
-            .collect()
+        key.map(|key| {
+            (
+                http::HeaderName::from_static(API_KEY_HEADER),
+                HeaderValue::from_static(key),
+            )
+        })
+        .into_iter()
+        .collect()
     }
 
     #[test]
@@ -78,7 +85,11 @@ mod tests {
         ];
         for (path, presented, expected) in table {
             let headers = presenting(presented);
-            assert_eq!(permits(Some(&key), path, &headers), expected, "{path} {presented:?}");
+            assert_eq!(
+                permits(Some(&key), path, &headers),
+                expected,
+                "{path} {presented:?}"
+            );
         }
     }
 

@@ -27,18 +27,28 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, NotText> {
 }
 
 fn utf8(bytes: &[u8]) -> Result<Cow<'_, str>, NotText> {
-    str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| NotText)
+    str::from_utf8(bytes)
+        .map(Cow::Borrowed)
+        .map_err(|_| NotText)
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'_, str>, NotText> {
-    let (units, []) = bytes.as_chunks::<2>() else { return Err(NotText) };
-    let text: Result<String, _> = char::decode_utf16(units.iter().map(|&pair| unit(pair))).collect();
+    let (units, []) = bytes.as_chunks::<2>() else {
+        return Err(NotText);
+    };
+    let text: Result<String, _> =
+        char::decode_utf16(units.iter().map(|&pair| unit(pair))).collect();
     text.map(Cow::Owned).map_err(|_| NotText)
 }
 
 fn utf32(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> Result<Cow<'_, str>, NotText> {
-    let (units, []) = bytes.as_chunks::<4>() else { return Err(NotText) };
-    let text: Option<String> = units.iter().map(|&quad| char::from_u32(unit(quad))).collect();
+    let (units, []) = bytes.as_chunks::<4>() else {
+        return Err(NotText);
+    };
+    let text: Option<String> = units
+        .iter()
+        .map(|&quad| char::from_u32(unit(quad)))
+        .collect();
     text.map(Cow::Owned).ok_or(NotText)
 }
 

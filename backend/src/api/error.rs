@@ -63,9 +63,9 @@ impl ApiError {
     fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
             Self::Busy => Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER))),
-            Self::MethodNotAllowed { allow } => {
-                HeaderValue::from_str(allow.as_str()).ok().map(|allow| (header::ALLOW, allow))
-            }
+            Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())
+                .ok()
+                .map(|allow| (header::ALLOW, allow)),
             _ => None,
         }
     }
@@ -77,7 +77,9 @@ impl ApiError {
         }
         match self {
             Self::Invalid(problems) => serde_json::to_vec(&Problems { detail: problems }),
-            other => serde_json::to_vec(&ErrorBody { detail: other.to_string() }),
+            other => serde_json::to_vec(&ErrorBody {
+                detail: other.to_string(),
+            }),
         }
     }
 }
@@ -123,8 +125,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_json_with_a_detail() {
-        assert_eq!(body(ApiError::Busy).await, r#"{"detail":"GPU busy - retry later"}"#);
-        assert_eq!(body(ApiError::Unauthorized).await, r#"{"detail":"Unauthorized"}"#);
+        assert_eq!(
+            body(ApiError::Busy).await,
+            r#"{"detail":"GPU busy - retry later"}"#
+        );
+        assert_eq!(
+            body(ApiError::Unauthorized).await,
+            r#"{"detail":"Unauthorized"}"#
+        );
     }
 
     #[test]
@@ -132,7 +140,10 @@ mod tests {
         let busy = ApiError::Busy.into_response();
         assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
-        let wrong = ApiError::MethodNotAllowed { allow: Method::POST }.into_response();
+        let wrong = ApiError::MethodNotAllowed {
+            allow: Method::POST,
+        }
+        .into_response();
         assert_eq!(wrong.headers()[header::ALLOW], "POST");
     }
 }

@@ -55,14 +55,27 @@ impl Jobs {
     pub(super) fn start(&self, kind: Kind, model: &str, items: usize, started: Timestamp) -> Job {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let done = AtomicUsize::new(0);
-        let entry = Arc::new(Entry { kind, started, items, model: model.to_owned(), done });
+        let entry = Arc::new(Entry {
+            kind,
+            started,
+            items,
+            model: model.to_owned(),
+            done,
+        });
         self.lock().insert(id, Arc::clone(&entry));
-        Job { id, entry, jobs: self.clone() }
+        Job {
+            id,
+            entry,
+            jobs: self.clone(),
+        }
     }
 
     /// The list as it is now, oldest first.
     pub(super) fn list(&self) -> Vec<ActiveJob> {
-        self.lock().iter().map(|(id, entry)| entry.describe(*id)).collect()
+        self.lock()
+            .iter()
+            .map(|(id, entry)| entry.describe(*id))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Entry>>> {
@@ -90,7 +103,10 @@ impl Entry {
             id: format!("job-{id}"),
             kind: self.kind.name().to_owned(),
             // Python's `isoformat()` writes the zone as an offset.
-            started_at: self.started.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string(),
+            started_at: self
+                .started
+                .strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00")
+                .to_string(),
             items: self.items as u64,
             model: self.model.clone(),
             progress: self.progress(),
@@ -99,7 +115,11 @@ impl Entry {
 
     fn progress(&self) -> f64 {
         let done = self.done.load(Ordering::Relaxed).min(self.items);
-        if self.items == 0 { 0.0 } else { done as f64 / self.items as f64 }
+        if self.items == 0 {
+            0.0
+        } else {
+            done as f64 / self.items as f64
+        }
     }
 }
 

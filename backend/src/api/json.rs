@@ -30,18 +30,25 @@ pub(super) enum NotJson {
 
 /// Reads the whole of `text` and says whether it is one JSON document.
 pub(super) fn check(text: &str) -> Result<(), NotJson> {
-    serde_json::from_str::<WellFormed>(text).map(|_| ()).map_err(|error| explain(&error, text))
+    serde_json::from_str::<WellFormed>(text)
+        .map(|_| ())
+        .map_err(|error| explain(&error, text))
 }
 
 fn explain(error: &serde_json::Error, text: &str) -> NotJson {
     let message = error.to_string();
-    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message.as_str(), |(what, _)| what);
     if message == "recursion limit exceeded" {
         return NotJson::TooDeep;
     }
     let offending = offset(error, text).saturating_sub(1);
     let (reason, byte) = translate(message, text, offending);
-    NotJson::Malformed { reason, position: text.get(..byte).unwrap_or(text).chars().count() }
+    NotJson::Malformed {
+        reason,
+        position: text.get(..byte).unwrap_or(text).chars().count(),
+    }
 }
 
 /// How many bytes had been read when the error was noticed; the last one is the culprit unless the
@@ -50,7 +57,10 @@ fn offset(error: &serde_json::Error, text: &str) -> usize {
     let breaks_before = error.line().saturating_sub(1);
     let line_start = match breaks_before {
         0 => 0,
-        n => text.match_indices('\n').nth(n - 1).map_or(text.len(), |(at, _)| at + 1),
+        n => text
+            .match_indices('\n')
+            .nth(n - 1)
+            .map_or(text.len(), |(at, _)| at + 1),
     };
     line_start + error.column()
 }
@@ -107,8 +117,16 @@ fn escape(read: &str) -> usize {
 
 /// Start of the word (as in `tru` for `true`) that `read` ends within or just behind.
 fn word(read: &str) -> usize {
-    let read = read.char_indices().next_back().map_or(read, |(last, _)| &read[..last]);
-    read.len() - read.bytes().rev().take_while(u8::is_ascii_alphabetic).count()
+    let read = read
+        .char_indices()
+        .next_back()
+        .map_or(read, |(last, _)| &read[..last]);
+    read.len()
+        - read
+            .bytes()
+            .rev()
+            .take_while(u8::is_ascii_alphabetic)
+            .count()
 }
 
 /// Any JSON value: everything is read and checked, nothing is kept.
@@ -167,7 +185,10 @@ mod tests {
     use super::*;
 
     fn malformed(reason: &'static str, position: usize) -> Result<(), NotJson> {
-        Err(NotJson::Malformed { reason: reason.into(), position })
+        Err(NotJson::Malformed {
+            reason: reason.into(),
+            position,
+        })
     }
 
     #[test]

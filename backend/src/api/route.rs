@@ -6,15 +6,16 @@
 
 use http::Method;
 
+use super::jobs::Kind;
+
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Health,
     Info,
     Status,
-    Embed,
-    Bertscore,
     OpenApi,
+    Compute(Kind),
 }
 
 /// What to do with a request, going by method and path alone.
@@ -33,8 +34,8 @@ static ROUTES: [(&str, Method, Route); 6] = [
     (HEALTH, Method::GET, Route::Health),
     ("/info", Method::GET, Route::Info),
     ("/status", Method::GET, Route::Status),
-    ("/embed", Method::POST, Route::Embed),
-    ("/bertscore", Method::POST, Route::Bertscore),
+    ("/embed", Method::POST, Route::Compute(Kind::Embed)),
+    ("/bertscore", Method::POST, Route::Compute(Kind::Bertscore)),
     ("/openapi.json", Method::GET, Route::OpenApi),
 ];
 
@@ -47,7 +48,9 @@ pub(super) fn decide(method: &Method, path: &str) -> Decision {
         return if method == allow {
             Decision::Serve(*route)
         } else {
-            Decision::WrongMethod { allow: allow.clone() }
+            Decision::WrongMethod {
+                allow: allow.clone(),
+            }
         };
     }
     match find(path.trim_end_matches('/')) {
@@ -74,7 +77,11 @@ mod tests {
         let wrong = |allow| Decision::WrongMethod { allow };
         let table = [
             (Method::GET, "/health", Decision::Serve(Route::Health)),
-            (Method::POST, "/embed", Decision::Serve(Route::Embed)),
+            (
+                Method::POST,
+                "/embed",
+                Decision::Serve(Route::Compute(Kind::Embed)),
+            ),
             (Method::HEAD, "/health", wrong(Method::GET)),
             (Method::OPTIONS, "/embed", wrong(Method::POST)),
             (Method::GET, "/bertscore", wrong(Method::POST)),

@@ -35,7 +35,10 @@ pub(super) struct Busy;
 impl Slots {
     /// With 0 slots every request is refused after its wait.
     pub(super) fn new(total: u32) -> Self {
-        Self { free: Arc::new(Semaphore::new(total as usize)), total }
+        Self {
+            free: Arc::new(Semaphore::new(total as usize)),
+            total,
+        }
     }
 
     pub(super) fn total(&self) -> u32 {

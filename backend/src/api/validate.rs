@@ -43,7 +43,9 @@ impl Limits {
         const AROUND_A_TEXT: usize = 64;
         const AROUND_THE_LISTS: usize = 64 * 1024;
         let text = self.text_length.saturating_mul(BYTES_PER_CODE_POINT);
-        let list = text.saturating_add(AROUND_A_TEXT).saturating_mul(self.batch_size);
+        let list = text
+            .saturating_add(AROUND_A_TEXT)
+            .saturating_mul(self.batch_size);
         list.saturating_mul(LISTS).saturating_add(AROUND_THE_LISTS)
     }
 }
@@ -133,7 +135,11 @@ pub(super) fn bertscore(body: RawBody<'_>, limits: &Limits) -> Result<BertscoreR
     let references = fields.texts(1, limits);
     fields.string(2);
     let model = fields.string(3);
-    let request = fields.valid(BertscoreRequest { candidates, references, model })?;
+    let request = fields.valid(BertscoreRequest {
+        candidates,
+        references,
+        model,
+    })?;
     if request.candidates.len() != request.references.len() {
         return Err(Refusal::UnequalLengths);
     }
@@ -171,19 +177,30 @@ impl<'a, const N: usize> Fields<'a, N> {
             _ => return Err(Problem::not_an_object(object.to_owned()).into()),
         }
         let values = read_as(object, Pick { names }).map_err(|_| Refusal::Unparsable)?;
-        Ok(Self { object, names, values, problems: Vec::new() })
+        Ok(Self {
+            object,
+            names,
+            values,
+            problems: Vec::new(),
+        })
     }
 
     /// A list of texts that has to be there.
     fn texts(&mut self, field: usize, limits: &Limits) -> Vec<String> {
         let Some(value) = self.values[field] else {
             let (loc, input) = (self.loc(field), self.object.to_owned());
-            self.problems.push(Problem::new("missing", loc, "Field required", input));
+            self.problems
+                .push(Problem::new("missing", loc, "Field required", input));
             return Vec::new();
         };
         let Ok(list) = read_as(value, Texts { limits }) else {
             let msg = "Input should be a valid list";
-            self.problems.push(Problem::new("list_type", self.loc(field), msg, value.to_owned()));
+            self.problems.push(Problem::new(
+                "list_type",
+                self.loc(field),
+                msg,
+                value.to_owned(),
+            ));
             return Vec::new();
         };
         self.judge(field, value, &list, limits);
@@ -209,14 +226,18 @@ impl<'a, const N: usize> Fields<'a, N> {
         } else {
             return;
         };
-        self.problems.push(Problem::excess(self.loc(field), &excess, value));
+        self.problems
+            .push(Problem::excess(self.loc(field), &excess, value));
     }
 
     /// A string that may be left out, and is then empty.
     fn string(&mut self, field: usize) -> String {
-        let Some(value) = self.values[field] else { return String::new() };
+        let Some(value) = self.values[field] else {
+            return String::new();
+        };
         serde_json::from_str(value.get()).unwrap_or_else(|_| {
-            self.problems.push(Problem::not_a_string(self.loc(field), value));
+            self.problems
+                .push(Problem::not_a_string(self.loc(field), value));
             String::new()
         })
     }
@@ -226,7 +247,11 @@ impl<'a, const N: usize> Fields<'a, N> {
     }
 
     fn valid<T>(self, request: T) -> Result<T, Refusal> {
-        if self.problems.is_empty() { Ok(request) } else { Err(Refusal::Invalid(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(request)
+        } else {
+            Err(Refusal::Invalid(self.problems))
+        }
     }
 }
 
@@ -237,34 +262,65 @@ impl Problem {
         msg: impl Into<Cow<'static, str>>,
         input: Box<RawValue>,
     ) -> Self {
-        Self { kind, loc, msg: msg.into(), input, ctx: None }
+        Self {
+            kind,
+            loc,
+            msg: msg.into(),
+            input,
+            ctx: None,
+        }
     }
 
     fn missing_body() -> Self {
         let input = RawValue::NULL.to_owned();
-        Self::new("missing", vec![Place::Name("body")], "Field required", input)
+        Self::new(
+            "missing",
+            vec![Place::Name("body")],
+            "Field required",
+            input,
+        )
     }
 
     fn not_an_object(input: Box<RawValue>) -> Self {
         let msg = "Input should be a valid dictionary or object to extract fields from";
-        Self::new("model_attributes_type", vec![Place::Name("body")], msg, input)
+        Self::new(
+            "model_attributes_type",
+            vec![Place::Name("body")],
+            msg,
+            input,
+        )
     }
 
     fn not_a_string(loc: Vec<Place>, input: &RawValue) -> Self {
-        Self::new("string_type", loc, "Input should be a valid string", input.to_owned())
+        Self::new(
+            "string_type",
+            loc,
+            "Input should be a valid string",
+            input.to_owned(),
+        )
     }
 
     fn excess(loc: Vec<Place>, what: &str, input: &RawValue) -> Self {
-        let ctx = Some(Context { error: Cause::Exception {} });
+        let ctx = Some(Context {
+            error: Cause::Exception {},
+        });
         let msg = format!("Value error, {what}");
-        Self { ctx, ..Self::new("value_error", loc, msg, input.to_owned()) }
+        Self {
+            ctx,
+            ..Self::new("value_error", loc, msg, input.to_owned())
+        }
     }
 
     fn not_json(reason: Cow<'static, str>, position: usize) -> Self {
         let loc = vec![Place::Name("body"), Place::Index(position)];
-        let ctx = Some(Context { error: Cause::Reason(reason) });
+        let ctx = Some(Context {
+            error: Cause::Reason(reason),
+        });
         let input = RawValue::from_string("{}".to_owned()).unwrap_or_default();
-        Self { ctx, ..Self::new("json_invalid", loc, "JSON decode error", input) }
+        Self {
+            ctx,
+            ..Self::new("json_invalid", loc, "JSON decode error", input)
+        }
     }
 }
 
@@ -283,7 +339,10 @@ impl From<NotJson> for Refusal {
     }
 }
 
-fn read_as<'a, S: DeserializeSeed<'a>>(value: &'a RawValue, seed: S) -> serde_json::Result<S::Value> {
+fn read_as<'a, S: DeserializeSeed<'a>>(
+    value: &'a RawValue,
+    seed: S,
+) -> serde_json::Result<S::Value> {
     seed.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
 }
 

@@ -3,10 +3,16 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const LIMITS: Limits = Limits { batch_size: 3, text_length: 5 };
+const LIMITS: Limits = Limits {
+    batch_size: 3,
+    text_length: 5,
+};
 
 fn json_body(bytes: &[u8]) -> RawBody<'_> {
-    RawBody { bytes, is_json: true }
+    RawBody {
+        bytes,
+        is_json: true,
+    }
 }
 
 fn problems(refusal: &Refusal) -> Value {
@@ -27,14 +33,26 @@ fn bertscore_problems(text: &str) -> Value {
 #[test]
 fn a_request_is_read_whatever_else_it_carries() {
     let text = r#" {"texts":["x"],"zzz":{"texts":1},"te\u0078ts":["a\u00e9","b"],"model":"m"} "#;
-    let expected = EmbedRequest { texts: vec!["aé".into(), "b".into()], model: "m".into() };
-    assert_eq!(embed(json_body(text.as_bytes()), &LIMITS).unwrap(), expected);
+    let expected = EmbedRequest {
+        texts: vec!["aé".into(), "b".into()],
+        model: "m".into(),
+    };
+    assert_eq!(
+        embed(json_body(text.as_bytes()), &LIMITS).unwrap(),
+        expected
+    );
 }
 
 #[test]
 fn defaults_are_empty() {
     let request = embed(json_body(br#"{"texts":[]}"#), &LIMITS).unwrap();
-    assert_eq!(request, EmbedRequest { texts: vec![], model: String::new() });
+    assert_eq!(
+        request,
+        EmbedRequest {
+            texts: vec![],
+            model: String::new()
+        }
+    );
 }
 
 #[test]
@@ -54,26 +72,52 @@ fn each_problem_has_pydantic_s_form() {
     let list = "Input should be a valid list";
     let string = "Input should be a valid string";
     let object = "Input should be a valid dictionary or object to extract fields from";
-    let item = |kind: &str, loc: Value, msg: &str, input: Value| {
-        json!([{"type": kind, "loc": loc, "msg": msg, "input": input}])
-    };
+    let item = |kind: &str, loc: Value, msg: &str, input: Value| json!([{"type": kind, "loc": loc, "msg": msg, "input": input}]);
     let texts = || json!(["body", "texts"]);
     let table = [
         ("{}", item("missing", texts(), missing, json!({}))),
-        ("null", item("missing", json!(["body"]), missing, Value::Null)),
-        (r#"{"texts":"abc"}"#, item("list_type", texts(), list, json!("abc"))),
-        (r#"{"texts":{"a":1}}"#, item("list_type", texts(), list, json!({"a": 1}))),
-        (r#"{"texts":null}"#, item("list_type", texts(), list, Value::Null)),
+        (
+            "null",
+            item("missing", json!(["body"]), missing, Value::Null),
+        ),
+        (
+            r#"{"texts":"abc"}"#,
+            item("list_type", texts(), list, json!("abc")),
+        ),
+        (
+            r#"{"texts":{"a":1}}"#,
+            item("list_type", texts(), list, json!({"a": 1})),
+        ),
+        (
+            r#"{"texts":null}"#,
+            item("list_type", texts(), list, Value::Null),
+        ),
         (
             r#"{"texts":["a",[1]]}"#,
-            item("string_type", json!(["body", "texts", 1]), string, json!([1])),
+            item(
+                "string_type",
+                json!(["body", "texts", 1]),
+                string,
+                json!([1]),
+            ),
         ),
         (
             r#"{"texts":["a"],"model":null}"#,
             item("string_type", json!(["body", "model"]), string, Value::Null),
         ),
-        ("[1]", item("model_attributes_type", json!(["body"]), object, json!([1]))),
-        (" true ", item("model_attributes_type", json!(["body"]), object, json!(true))),
+        (
+            "[1]",
+            item("model_attributes_type", json!(["body"]), object, json!([1])),
+        ),
+        (
+            " true ",
+            item(
+                "model_attributes_type",
+                json!(["body"]),
+                object,
+                json!(true),
+            ),
+        ),
     ];
     for (text, expected) in table {
         assert_eq!(embed_problems(text), expected, "{text}");
@@ -82,16 +126,37 @@ fn each_problem_has_pydantic_s_form() {
 
 #[test]
 fn no_body_and_other_content_types_are_told() {
-    let empty = embed(RawBody { bytes: b"", is_json: false }, &LIMITS).unwrap_err();
+    let empty = embed(
+        RawBody {
+            bytes: b"",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
     let expected =
         json!([{"type": "missing", "loc": ["body"], "msg": "Field required", "input": null}]);
     assert_eq!(problems(&empty), expected);
 
-    let form = embed(RawBody { bytes: b"a\"=1", is_json: false }, &LIMITS).unwrap_err();
+    let form = embed(
+        RawBody {
+            bytes: b"a\"=1",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
     assert_eq!(problems(&form)[0]["type"], "model_attributes_type");
     assert_eq!(problems(&form)[0]["input"], "a\"=1");
 
-    let binary = embed(RawBody { bytes: b"\xFF", is_json: false }, &LIMITS).unwrap_err();
+    let binary = embed(
+        RawBody {
+            bytes: b"\xFF",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
     assert!(matches!(binary, Refusal::Unparsable));
 }
 
@@ -107,7 +172,13 @@ fn malformed_json_is_told_with_its_place() {
 #[test]
 fn limits_are_told_in_order_and_count_code_points() {
     let msg = |text: &str| embed_problems(text)[0]["msg"].as_str().unwrap().to_owned();
-    assert!(embed(json_body(r#"{"texts":["🚀🚀🚀🚀🚀","",""]}"#.as_bytes()), &LIMITS).is_ok());
+    assert!(
+        embed(
+            json_body(r#"{"texts":["🚀🚀🚀🚀🚀","",""]}"#.as_bytes()),
+            &LIMITS
+        )
+        .is_ok()
+    );
     assert_eq!(
         msg(r#"{"texts":["a","🚀🚀🚀🚀🚀🚀","1234567"]}"#),
         "Value error, texts[1] length 6 exceeds max text length of 5"
@@ -116,7 +187,10 @@ fn limits_are_told_in_order_and_count_code_points() {
         msg(r#"{"texts":["123456","","",""]}"#),
         "Value error, texts array length 4 exceeds max batch size of 3"
     );
-    assert_eq!(msg(r#"{"texts":["123456","","",1]}"#), "Input should be a valid string");
+    assert_eq!(
+        msg(r#"{"texts":["123456","","",1]}"#),
+        "Input should be a valid string"
+    );
     assert_eq!(
         embed_problems(r#"{"texts":["123456"]}"#),
         json!([{
@@ -130,7 +204,12 @@ fn limits_are_told_in_order_and_count_code_points() {
 #[test]
 fn problems_come_in_the_order_of_the_fields() {
     let told = bertscore_problems(r#"{"model_type":1,"lang":2,"references":["123456"]}"#);
-    let places: Vec<&Value> = told.as_array().unwrap().iter().map(|item| &item["loc"][1]).collect();
+    let places: Vec<&Value> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["loc"][1])
+        .collect();
     assert_eq!(places, ["candidates", "references", "lang", "model_type"]);
 }
 
@@ -146,28 +225,53 @@ fn lists_of_unequal_length_are_refused_after_all_else() {
 #[test]
 fn wrong_items_are_told_up_to_a_bound() {
     let many = format!(r#"{{"texts":[{}0]}}"#, "0,".repeat(5_000));
-    assert_eq!(embed_problems(&many).as_array().unwrap().len(), MAX_WRONG_ITEMS);
+    assert_eq!(
+        embed_problems(&many).as_array().unwrap().len(),
+        MAX_WRONG_ITEMS
+    );
 }
 
 #[test]
 fn absurd_nesting_and_invalid_utf8_cannot_be_parsed() {
     let deep = format!(r#"{{"texts":{}{}}}"#, "[".repeat(2_000), "]".repeat(2_000));
     for bytes in [deep.as_bytes(), b"{\"texts\":[\"\xFF\xFE\"]}"] {
-        assert!(matches!(embed(json_body(bytes), &LIMITS), Err(Refusal::Unparsable)));
+        assert!(matches!(
+            embed(json_body(bytes), &LIMITS),
+            Err(Refusal::Unparsable)
+        ));
     }
 }
 
 #[test]
 fn every_legal_request_fits_the_largest_body() {
-    let limits = Limits { batch_size: 7, text_length: 11 };
+    let limits = Limits {
+        batch_size: 7,
+        text_length: 11,
+    };
     let texts = vec![r"\ud83d\ude80".repeat(limits.text_length); limits.batch_size];
     let indent = format!("\"\n{}, \"", " ".repeat(40));
     let list = texts.join(&indent);
     let body = format!(r#"{{"candidates":["{list}"],"references":["{list}"]}}"#);
     assert!(body.len() <= limits.max_body());
-    assert_eq!(bertscore(json_body(body.as_bytes()), &limits).unwrap().candidates.len(), 7);
-    assert!(Limits { batch_size: 100, text_length: 10_000 }.max_body() < 25 << 20);
-    let huge = Limits { batch_size: usize::MAX, text_length: usize::MAX };
+    assert_eq!(
+        bertscore(json_body(body.as_bytes()), &limits)
+            .unwrap()
+            .candidates
+            .len(),
+        7
+    );
+    assert!(
+        Limits {
+            batch_size: 100,
+            text_length: 10_000
+        }
+        .max_body()
+            < 25 << 20
+    );
+    let huge = Limits {
+        batch_size: usize::MAX,
+        text_length: usize::MAX,
+    };
     assert_eq!(huge.max_body(), usize::MAX);
 }
 
@@ -182,7 +286,14 @@ fn almost_a_request() -> impl Strategy<Value = String> {
     ];
     let list = prop::collection::vec(leaf.clone(), 0..6).prop_map(|v| format!("[{}]", v.join(",")));
     let value = prop_oneof![leaf, list];
-    let name = prop_oneof!["texts", "model", "candidates", "references", "lang", "model_type"];
+    let name = prop_oneof![
+        "texts",
+        "model",
+        "candidates",
+        "references",
+        "lang",
+        "model_type"
+    ];
     let field = (name, value).prop_map(|(name, value)| format!("\"{name}\":{value}"));
     prop::collection::vec(field, 0..6).prop_map(|fields| format!("{{{}}}", fields.join(",")))
 }
@@ -191,7 +302,9 @@ fn never_exceeds_limits(bytes: &[u8], is_json: bool) {
     let body = RawBody { bytes, is_json };
     let within = |texts: &[String]| {
         texts.len() <= LIMITS.batch_size
-            && texts.iter().all(|text| text.chars().count() <= LIMITS.text_length)
+            && texts
+                .iter()
+                .all(|text| text.chars().count() <= LIMITS.text_length)
     };
     if let Ok(request) = embed(body, &LIMITS) {
         assert!(within(&request.texts));
