@@ -9,9 +9,9 @@ use candle_core::Tensor;
 use super::encoder::Encoder;
 use crate::engine::{EngineError, Progress};
 
-/// The most tokens in a batch, padding included; a longer sequence is a batch of its own. Larger
-/// batches are no faster on a processor, and attention needs memory of tokens × longest × heads
-/// numbers: 100 MB for 12 heads and sequences of 512.
+/// The most tokens in a batch, padding included; a longer sequence is a batch of its own. It bounds
+/// memory: attention holds a few matrices of tokens × longest × heads numbers, each of them 100 MB
+/// for 12 heads and sequences of 512.
 const MAX_TOKENS: usize = 4096;
 
 /// Encodes `sequences` and hands each one's place and result to `keep`, in any order.
@@ -26,8 +26,7 @@ pub(crate) fn run(
     mut keep: impl FnMut(usize, &Tensor) -> candle_core::Result<()>,
 ) -> Result<(), EngineError> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
-    let order = longest_first(&lengths);
-    for places in batches(&order, &lengths) {
+    for places in batches(&lengths) {
         if progress.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
@@ -52,20 +51,23 @@ pub(crate) fn longest_first(lengths: &[usize]) -> Vec<usize> {
     order
 }
 
-/// Cuts `order` (longest first) into batches.
-fn batches<'a>(order: &'a [usize], lengths: &[usize]) -> impl Iterator<Item = &'a [usize]> {
-    let mut rest = order;
-    std::iter::from_fn(move || {
-        let longest = lengths[*rest.first()?];
+/// The places of `lengths`, in batches.
+fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let order = longest_first(lengths);
+    let mut rest = order.as_slice();
+    let mut batches = Vec::new();
+    while let Some(first) = rest.first() {
+        let longest = lengths[*first];
         let room = (MAX_TOKENS / longest.max(1)).max(1);
         let similar = rest
             .iter()
             .take(room)
             .take_while(|place| 2 * lengths[**place] >= longest);
-        let (batch, after) = rest.split_at(similar.count().max(1));
+        let (batch, after) = rest.split_at(similar.count());
+        batches.push(batch.to_vec());
         rest = after;
-        Some(batch)
-    })
+    }
+    batches
 }
 
 #[cfg(test)]
@@ -74,26 +76,20 @@ mod tests {
 
     use super::*;
 
-    fn plan(lengths: &[usize]) -> Vec<Vec<usize>> {
-        let order = longest_first(lengths);
-        let batches: Vec<Vec<usize>> = batches(&order, lengths).map(<[usize]>::to_vec).collect();
-        batches
-    }
-
     #[test]
     fn similar_lengths_go_together() {
-        assert_eq!(plan(&[3, 100, 4, 90, 3]), [vec![1, 3], vec![2, 0, 4]]);
+        assert_eq!(batches(&[3, 100, 4, 90, 3]), [vec![1, 3], vec![2, 0, 4]]);
     }
 
     #[test]
     fn a_batch_is_bounded() {
-        assert_eq!(plan(&[512; 9]), [(0..8).collect::<Vec<_>>(), vec![8]]);
-        assert_eq!(plan(&[MAX_TOKENS + 1, MAX_TOKENS + 1]), [[0], [1]]);
+        assert_eq!(batches(&[512; 9]), [(0..8).collect::<Vec<_>>(), vec![8]]);
+        assert_eq!(batches(&[MAX_TOKENS + 1, MAX_TOKENS + 1]), [[0], [1]]);
     }
 
     #[test]
     fn nothing_gives_no_batches() {
-        assert!(plan(&[]).is_empty());
+        assert!(batches(&[]).is_empty());
     }
 
     proptest! {
@@ -101,13 +97,13 @@ mod tests {
         fn every_sequence_is_in_one_batch_within_the_bounds(
             lengths in prop::collection::vec(0..2000_usize, 0..80),
         ) {
-            let plan = plan(&lengths);
-            for batch in &plan {
+            let batches = batches(&lengths);
+            for batch in &batches {
                 let longest = batch.iter().map(|place| lengths[*place]).max().expect("not empty");
                 prop_assert!(batch.len() == 1 || batch.len() * longest <= MAX_TOKENS);
                 prop_assert!(batch.iter().all(|place| 2 * lengths[*place] >= longest));
             }
-            let mut places: Vec<usize> = plan.concat();
+            let mut places: Vec<usize> = batches.concat();
             places.sort_unstable();
             prop_assert_eq!(places, (0..lengths.len()).collect::<Vec<_>>());
         }

@@ -22,6 +22,7 @@ const LANDMARK: &str = "embeddings.word_embeddings.weight";
 
 pub(crate) struct BertEncoder {
     model: BertModel,
+    vocabulary: usize,
     padding: u32,
 }
 
@@ -38,6 +39,7 @@ impl BertEncoder {
             .map_err(|error| weights::problem(folder, error.to_string()))?;
         Ok(Self {
             model,
+            vocabulary: config.vocabulary,
             padding: config.padding,
         })
     }
@@ -45,12 +47,23 @@ impl BertEncoder {
 
 impl Encoder for BertEncoder {
     fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Tensor>> {
+        check_ids(batch, self.vocabulary)?;
         let (ids, mask) = pad(batch, self.padding, &self.model.device)?;
         let types = ids.zeros_like()?;
         let hidden = self.model.forward(&ids, &types, Some(&mask))?; // [batch, longest, hidden]
         let rows = batch.iter().enumerate();
         rows.map(|(row, sequence)| hidden.get(row)?.narrow(0, 0, sequence.len()))
             .collect()
+    }
+}
+
+/// A tokenizer may know more tokens than the weights. Such an id is an error here, since not every
+/// device reports it.
+fn check_ids(batch: &[&[u32]], vocabulary: usize) -> Result<()> {
+    let known = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
+    match batch.iter().copied().flatten().find(|id| !known(id)) {
+        None => Ok(()),
+        Some(id) => candle_core::bail!("token {id} is not among the model's {vocabulary} tokens"),
     }
 }
 
@@ -241,10 +254,16 @@ mod tests {
 
     #[test]
     fn an_id_outside_the_vocabulary_is_an_error() {
-        assert!(
-            tiny(&golden("tiny/bert"), 1)
-                .forward(&[&[u32::MAX]])
-                .is_err()
-        );
+        let encoder = tiny(&golden("tiny/bert"), 1);
+        assert!(encoder.forward(&[&[899]]).is_ok());
+        for id in [900, u32::MAX] {
+            let error = encoder
+                .forward(&[&[2], &[2, id, 3]])
+                .expect_err("unknown token");
+            assert!(
+                error.to_string().contains(&format!("token {id} is not")),
+                "{error}"
+            );
+        }
     }
 }

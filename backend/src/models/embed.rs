@@ -11,7 +11,7 @@ use super::config::{EncoderConfig, TokenizerConfig};
 use super::encoder::{self, Encoder};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling};
-use super::tokenizer::{TextTokenizer, strip};
+use super::tokenizer::TextTokenizer;
 use crate::engine::{Embeddings, EngineError, Progress};
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
@@ -78,7 +78,6 @@ impl Embedder {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let text = strip(text);
         let ids = if self.lower_case {
             self.tokenizer.ids(&text.to_lowercase())
         } else {
@@ -136,10 +135,13 @@ mod tests {
     fn normalising_leaves_no_holes() {
         let mut row = [3.0, 4.0];
         normalize(&mut row);
-        assert_eq!(row, [0.6, 0.8]);
+        assert!(
+            (row[0] - 0.6).abs() < 1e-7 && (row[1] - 0.8).abs() < 1e-7,
+            "{row:?}"
+        );
         let mut zero = [0.0, 0.0];
         normalize(&mut zero);
-        assert_eq!(zero, [0.0, 0.0]);
+        assert!(zero.iter().all(|x| x.abs() < f32::EPSILON), "{zero:?}");
         let mut odd = [f32::NAN, 1.0];
         normalize(&mut odd);
         assert!(odd.iter().all(|x| x.is_nan()));

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed. An
-//! architecture is one implementation of [`encoder::Encoder`].
+//! architecture is one implementation of `encoder::Encoder`.
 
 mod batch;
 mod bert;

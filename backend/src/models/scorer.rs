@@ -13,7 +13,7 @@ use super::config::{EncoderConfig, TokenizerConfig};
 use super::encoder::{self, Encoder};
 use super::error::LoadError;
 use super::layers::layer_for;
-use super::tokenizer::{TextTokenizer, strip};
+use super::tokenizer::TextTokenizer;
 use crate::engine::{EngineError, Progress, Scores};
 
 /// A model that compares texts.
@@ -120,7 +120,7 @@ impl Scorer {
         let mut places = HashMap::new();
         for (pair, (candidate, reference)) in candidates.iter().zip(references).enumerate() {
             let mut place = |text: &str| -> Result<usize, EngineError> {
-                let ids = self.tokenizer.ids(strip(text)).map_err(inference)?;
+                let ids = self.tokenizer.ids(text).map_err(inference)?;
                 let place = *places.entry(ids.clone()).or_insert(texts.ids.len());
                 if place == texts.ids.len() {
                     texts.ids.push(ids);
