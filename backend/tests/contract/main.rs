@@ -1,0 +1,9 @@
+//! The HTTP side against the wire contract: recorded exchanges with the Python service are replayed
+//! on the router with an engine of our own making, and on the real binary with a real model.
+
+mod differences;
+mod fake;
+mod lifecycle;
+mod program;
+mod recording;
+mod replay;
