@@ -12,7 +12,8 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::validate::{Problem, Refusal};
+use super::problem::Problem;
+use super::validate::Refusal;
 
 /// Seconds after which a client may find a free slot.
 const RETRY_AFTER: &str = "5";

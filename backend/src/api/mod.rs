@@ -19,6 +19,7 @@ mod encoding;
 mod error;
 mod jobs;
 mod json;
+mod problem;
 mod request_log;
 mod route;
 mod slots;

@@ -14,12 +14,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::encoding;
 use super::json::{self, NotJson};
+use super::problem::Problem;
 
 /// Wrong items of a list that are told one by one; the rest goes unmentioned.
 pub(super) const MAX_WRONG_ITEMS: usize = 1_000;
@@ -86,38 +86,6 @@ pub(super) enum Refusal {
     UnequalLengths,
 }
 
-/// What is wrong with one part of a request, in pydantic's form.
-#[derive(Debug, Serialize)]
-pub(super) struct Problem {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    loc: Vec<Place>,
-    msg: Cow<'static, str>,
-    input: Box<RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ctx: Option<Context>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Place {
-    Name(&'static str),
-    Index(usize),
-}
-
-#[derive(Debug, Serialize)]
-struct Context {
-    error: Cause,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Cause {
-    /// A Python exception, which serialises as `{}`.
-    Exception {},
-    Reason(Cow<'static, str>),
-}
-
 /// Reads a body of `POST /embed`.
 pub(super) fn embed(body: RawBody<'_>, limits: &Limits) -> Result<EmbedRequest, Refusal> {
     let text = text_of(body)?;
@@ -156,7 +124,7 @@ fn text_of(body: RawBody<'_>) -> Result<Cow<'_, str>, Refusal> {
     }
     let text = str::from_utf8(body.bytes).map_err(|_| Refusal::Unparsable)?;
     let quoted = serde_json::value::to_raw_value(text).map_err(|_| Refusal::Unparsable)?;
-    Err(Problem::not_an_object(quoted).into())
+    Err(Problem::not_an_object(&quoted).into())
 }
 
 /// The wanted fields of an object, and what is wrong with them.
@@ -174,7 +142,7 @@ impl<'a, const N: usize> Fields<'a, N> {
         match object.get().as_bytes() {
             [b'{', ..] => {}
             b"null" => return Err(Problem::missing_body().into()),
-            _ => return Err(Problem::not_an_object(object.to_owned()).into()),
+            _ => return Err(Problem::not_an_object(object).into()),
         }
         let values = read_as(object, Pick { names }).map_err(|_| Refusal::Unparsable)?;
         Ok(Self {
@@ -187,47 +155,17 @@ impl<'a, const N: usize> Fields<'a, N> {
 
     /// A list of texts that has to be there.
     fn texts(&mut self, field: usize, limits: &Limits) -> Vec<String> {
+        let name = self.names[field];
         let Some(value) = self.values[field] else {
-            let (loc, input) = (self.loc(field), self.object.to_owned());
-            self.problems
-                .push(Problem::new("missing", loc, "Field required", input));
+            self.problems.push(Problem::missing(name, self.object));
             return Vec::new();
         };
         let Ok(list) = read_as(value, Texts { limits }) else {
-            let msg = "Input should be a valid list";
-            self.problems.push(Problem::new(
-                "list_type",
-                self.loc(field),
-                msg,
-                value.to_owned(),
-            ));
+            self.problems.push(Problem::not_a_list(name, value));
             return Vec::new();
         };
-        self.judge(field, value, &list, limits);
+        self.problems.extend(list.problems(name, value, limits));
         list.texts
-    }
-
-    fn judge(&mut self, field: usize, value: &RawValue, list: &TextList<'_>, limits: &Limits) {
-        for &(index, item) in &list.wrong {
-            let mut loc = self.loc(field);
-            loc.push(Place::Index(index));
-            self.problems.push(Problem::not_a_string(loc, item));
-        }
-        if !list.wrong.is_empty() {
-            return;
-        }
-        let name = self.names[field];
-        let excess = if list.count > limits.batch_size {
-            let (count, most) = (list.count, limits.batch_size);
-            format!("{name} array length {count} exceeds max batch size of {most}")
-        } else if let Some((index, length)) = list.too_long {
-            let most = limits.text_length;
-            format!("{name}[{index}] length {length} exceeds max text length of {most}")
-        } else {
-            return;
-        };
-        self.problems
-            .push(Problem::excess(self.loc(field), &excess, value));
     }
 
     /// A string that may be left out, and is then empty.
@@ -236,14 +174,10 @@ impl<'a, const N: usize> Fields<'a, N> {
             return String::new();
         };
         serde_json::from_str(value.get()).unwrap_or_else(|_| {
-            self.problems
-                .push(Problem::not_a_string(self.loc(field), value));
+            let problem = Problem::not_a_string(self.names[field], None, value);
+            self.problems.push(problem);
             String::new()
         })
-    }
-
-    fn loc(&self, field: usize) -> Vec<Place> {
-        vec![Place::Name("body"), Place::Name(self.names[field])]
     }
 
     fn valid<T>(self, request: T) -> Result<T, Refusal> {
@@ -251,75 +185,6 @@ impl<'a, const N: usize> Fields<'a, N> {
             Ok(request)
         } else {
             Err(Refusal::Invalid(self.problems))
-        }
-    }
-}
-
-impl Problem {
-    fn new(
-        kind: &'static str,
-        loc: Vec<Place>,
-        msg: impl Into<Cow<'static, str>>,
-        input: Box<RawValue>,
-    ) -> Self {
-        Self {
-            kind,
-            loc,
-            msg: msg.into(),
-            input,
-            ctx: None,
-        }
-    }
-
-    fn missing_body() -> Self {
-        let input = RawValue::NULL.to_owned();
-        Self::new(
-            "missing",
-            vec![Place::Name("body")],
-            "Field required",
-            input,
-        )
-    }
-
-    fn not_an_object(input: Box<RawValue>) -> Self {
-        let msg = "Input should be a valid dictionary or object to extract fields from";
-        Self::new(
-            "model_attributes_type",
-            vec![Place::Name("body")],
-            msg,
-            input,
-        )
-    }
-
-    fn not_a_string(loc: Vec<Place>, input: &RawValue) -> Self {
-        Self::new(
-            "string_type",
-            loc,
-            "Input should be a valid string",
-            input.to_owned(),
-        )
-    }
-
-    fn excess(loc: Vec<Place>, what: &str, input: &RawValue) -> Self {
-        let ctx = Some(Context {
-            error: Cause::Exception {},
-        });
-        let msg = format!("Value error, {what}");
-        Self {
-            ctx,
-            ..Self::new("value_error", loc, msg, input.to_owned())
-        }
-    }
-
-    fn not_json(reason: Cow<'static, str>, position: usize) -> Self {
-        let loc = vec![Place::Name("body"), Place::Index(position)];
-        let ctx = Some(Context {
-            error: Cause::Reason(reason),
-        });
-        let input = RawValue::from_string("{}".to_owned()).unwrap_or_default();
-        Self {
-            ctx,
-            ..Self::new("json_invalid", loc, "JSON decode error", input)
         }
     }
 }
@@ -441,6 +306,26 @@ impl<'de> TextList<'de> {
         } else {
             self.texts.push(text);
         }
+    }
+}
+
+impl TextList<'_> {
+    /// What is wrong with this list, which is what field `name` holds.
+    fn problems(&self, name: &'static str, value: &RawValue, limits: &Limits) -> Vec<Problem> {
+        if !self.wrong.is_empty() {
+            let tell = |&(index, item): &(usize, _)| Problem::not_a_string(name, Some(index), item);
+            return self.wrong.iter().map(tell).collect();
+        }
+        let excess = if self.count > limits.batch_size {
+            let (count, most) = (self.count, limits.batch_size);
+            format!("{name} array length {count} exceeds max batch size of {most}")
+        } else if let Some((index, length)) = self.too_long {
+            let most = limits.text_length;
+            format!("{name}[{index}] length {length} exceeds max text length of {most}")
+        } else {
+            return Vec::new();
+        };
+        vec![Problem::excess(name, &excess, value)]
     }
 }
 

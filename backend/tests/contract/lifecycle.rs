@@ -39,7 +39,7 @@ async fn start(service: Router) -> Running {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(server::serve(listener, service, async {
-        drop(stopped.await)
+        drop(stopped.await);
     }));
     Running {
         address,
