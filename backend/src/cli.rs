@@ -18,9 +18,9 @@ use crate::settings::Settings;
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
 
-/// A GPU host: sentence embeddings and `BERTScore` over HTTP.
+/// A GPU host: sentence embeddings and BERTScore over HTTP.
 ///
-/// Every option can be given as an environment variable too; a flag wins over the variable.
+/// Where an option names an environment variable, the flag wins over it.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about, max_term_width = 100)]
 pub struct Cli {
@@ -43,6 +43,7 @@ pub struct Cli {
     pub(crate) max_concurrent: String,
 
     /// Texts, or pairs of texts, that are computed in one go; progress and cancellation go by it
+    /// (0 counts as 1)
     #[arg(long, env = "GPU_EMBED_BATCH", value_name = "N", default_value = "32")]
     pub(crate) embed_batch: String,
 
@@ -73,7 +74,7 @@ pub struct Cli {
     )]
     pub(crate) model_embed: String,
 
-    /// Model for `BERTScore` where a request names none: a name or a folder
+    /// Model for BERTScore where a request names none: a name or a folder
     #[arg(
         long,
         env = "MODEL_BERTSCORE",
@@ -102,7 +103,7 @@ pub struct Cli {
     #[arg(long, env = "HF_HOME", value_name = "DIR")]
     pub(crate) hub_home: Option<PathBuf>,
 
-    /// Hidden layer that `BERTScore` compares for the model NAME (repeatable); else the published
+    /// Hidden layer that BERTScore compares for the model NAME (repeatable); else the published
     /// choice, else the model's last layer
     #[arg(long, value_name = "NAME=N")]
     pub(crate) bertscore_layer: Vec<String>,
