@@ -1,2 +1,31 @@
-//! placeholder
-fn main() {}
+//! Black-box tests: the real binaries, over the network, against simulated GPU hosts.
+//!
+//! Each file holds the tests of one promise. A test starts its own hosts and its own proxy on ports
+//! from the operating system, so that all tests can run at once; it waits for conditions, never for
+//! time to pass. The [`harness`] says how.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on has failed"
+)]
+
+mod harness;
+
+mod aggregates;
+mod auth;
+mod blame;
+mod bodies;
+mod busy;
+mod capacity;
+mod command_line;
+mod faults;
+
+mod metrics;
+mod outages;
+mod protocol;
+mod queue;
+mod real_backends;
+mod shutdown;
+mod smuggling;

@@ -1,0 +1,199 @@
+//! What operators and scripts see of the program itself.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::harness::{Config, Process, Proxy, gpu_bridge, sim_host};
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+async fn check(file: &Path) -> (Option<i32>, String, String) {
+    Process::run(gpu_bridge().arg("check").arg(file)).await
+}
+
+/// A good configuration, to be spoilt.
+fn good() -> Config {
+    Config::new().host("a", "http://127.0.0.1:8765", None)
+}
+
+/// The names in `${…}`.
+fn variables(text: &str) -> BTreeSet<&str> {
+    let rests = text.split("${").skip(1);
+    rests.filter_map(|rest| rest.split('}').next()).collect()
+}
+
+#[tokio::test]
+async fn check_accepts_the_example() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gpu-bridge.yaml");
+    let text = std::fs::read_to_string(&example).unwrap();
+    let mut command = gpu_bridge();
+    command.arg("check").arg(&example);
+    command.envs(variables(&text).into_iter().map(|name| (name, "something")));
+
+    let (code, _, errors) = Process::run(&mut command).await;
+
+    assert_eq!(code, Some(0), "{errors}");
+}
+
+#[tokio::test]
+async fn check_accepts_what_the_other_tests_run() {
+    let (code, _, errors) = check(file(&good().to_yaml()).path()).await;
+    assert_eq!(code, Some(0), "{errors}");
+}
+
+#[tokio::test]
+async fn check_names_the_line_and_the_likely_meaning_of_an_unknown_key() {
+    let yaml = "\
+listen:
+  - address: 127.0.0.1:0
+pool:
+  hosts:
+    - {name: a, url: 'http://127.0.0.1:1'}
+queue:
+  max_wiat: 3s
+";
+    let (code, _, errors) = check(file(yaml).path()).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        errors.contains(":7:") || errors.contains("line 7"),
+        "{errors}"
+    );
+    assert!(errors.contains("max_wiat"), "{errors}");
+    assert!(errors.contains("max_wait"), "no suggestion in {errors}");
+}
+
+#[tokio::test]
+async fn check_names_the_line_of_a_wrong_value() {
+    let yaml = "\
+listen:
+  - address: 127.0.0.1:0
+pool:
+  hosts:
+    - name: a
+      url: not a url
+";
+    let (code, _, errors) = check(file(yaml).path()).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        errors.contains(":6:") || errors.contains("line 6"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn check_names_the_line_of_broken_yaml() {
+    let (code, _, errors) = check(file("listen:\n  - address: [1\npool: {}\n").path()).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        [":2:", ":3:", "line 2", "line 3"]
+            .iter()
+            .any(|place| errors.contains(place)),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn check_names_a_variable_that_is_not_set() {
+    let config = good().set_host("a", "api_key", "${GPU_BRIDGE_TEST_NO_SUCH_VARIABLE}");
+    let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        errors.contains("GPU_BRIDGE_TEST_NO_SUCH_VARIABLE"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn check_refuses_what_is_not_supported_yet() {
+    let config = good().set_host("a", "discover", "dns");
+    let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("discover"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_missing_is_a_bad_one() {
+    let (code, _, errors) = check(Path::new("/no/such/file.yaml")).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("/no/such/file.yaml"), "{errors}");
+}
+
+#[tokio::test]
+async fn serve_refuses_a_bad_configuration_without_serving() {
+    let config = good().set("queue", "max_wait", "soon");
+    let file = file(&config.to_yaml());
+    let mut command = gpu_bridge();
+    command.arg("serve").arg("--config").arg(file.path());
+
+    let (code, output, errors) = Process::run(&mut command).await;
+
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(output, "");
+    assert!(errors.contains("max_wait"), "{errors}");
+}
+
+#[tokio::test]
+async fn secrets_come_from_the_environment_and_stay_there() {
+    let host = sim_host("host").key("from-the-environment").start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "api_key", "${TEST_HOST_KEY}");
+    let file = file(&config.to_yaml());
+    let mut command = gpu_bridge();
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(file.path())
+        .env("TEST_HOST_KEY", "from-the-environment");
+    let mut process = Process::start("the proxy", &mut command);
+
+    let url = process.announced("listening on ").await;
+    let client = crate::harness::Client::new(&url);
+
+    client.embed("x").await.assert_embedding_of("x");
+    assert!(!process.log().contains("from-the-environment"));
+}
+
+#[tokio::test]
+async fn standard_output_holds_the_addresses_only() {
+    let host = sim_host("host").start();
+    let file = file(&Config::with_hosts(&[&host]).to_yaml());
+    let mut command = gpu_bridge();
+    command.arg("serve").arg("--config").arg(file.path());
+    let mut process = Process::start("the proxy", &mut command);
+
+    let url = process.announced("listening on ").await;
+    process.announced("admin on http://127.0.0.1:").await;
+    crate::harness::Client::new(&url).flood(3, 1).await;
+    process.terminate().await;
+
+    assert_eq!(process.line().await, None);
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_stops_the_start_with_its_name() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let taken = proxy.address().to_string();
+    let listen = serde_json::json!([{"address": taken}]);
+    let file = file(&good().replace("listen", listen).to_yaml());
+    let mut command = gpu_bridge();
+    command.arg("serve").arg("--config").arg(file.path());
+
+    let (code, _, errors) = Process::run(&mut command).await;
+
+    assert!(code.is_some_and(|code| code != 0), "{code:?}");
+    assert!(errors.contains(&taken), "{errors}");
+}

@@ -1,0 +1,70 @@
+//! The real GPU host, with a real model, as a child process.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use super::Process;
+
+/// A running backend.
+pub(crate) struct Backend {
+    _process: Process,
+    url: String,
+}
+
+impl Backend {
+    /// The model that `make model` fetches.
+    pub(crate) const MODEL: &'static str = "all-MiniLM-L6-v2";
+
+    /// Starts one that admits holders of `api_key` and has one slot; returns once it listens.
+    pub(crate) async fn start(name: &str, api_key: &str) -> Self {
+        let mut command = Command::new(program());
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .arg("--models-dir")
+            .arg(models())
+            .env("API_KEY", api_key)
+            .env("GPU_MAX_CONCURRENT", "1")
+            .env("MODEL_EMBED", Self::MODEL)
+            .env("MODEL_BERTSCORE", Self::MODEL)
+            .env("RUST_LOG", "info");
+        let mut process = Process::start(name, &mut command);
+        let address = process.announced("listening on http://").await;
+        Self {
+            _process: process,
+            url: format!("http://{address}"),
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// Cargo builds it into the folder of the proxy, but only when asked.
+fn program() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_gpu-bridge")).with_file_name("gpu-bridge-backend");
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --workspace --bins`",
+        program.display()
+    );
+    program
+}
+
+fn models() -> PathBuf {
+    let models = std::env::var_os("GPU_BRIDGE_TEST_MODELS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".models"),
+        PathBuf::from,
+    );
+    assert!(
+        models
+            .join(Backend::MODEL)
+            .join("model.safetensors")
+            .exists(),
+        "{} is not in {}: run `make model`",
+        Backend::MODEL,
+        models.display()
+    );
+    models
+}

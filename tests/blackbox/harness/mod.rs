@@ -1,0 +1,28 @@
+//! What the tests are made of:
+//!
+//! - [`sim_host`]: a GPU host that behaves, or misbehaves, as told;
+//! - [`Config`] and [`Proxy`]: the real proxy in front of some hosts;
+//! - [`Client`]: what a user of the proxy does; [`RawConnection`]: what only a rude one does;
+//! - [`Backend`]: the real GPU host;
+//! - [`eventually`]: how to wait.
+
+mod backend;
+mod client;
+mod config;
+mod eventually;
+mod metrics;
+mod process;
+mod proxy;
+mod raw;
+mod sim_host;
+
+pub(crate) use backend::Backend;
+pub(crate) use client::{Client, Reply, embed_body};
+pub(crate) use config::Config;
+pub(crate) use eventually::eventually;
+pub(crate) use process::Process;
+pub(crate) use proxy::{Proxy, gpu_bridge};
+pub(crate) use raw::{RawConnection, embed_request};
+pub(crate) use sim_host::{
+    Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, embedding_of, sim_host,
+};

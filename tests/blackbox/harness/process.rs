@@ -1,0 +1,116 @@
+//! A child process that is killed with its test, and whose log is shown if the test fails.
+
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Generous: only a failing test waits that long for a child.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// See the module.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    log: Arc<Mutex<String>>,
+    log_ends: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command`; `name` is for messages.
+    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
+        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let log_ends = Some(tokio::spawn(collect(stderr, Arc::clone(&log))));
+        Self {
+            name: name.to_owned(),
+            child,
+            stdout,
+            log,
+            log_ends,
+        }
+    }
+
+    /// Runs `command` to its end: exit code, standard output, standard error.
+    pub(crate) async fn run(command: &mut Command) -> (Option<i32>, String, String) {
+        let output = timeout(PATIENCE, command.stdin(Stdio::null()).output());
+        let output = output.await.expect("the command never ends").unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+
+    /// The next line on standard output; `None` after the last.
+    pub(crate) async fn line(&mut self) -> Option<String> {
+        let line = timeout(PATIENCE, self.stdout.next_line()).await;
+        line.unwrap_or_else(|_| panic!("{} says nothing", self.name))
+            .unwrap()
+    }
+
+    /// The next line, which must start with `prefix`; returns the rest.
+    pub(crate) async fn announced(&mut self, prefix: &str) -> String {
+        let line = self.line().await.unwrap_or_default();
+        line.strip_prefix(prefix)
+            .unwrap_or_else(|| panic!("{} says {line:?}, not {prefix:?}", self.name))
+            .to_owned()
+    }
+
+    /// Asks it to end (SIGTERM), in the one way that needs neither a crate nor unsafe code.
+    pub(crate) async fn terminate(&self) {
+        let pid = self.child.id().expect("still running").to_string();
+        let sent = Command::new("sh")
+            .args([OsStr::new("-c"), OsStr::new("kill -TERM \"$0\"")])
+            .arg(&pid)
+            .status();
+        assert!(sent.await.unwrap().success(), "no signal to {}", self.name);
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let status = timeout(PATIENCE, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("{} does not end", self.name));
+        if let Some(log_ends) = self.log_ends.take() {
+            log_ends.await.unwrap();
+        }
+        status.unwrap()
+    }
+
+    /// What it wrote on standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.name, self.log());
+        }
+    }
+}
+
+async fn collect(lines: impl AsyncBufRead + Unpin, log: Arc<Mutex<String>>) {
+    let mut lines = lines.lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut log = log.lock().unwrap();
+        log.push_str(&line);
+        log.push('\n');
+    }
+}

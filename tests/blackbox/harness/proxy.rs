@@ -1,0 +1,158 @@
+//! The real proxy, as a child process.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use tempfile::NamedTempFile;
+use tokio::process::Command;
+
+use super::metrics::Metrics;
+use super::{Client, Config, Process, RawConnection, SimHost, eventually};
+
+/// A running proxy.
+pub(crate) struct Proxy {
+    process: Process,
+    address: String,
+    admin: String,
+    http: reqwest::Client,
+    _config: NamedTempFile,
+}
+
+/// The proxy's program, with nothing of the environment that could change what it does.
+pub(crate) fn gpu_bridge() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-bridge"));
+    command.env("RUST_LOG", "info");
+    command
+}
+
+impl Proxy {
+    /// Starts it; returns once it listens.
+    pub(crate) async fn start(config: &Config) -> Self {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(config.to_yaml().as_bytes()).unwrap();
+        let mut process = Process::start("the proxy", &mut serve(file.path()));
+        let address = process.announced("listening on http://").await;
+        let admin = process.announced("admin on http://").await;
+        Self {
+            process,
+            address,
+            admin,
+            http: super::client::http(),
+            _config: file,
+        }
+    }
+
+    /// Starts it in front of `hosts` with the defaults of [`Config`]; returns once it has found them
+    /// healthy.
+    pub(crate) async fn in_front_of(hosts: &[&SimHost]) -> Self {
+        Self::ready(&Config::with_hosts(hosts), hosts).await
+    }
+
+    /// Starts it; returns once it has found `hosts` healthy.
+    pub(crate) async fn ready(config: &Config, hosts: &[&SimHost]) -> Self {
+        let proxy = Self::start(config).await;
+        for host in hosts {
+            proxy.finds_healthy(host.name()).await;
+        }
+        proxy
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&format!("http://{}", self.address))
+    }
+
+    /// A connection to do unusual things on.
+    pub(crate) async fn connect(&self) -> RawConnection {
+        RawConnection::open(self.address()).await
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.parse().unwrap()
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.metrics_text().await)
+    }
+
+    pub(crate) async fn metrics_text(&self) -> String {
+        let url = format!("http://{}/metrics", self.admin);
+        let reply = self.http.get(url).send().await.expect("metrics");
+        assert_eq!(reply.status(), 200);
+        reply.text().await.unwrap()
+    }
+
+    /// One of the metrics that each host has, without their common prefix: `"healthy"`, `"busy"`,
+    /// `"capacity"`, `"in_flight"`.
+    pub(crate) async fn host_metric(&self, metric: &str, host: &str) -> u64 {
+        let name = format!("gpu_bridge_host_{metric}");
+        self.metrics().await.gauge(&name, &[("host", host)])
+    }
+
+    pub(crate) async fn is_healthy(&self, host: &str) -> bool {
+        self.host_metric("healthy", host).await == 1
+    }
+
+    pub(crate) async fn finds_healthy(&self, host: &str) {
+        let what = format!("{host} is healthy");
+        eventually(&what, async || self.is_healthy(host).await).await;
+    }
+
+    pub(crate) async fn finds_unhealthy(&self, host: &str) {
+        let what = format!("{host} is not healthy");
+        eventually(&what, async || !self.is_healthy(host).await).await;
+    }
+
+    /// How often `host` was ejected.
+    pub(crate) async fn ejections(&self, host: &str) -> u64 {
+        let metrics = self.metrics().await;
+        metrics.count("gpu_bridge_host_ejections_total", &[("host", host)])
+    }
+
+    /// Attempts on `host` that ended with `verdict`.
+    pub(crate) async fn attempts(&self, host: &str, verdict: &str) -> u64 {
+        let labels = [("host", host), ("verdict", verdict)];
+        let metrics = self.metrics().await;
+        metrics.count("gpu_bridge_attempts_total", &labels)
+    }
+
+    /// Attempts on `host` that were not delivered.
+    pub(crate) async fn failed_attempts(&self, host: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let all = metrics.count("gpu_bridge_attempts_total", &[("host", host)]);
+        let delivered = [("host", host), ("verdict", "deliver")];
+        all - metrics.count("gpu_bridge_attempts_total", &delivered)
+    }
+
+    /// Returns once exactly `requests` wait in the queue.
+    pub(crate) async fn queues(&self, requests: u64) {
+        let what = format!("{requests} requests in the queue");
+        eventually(&what, async || {
+            let metrics = self.metrics().await;
+            metrics.gauge("gpu_bridge_queue_length", &[]) == requests
+        })
+        .await;
+    }
+
+    /// Asks it to stop (SIGTERM).
+    pub(crate) async fn terminate(&self) {
+        self.process.terminate().await;
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.process.ended().await
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+fn serve(config: &Path) -> Command {
+    let mut command = gpu_bridge();
+    command.arg("serve").arg("--config").arg(config);
+    command
+}

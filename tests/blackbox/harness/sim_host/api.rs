@@ -1,0 +1,304 @@
+//! What a simulated host answers: the endpoints of a real one, in real shapes.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::stream;
+use gpu_bridge_wire::{API_KEY_HEADER, ActiveJob, ErrorBody, Health, Info, QueueStatus, Status};
+use http::{Method, Request, Response, StatusCode, header, request};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use super::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer};
+use super::connection::Line;
+use super::record::{Recorder, Visit};
+
+/// When a real host is full it says this.
+const FULL_RETRY_AFTER: u64 = 1;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One host's state, shared by its connections.
+pub(super) struct Api {
+    pub(super) name: String,
+    pub(super) knobs: Mutex<Knobs>,
+    pub(super) record: Recorder,
+    /// A permit lets one request of [`Behaviour::ServeWhenReleased`] go on.
+    pub(super) gate: Semaphore,
+}
+
+/// What a test can turn while the host runs.
+#[derive(Clone)]
+pub(super) struct Knobs {
+    pub(super) behaviour: Behaviour,
+    pub(super) health: HealthAnswer,
+    pub(super) status: StatusAnswer,
+    pub(super) slots: usize,
+    pub(super) api_key: Option<String>,
+}
+
+/// The answer to any request.
+pub(super) async fn respond(
+    api: Arc<Api>,
+    line: Line,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let route = (head.method.clone(), head.uri.path().to_owned());
+    let response = match (&route.0, route.1.as_str()) {
+        (&Method::GET, "/health") => api.health().await,
+        (&Method::POST, "/embed" | "/bertscore") => api.compute(&line, &head, body).await,
+        _ if !api.admits(&head) => error(401, "Unauthorized"),
+        (&Method::GET, "/status") => api.status().await,
+        (&Method::GET, "/info") => api.info().await,
+        _ => error(404, "Not Found"),
+    };
+    Ok(response)
+}
+
+/// The vector that stands for `text`: anyone can tell whether an answer belongs to a request.
+pub(crate) fn embedding_of(text: &str) -> Vec<u8> {
+    Sha256::digest(text)[..4].to_vec()
+}
+
+impl Api {
+    fn knobs(&self) -> Knobs {
+        self.knobs.lock().unwrap().clone()
+    }
+
+    fn admits(&self, head: &request::Parts) -> bool {
+        let presented = head.headers.get(API_KEY_HEADER);
+        let wanted = self.knobs().api_key;
+        wanted.is_none_or(|key| presented.is_some_and(|value| value == key.as_str()))
+    }
+
+    async fn health(&self) -> Response<Body> {
+        match self.knobs().health {
+            HealthAnswer::Ok => json(&Health {
+                status: Health::OK.to_owned(),
+                device: "cuda".to_owned(),
+            }),
+            HealthAnswer::Answer(answer) => fixed(&answer),
+            HealthAnswer::Hang => std::future::pending().await,
+        }
+    }
+
+    async fn info(&self) -> Response<Body> {
+        if let HealthAnswer::Hang = self.knobs().health {
+            return std::future::pending().await;
+        }
+        json(&Info {
+            device: "cuda".to_owned(),
+            device_name: format!("Simulated {}", self.name),
+            vram_total_mb: Some(11_000),
+            vram_used_mb: Some(1_000),
+            pytorch_version: "sim".to_owned(),
+            cuda_version: Some("13.0".to_owned()),
+            loaded_models: vec!["embed:sim".to_owned(), format!("embed:{}", self.name)],
+        })
+    }
+
+    async fn status(&self) -> Response<Body> {
+        let knobs = self.knobs();
+        if let HealthAnswer::Hang = knobs.health {
+            return std::future::pending().await;
+        }
+        let in_flight = match knobs.status {
+            StatusAnswer::Missing => return error(404, "Not Found"),
+            StatusAnswer::AllFree => 0,
+            StatusAnswer::NoneFree => knobs.slots,
+            StatusAnswer::Truth if knobs.behaviour.is_busy() => knobs.slots,
+            StatusAnswer::Truth => self.record.running(),
+        };
+        let count = |number: usize| u32::try_from(number).unwrap();
+        json(&Status {
+            queue: QueueStatus::new(count(knobs.slots), count(in_flight)),
+            active_jobs: (0..self.record.running()).map(job).collect(),
+        })
+    }
+
+    async fn compute(&self, line: &Line, head: &request::Parts, body: Incoming) -> Response<Body> {
+        let mut visit = self.record.arrival(head);
+        if !self.admits(head) {
+            return error(401, "Unauthorized");
+        }
+        match self.knobs().behaviour {
+            Behaviour::AnswerUnread(answer) => return fixed(&answer),
+            Behaviour::DieReading => line.end("", Ending::Reset).await,
+            _ => {}
+        }
+        let Ok(body) = body.collect().await else {
+            return error(400, "the request broke off");
+        };
+        let body = body.to_bytes();
+        visit.read_whole(&body);
+        let knobs = self.knobs();
+        match knobs.behaviour {
+            Behaviour::Answer(answer) => fixed(&answer),
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Say(bytes, ending) => line.end(bytes, ending).await,
+            behaviour => match Job::read(&body) {
+                None => error(422, "not what a host computes"),
+                Some(job) if !visit.take_slot(knobs.slots, job.first_text()) => {
+                    fixed(&Answer::busy(503, FULL_RETRY_AFTER))
+                }
+                Some(job) => self.work(visit, line, behaviour, &job).await,
+            },
+        }
+    }
+
+    /// Computes with the slot of `visit`, which is given back before the answer is sent.
+    async fn work(
+        &self,
+        visit: Visit,
+        line: &Line,
+        behaviour: Behaviour,
+        job: &Job,
+    ) -> Response<Body> {
+        match &behaviour {
+            Behaviour::ServeAfter(time) => tokio::time::sleep(*time).await,
+            Behaviour::ServeWhenReleased => self.gate.acquire().await.unwrap().forget(),
+            _ => {}
+        }
+        drop(visit);
+        let answer = job.answer();
+        match behaviour {
+            Behaviour::ServeChunked => chunked(&answer),
+            Behaviour::ServePadded(bytes) => json(&padded(answer, bytes)),
+            Behaviour::ServeThenHangUp => line.end(spoken(&answer), Ending::Close).await,
+            Behaviour::DieMidBody(ending) => line.end(half(&spoken(&answer)), ending).await,
+            Behaviour::DieMidChunks(ending) => line.end(half_chunked(&answer), ending).await,
+            _ => json(&answer),
+        }
+    }
+}
+
+/// What is asked for.
+struct Job(Value);
+
+impl Job {
+    fn read(body: &[u8]) -> Option<Self> {
+        let job: Value = serde_json::from_slice(body).ok()?;
+        (job["texts"].is_array() || job["candidates"].is_array()).then_some(Self(job))
+    }
+
+    fn texts(&self) -> Vec<&str> {
+        let field = if self.0["texts"].is_array() {
+            "texts"
+        } else {
+            "candidates"
+        };
+        let texts = self.0[field].as_array().into_iter().flatten();
+        texts.filter_map(Value::as_str).collect()
+    }
+
+    fn first_text(&self) -> &str {
+        self.texts().first().copied().unwrap_or_default()
+    }
+
+    fn answer(&self) -> Value {
+        let texts = self.texts();
+        if self.0["texts"].is_array() {
+            let embeddings: Vec<_> = texts.iter().map(|text| embedding_of(text)).collect();
+            return json!({"embeddings": embeddings, "model": "sim", "dimensions": 4});
+        }
+        let ones = vec![1.0; texts.len()];
+        json!({"precision": ones, "recall": ones, "f1": ones, "model": "sim"})
+    }
+}
+
+fn job(number: usize) -> ActiveJob {
+    ActiveJob {
+        id: format!("job-{number}"),
+        kind: "embed".to_owned(),
+        started_at: "2026-01-01T00:00:00+00:00".to_owned(),
+        items: 1,
+        model: "sim".to_owned(),
+        progress: 0.5,
+    }
+}
+
+fn padded(mut answer: Value, bytes: usize) -> Value {
+    answer["padding"] = "x".repeat(bytes).into();
+    answer
+}
+
+/// An answer as bytes on the wire, for connections that end with it.
+fn spoken(answer: &Value) -> Vec<u8> {
+    let body = answer.to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// All but the second half of the body.
+fn half(spoken: &[u8]) -> Vec<u8> {
+    let body = spoken.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let body = body.unwrap() + 4;
+    spoken[..usize::midpoint(body, spoken.len())].to_vec()
+}
+
+/// A whole chunk, but not the last one.
+fn half_chunked(answer: &Value) -> Vec<u8> {
+    let body = answer.to_string();
+    let half = &body[..body.len() / 2];
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{half}\r\n",
+        half.len()
+    )
+    .into_bytes()
+}
+
+fn chunked(answer: &Value) -> Response<Body> {
+    let body = Bytes::from(answer.to_string());
+    let chunks: Vec<_> = body.chunks(7).map(|chunk| body.slice_ref(chunk)).collect();
+    let frames = chunks.into_iter().map(|chunk| Ok(Frame::data(chunk)));
+    let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    response(StatusCode::OK, "application/json", body)
+}
+
+fn json(value: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).unwrap();
+    response(StatusCode::OK, "application/json", whole(body))
+}
+
+fn error(status: u16, detail: &str) -> Response<Body> {
+    let detail = detail.to_owned();
+    let mut response = json(&ErrorBody { detail });
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+fn fixed(answer: &Answer) -> Response<Body> {
+    let status = StatusCode::from_u16(answer.status).unwrap();
+    let mut response = response(status, answer.content_type, whole(answer.body.clone()));
+    if let Some(retry_after) = &answer.retry_after {
+        let value = retry_after.parse().unwrap();
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    response
+}
+
+fn whole(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed_unsync()
+}
+
+/// Carries headers about its connection too, which must not go further.
+fn response(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, content_type)
+        .header("keep-alive", "timeout=60")
+        .header("x-sim", "end to end")
+        .body(body)
+        .unwrap()
+}

@@ -1,0 +1,132 @@
+//! What a simulated host can be told to do. All of it has been seen from real hosts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// What becomes of a compute request.
+#[derive(Clone, Debug)]
+pub(crate) enum Behaviour {
+    /// A right answer at once.
+    Serve,
+    /// A right answer after computing for that long.
+    ServeAfter(Duration),
+    /// A right answer once the test says so; see [`super::SimHost::release`].
+    ServeWhenReleased,
+    /// A right answer without a length (`Transfer-Encoding: chunked`).
+    ServeChunked,
+    /// A right answer with that many bytes of padding.
+    ServePadded(usize),
+    /// A right answer, after which the host hangs up although it never said so.
+    ServeThenHangUp,
+    /// This answer, whatever was asked.
+    Answer(Answer),
+    /// This answer, as soon as the head of the request is there; the body is left unread.
+    AnswerUnread(Answer),
+    /// These bytes instead of an answer, then the end.
+    Say(&'static str, Ending),
+    /// Half an answer, then the end.
+    DieMidBody(Ending),
+    /// Half a chunked answer, then the end.
+    DieMidChunks(Ending),
+    /// The end after the head of the request, before its body was read.
+    DieReading,
+    /// No answer, ever.
+    Hang,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// Closed, as by a process that exits.
+    Close,
+    /// Reset, as by a process that is killed.
+    Reset,
+}
+
+/// An answer without computation.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) retry_after: Option<String>,
+    pub(super) body: Bytes,
+}
+
+/// What `/health` says.
+#[derive(Clone, Debug)]
+pub(crate) enum HealthAnswer {
+    /// `ok`.
+    Ok,
+    /// This.
+    Answer(Answer),
+    /// Nothing. Holds for `/status` and `/info` as well.
+    Hang,
+}
+
+/// What `/status` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StatusAnswer {
+    /// How many slots are free; none while the host answers that it is busy.
+    Truth,
+    /// That all slots are free, whatever is true.
+    AllFree,
+    /// That no slot is free, whatever is true.
+    NoneFree,
+    /// That there is no such page.
+    Missing,
+}
+
+impl Behaviour {
+    /// 503 as the real service answers when its slots are taken.
+    pub(crate) fn busy(retry_after: u64) -> Self {
+        Self::Answer(Answer::busy(503, retry_after))
+    }
+
+    /// 429 with `Retry-After`.
+    pub(crate) fn too_many_requests(retry_after: u64) -> Self {
+        Self::Answer(Answer::busy(429, retry_after))
+    }
+
+    /// An answer in the service's own form.
+    pub(crate) fn answer(status: u16, detail: &str) -> Self {
+        Self::Answer(Answer::error(status, detail))
+    }
+
+    /// A crash as the Python service answers it.
+    pub(crate) fn internal_server_error() -> Self {
+        Self::Answer(Answer {
+            content_type: "text/plain; charset=utf-8",
+            body: Bytes::from_static(b"Internal Server Error"),
+            ..Answer::error(500, "")
+        })
+    }
+
+    /// Does a truthful `/status` show no free slot?
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Answer(answer) | Self::AnswerUnread(answer) => answer.retry_after.is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl Answer {
+    /// `{"detail": …}`.
+    pub(crate) fn error(status: u16, detail: &str) -> Self {
+        Self {
+            status,
+            content_type: "application/json",
+            retry_after: None,
+            body: serde_json::json!({"detail": detail}).to_string().into(),
+        }
+    }
+
+    /// A refusal for now.
+    pub(crate) fn busy(status: u16, retry_after: u64) -> Self {
+        Self {
+            retry_after: Some(retry_after.to_string()),
+            ..Self::error(status, "GPU busy - retry later")
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Connections of a simulated host: served by hyper until they are cut, because hyper itself is too
+//! well-bred to break off.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Ending;
+use super::api::{self, Api};
+
+/// Tells the connection of a request to end.
+#[derive(Clone)]
+pub(super) struct Line(mpsc::UnboundedSender<LastWords>);
+
+/// How a connection ends.
+struct LastWords {
+    bytes: Bytes,
+    ending: Ending,
+}
+
+impl Line {
+    /// Sends `bytes` as they are, then ends the connection. Never returns: there is nothing that a
+    /// request on it could still do.
+    pub(super) async fn end<T>(&self, bytes: impl Into<Bytes>, ending: Ending) -> T {
+        let bytes = bytes.into();
+        // Fails only if the connection has ended already.
+        let _ = self.0.send(LastWords { bytes, ending });
+        std::future::pending().await
+    }
+}
+
+/// A port of our own. Nobody else gets it while nothing listens on it, and connecting to it is
+/// refused then.
+pub(super) struct Port {
+    address: SocketAddr,
+    _bound: TcpSocket,
+}
+
+impl Port {
+    pub(super) fn reserve() -> Self {
+        let bound = shared_socket("127.0.0.1:0".parse().unwrap());
+        let address = bound.local_addr().unwrap();
+        Self {
+            address,
+            _bound: bound,
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn listen(&self) -> TcpListener {
+        shared_socket(self.address).listen(1024).unwrap()
+    }
+}
+
+fn shared_socket(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
+/// Serves every connection until the task is dropped; that closes those that are open, as the death of
+/// a process does.
+pub(super) async fn accept(listener: TcpListener, api: Arc<Api>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().0,
+            Some(_) = connections.join_next() => continue,
+        };
+        api.record.connection();
+        connections.spawn(serve(stream, Arc::clone(&api)));
+    }
+}
+
+async fn serve(stream: TcpStream, api: Arc<Api>) {
+    stream.set_nodelay(true).unwrap();
+    let (end, mut ends) = mpsc::unbounded_channel();
+    let line = Line(end);
+    let service = service_fn(move |request| api::respond(Arc::clone(&api), line.clone(), request));
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let last_words = tokio::select! {
+        biased;
+        // An error here is the other side's hanging up.
+        _ = &mut connection => return,
+        Some(last_words) = ends.recv() => last_words,
+    };
+    let mut stream = connection.into_parts().io.into_inner();
+    // Fails only if the other side is gone.
+    let _ = stream.write_all(&last_words.bytes).await;
+    match last_words.ending {
+        Ending::Reset => stream.set_zero_linger().unwrap(),
+        Ending::Close => close(stream).await,
+    }
+}
+
+/// Without a reset, which would follow if anything came in after we are gone.
+async fn close(mut stream: TcpStream) {
+    // Both fail only if the other side is gone.
+    let _ = stream.shutdown().await;
+    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+}

@@ -1,0 +1,173 @@
+//! A GPU host that behaves as told: one-time settings with [`sim_host`], everything else while it
+//! runs.
+//!
+//! It has slots as a real one has, refuses what exceeds them, and records what it sees. The same
+//! text always gets the same embedding, so that every answer can be checked ([`embedding_of`]).
+
+mod api;
+mod behaviour;
+mod connection;
+mod record;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub(crate) use self::api::embedding_of;
+use self::api::{Api, Knobs};
+pub(crate) use self::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer};
+use self::connection::Port;
+use self::record::{Record, Recorder};
+use super::eventually;
+
+/// A host in the making: two slots, open to everybody, serving at once.
+pub(crate) fn sim_host(name: &str) -> Setup {
+    Setup {
+        name: name.to_owned(),
+        knobs: Knobs {
+            behaviour: Behaviour::Serve,
+            health: HealthAnswer::Ok,
+            status: StatusAnswer::Truth,
+            slots: 2,
+            api_key: None,
+        },
+    }
+}
+
+/// See [`sim_host`].
+pub(crate) struct Setup {
+    name: String,
+    knobs: Knobs,
+}
+
+/// A simulated host, up until it is dropped or stopped.
+pub(crate) struct SimHost {
+    api: Arc<Api>,
+    port: Port,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Setup {
+    pub(crate) fn behaving(mut self, behaviour: Behaviour) -> Self {
+        self.knobs.behaviour = behaviour;
+        self
+    }
+
+    pub(crate) fn slots(mut self, slots: usize) -> Self {
+        self.knobs.slots = slots;
+        self
+    }
+
+    pub(crate) fn key(mut self, api_key: &str) -> Self {
+        self.knobs.api_key = Some(api_key.to_owned());
+        self
+    }
+
+    pub(crate) fn status(mut self, status: StatusAnswer) -> Self {
+        self.knobs.status = status;
+        self
+    }
+
+    pub(crate) fn start(self) -> SimHost {
+        let host = SimHost {
+            api: Arc::new(Api {
+                name: self.name,
+                knobs: Mutex::new(self.knobs),
+                record: Recorder::default(),
+                gate: Semaphore::new(0),
+            }),
+            port: Port::reserve(),
+            accepting: Mutex::default(),
+        };
+        host.restart();
+        host
+    }
+}
+
+impl SimHost {
+    pub(crate) fn name(&self) -> &str {
+        &self.api.name
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// The key that it wants.
+    pub(crate) fn api_key(&self) -> Option<String> {
+        self.knobs().api_key.clone()
+    }
+
+    pub(crate) fn set(&self, behaviour: Behaviour) {
+        self.knobs().behaviour = behaviour;
+    }
+
+    pub(crate) fn set_health(&self, health: HealthAnswer) {
+        self.knobs().health = health;
+    }
+
+    pub(crate) fn set_slots(&self, slots: usize) {
+        self.knobs().slots = slots;
+    }
+
+    pub(crate) fn set_key(&self, api_key: &str) {
+        self.knobs().api_key = Some(api_key.to_owned());
+    }
+
+    /// Lets so many requests that wait for it ([`Behaviour::ServeWhenReleased`]) be answered, in the
+    /// order in which they came.
+    pub(crate) fn release(&self, requests: usize) {
+        self.api.gate.add_permits(requests);
+    }
+
+    /// Lets all requests be answered that wait or will wait for it.
+    pub(crate) fn release_all(&self) {
+        self.release(1 << 20);
+    }
+
+    /// Dies: connections are reset, new ones refused. The port stays its own.
+    pub(crate) fn stop(&self) {
+        if let Some(accepting) = self.accepting.lock().unwrap().take() {
+            accepting.abort();
+        }
+    }
+
+    /// Is up (again), at the same address.
+    pub(crate) fn restart(&self) {
+        self.stop();
+        let accepting = connection::accept(self.port.listen(), Arc::clone(&self.api));
+        *self.accepting.lock().unwrap() = Some(tokio::spawn(accepting));
+    }
+
+    /// What it has seen so far.
+    pub(crate) fn record(&self) -> Record {
+        self.api.record.read()
+    }
+
+    /// How many compute requests it has seen.
+    pub(crate) fn arrivals(&self) -> usize {
+        self.record().requests.len()
+    }
+
+    /// Returns once exactly so many requests hold a slot.
+    pub(crate) async fn runs(&self, requests: usize) {
+        let what = format!("{requests} requests running on {}", self.name());
+        eventually(&what, async || self.api.record.running() == requests).await;
+    }
+
+    fn knobs(&self) -> MutexGuard<'_, Knobs> {
+        self.api.knobs.lock().unwrap()
+    }
+}
+
+impl Drop for SimHost {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

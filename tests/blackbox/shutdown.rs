@@ -1,0 +1,81 @@
+//! SIGTERM: nothing new, everything that is there to its end, then exit.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::harness::{Behaviour, Config, Proxy, eventually, sim_host};
+
+/// Much more than an idle proxy needs, much less than any timeout in its configuration.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn what_runs_and_what_waits_is_finished_and_nothing_new_is_accepted() {
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let mut proxy = Proxy::ready(&config, &[&host]).await;
+    let running = proxy.client().start_embed("running");
+    host.runs(1).await;
+    let waiting = proxy.client().start_embed("waiting");
+    proxy.queues(1).await;
+
+    proxy.terminate().await;
+    eventually("new connections are refused", async || {
+        TcpStream::connect(proxy.address()).await.is_err()
+    })
+    .await;
+    host.release_all();
+
+    running.await.unwrap().assert_embedding_of("running");
+    waiting.await.unwrap().assert_embedding_of("waiting");
+    assert_eq!(proxy.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_proxy_ends_at_once_in_spite_of_idle_connections() {
+    let host = sim_host("host").start();
+    let mut proxy = Proxy::in_front_of(&[&host]).await;
+    let mut used = proxy.connect().await;
+    used.send_embed("x").await;
+    used.reply().await.assert_embedding_of("x");
+    let _never_used = proxy.connect().await;
+
+    proxy.terminate().await;
+
+    let status = timeout(AT_ONCE, proxy.ended()).await;
+    assert_eq!(status.expect("an end").code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_served_nothing_ends_at_once() {
+    let host = sim_host("host").start();
+    let mut proxy = Proxy::in_front_of(&[&host]).await;
+
+    proxy.terminate().await;
+
+    let status = timeout(AT_ONCE, proxy.ended()).await;
+    assert_eq!(status.expect("an end").code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_shutdown_timeout_bounds_the_wait_for_a_hanging_host() {
+    let host = sim_host("host").behaving(Behaviour::Hang).start();
+    let config = Config::with_hosts(&[&host])
+        .set("timeouts", "shutdown", "500ms")
+        .set("timeouts", "attempt", "10m");
+    let mut proxy = Proxy::ready(&config, &[&host]).await;
+    let mut connection = proxy.connect().await;
+    connection.send_embed("never answered").await;
+    eventually("the request runs", async || host.arrivals() == 1).await;
+
+    let asked = Instant::now();
+    proxy.terminate().await;
+
+    timeout(AT_ONCE, proxy.ended()).await.expect("an end");
+    let waited = asked.elapsed();
+    assert!(waited >= Duration::from_millis(500), "only {waited:?}");
+}
