@@ -50,12 +50,12 @@ RUN find backend wire -name '*.rs' -exec touch {} + \
 FROM debian:bookworm-slim${DEBIAN_DIGEST} AS runtime
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 USER 10001:10001
-WORKDIR /
 
 # Mount the models at /models, each in a folder of its name. Started with nothing there it runs,
 # but answers that no model is installed.
 FROM runtime AS backend
 COPY --from=backend-build /build/target/dist/gpu-bridge-backend /usr/local/bin/
+WORKDIR /models
 ENV GPU_BRIDGE_MODELS_DIR=/models
 EXPOSE 8765
 # /health needs no key. Bash speaks HTTP well enough to do without curl.
