@@ -1,2 +1,9 @@
-//! placeholder
-fn main() {}
+//! The proxy's program: parses the command line and calls the command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> anyhow::Result<ExitCode> {
+    gpu_bridge::cli::Cli::parse().run()
+}

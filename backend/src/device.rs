@@ -1,0 +1,122 @@
+//! Which processor the models run on. The only file that knows what this build can drive.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+use thiserror::Error;
+
+/// A device as the operator names it: `cpu`, `cuda` (the first GPU) or `cuda:N`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The processor, on all its cores.
+    #[default]
+    Cpu,
+    /// One NVIDIA GPU.
+    Cuda {
+        /// Its number as CUDA counts them; `None` is what plain `cuda` says, the first.
+        ordinal: Option<usize>,
+    },
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] if this build or this machine has no such device.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda { ordinal } => {
+                Device::new_cuda(ordinal.unwrap_or(0)).map_err(|error| DeviceError::Unavailable {
+                    device: self.to_string(),
+                    reason: error.to_string(),
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda { ordinal: None } => f.write_str("cuda"),
+            Self::Cuda { ordinal: Some(n) } => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda { ordinal: None }),
+            Some(("cuda", number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let ordinal = number.parse().map_err(|_| unknown())?;
+                Ok(Self::Cuda {
+                    ordinal: Some(ordinal),
+                })
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DeviceError {
+    /// Not one of the names above.
+    #[error("unknown device '{0}'; use cpu, cuda or cuda:N (N counts GPUs from 0)")]
+    Unknown(String),
+    /// A good name for something that is not here.
+    #[error("device '{device}' cannot be used: {reason}")]
+    Unavailable {
+        /// The device as the operator named it.
+        device: String,
+        /// What the library said.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written_back() {
+        for name in ["cpu", "cuda", "cuda:0", "cuda:7"] {
+            let choice: DeviceChoice = name.parse().expect(name);
+            assert_eq!(choice.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        for name in [
+            "", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:+1", "cuda:1:2", "mps",
+        ] {
+            let parsed = name.parse::<DeviceChoice>();
+            assert_eq!(
+                parsed,
+                Err(DeviceError::Unknown(name.to_owned())),
+                "{name:?}"
+            );
+        }
+        let too_large = format!("cuda:{}0", usize::MAX);
+        assert!(too_large.parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_that_names_it() {
+        let choice = DeviceChoice::Cuda { ordinal: Some(999) };
+        let error = choice.open().expect_err("no machine has a thousand GPUs");
+        assert!(
+            error.to_string().contains("'cuda:999' cannot be used"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! `BERTScore` of one pair, from the vectors of its tokens (Zhang et al., "BERTScore: Evaluating
+//! Text Generation with BERT", ICLR 2020; details as in bert-score 0.3.13 without idf weights and
+//! baseline rescaling).
+//!
+//! ```text
+//! s[i][j] = cosine of candidate token i and reference token j
+//! P = Σᵢ wᵢ · maxⱼ s[i][j] / Σᵢ wᵢ      w = 0 for special tokens, 1 for others
+//! R = Σⱼ wⱼ · maxᵢ s[i][j] / Σⱼ wⱼ
+//! F = 2PR / (P + R)
+//! ```
+//!
+//! Special tokens weigh nothing but are there to be matched. A side without any text scores 0/0/0;
+//! one whose text is special tokens alone has weights that sum to 0, hence NaN. NaN spreads through
+//! maxima and sums, except to F, where it becomes 0. Nothing is clamped.
+
+use candle_core::{D, Result, Tensor};
+
+/// One text of a pair, ready to be matched.
+pub(crate) struct Side {
+    /// The tokens' vectors, each of length 1: `[tokens, hidden]`.
+    directions: Tensor,
+    /// 0 for a special token, 1 for any other.
+    weights: Vec<f32>,
+    /// True if nothing is there but the special tokens that every text gets.
+    empty: bool,
+}
+
+impl Side {
+    /// The text with these `ids`, encoded as `hidden` (`[tokens, hidden]`). `special` weigh nothing
+    /// wherever they occur; `frame` of them are around every text.
+    pub(crate) fn new(hidden: &Tensor, ids: &[u32], special: &[u32], frame: usize) -> Result<Self> {
+        let lengths = hidden.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+        let weight = |id| if special.contains(id) { 0.0 } else { 1.0 };
+        Ok(Self {
+            directions: hidden.broadcast_div(&lengths)?,
+            weights: ids.iter().map(weight).collect(),
+            empty: ids.len() <= frame,
+        })
+    }
+}
+
+/// Precision, recall and their harmonic mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Score {
+    pub(crate) precision: f32,
+    pub(crate) recall: f32,
+    pub(crate) f1: f32,
+}
+
+impl Score {
+    const NOTHING: Self = Self {
+        precision: 0.0,
+        recall: 0.0,
+        f1: 0.0,
+    };
+
+    fn new(precision: f32, recall: f32) -> Self {
+        let f1 = 2.0 * precision * recall / (precision + recall);
+        Self {
+            precision,
+            recall,
+            f1: if f1.is_nan() { 0.0 } else { f1 },
+        }
+    }
+}
+
+/// Scores one pair.
+pub(crate) fn score(candidate: &Side, reference: &Side) -> Result<Score> {
+    if candidate.empty || reference.empty {
+        return Ok(Score::NOTHING);
+    }
+    let similarity = candidate.directions.matmul(&reference.directions.t()?)?;
+    let rows: Vec<Vec<f32>> = similarity.to_vec2()?; // [candidate tokens][reference tokens]
+    let (of_candidate, of_reference) = best_matches(&rows, reference.weights.len());
+    let precision = weighted_mean(&of_candidate, &candidate.weights);
+    let recall = weighted_mean(&of_reference, &reference.weights);
+    Ok(Score::new(precision, recall))
+}
+
+/// The largest number of each row and of each of the `columns` columns.
+fn best_matches(rows: &[Vec<f32>], columns: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut of_columns = vec![f32::NEG_INFINITY; columns];
+    let mut of_rows = Vec::with_capacity(rows.len());
+    for row in rows {
+        of_rows.push(row.iter().copied().fold(f32::NEG_INFINITY, larger));
+        for (best, x) in of_columns.iter_mut().zip(row) {
+            *best = larger(*best, *x);
+        }
+    }
+    (of_rows, of_columns)
+}
+
+/// The larger of two numbers, NaN if either is: unlike `f32::max`, which drops NaN.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
+/// NaN if the weights sum to 0.
+fn weighted_mean(values: &[f32], weights: &[f32]) -> f32 {
+    let weighted: f32 = values
+        .iter()
+        .zip(weights)
+        .map(|(value, weight)| value * weight)
+        .sum();
+    weighted / weights.iter().sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Start and end of every text below.
+    const START: u32 = 1;
+    const END: u32 = 2;
+
+    /// A text between [`START`] and [`END`]: ids and vectors of its tokens. The frame's own vectors
+    /// point away from everything else.
+    fn side(tokens: &[(u32, [f32; 3])]) -> Side {
+        let away = [0.0, 0.0, -1.0];
+        let framed: Vec<(u32, [f32; 3])> = [&[(START, away)], tokens, &[(END, away)]].concat();
+        side_of(&framed)
+    }
+
+    fn side_of(tokens: &[(u32, [f32; 3])]) -> Side {
+        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        let vectors: Vec<&[f32]> = tokens.iter().map(|(_, vector)| vector.as_slice()).collect();
+        let hidden = Tensor::new(vectors, &Device::Cpu).expect("tensor");
+        Side::new(&hidden, &ids, &[START, END], 2).expect("side")
+    }
+
+    fn scored(candidate: &Side, reference: &Side) -> (f32, f32, f32) {
+        let Score {
+            precision,
+            recall,
+            f1,
+        } = score(candidate, reference).expect("score");
+        (precision, recall, f1)
+    }
+
+    fn close(a: (f32, f32, f32), b: (f32, f32, f32)) -> bool {
+        [a.0 - b.0, a.1 - b.1, a.2 - b.2]
+            .iter()
+            .all(|difference| difference.abs() < 1e-6)
+    }
+
+    const X: [f32; 3] = [2.0, 0.0, 0.0];
+    const Y: [f32; 3] = [0.0, 0.5, 0.0];
+
+    #[test]
+    fn equal_texts_score_one() {
+        let text = side(&[(10, X), (11, Y)]);
+        assert!(close(scored(&text, &text), (1.0, 1.0, 1.0)));
+    }
+
+    #[test]
+    fn each_token_takes_its_best_match() {
+        let candidate = side(&[(10, X)]);
+        let reference = side(&[(10, X), (11, Y), (12, [3.0, 4.0, 0.0])]);
+        // P: X finds X. R: X finds X, Y finds nothing near (0), [3, 4] finds X at 3/5.
+        let recall = (1.0 + 0.0 + 0.6) / 3.0;
+        let f1 = 2.0 * recall / (1.0 + recall);
+        assert!(close(scored(&candidate, &reference), (1.0, recall, f1)));
+    }
+
+    #[test]
+    fn special_tokens_are_targets_without_weight() {
+        let like_the_frame = side(&[(10, [0.0, 0.0, -5.0])]);
+        let (precision, recall, _) = scored(&like_the_frame, &side(&[(11, X)]));
+        assert!(
+            (precision - 1.0).abs() < 1e-6,
+            "the frame of the other side is matched"
+        );
+        assert!(
+            recall.abs() < 1e-6,
+            "X finds nothing, and the frame's own matches don't count"
+        );
+    }
+
+    #[test]
+    fn special_tokens_inside_the_text_weigh_nothing_either() {
+        let plain = side(&[(10, X)]);
+        let written_out = side(&[(10, X), (END, Y), (START, Y)]);
+        assert!(close(scored(&written_out, &plain), (1.0, 1.0, 1.0)));
+    }
+
+    #[test]
+    fn an_empty_side_scores_zero() {
+        let (empty, text) = (side(&[]), side(&[(10, X)]));
+        for (candidate, reference) in [(&empty, &text), (&text, &empty), (&empty, &empty)] {
+            assert_eq!(scored(candidate, reference), (0.0, 0.0, 0.0));
+        }
+    }
+
+    #[test]
+    fn a_text_of_special_tokens_alone_is_nan_on_its_side() {
+        let (special, text) = (side(&[(END, X)]), side(&[(10, X)]));
+        let (precision, recall, f1) = scored(&special, &text);
+        assert!(precision.is_nan());
+        assert!((recall - 1.0).abs() < 1e-6);
+        assert!(f1.abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn nan_and_zero_vectors_spread() {
+        for vector in [[f32::NAN, 0.0, 0.0], [0.0; 3]] {
+            let (odd, text) = (side(&[(10, X), (11, vector)]), side(&[(10, X)]));
+            let (precision, recall, f1) = scored(&odd, &text);
+            assert!(
+                precision.is_nan() && recall.is_nan(),
+                "{precision} {recall}"
+            );
+            assert!(f1.abs() < f32::EPSILON);
+        }
+    }
+
+    #[test]
+    fn opposite_texts_may_score_below_zero() {
+        let candidate = side_of(&[(START, X), (10, X), (END, X)]);
+        let reference = side_of(&[
+            (START, [-1.0, 0.0, 0.0]),
+            (10, [-2.0, 0.0, 0.0]),
+            (END, [-3.0, 0.0, 0.0]),
+        ]);
+        assert!(close(scored(&candidate, &reference), (-1.0, -1.0, -1.0)));
+    }
+}

@@ -1,0 +1,149 @@
+//! Sentence embeddings, as sentence-transformers computes them: strip, (lower-case,) tokenize,
+//! encode, pool the tokens' vectors into one, (normalise it).
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use super::batch::{self, inference};
+use super::config::{EncoderConfig, TokenizerConfig};
+use super::encoder::{self, Encoder};
+use super::error::LoadError;
+use super::pipeline::{Pipeline, Pooling};
+use super::tokenizer::TextTokenizer;
+use crate::engine::{Embeddings, EngineError, Progress};
+
+/// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
+const SHORTEST: f32 = 1e-12;
+
+/// A model that turns texts into vectors.
+pub(crate) struct Embedder {
+    encoder: Box<dyn Encoder>,
+    tokenizer: TextTokenizer,
+    lower_case: bool,
+    pooling: Pooling,
+    normalize: bool,
+}
+
+impl Embedder {
+    /// Loads the model in `folder`.
+    ///
+    /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after
+    /// more tokens than the encoder has positions.
+    pub(crate) fn load(folder: &Path, device: &Device) -> Result<Self, LoadError> {
+        let pipeline = Pipeline::read(folder)?;
+        let config = EncoderConfig::read(&pipeline.encoder)?;
+        let tokens = TokenizerConfig::read(&pipeline.encoder)?;
+        let limit = pipeline
+            .max_length
+            .or(tokens.max_length)
+            .unwrap_or(config.positions);
+        let limit = limit.min(config.positions);
+        Ok(Self {
+            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit)?,
+            encoder: encoder::load(&pipeline.encoder, &config, config.layers, device)?,
+            lower_case: pipeline.lower_case,
+            pooling: pipeline.pooling,
+            normalize: pipeline.normalize,
+        })
+    }
+
+    /// One row for each text. Progress is told after each `step` texts; the longest come first.
+    pub(crate) fn embed(
+        &self,
+        texts: &[String],
+        step: NonZeroUsize,
+        progress: &dyn Progress,
+    ) -> Result<Embeddings, EngineError> {
+        let ids: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| self.ids(text))
+            .collect::<Result<_, _>>()?;
+        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+        let mut rows = vec![Vec::new(); texts.len()];
+        let mut done = 0;
+        for places in batch::longest_first(&lengths).chunks(step.get()) {
+            let sequences: Vec<&[u32]> =
+                places.iter().map(|place| ids[*place].as_slice()).collect();
+            batch::run(&*self.encoder, &sequences, progress, |nth, hidden| {
+                rows[places[nth]] = self.row(hidden)?;
+                Ok(())
+            })?;
+            done += places.len();
+            progress.finished(done);
+        }
+        let dimensions = rows.first().map_or(0, Vec::len);
+        Ok(Embeddings { rows, dimensions })
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let ids = if self.lower_case {
+            self.tokenizer.ids(&text.to_lowercase())
+        } else {
+            self.tokenizer.ids(text)
+        };
+        ids.map_err(inference)
+    }
+
+    /// From the tokens' vectors, `[tokens, hidden]`, to the text's.
+    fn row(&self, hidden: &Tensor) -> candle_core::Result<Vec<f32>> {
+        let mut row = pool(hidden, self.pooling)?.to_vec1()?;
+        if self.normalize {
+            normalize(&mut row);
+        }
+        Ok(row)
+    }
+}
+
+fn pool(hidden: &Tensor, pooling: Pooling) -> candle_core::Result<Tensor> {
+    match pooling {
+        Pooling::Mean => hidden.mean(0),
+        Pooling::Cls => hidden.get(0),
+        Pooling::Max => hidden.max(0),
+    }
+}
+
+/// Scales `row` to length 1.
+fn normalize(row: &mut [f32]) {
+    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let divisor = if length < SHORTEST { SHORTEST } else { length };
+    for x in row {
+        *x /= divisor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pooled(pooling: Pooling) -> Vec<f32> {
+        let hidden = Tensor::new(&[[1_f32, -8.0], [3.0, -2.0]], &Device::Cpu).expect("tensor");
+        pool(&hidden, pooling)
+            .and_then(|row| row.to_vec1())
+            .expect("row")
+    }
+
+    #[test]
+    fn pooling_is_what_it_says() {
+        assert_eq!(pooled(Pooling::Mean), [2.0, -5.0]);
+        assert_eq!(pooled(Pooling::Cls), [1.0, -8.0]);
+        assert_eq!(pooled(Pooling::Max), [3.0, -2.0]);
+    }
+
+    #[test]
+    fn normalising_leaves_no_holes() {
+        let mut row = [3.0, 4.0];
+        normalize(&mut row);
+        assert!(
+            (row[0] - 0.6).abs() < 1e-7 && (row[1] - 0.8).abs() < 1e-7,
+            "{row:?}"
+        );
+        let mut zero = [0.0, 0.0];
+        normalize(&mut zero);
+        assert!(zero.iter().all(|x| x.abs() < f32::EPSILON), "{zero:?}");
+        let mut odd = [f32::NAN, 1.0];
+        normalize(&mut odd);
+        assert!(odd.iter().all(|x| x.is_nan()));
+    }
+}

@@ -1,0 +1,271 @@
+//! Names, broken models, cancellation, many at once. All with the tiny model: no download needed.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
+
+use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError};
+use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{TINY, Watcher, engine_over, golden, strings, tiny};
+
+/// A models folder that holds a copy of the tiny model under its usual name.
+fn copy_of_tiny() -> TempDir {
+    let folder = TempDir::new().expect("temporary folder");
+    let copy = folder.path().join(TINY);
+    std::fs::create_dir(&copy).expect("create folder");
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        std::fs::copy(golden("tiny").join(TINY).join(file), copy.join(file)).expect("copy");
+    }
+    folder
+}
+
+fn change_config(models_dir: &Path, key: &str, value: Value) {
+    let path = models_dir.join(TINY).join("config.json");
+    let text = std::fs::read(&path).expect("config");
+    let mut config: Value = serde_json::from_slice(&text).expect("JSON");
+    config[key] = value;
+    std::fs::write(path, config.to_string()).expect("write");
+}
+
+fn embed(engine: &CandleEngine, texts: &[&str]) -> Result<Embeddings, EngineError> {
+    engine.embed(TINY, &strings(texts), &Watcher::patient())
+}
+
+fn score(engine: &CandleEngine, candidate: &str) -> Result<f32, EngineError> {
+    let (candidates, references) = (strings(&[candidate]), strings(&["a reference"]));
+    let scores = engine.bertscore(TINY, &candidates, &references, &Watcher::patient())?;
+    Ok(scores.f1[0])
+}
+
+/// The reason of a [`EngineError::Load`].
+fn load_error<T>(result: Result<T, EngineError>) -> String {
+    match result.map(|_| ()) {
+        Err(EngineError::Load { name, reason }) => {
+            assert_eq!(name, TINY);
+            reason
+        }
+        other => panic!("expected a load error, got {other:?}"),
+    }
+}
+
+#[test]
+fn names_that_are_not_installed_are_refused_with_those_that_are() {
+    let engine = tiny();
+    let absolute = golden("tiny").join(TINY);
+    let absolute = absolute.to_str().expect("UTF-8");
+    for name in [
+        "nope",
+        "",
+        absolute,
+        "../tiny/bert",
+        "bert/",
+        "./bert",
+        "a\\b",
+        "bert\0",
+    ] {
+        let texts = strings(&["text"]);
+        let embedded = engine.embed(name, &texts, &Watcher::patient()).map(|_| ());
+        let scored = engine
+            .bertscore(name, &texts, &texts, &Watcher::patient())
+            .map(|_| ());
+        for result in [embedded, scored] {
+            let Err(EngineError::NotInstalled {
+                name: refused,
+                installed,
+            }) = result
+            else {
+                panic!("{name:?}: {result:?}");
+            };
+            assert_eq!((refused.as_str(), installed), (name, strings(&[TINY])));
+        }
+    }
+    assert!(engine.loaded_models().is_empty());
+}
+
+#[test]
+fn a_folder_that_the_operator_named_is_a_model_of_that_name() {
+    let folder = golden("tiny")
+        .join(TINY)
+        .to_str()
+        .expect("UTF-8")
+        .to_owned();
+    let operator_folders = vec![folder.clone()];
+    let sources = ModelSources {
+        operator_folders,
+        ..ModelSources::default()
+    };
+    let engine = CandleEngine::new(sources, EngineOptions::default());
+    engine
+        .embed(&folder, &strings(&["text"]), &Watcher::patient())
+        .expect("embeds");
+    assert_eq!(engine.loaded_models(), [format!("embed:{folder}")]);
+}
+
+#[test]
+fn empty_requests_have_empty_answers_but_a_checked_name() {
+    let engine = tiny();
+    let embeddings = embed(&engine, &[]).expect("nothing to do");
+    assert_eq!(
+        embeddings,
+        Embeddings {
+            rows: Vec::new(),
+            dimensions: 0
+        }
+    );
+    let scores = engine
+        .bertscore(TINY, &[], &[], &Watcher::patient())
+        .expect("nothing to do");
+    assert!(scores.f1.is_empty());
+    assert!(engine.embed("nope", &[], &Watcher::patient()).is_err());
+    assert_eq!(engine.loaded_models(), ["bertscore:bert", "embed:bert"]);
+}
+
+#[test]
+fn rows_keep_the_order_of_the_texts() {
+    let engine = tiny();
+    let texts = ["a much longer text than the others", "b", "", "a text", "b"];
+    let together = embed(&engine, &texts).expect("embeddings").rows;
+    for (text, row) in texts.iter().zip(&together) {
+        let alone = embed(&engine, &[text]).expect("embedding").rows.remove(0);
+        let same = alone.iter().zip(row).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(same, "{text:?}");
+    }
+    assert_ne!(together[1], together[3]);
+}
+
+#[test]
+fn many_first_requests_at_once_are_all_answered_from_one_model() {
+    let engine = tiny();
+    let start = Barrier::new(6);
+    let rows = thread::scope(|scope| {
+        let request = || {
+            start.wait();
+            embed(&engine, &["the same text"]).expect("embeds").rows
+        };
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(request)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect::<Vec<_>>()
+    });
+    assert!(rows.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(engine.loaded_models(), ["embed:bert"]);
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_stops_between_batches() {
+    let sources = ModelSources {
+        models_dir: Some(golden("tiny")),
+        ..ModelSources::default()
+    };
+    let embed_batch = NonZeroUsize::new(2).expect("two");
+    let engine = CandleEngine::new(
+        sources,
+        EngineOptions {
+            embed_batch,
+            ..Default::default()
+        },
+    );
+    let texts = strings(&["one", "two", "three", "four", "five", "six", "seven"]);
+
+    let impatient = Watcher::until(4);
+    let embedded = engine.embed(TINY, &texts, &impatient);
+    assert!(
+        matches!(embedded, Err(EngineError::Cancelled)),
+        "{embedded:?}"
+    );
+    assert_eq!(impatient.steps(), [2, 4]);
+
+    let impatient = Watcher::until(2);
+    let scored = engine.bertscore(TINY, &texts, &texts, &impatient);
+    assert!(matches!(scored, Err(EngineError::Cancelled)), "{scored:?}");
+    assert_eq!(impatient.steps(), [2]);
+
+    let patient = Watcher::patient();
+    engine.embed(TINY, &texts, &patient).expect("embeds");
+    assert_eq!(patient.steps(), [2, 4, 6, 7]);
+}
+
+#[test]
+fn an_unsupported_architecture_is_named() {
+    let folder = copy_of_tiny();
+    change_config(folder.path(), "model_type", json!("t5"));
+    let reason = load_error(embed(
+        &engine_over(folder.path().to_owned(), &[]),
+        &["text"],
+    ));
+    assert_eq!(
+        reason,
+        "architecture 't5' is not supported; supported: bert"
+    );
+}
+
+#[test]
+fn a_truncated_weights_file_is_an_error_and_a_repaired_one_is_loaded() {
+    let folder = copy_of_tiny();
+    let weights = folder.path().join(TINY).join("model.safetensors");
+    let whole = std::fs::read(&weights).expect("weights");
+    let engine = engine_over(folder.path().to_owned(), &[]);
+    for length in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&weights, &whole[..length]).expect("write");
+        let reason = load_error(embed(&engine, &["text"]));
+        assert!(
+            reason.starts_with("weights in "),
+            "{length} bytes: {reason}"
+        );
+    }
+    assert!(engine.loaded_models().is_empty());
+    std::fs::write(&weights, &whole).expect("write");
+    embed(&engine, &["text"]).expect("the next request loads it");
+}
+
+#[test]
+fn a_layer_that_the_model_lacks_is_an_error() {
+    let engine = engine_over(golden("tiny"), &[(TINY, 6)]);
+    let reason = load_error(score(&engine, "text"));
+    assert_eq!(reason, "layer 6 was asked for, but the model has 5");
+}
+
+#[test]
+fn odd_texts_never_panic() {
+    let engine = tiny();
+    let long = "word ".repeat(3000);
+    for text in [
+        long.as_str(),
+        "\0",
+        "\u{fffd}\u{10ffff}",
+        "\u{202e}abc",
+        "e\u{301}\u{301}\u{301}",
+        "[PAD] [PAD]",
+        "[MASK]",
+        "🏳️‍🌈",
+        "\u{feff}",
+        "\r\n\r\n",
+    ] {
+        let row = embed(&engine, &[text]).expect("embeds").rows.remove(0);
+        assert!(row.iter().all(|x| x.is_finite()), "{text:?}");
+        score(&engine, text).expect("scores");
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_give_nan_instead_of_a_panic() {
+    let folder = copy_of_tiny();
+    change_config(folder.path(), "layer_norm_eps", json!(-1e30));
+    let engine = engine_over(folder.path().to_owned(), &[]);
+    let row = embed(&engine, &["text"]).expect("embeds").rows.remove(0);
+    assert!(row.iter().all(|x| x.is_nan()), "{row:?}");
+    assert!(
+        score(&engine, "text").expect("scores").abs() < f32::EPSILON,
+        "NaN F becomes 0"
+    );
+}

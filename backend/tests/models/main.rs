@@ -1,0 +1,12 @@
+//! The engine through its public face, with real files: numbers against the reference
+//! implementation, and what happens to names, broken models and requests that nobody waits for.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod engine;
+mod numerics;
+mod support;

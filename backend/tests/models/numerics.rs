@@ -1,0 +1,162 @@
+//! Numbers against those of the Python implementations (`tests/golden/README.md` says which).
+
+use gpu_bridge_backend::engine::{Engine, Scores};
+use gpu_bridge_backend::models::CandleEngine;
+use serde_json::Value;
+
+use crate::support::{MINILM, TINY, Watcher, engine_over, golden, golden_json, minilm};
+
+const EMBEDDING_TOLERANCE: f32 = 1e-5;
+const SCORE_TOLERANCE: f32 = 1e-4;
+
+fn items(file: &str) -> Vec<Value> {
+    golden_json(file)["items"]
+        .as_array()
+        .expect("items")
+        .clone()
+}
+
+fn texts(items: &[Value], key: &str) -> Vec<String> {
+    items
+        .iter()
+        .map(|item| item[key].as_str().expect(key).to_owned())
+        .collect()
+}
+
+/// A number of a golden file; null is NaN there.
+fn number(value: &Value) -> f32 {
+    serde_json::from_value::<Option<f32>>(value.clone())
+        .expect("a number")
+        .unwrap_or(f32::NAN)
+}
+
+fn difference(ours: f32, theirs: f32) -> f32 {
+    if ours.is_nan() && theirs.is_nan() {
+        0.0
+    } else {
+        (ours - theirs).abs()
+    }
+}
+
+/// The largest of the differences; NaN if one is.
+fn largest(differences: impl Iterator<Item = f32>) -> f32 {
+    differences.fold(0.0, |a, b| if a.is_nan() || a > b { a } else { b })
+}
+
+/// Compares all pairs of a golden file and returns the largest difference. Where the reference's
+/// result depends on the rest of the batch, the file has the pair's own as `single`.
+fn compare_scores(engine: &CandleEngine, model: &str, file: &str) -> f32 {
+    let items = items(file);
+    let (candidates, references) = (texts(&items, "candidate"), texts(&items, "reference"));
+    let watcher = Watcher::patient();
+    let scores = engine
+        .bertscore(model, &candidates, &references, &watcher)
+        .expect("scores");
+    let Scores {
+        precision,
+        recall,
+        f1,
+    } = &scores;
+    let differences = items.iter().enumerate().flat_map(|(i, item)| {
+        let expected = item.get("single").unwrap_or(item);
+        let parts = [("precision", precision), ("recall", recall), ("f1", f1)];
+        parts.map(|(part, ours)| difference(ours[i], number(&expected[part])))
+    });
+    let worst = largest(differences);
+    println!(
+        "{file}: {} pairs, largest difference {worst:e}",
+        items.len()
+    );
+    worst
+}
+
+#[test]
+fn embeddings_agree_with_sentence_transformers() {
+    let items = items("numerics/embed_minilm_public.json");
+    let texts = texts(&items, "text");
+    let engine = minilm(6);
+    let embeddings = engine
+        .embed(MINILM, &texts, &Watcher::patient())
+        .expect("embeddings");
+    assert_eq!(
+        (embeddings.rows.len(), embeddings.dimensions),
+        (items.len(), 384)
+    );
+    let differences = items.iter().zip(&embeddings.rows).flat_map(|(item, row)| {
+        let expected = item["embedding"].as_array().expect("embedding");
+        assert_eq!(expected.len(), row.len());
+        expected
+            .iter()
+            .zip(row)
+            .map(|(theirs, ours)| difference(*ours, number(theirs)))
+    });
+    let worst = largest(differences);
+    println!(
+        "embeddings: {} texts, largest difference {worst:e}",
+        items.len()
+    );
+    assert!(worst < EMBEDDING_TOLERANCE, "largest difference {worst:e}");
+}
+
+#[test]
+fn scores_of_the_last_layer_agree_with_bert_score() {
+    let file = "numerics/bertscore_minilm_L6_public.json";
+    assert!(compare_scores(&minilm(6), MINILM, file) < SCORE_TOLERANCE);
+}
+
+#[test]
+fn scores_of_a_lower_layer_agree_with_bert_score() {
+    let file = "numerics/bertscore_minilm_L3_public.json";
+    assert!(compare_scores(&minilm(3), MINILM, file) < SCORE_TOLERANCE);
+}
+
+#[test]
+fn scores_of_the_tiny_model_agree_with_bert_score() {
+    let engine = engine_over(golden("tiny"), &[(TINY, 3)]);
+    assert!(compare_scores(&engine, TINY, "tiny/bert/bertscore.json") < SCORE_TOLERANCE);
+}
+
+#[test]
+fn a_row_of_a_batch_is_the_single_result() {
+    let texts = texts(&items("numerics/embed_minilm_public.json"), "text");
+    let engine = minilm(6);
+    let together = engine
+        .embed(MINILM, &texts, &Watcher::patient())
+        .expect("embeddings");
+    let differences = texts.iter().zip(&together.rows).flat_map(|(text, row)| {
+        let alone = engine.embed(MINILM, std::slice::from_ref(text), &Watcher::patient());
+        let alone = alone.expect("embedding").rows.remove(0);
+        alone
+            .into_iter()
+            .zip(row)
+            .map(|(a, b)| difference(a, *b))
+            .collect::<Vec<_>>()
+    });
+    let worst = largest(differences);
+    println!("batch and single: largest difference {worst:e}");
+    assert!(worst < 1e-6, "largest difference {worst:e}");
+}
+
+#[test]
+fn a_pair_of_a_batch_is_the_single_result() {
+    let items = items("numerics/bertscore_minilm_L6_public.json");
+    let (candidates, references) = (texts(&items, "candidate"), texts(&items, "reference"));
+    let engine = minilm(6);
+    let score = |candidates: &[String], references: &[String]| {
+        engine
+            .bertscore(MINILM, candidates, references, &Watcher::patient())
+            .expect("scores")
+    };
+    let together = score(&candidates, &references);
+    let differences = (0..items.len()).flat_map(|i| {
+        let alone = score(&candidates[i..=i], &references[i..=i]);
+        [
+            difference(alone.precision[0], together.precision[i]),
+            difference(alone.recall[0], together.recall[i]),
+            difference(alone.f1[0], together.f1[i]),
+        ]
+    });
+    let worst = largest(differences);
+    println!("batch and single pair: largest difference {worst:e}");
+    assert!(worst < 1e-6, "largest difference {worst:e}");
+}

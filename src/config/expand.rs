@@ -1,0 +1,84 @@
+//! `${VARIABLE}` in values.
+//!
+//! Values are expanded after the YAML has been parsed, so that what a variable holds can't change
+//! the structure of the configuration. `$${` stands for a literal `${`.
+
+/// Why a value can't be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadReference {
+    #[error("the environment variable {0} is not set")]
+    Missing(String),
+    #[error("'${{' without '}}'; write ${{NAME}}, or $${{ for a literal ${{")]
+    Unclosed,
+    #[error("'${{{0}}}' does not name a variable; write ${{NAME}}")]
+    BadName(String),
+}
+
+/// Replaces all references in `text`.
+pub(super) fn expand(
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, BadReference> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let (before, reference) = rest.split_at(start);
+        if let Some(before) = before.strip_suffix('$') {
+            expanded.push_str(before);
+            expanded.push_str("${");
+            rest = &reference[2..];
+            continue;
+        }
+        let (name, after) = reference[2..]
+            .split_once('}')
+            .ok_or(BadReference::Unclosed)?;
+        if !is_name(name) {
+            return Err(BadReference::BadName(name.to_owned()));
+        }
+        expanded.push_str(before);
+        let value = variable(name).ok_or_else(|| BadReference::Missing(name.to_owned()))?;
+        expanded.push_str(&value);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|first: char| first.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references() {
+        let variable = |name: &str| match name {
+            "KEY" => Some("k${KEY}: [".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        let table = [
+            ("plain $x {y}", Ok("plain $x {y}")),
+            ("${KEY}", Ok("k${KEY}: [")),
+            ("a${EMPTY}b${KEY}c", Ok("abk${KEY}: [c")),
+            ("$${KEY}", Ok("${KEY}")),
+            ("${NOPE}", Err(BadReference::Missing("NOPE".to_owned()))),
+            ("${KEY", Err(BadReference::Unclosed)),
+            ("${}", Err(BadReference::BadName(String::new()))),
+            ("${1A}", Err(BadReference::BadName("1A".to_owned()))),
+        ];
+        for (text, expected) in table {
+            assert_eq!(
+                expand(text, &variable),
+                expected.map(str::to_owned),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Names and addresses of hosts, validated once.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use url::{Host, Position, Url};
+
+/// The longest name, as of a DNS label.
+const MAX_NAME: usize = 63;
+
+/// A host's name: letters, digits, `.`, `_`, `-`. It stands in logs, metrics and headers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName(Arc<str>);
+
+/// Why a text is no name of a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("use 1 to {MAX_NAME} letters, digits, '.', '_' or '-', e.g. rtx-3090")]
+pub struct BadHostName;
+
+impl FromStr for HostName {
+    type Err = BadHostName;
+
+    fn from_str(text: &str) -> Result<Self, BadHostName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let good = (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed);
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadHostName)
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for HostName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a host is: `http://NAME-OR-ADDRESS[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUrl {
+    host: String,
+    port: u16,
+    authority: String,
+}
+
+/// Why a text is no URL of a host. None of the texts quotes it, since it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadHostUrl {
+    /// Not a URL at all.
+    #[error("is not a URL ({0}); write e.g. http://192.168.1.20:8765")]
+    Malformed(url::ParseError),
+    /// TLS.
+    #[error("https:// to hosts is not supported yet; write http://")]
+    Https,
+    /// Another scheme.
+    #[error("must start with http://, e.g. http://192.168.1.20:8765")]
+    Scheme,
+    /// User and password.
+    #[error("must not hold a user or password; write the host's key as api_key")]
+    Credentials,
+    /// More than an address.
+    #[error("must end after the port: paths and queries are not supported")]
+    Path,
+}
+
+impl HostUrl {
+    /// A name or an address; an IPv6 address is without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, 80 if not given.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// For the `Host` header.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+impl FromStr for HostUrl {
+    type Err = BadHostUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadHostUrl> {
+        let url = Url::parse(text).map_err(BadHostUrl::Malformed)?;
+        match url.scheme() {
+            "http" => {}
+            "https" => return Err(BadHostUrl::Https),
+            _ => return Err(BadHostUrl::Scheme),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(BadHostUrl::Credentials);
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err(BadHostUrl::Path);
+        }
+        let host = match url.host().ok_or(BadHostUrl::Scheme)? {
+            Host::Domain(name) => name.to_owned(),
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => address.to_string(),
+        };
+        let port = url.port_or_known_default().unwrap_or(80);
+        let authority = url[Position::BeforeHost..Position::AfterPort].to_owned();
+        Ok(Self {
+            host,
+            port,
+            authority,
+        })
+    }
+}
+
+impl fmt::Display for HostUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "rtx-3090", "gpu_1.local", &"x".repeat(63)] {
+            assert_eq!(
+                good.parse::<HostName>().map(|name| name.to_string()),
+                Ok(good.to_owned())
+            );
+        }
+        for bad in ["", "a b", "a/b", "ä", "a\"", &"x".repeat(64)] {
+            assert_eq!(bad.parse::<HostName>(), Err(BadHostName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn urls() {
+        let table = [
+            (
+                "http://192.168.1.20:8765",
+                "192.168.1.20",
+                8765,
+                "192.168.1.20:8765",
+            ),
+            ("http://gpu.example/", "gpu.example", 80, "gpu.example"),
+            ("http://[::1]:9", "::1", 9, "[::1]:9"),
+        ];
+        for (text, host, port, authority) in table {
+            let url: HostUrl = text.parse().unwrap();
+            assert_eq!(
+                (url.host(), url.port(), url.authority()),
+                (host, port, authority)
+            );
+        }
+    }
+
+    #[test]
+    fn bad_urls() {
+        let table = [
+            ("https://a", BadHostUrl::Https),
+            ("ftp://a", BadHostUrl::Scheme),
+            ("localhost:8765", BadHostUrl::Scheme),
+            ("http://u:hunter2@a", BadHostUrl::Credentials),
+            ("http://a/v1", BadHostUrl::Path),
+            ("http://a/?x", BadHostUrl::Path),
+            (
+                "http://a:99999",
+                BadHostUrl::Malformed(url::ParseError::InvalidPort),
+            ),
+            (
+                "10.0.0.1",
+                BadHostUrl::Malformed(url::ParseError::RelativeUrlWithoutBase),
+            ),
+        ];
+        for (text, expected) in table {
+            let error = text.parse::<HostUrl>().unwrap_err();
+            assert!(!error.to_string().contains("hunter2"));
+            assert_eq!(error, expected, "{text}");
+        }
+    }
+}

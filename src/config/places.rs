@@ -1,0 +1,138 @@
+//! Where in the text each value stands.
+//!
+//! `serde_yaml` gives values without places, so the text is read a second time, by a parser that
+//! gives events with places, only to find them.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, Span};
+
+/// Line and column, both from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) line: usize,
+    pub(super) column: usize,
+}
+
+/// The places of all keys and values, by path (`pool.hosts[1].url`).
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    keys: HashMap<String, Place>,
+    values: HashMap<String, Place>,
+}
+
+/// An open mapping or sequence.
+enum Open {
+    Mapping { path: String, key: Option<String> },
+    Sequence { path: String, next: usize },
+}
+
+impl Places {
+    /// Finds what can be found; a text that is not YAML has places up to its first mistake.
+    pub(super) fn find(text: &str) -> Self {
+        let mut places = Self::default();
+        let mut open = Vec::new();
+        for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
+            places.take(event, span, &mut open);
+        }
+        places
+    }
+
+    /// The place of a key, else of its value, else of what they are in.
+    pub(super) fn of_key(&self, path: &str) -> Option<Place> {
+        self.keys.get(path).copied().or_else(|| self.of_value(path))
+    }
+
+    /// The place of a value, else of what it is in.
+    pub(super) fn of_value(&self, path: &str) -> Option<Place> {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.values.get(path) {
+                return Some(*place);
+            }
+            if path.is_empty() {
+                return None;
+            }
+            path = path.rfind(['.', '[']).map_or("", |end| &path[..end]);
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>, span: Span, open: &mut Vec<Open>) {
+        let place = Place {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+        };
+        match event {
+            Event::MappingStart(..) => {
+                let path = self.value(place, open);
+                open.push(Open::Mapping { path, key: None });
+            }
+            Event::SequenceStart(..) => {
+                let path = self.value(place, open);
+                open.push(Open::Sequence { path, next: 0 });
+            }
+            Event::MappingEnd | Event::SequenceEnd => {
+                open.pop();
+            }
+            Event::Scalar(text, ..) => self.scalar(&text, place, open),
+            Event::Alias(_) => {
+                self.value(place, open);
+            }
+            _ => {}
+        }
+    }
+
+    /// A scalar is a key if a mapping waits for one.
+    fn scalar(&mut self, text: &str, place: Place, open: &mut [Open]) {
+        if let Some(Open::Mapping {
+            path,
+            key: key @ None,
+        }) = open.last_mut()
+        {
+            self.keys.insert(join(path, text), place);
+            *key = Some(text.to_owned());
+        } else {
+            self.value(place, open);
+        }
+    }
+
+    /// Notes the place of a value and returns its path.
+    fn value(&mut self, place: Place, open: &mut [Open]) -> String {
+        let path = match open.last_mut() {
+            None => String::new(),
+            Some(Open::Mapping { path, key }) => join(path, &key.take().unwrap_or_default()),
+            Some(Open::Sequence { path, next }) => {
+                *next += 1;
+                format!("{path}[{}]", *next - 1)
+            }
+        };
+        self.values.insert(path.clone(), place);
+        path
+    }
+}
+
+/// The path of `key` in `path`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_keys_and_values() {
+        let places = Places::find("a:\n  - {b: 1}\n  - c: &x\n      d: 2\nz: *x\n");
+        let at = |line, column| Some(Place { line, column });
+        assert_eq!(places.of_key("a"), at(1, 1));
+        assert_eq!(places.of_value("a[0].b"), at(2, 9));
+        assert_eq!(places.of_key("a[1].c.d"), at(4, 7));
+        assert_eq!(places.of_value("a[1].c.d"), at(4, 10));
+        assert_eq!(places.of_value("a[1].c.missing.deeper"), at(3, 8));
+        assert_eq!(places.of_value("z.d"), at(5, 4));
+    }
+}

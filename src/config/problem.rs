@@ -1,0 +1,63 @@
+//! What is wrong with a configuration, for people.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::places::Place;
+
+/// One mistake: where it is and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub(super) place: Option<Place>,
+    pub(super) text: String,
+}
+
+impl Problem {
+    pub(super) fn of_file(text: String) -> Self {
+        Self { place: None, text }
+    }
+
+    pub(super) fn of_syntax(error: &serde_yaml::Error) -> Self {
+        let place = error.location().map(|location| Place {
+            line: location.line(),
+            column: location.column(),
+        });
+        let text = error.to_string();
+        // The place is told by ourselves.
+        let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
+        Self {
+            place,
+            text: format!("is not YAML that can be used: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Place { line, column }) = self.place {
+            write!(f, "{line}:{column}: ")?;
+        }
+        f.write_str(&self.text)
+    }
+}
+
+/// All that is wrong with a file; prints one line for each problem.
+#[derive(Clone, Debug)]
+pub struct ConfigError {
+    pub(super) file: PathBuf,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        for (number, problem) in self.problems.iter().enumerate() {
+            let newline = if number == 0 { "" } else { "\n" };
+            let colon = if problem.place.is_some() { ":" } else { ": " };
+            write!(f, "{newline}{file}{colon}{problem}")?;
+        }
+        Ok(())
+    }
+}

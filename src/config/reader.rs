@@ -1,0 +1,345 @@
+//! Reading one mapping of the configuration, key by key.
+//!
+//! A [`Section`] remembers which keys it was asked for; those that are there and were not asked for
+//! are unknown, and refused. A value that is wrong is reported with its path, and reading goes on
+//! with a stand-in, so that one run finds all problems.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde_yaml::{Mapping, Value};
+
+use super::places::{Places, join};
+use super::problem::Problem;
+use super::secret::Secret;
+use super::{Surroundings, expand};
+
+/// Unknown keys at least this similar to a known one (Jaro-Winkler, 0 to 1) are taken for it.
+const SIMILAR: f64 = 0.8;
+
+/// Collects problems by path.
+#[derive(Debug, Default)]
+pub(super) struct Report(RefCell<Vec<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    path: String,
+    at_key: bool,
+    text: String,
+}
+
+impl Report {
+    fn add(&self, path: &str, at_key: bool, text: &str) {
+        let text = if path.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{path}: {text}")
+        };
+        self.0.borrow_mut().push(Entry {
+            path: path.to_owned(),
+            at_key,
+            text,
+        });
+    }
+
+    /// All problems, in the order of the text.
+    pub(super) fn into_problems(self, places: &Places) -> Vec<Problem> {
+        let problem = |Entry { path, at_key, text }: Entry| {
+            let place = if at_key {
+                places.of_key(&path)
+            } else {
+                places.of_value(&path)
+            };
+            Problem { place, text }
+        };
+        let mut problems: Vec<Problem> = self.0.into_inner().into_iter().map(problem).collect();
+        problems.sort_by_key(|problem| problem.place);
+        problems
+    }
+}
+
+/// One mapping; see the module.
+pub(super) struct Section<'a> {
+    path: String,
+    /// `None` if it is absent.
+    map: Option<&'a Mapping>,
+    asked: RefCell<Vec<&'static str>>,
+    surroundings: &'a Surroundings<'a>,
+    report: &'a Report,
+}
+
+impl<'a> Section<'a> {
+    /// Reads the mapping `value`, then refuses its unknown keys.
+    pub(super) fn read<T>(
+        value: &'a Value,
+        path: String,
+        surroundings: &'a Surroundings<'a>,
+        report: &'a Report,
+        read: impl FnOnce(&Self) -> T,
+    ) -> T {
+        let map = match value {
+            Value::Mapping(map) => Some(map),
+            Value::Null => None,
+            _ => {
+                report.add(&path, false, "must be a mapping (key: value)");
+                None
+            }
+        };
+        let section = Self {
+            path,
+            map,
+            asked: RefCell::default(),
+            surroundings,
+            report,
+        };
+        let result = read(&section);
+        section.refuse_unknown();
+        result
+    }
+
+    /// The section under `key`; one without keys if it is absent.
+    pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'_>) -> T) -> T {
+        let value = self.get(key).unwrap_or(&Value::Null);
+        Section::read(
+            value,
+            self.path_of(key),
+            self.surroundings,
+            self.report,
+            read,
+        )
+    }
+
+    /// The mappings listed under `key`; `None` if there is no such list.
+    pub(super) fn list<T>(
+        &self,
+        key: &'static str,
+        read: impl Fn(&Section<'_>) -> T,
+    ) -> Option<Vec<T>> {
+        let value = self.get(key)?;
+        let Value::Sequence(items) = value else {
+            return self.problem(key, "must be a list (lines that start with '- ')");
+        };
+        let item = |(position, item): (usize, &Value)| {
+            let path = format!("{}[{position}]", self.path_of(key));
+            Section::read(item, path, self.surroundings, self.report, &read)
+        };
+        Some(items.iter().enumerate().map(item).collect())
+    }
+
+    /// A text, with its references to variables replaced.
+    pub(super) fn text(&self, key: &'static str) -> Option<String> {
+        match self.get(key)? {
+            Value::String(text) => match expand::expand(text, self.surroundings.variable) {
+                Ok(text) => Some(text),
+                Err(error) => self.problem(key, error),
+            },
+            Value::Null => self.problem(key, "has no value"),
+            Value::Number(_) | Value::Bool(_) => {
+                self.problem(key, "must be a text; put it in quotes")
+            }
+            _ => self.problem(key, "must be a text"),
+        }
+    }
+
+    /// A text that must be there.
+    pub(super) fn required_text(&self, key: &'static str) -> Option<String> {
+        if self.get(key).is_none() {
+            return self.problem(key, "is missing");
+        }
+        self.text(key)
+    }
+
+    /// A text that means something. What is wrong with it is said by its type; the text itself is
+    /// not repeated.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<T> {
+        match self.text(key)?.parse() {
+            Ok(value) => Some(value),
+            Err(error) => self.problem(key, error),
+        }
+    }
+
+    /// A duration with a unit, of at least a millisecond.
+    pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
+        match self.get(key) {
+            None => return default,
+            Some(Value::Number(number)) => {
+                self.complain(key, format!("needs a unit; write e.g. {number}s"));
+                return default;
+            }
+            Some(_) => {}
+        }
+        let Some(text) = self.text(key) else {
+            return default;
+        };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if duration >= Duration::from_millis(1) => duration,
+            Ok(_) => self.problem(key, "must be at least 1ms").unwrap_or(default),
+            Err(_) => {
+                let text = format!("{text:?} is not a duration; write e.g. 500ms, 5s, 1m");
+                self.problem(key, text).unwrap_or(default)
+            }
+        }
+    }
+
+    /// A number of bytes, of at least one.
+    pub(super) fn bytes(&self, key: &'static str, default: usize) -> usize {
+        let bytes = match self.get(key) {
+            None => return default,
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(_) => match self.text(key) {
+                None => return default,
+                Some(text) => text.parse::<ByteSize>().ok().map(|size| size.as_u64()),
+            },
+        };
+        match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+            Some(bytes) if bytes > 0 => bytes,
+            Some(_) => self
+                .problem(key, "must be at least 1 byte")
+                .unwrap_or(default),
+            None => self
+                .problem(
+                    key,
+                    "is not a size; write e.g. 64KiB, 32MiB, 1GiB or a number of bytes",
+                )
+                .unwrap_or(default),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn count(
+        &self,
+        key: &'static str,
+        default: u32,
+        allowed: RangeInclusive<u32>,
+    ) -> u32 {
+        let Some(value) = self.get(key) else {
+            return default;
+        };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        if let Some(number) = number.filter(|number| allowed.contains(number)) {
+            return number;
+        }
+        let (least, most) = (allowed.start(), allowed.end());
+        self.complain(
+            key,
+            format!("must be a whole number from {least} to {most}"),
+        );
+        default
+    }
+
+    /// A whole number of at least 1.
+    pub(super) fn positive(&self, key: &'static str, default: NonZeroU32) -> NonZeroU32 {
+        NonZeroU32::new(self.count(key, default.get(), 1..=u32::MAX)).unwrap_or(default)
+    }
+
+    /// A key, written as such or in a file. Never repeated in a problem.
+    pub(super) fn secret(&self, key: &'static str, file_key: &'static str) -> Option<Secret> {
+        let (text, source) = match (self.get(key), self.get(file_key)) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => {
+                return self.problem(
+                    file_key,
+                    format!("can't stand beside {key}; keep one of them"),
+                );
+            }
+            (Some(_), None) => (self.text(key)?, key),
+            (None, Some(_)) => (self.file(file_key)?, file_key),
+        };
+        if text.is_empty() {
+            return self.problem(source, "is empty");
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return self.problem(
+                source,
+                "may hold visible ASCII characters only, without spaces",
+            );
+        }
+        Some(Secret::from(text))
+    }
+
+    fn file(&self, key: &'static str) -> Option<String> {
+        let path = self.surroundings.folder.join(Path::new(&self.text(key)?));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => self.problem(key, format!("{} can't be read: {error}", path.display())),
+        }
+    }
+
+    /// Refuses a key that is planned but not built.
+    pub(super) fn not_yet(&self, key: &'static str, instead: &str) {
+        if self.get(key).is_some() {
+            self.report.add(
+                &self.path_of(key),
+                true,
+                &format!("is not supported yet; {instead}"),
+            );
+        }
+    }
+
+    /// Is `key` there?
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Reports what is wrong with the value of `key`.
+    pub(super) fn complain(&self, key: &'static str, text: impl Display) {
+        self.report
+            .add(&self.path_of(key), false, &text.to_string());
+    }
+
+    /// The same, in place of the value that it is not: always `None`.
+    pub(super) fn problem<T>(&self, key: &'static str, text: impl Display) -> Option<T> {
+        self.complain(key, text);
+        None
+    }
+
+    /// Reports what is wrong with an item of the list under `key`.
+    pub(super) fn problem_in(&self, key: &'static str, position: usize, field: &str, text: &str) {
+        let path = format!("{}[{position}].{field}", self.path_of(key));
+        self.report.add(&path, false, text);
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        join(&self.path, key)
+    }
+
+    fn get(&self, key: &'static str) -> Option<&'a Value> {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
+        self.map?.get(key)
+    }
+
+    fn refuse_unknown(&self) {
+        let asked = self.asked.borrow();
+        for key in self.map.into_iter().flat_map(Mapping::keys) {
+            let Some(key) = key.as_str() else {
+                self.report.add(&self.path, false, "keys must be texts");
+                continue;
+            };
+            if !asked.contains(&key) {
+                self.report
+                    .add(&self.path_of(key), true, &unknown(key, &asked));
+            }
+        }
+    }
+}
+
+fn unknown(key: &str, known: &[&str]) -> String {
+    let similarity = |known: &&str| strsim::jaro_winkler(key, known);
+    let nearest = known
+        .iter()
+        .copied()
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    match nearest.filter(|nearest| similarity(nearest) >= SIMILAR) {
+        Some(nearest) => format!("unknown key; did you mean {nearest}?"),
+        None => format!("unknown key; known here are {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,334 @@
+//! The loop against scripted hosts, on a paused clock.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::*;
+use crate::budget::Budget;
+use crate::config::Policy;
+use crate::message::Payload;
+use crate::pool::{self, Check, HostId, HostSpec, Thresholds};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Hosts that end their attempts as told, one after the other, and then serve well.
+#[derive(Default)]
+struct Scripted {
+    scripts: Mutex<HashMap<usize, VecDeque<Verdict>>>,
+    calls: Mutex<Vec<usize>>,
+}
+
+#[async_trait]
+impl Upstream for Scripted {
+    async fn attempt(&self, host: HostId, _call: &Call) -> Verdict {
+        self.calls.lock().unwrap().push(host.position());
+        tokio::time::sleep(SECOND).await;
+        let mut scripts = self.scripts.lock().unwrap();
+        let next = scripts
+            .get_mut(&host.position())
+            .and_then(VecDeque::pop_front);
+        next.unwrap_or_else(|| Verdict::Deliver(answer(StatusCode::OK)))
+    }
+}
+
+fn payload() -> Payload {
+    Payload::new(Budget::new(1024).open())
+}
+
+fn answer(status: StatusCode) -> Answer {
+    Answer {
+        status,
+        headers: HeaderMap::new(),
+        body: payload(),
+        rest: None,
+    }
+}
+
+fn call() -> Call {
+    Call {
+        method: Method::POST,
+        target: "/embed".to_owned(),
+        headers: HeaderMap::new(),
+        body: payload(),
+    }
+}
+
+fn busy(seconds: u64) -> Verdict {
+    Verdict::Busy {
+        retry_after: Duration::from_secs(seconds),
+    }
+}
+
+fn server_error() -> Verdict {
+    Verdict::ServerError(answer(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+fn reset() -> Verdict {
+    Verdict::Fault {
+        sent: true,
+        reason: "reset".to_owned(),
+    }
+}
+
+fn refused() -> Verdict {
+    Verdict::Fault {
+        sent: false,
+        reason: "refused".to_owned(),
+    }
+}
+
+struct Scene {
+    pool: Pool,
+    upstream: Arc<Scripted>,
+    dispatcher: Dispatcher<Scripted>,
+}
+
+impl Scene {
+    /// Hosts with one slot each, all up, and what they do first.
+    fn new(scripts: Vec<Vec<Verdict>>) -> Self {
+        let thresholds = Thresholds {
+            healthy_after: NonZeroU32::MIN,
+            unhealthy_after: NonZeroU32::MIN,
+        };
+        let settings = pool::Settings {
+            policy: Policy::LeastBusy,
+            thresholds,
+            max_waiting: 1,
+            check_interval: 5 * SECOND,
+        };
+        let host = |position| HostSpec {
+            name: format!("h{position}").parse().unwrap(),
+            max_concurrent: Some(NonZeroU32::MIN),
+        };
+        let pool = Pool::new(
+            settings,
+            (0..scripts.len()).map(host).collect(),
+            Box::new(|_| ()),
+        );
+        tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.keep_time().await }
+        });
+        let scripts = scripts
+            .into_iter()
+            .map(VecDeque::from)
+            .enumerate()
+            .collect();
+        let upstream = Arc::new(Scripted {
+            scripts: Mutex::new(scripts),
+            calls: Mutex::default(),
+        });
+        let settings = Settings {
+            max_wait: 30 * SECOND,
+            max_faulted_hosts: 2,
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings, metrics);
+        let scene = Self {
+            pool,
+            upstream,
+            dispatcher,
+        };
+        scene.sign_of_life();
+        scene
+    }
+
+    fn sign_of_life(&self) {
+        for (id, _) in self.pool.hosts() {
+            self.pool.checked(id, &Check::Good { slots: None });
+        }
+    }
+
+    async fn run(&self) -> (Result<StatusCode, Refusal>, Journal) {
+        let mut journal = Journal::default();
+        let result = self.dispatcher.dispatch(&call(), &mut journal).await;
+        (result.map(|delivery| delivery.answer.status), journal)
+    }
+
+    fn calls(&self) -> Vec<usize> {
+        self.upstream.calls.lock().unwrap().clone()
+    }
+
+    fn serving(&self) -> Vec<bool> {
+        self.pool
+            .view()
+            .hosts
+            .iter()
+            .map(|host| host.phase.is_serving())
+            .collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_host_costs_a_step_to_its_sibling() {
+    let scene = Scene::new(vec![vec![busy(5)], vec![]]);
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1]);
+    assert_eq!(journal.queued, Duration::ZERO);
+    assert_eq!(journal.upstream, 2 * SECOND);
+    let words: Vec<_> = journal.attempts.iter().map(|(_, word)| *word).collect();
+    assert_eq!(words, ["busy", "deliver"]);
+    assert_eq!(scene.serving(), [true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_busy_waits_for_the_first_to_be_free() {
+    let scene = Scene::new(vec![vec![busy(20)], vec![busy(5)]]);
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1, 1]);
+    assert!(
+        journal.queued >= 5 * SECOND && journal.queued < 6 * SECOND,
+        "{journal:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_until_the_deadline_is_a_refusal() {
+    let scene = Scene::new(vec![(0..20).map(|_| busy(20)).collect()]);
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Err(Refusal::Deadline));
+    assert_eq!(scene.calls(), [0, 0], "at the start and after 20 s");
+    assert!(
+        journal.queued >= 30 * SECOND && journal.queued < 31 * SECOND,
+        "{journal:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_error_that_a_sibling_does_not_make_is_the_hosts_fault() {
+    let scene = Scene::new(vec![vec![server_error()], vec![]]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.serving(), [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_error_that_two_hosts_make_is_the_requests() {
+    let scene = Scene::new(vec![vec![server_error()], vec![server_error()], vec![]]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(scene.calls(), [0, 1], "the third host is spared");
+    assert_eq!(scene.serving(), [true, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_siblings_404_blames_nobody() {
+    let not_found = Verdict::Deliver(answer(StatusCode::NOT_FOUND));
+    let scene = Scene::new(vec![vec![server_error()], vec![not_found]]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::NOT_FOUND));
+    assert_eq!(scene.serving(), [true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_hosts_server_error_is_delivered_at_once() {
+    let scene = Scene::new(vec![vec![server_error()]]);
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(journal.queued, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_broke_two_hosts_ends() {
+    let scene = Scene::new(vec![vec![reset()], vec![reset()], vec![]]);
+    assert_eq!(scene.run().await.0, Err(Refusal::HostsFailed));
+    assert_eq!(scene.calls(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_connections_do_not_count() {
+    let scene = Scene::new(vec![
+        vec![refused()],
+        vec![refused()],
+        vec![refused()],
+        vec![],
+    ]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_key_is_never_the_clients_problem() {
+    let wrong = Verdict::Misconfigured {
+        status: StatusCode::UNAUTHORIZED,
+    };
+    let scene = Scene::new(vec![vec![wrong], vec![]]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.serving(), [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_host_is_waited_for() {
+    let scene = Scene::new(vec![vec![reset()]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(10 * SECOND).await;
+        for (id, _) in pool.hosts() {
+            pool.checked(id, &Check::Good { slots: None });
+        }
+    });
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 0]);
+    assert_eq!(journal.queued, 9 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_on_a_host_that_hangs_moves_to_a_sibling_at_once() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SECOND / 4).await;
+        let reason = String::new();
+        pool.checked(pool.hosts()[0].0, &Check::NoAnswer { reason });
+    });
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1]);
+    assert_eq!(journal.upstream, SECOND / 4 + SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_on_a_host_that_only_fails_its_checks_may_end_there() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SECOND / 4).await;
+        let reason = "it stops gracefully and accepts no more connections".to_owned();
+        pool.checked(pool.hosts()[0].0, &Check::Failed { reason });
+    });
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_newcomers_at_once() {
+    let scene = Arc::new(Scene::new(vec![vec![]]));
+    let running: Vec<_> = (0..3)
+        .map(|_| {
+            let scene = Arc::clone(&scene);
+            tokio::spawn(async move { scene.run().await.0 })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for task in running {
+        results.push(task.await.unwrap());
+    }
+    let ok = Ok(StatusCode::OK);
+    assert_eq!(results, [ok, ok, Err(Refusal::QueueFull)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_gives_everything_back() {
+    let scene = Scene::new(vec![vec![]]);
+    let mut journal = Journal::default();
+    let call = call();
+    let attempt = scene.dispatcher.dispatch(&call, &mut journal);
+    assert!(tokio::time::timeout(SECOND / 2, attempt).await.is_err());
+    assert_eq!(scene.pool.view().hosts[0].in_flight, 0);
+    assert_eq!(journal.attempts[0].1, "abandoned");
+    assert_eq!(journal.upstream, SECOND / 2);
+}

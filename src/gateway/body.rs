@@ -1,0 +1,95 @@
+//! Reading a client's body: whole, within bounds of size, memory and time.
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+use pingora::protocols::http::ServerSession;
+use pingora::{Error, ErrorType};
+
+use crate::budget::Reservation;
+use crate::message::Payload;
+
+/// Why there is no body.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// Larger than allowed.
+    #[error("request body exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The bodies of all requests together are larger than allowed.
+    #[error("too many request bytes are held already; retry later")]
+    NoMemory,
+    /// It took too long.
+    #[error("request body was not received within {} s", .0.as_secs_f64())]
+    TooSlow(Duration),
+    /// Not framed as HTTP says. The text is what the Python service answers.
+    #[error("There was an error parsing the body")]
+    Malformed,
+    /// The client went away.
+    #[error("the client went away: {0}")]
+    Gone(Box<Error>),
+}
+
+/// Reads the body to its end.
+pub(super) async fn read(
+    session: &mut ServerSession,
+    limit: usize,
+    timeout: Duration,
+    reserved: Reservation,
+) -> Result<Payload, BodyError> {
+    let head = session.req_header();
+    if announced(&head.headers).is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLarge { limit });
+    }
+    if expects_continue(&head.headers) {
+        session
+            .write_continue_response()
+            .await
+            .map_err(BodyError::Gone)?;
+    }
+    match tokio::time::timeout(timeout, read_all(session, limit, reserved)).await {
+        Ok(result) => result,
+        Err(_) => Err(BodyError::TooSlow(timeout)),
+    }
+}
+
+async fn read_all(
+    session: &mut ServerSession,
+    limit: usize,
+    reserved: Reservation,
+) -> Result<Payload, BodyError> {
+    let mut body = Payload::new(reserved);
+    while let Some(chunk) = session.read_request_body().await.map_err(broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        body.push(chunk).map_err(|_| BodyError::NoMemory)?;
+    }
+    Ok(body)
+}
+
+fn broken(error: Box<Error>) -> BodyError {
+    match error.etype() {
+        ErrorType::ReadError | ErrorType::ConnectionClosed => BodyError::Gone(error),
+        _ => BodyError::Malformed,
+    }
+}
+
+/// Does the client wait for our go-ahead before it sends the body?
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}

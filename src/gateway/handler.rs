@@ -1,0 +1,267 @@
+//! The way of one request, from its head to the end of its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gpu_bridge_wire::API_KEY_HEADER;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use pingora::protocols::http::ServerSession;
+
+use super::auth::{Auth, Client};
+use super::body::{self, BodyError};
+use super::record::Record;
+use super::respond::{self, Reply};
+use super::route::{NoRoute, Route};
+use super::{aggregate, request_id};
+use crate::budget::Budget;
+use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
+use crate::message::{Call, HostReport};
+use crate::pool::Pool;
+use crate::telemetry::Metrics;
+use crate::upstream::{Upstream, is_hop_by_hop};
+
+/// Names the host that answered.
+const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+/// Where the time went (W3C Server-Timing).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
+/// How long what is left of a refused body is read, so that its sender can read why.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Bounds on what a client may send.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of a body.
+    pub max_body: usize,
+    /// Time for a body to arrive, and for each write of an answer.
+    pub client_read: Duration,
+}
+
+/// Everything a request needs.
+pub struct Handler<U> {
+    /// Who may use it.
+    pub auth: Auth,
+    /// Bounds.
+    pub settings: Settings,
+    /// For what the proxy answers itself.
+    pub pool: Pool,
+    /// What the hosts last told of themselves.
+    pub reports: Box<dyn Fn() -> Vec<HostReport> + Send + Sync>,
+    /// For what hosts answer.
+    pub dispatcher: Dispatcher<U>,
+    /// The bytes that may be held.
+    pub budget: Budget,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What becomes of a request.
+enum Answer {
+    Own(Reply),
+    Host(Box<Delivery>),
+    /// Nobody is there to read one.
+    ClientGone,
+}
+
+impl<U: Upstream> Handler<U> {
+    /// Handles one request.
+    ///
+    /// # Errors
+    /// If the connection broke; there is nothing more to be done on it.
+    pub(super) async fn handle(&self, session: &mut ServerSession) -> pingora::Result<()> {
+        session.set_write_timeout(Some(self.settings.client_read));
+        session.set_total_drain_timeout(Some(DRAIN));
+        // A second request that a client sends ahead must not look like a broken connection.
+        session.set_pipelining_enabled(true);
+        let id = request_id::choose(session.get_header(request_id::HEADER));
+        let mut record = Record::new(Arc::clone(&self.metrics), id);
+        let answer = self.answer(session, &mut record).await;
+        self.write(session, answer, &mut record).await
+    }
+
+    async fn answer(&self, session: &mut ServerSession, record: &mut Record) -> Answer {
+        let head = session.req_header();
+        let path = head.uri.path();
+        let route = Route::find(&head.method, path);
+        record.route = route.ok();
+        match self.auth.identify(
+            session
+                .get_header(API_KEY_HEADER)
+                .map(HeaderValue::as_bytes),
+        ) {
+            Some(Client::Named(name)) => record.client = Some(name.to_owned()),
+            Some(Client::Anyone) => {}
+            None if path == "/health" => {}
+            None => return Answer::Own(Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")),
+        }
+        match route {
+            Ok(Route::Health) => Answer::Own(self.health()),
+            Ok(Route::Info) => {
+                let info = aggregate::info(&self.pool.view(), &(self.reports)());
+                Answer::Own(Reply::json(StatusCode::OK, &info))
+            }
+            Ok(Route::Status) => {
+                let status = aggregate::status(&self.pool.view(), &(self.reports)());
+                Answer::Own(Reply::json(StatusCode::OK, &status))
+            }
+            Ok(Route::Embed | Route::Bertscore) => self.forward(session, record).await,
+            Err(no_route) => Answer::Own(refuse(no_route)),
+        }
+    }
+
+    fn health(&self) -> Reply {
+        let pool = self.pool.view();
+        match aggregate::health(&pool, &(self.reports)()) {
+            Some(health) => Reply::json(StatusCode::OK, &health),
+            None => Reply::retry_later(aggregate::why_down(&pool), self.retry_after()),
+        }
+    }
+
+    /// Reads the body, finds a host, and watches that the client stays.
+    async fn forward(&self, session: &mut ServerSession, record: &mut Record) -> Answer {
+        let Settings {
+            max_body,
+            client_read,
+        } = self.settings;
+        let body = match body::read(session, max_body, client_read, self.budget.open()).await {
+            Ok(body) => body,
+            Err(error) => return self.refuse_body(&error),
+        };
+        record.request_bytes = body.len();
+        let head = session.req_header();
+        let call = Call {
+            method: head.method.clone(),
+            target: head
+                .uri
+                .path_and_query()
+                .map_or("/", |target| target.as_str())
+                .to_owned(),
+            headers: forwarded(&head.headers, &record.id),
+            body,
+        };
+        tokio::select! {
+            biased;
+            answer = self.dispatch(&call, &mut record.journal) => answer,
+            // Pends for ever while the client is there.
+            _ = session.read_body_or_idle(true) => Answer::ClientGone,
+        }
+    }
+
+    async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Answer {
+        match self.dispatcher.dispatch(call, journal).await {
+            Ok(delivery) => Answer::Host(Box::new(delivery)),
+            Err(refusal @ Refusal::HostsFailed) => {
+                Answer::Own(Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string()))
+            }
+            Err(refusal @ (Refusal::QueueFull | Refusal::Deadline)) => {
+                Answer::Own(Reply::retry_later(refusal.to_string(), self.retry_after()))
+            }
+        }
+    }
+
+    fn refuse_body(&self, error: &BodyError) -> Answer {
+        let status = match error {
+            BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Malformed => StatusCode::BAD_REQUEST,
+            BodyError::NoMemory => {
+                return Answer::Own(Reply::retry_later(error.to_string(), self.retry_after()));
+            }
+            BodyError::Gone(_) => return Answer::ClientGone,
+        };
+        Answer::Own(Reply::error(status, error.to_string()))
+    }
+
+    fn retry_after(&self) -> u64 {
+        let wait = self.pool.retry_after();
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        seconds.clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
+    }
+
+    async fn write(
+        &self,
+        session: &mut ServerSession,
+        answer: Answer,
+        record: &mut Record,
+    ) -> pingora::Result<()> {
+        let written = match answer {
+            Answer::Own(reply) => {
+                let status = reply.status;
+                let unread = !session.is_body_done();
+                if unread && body::expects_continue(&session.req_header().headers) {
+                    // The client may never send the body that it announced.
+                    session.set_keepalive(None);
+                }
+                let reply = reply.with(request_id::HEADER, header_value(&record.id));
+                reply.write(session).await.map(|bytes| (status, bytes))
+            }
+            Answer::Host(mut delivery) => {
+                let headers = about(&delivery, record);
+                let bytes = respond::deliver(&mut delivery, headers, session).await;
+                bytes.map(|bytes| (delivery.answer.status, bytes))
+            }
+            Answer::ClientGone => {
+                session.set_keepalive(None);
+                return Ok(());
+            }
+        };
+        let (status, bytes) = written?;
+        record.status = Some(status.as_u16());
+        record.response_bytes = bytes;
+        Ok(())
+    }
+}
+
+fn refuse(no_route: NoRoute) -> Reply {
+    match no_route {
+        NoRoute::NotFound => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
+        NoRoute::MethodNotAllowed { allow } => {
+            Reply::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+                .with(header::ALLOW, HeaderValue::from_static(allow))
+        }
+        NoRoute::TrailingSlash { path } => Reply::error(StatusCode::TEMPORARY_REDIRECT, path)
+            .with(header::LOCATION, HeaderValue::from_static(path)),
+    }
+}
+
+/// The client's headers that a host may see.
+fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
+    let ours = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::AUTHORIZATION,
+    ];
+    let mut forwarded: HeaderMap = headers
+        .iter()
+        .filter(|(name, _)| !ours.contains(name) && name.as_str() != API_KEY_HEADER)
+        .filter(|(name, _)| !is_hop_by_hop(name, headers))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    forwarded.insert(request_id::HEADER, header_value(id));
+    forwarded
+}
+
+/// The headers that say how a request was served.
+fn about(delivery: &Delivery, record: &Record) -> HeaderMap {
+    let Journal {
+        queued, upstream, ..
+    } = &record.journal;
+    let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
+    let timing = format!(
+        "queue;dur={:.1}, upstream;dur={:.1}",
+        millis(queued),
+        millis(upstream)
+    );
+    let mut headers = HeaderMap::new();
+    headers.insert(SERVED_BY, header_value(delivery.host.as_ref()));
+    headers.insert(SERVER_TIMING, header_value(&timing));
+    headers.insert(request_id::HEADER, header_value(&record.id));
+    headers
+}
+
+/// Our ids, names and timings are plain ASCII; anything else would be left out.
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

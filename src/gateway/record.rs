@@ -1,0 +1,88 @@
+//! The record of one request: its line in the log and its place in the metrics, made when it ends,
+//! however it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::route::Route;
+use crate::dispatch::Journal;
+use crate::telemetry::Metrics;
+
+/// What nginx, and many after it, write for a client that did not wait for its answer.
+const CLIENT_GONE: u16 = 499;
+
+/// Writes itself down when it is dropped.
+pub(super) struct Record {
+    metrics: Arc<Metrics>,
+    started: Instant,
+    pub(super) id: String,
+    pub(super) route: Option<Route>,
+    pub(super) client: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) request_bytes: usize,
+    pub(super) response_bytes: usize,
+    pub(super) journal: Journal,
+}
+
+impl Record {
+    pub(super) fn new(metrics: Arc<Metrics>, id: String) -> Self {
+        Self {
+            metrics,
+            started: Instant::now(),
+            id,
+            route: None,
+            client: None,
+            status: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            journal: Journal::default(),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let elapsed = self.started.elapsed();
+        let route = self.route.map_or("other", Route::as_str);
+        let status = self.status.unwrap_or(CLIENT_GONE);
+        self.metrics
+            .requests
+            .with_label_values(&[route, &status.to_string()])
+            .inc();
+        self.metrics
+            .request_duration
+            .with_label_values(&[route])
+            .observe(elapsed.as_secs_f64());
+        if matches!(self.route, Some(Route::Embed | Route::Bertscore)) {
+            self.metrics
+                .queue_wait
+                .observe(self.journal.queued.as_secs_f64());
+        }
+        let hosts: Vec<String> = self
+            .journal
+            .attempts
+            .iter()
+            .map(|(host, word)| format!("{host}:{word}"))
+            .collect();
+        tracing::info!(
+            id = self.id,
+            client = self.client.as_deref(),
+            route,
+            status,
+            hosts = hosts.join(" "),
+            queue_ms = millis(self.journal.queued),
+            upstream_ms = millis(self.journal.upstream),
+            total_ms = millis(elapsed),
+            request_bytes = self.request_bytes,
+            response_bytes = self.response_bytes,
+            "request"
+        );
+    }
+}
+
+/// As a number that JSON logs print as one; a `u128` would become a string.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,38 @@
+//! The name of a request in logs and headers: the client's own if it is sane, else a random one.
+
+use http::HeaderValue;
+
+/// Longer ones are not sane.
+const MAX_LEN: usize = 128;
+
+/// The header that carries it, both ways.
+pub(super) const HEADER: &str = "x-request-id";
+
+/// The request's id. Printable ASCII without spaces, quotes or separators of log formats.
+pub(super) fn choose(presented: Option<&HeaderValue>) -> String {
+    presented
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| is_sane(text))
+        .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
+}
+
+fn is_sane(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte);
+    (1..=MAX_LEN).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_over_sane_ids_only() {
+        let choose = |text: &str| choose(Some(&HeaderValue::from_str(text).unwrap()));
+        assert_eq!(choose("job-7/abc.1"), "job-7/abc.1");
+        for odd in ["", "a b", "a\"b", "a,b", &"x".repeat(129)] {
+            let id = choose(odd);
+            assert_eq!(id.len(), 32, "{odd:?} became {id:?}");
+        }
+        assert_ne!(super::choose(None), super::choose(None));
+    }
+}

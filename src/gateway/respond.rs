@@ -1,0 +1,110 @@
+//! Answers, from the value that says them to bytes on the connection.
+
+use bytes::Bytes;
+use gpu_bridge_wire::ErrorBody;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::{ErrorType, OrErr};
+use serde::Serialize;
+
+use crate::dispatch::Delivery;
+
+/// An answer that the proxy makes itself.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Reply {
+    pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        // Serialising our own plain structs to memory has no way to fail; an empty body is the
+        // honest remainder if it ever did.
+        let body = serde_json::to_vec(body).unwrap_or_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        Self {
+            status,
+            headers,
+            body: body.into(),
+        }
+    }
+
+    /// `{"detail": …}`, the shape of every error.
+    pub(super) fn error(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self::json(
+            status,
+            &ErrorBody {
+                detail: detail.into(),
+            },
+        )
+    }
+
+    /// 503, worth repeating after so many seconds.
+    pub(super) fn retry_later(detail: impl Into<String>, seconds: u64) -> Self {
+        Self::error(StatusCode::SERVICE_UNAVAILABLE, detail)
+            .with(header::RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    pub(super) fn with(mut self, name: impl header::IntoHeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Writes the answer; returns the bytes of its body.
+    pub(super) async fn write(self, session: &mut ServerSession) -> pingora::Result<usize> {
+        let length = self.body.len();
+        let mut head = head(self.status, &self.headers)?;
+        head.insert_header(header::CONTENT_LENGTH, length)?;
+        session.write_response_header(Box::new(head)).await?;
+        session.write_response_body(self.body, true).await?;
+        Ok(length)
+    }
+}
+
+/// Writes a host's answer; returns the bytes of its body.
+pub(super) async fn deliver(
+    delivery: &mut Delivery,
+    headers: HeaderMap,
+    session: &mut ServerSession,
+) -> pingora::Result<usize> {
+    let mut all = delivery.answer.headers.clone();
+    all.extend(headers);
+    let mut head = head(delivery.answer.status, &all)?;
+    let body = &delivery.answer.body;
+    if delivery.rest.is_none() {
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    } else {
+        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    session.write_response_header(Box::new(head)).await?;
+    for chunk in body.chunks() {
+        session.write_response_body(chunk.clone(), false).await?;
+    }
+    let mut written = body.len();
+    if let Some(rest) = &mut delivery.rest {
+        while let Some(chunk) = rest
+            .next()
+            .await
+            .or_err(ErrorType::ReadError, "streaming an answer")?
+        {
+            written += chunk.len();
+            session.write_response_body(chunk, false).await?;
+        }
+    }
+    session.write_response_body(Bytes::new(), true).await?;
+    Ok(written)
+}
+
+fn head(status: StatusCode, headers: &HeaderMap) -> pingora::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(headers.len() + 1))?;
+    for (name, value) in headers {
+        head.append_header(name.clone(), value)?;
+    }
+    Ok(head)
+}

@@ -1,0 +1,30 @@
+//! gpu-bridge: one stable URL in front of a pool of GPU hosts.
+//!
+//! A request flows through the modules in one direction:
+//!
+//! ```text
+//! client ─▶ gateway ─▶ dispatch ─▶ upstream ─▶ host
+//!                          │           │
+//!                          └──▶ pool ◀─┘ checks
+//! ```
+//!
+//! - [`config`]: the YAML file, validated.
+//! - [`gateway`]: talking to clients.
+//! - [`dispatch`]: one request's way through as many attempts as it takes.
+//! - [`pool`]: who may get a request, and who is next in line; pure decisions.
+//! - [`upstream`]: talking to hosts.
+//! - [`admin`]: metrics for Prometheus.
+//! - [`telemetry`]: logs and metrics.
+//! - [`serve`]: wires all of them and runs until a signal says stop.
+
+pub mod admin;
+pub mod budget;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod gateway;
+pub mod message;
+pub mod pool;
+pub mod serve;
+pub mod telemetry;
+pub mod upstream;

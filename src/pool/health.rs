@@ -1,0 +1,378 @@
+//! Whether one host may get requests, as far as its health goes.
+//!
+//! ```text
+//!            good check                     unhealthy_after failed checks or faults
+//! Unknown ───────────────▶ Up ─────────────────────────────────────────▶ Ejected
+//!                          ▲ ▲                                             │ │
+//!              good answer │ └──── healthy_after good checks, if a check ◀─┘ │
+//!                          │       can see what was wrong                    │
+//!                        Trial ◀── the same, after the hold, otherwise ◀─────┘
+//! ```
+//!
+//! A check can see that a host refuses connections; it cannot see that a host breaks requests while
+//! its `/health` smiles. A host ejected for the latter therefore stays out for a hold that doubles
+//! each time, and comes back on trial: one request at a time until one is answered well.
+//!
+//! Faults and failed checks are counted apart, since a good check must not excuse bad answers. Being
+//! busy is neither: this machine never hears of it.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+/// First hold after faults that checks cannot see. Doubles with each ejection in a row.
+const BASE_HOLD: Duration = Duration::from_secs(1);
+/// The hold never grows beyond this.
+const MAX_HOLD: Duration = Duration::from_mins(1);
+
+/// How many results in a row move a host in or out.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    /// Good checks that bring an ejected host back.
+    pub healthy_after: NonZeroU32,
+    /// Failed checks, or faults, that eject a host.
+    pub unhealthy_after: NonZeroU32,
+}
+
+/// Why a host is ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its health checks failed.
+    Checks,
+    /// Its health checks got no answer at all: it hangs, and so does what runs on it.
+    Hung,
+    /// It did not accept connections.
+    Connect,
+    /// It took requests and broke them: reset, cut or late answers, errors that a sibling did not
+    /// make.
+    Answers,
+    /// It refuses our API key.
+    Misconfigured,
+}
+
+impl Cause {
+    /// One word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Checks => "checks",
+            Self::Hung => "hung",
+            Self::Connect => "connect",
+            Self::Answers => "answers",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+
+    /// Can a good health check prove that this is over?
+    fn seen_by_checks(self) -> bool {
+        matches!(self, Self::Checks | Self::Hung | Self::Connect)
+    }
+}
+
+/// Where a host stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not checked yet since the start.
+    Unknown,
+    /// Takes requests.
+    Up,
+    /// Takes one request at a time until one is answered well.
+    Trial,
+    /// Takes none.
+    Ejected {
+        /// Why.
+        cause: Cause,
+        /// Not back before then, whatever checks say.
+        hold_until: Instant,
+        /// Good checks in a row since.
+        good_checks: u32,
+    },
+}
+
+/// A change of phase, worth a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// The host is up: first seen, back, or proven on trial.
+    Up,
+    /// The host is back on trial.
+    Trial,
+    /// The host is out.
+    Ejected(Cause),
+}
+
+/// The health of one host.
+#[derive(Clone, Debug)]
+pub(super) struct Health {
+    thresholds: Thresholds,
+    phase: Phase,
+    failed_checks: u32,
+    faults: u32,
+    /// Ejections since the host last proved itself; sets the next hold.
+    ejections_in_a_row: u32,
+}
+
+impl Health {
+    pub(super) fn new(thresholds: Thresholds) -> Self {
+        Self {
+            thresholds,
+            phase: Phase::Unknown,
+            failed_checks: 0,
+            faults: 0,
+            ejections_in_a_row: 0,
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Something went wrong that has not led to an ejection yet, or the host is out already.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.failed_checks > 0 || self.faults > 0 || !matches!(self.phase, Phase::Up)
+    }
+
+    /// Failed checks in a row.
+    pub(super) fn failed_checks(&self) -> u32 {
+        self.failed_checks
+    }
+
+    pub(super) fn good_check(&mut self, now: Instant) -> Option<Transition> {
+        self.failed_checks = 0;
+        match &mut self.phase {
+            Phase::Up | Phase::Trial => None,
+            Phase::Unknown => Some(self.rise()),
+            Phase::Ejected {
+                cause,
+                hold_until,
+                good_checks,
+            } => {
+                *good_checks = good_checks.saturating_add(1);
+                if *good_checks < self.thresholds.healthy_after.get() || now < *hold_until {
+                    return None;
+                }
+                let seen = cause.seen_by_checks();
+                Some(if seen { self.rise() } else { self.try_out() })
+            }
+        }
+    }
+
+    /// `cause`: what the host is ejected for if it is.
+    pub(super) fn failed_check(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+        self.failed_checks = self.failed_checks.saturating_add(1);
+        match &mut self.phase {
+            Phase::Ejected { good_checks, .. } => {
+                *good_checks = 0;
+                None
+            }
+            Phase::Unknown | Phase::Up | Phase::Trial => {
+                let out = self.failed_checks >= self.thresholds.unhealthy_after.get();
+                out.then(|| self.eject(cause, now))
+            }
+        }
+    }
+
+    /// The host answered a request well.
+    pub(super) fn good_answer(&mut self) -> Option<Transition> {
+        match self.phase {
+            Phase::Trial => Some(self.rise()),
+            Phase::Up => {
+                self.faults = 0;
+                self.ejections_in_a_row = 0;
+                None
+            }
+            Phase::Unknown | Phase::Ejected { .. } => None,
+        }
+    }
+
+    /// The host broke or refused a request.
+    pub(super) fn fault(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+        match self.phase {
+            Phase::Trial => Some(self.eject(cause, now)),
+            Phase::Up => {
+                self.faults = self.faults.saturating_add(1);
+                let out = self.faults >= self.thresholds.unhealthy_after.get();
+                out.then(|| self.eject(cause, now))
+            }
+            // What was in flight when the host was ejected tells nothing new.
+            Phase::Unknown | Phase::Ejected { .. } => None,
+        }
+    }
+
+    /// The host refuses our key: out at once, since every further request would be refused too.
+    pub(super) fn misconfigured(&mut self, now: Instant) -> Option<Transition> {
+        let known = matches!(
+            self.phase,
+            Phase::Ejected {
+                cause: Cause::Misconfigured,
+                ..
+            }
+        );
+        if let Phase::Ejected { good_checks, .. } = &mut self.phase {
+            *good_checks = 0;
+        }
+        (!known).then(|| self.eject(Cause::Misconfigured, now))
+    }
+
+    fn rise(&mut self) -> Transition {
+        self.phase = Phase::Up;
+        self.faults = 0;
+        Transition::Up
+    }
+
+    fn try_out(&mut self) -> Transition {
+        self.phase = Phase::Trial;
+        self.faults = 0;
+        Transition::Trial
+    }
+
+    fn eject(&mut self, cause: Cause, now: Instant) -> Transition {
+        let hold = if cause.seen_by_checks() {
+            Duration::ZERO
+        } else {
+            self.ejections_in_a_row = self.ejections_in_a_row.saturating_add(1);
+            let doublings = (self.ejections_in_a_row - 1).min(16);
+            BASE_HOLD.saturating_mul(1 << doublings).min(MAX_HOLD)
+        };
+        self.phase = Phase::Ejected {
+            cause,
+            hold_until: now + hold,
+            good_checks: 0,
+        };
+        Transition::Ejected(cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(healthy_after: u32, unhealthy_after: u32) -> Health {
+        Health::new(Thresholds {
+            healthy_after: NonZeroU32::new(healthy_after).unwrap(),
+            unhealthy_after: NonZeroU32::new(unhealthy_after).unwrap(),
+        })
+    }
+
+    fn up(healthy_after: u32, unhealthy_after: u32, now: Instant) -> Health {
+        let mut health = health(healthy_after, unhealthy_after);
+        assert_eq!(health.good_check(now), Some(Transition::Up));
+        health
+    }
+
+    #[test]
+    fn a_new_host_serves_after_its_first_good_check() {
+        let now = Instant::now();
+        assert_eq!(health(3, 2).phase(), Phase::Unknown);
+        assert_eq!(up(3, 2, now).phase(), Phase::Up);
+    }
+
+    #[test]
+    fn checks_eject_and_bring_back_by_their_thresholds() {
+        let now = Instant::now();
+        let mut health = up(2, 2, now);
+        assert_eq!(health.failed_check(Cause::Checks, now), None);
+        assert_eq!(
+            health.failed_check(Cause::Checks, now),
+            Some(Transition::Ejected(Cause::Checks))
+        );
+        assert_eq!(health.good_check(now), None);
+        assert_eq!(health.good_check(now), Some(Transition::Up));
+    }
+
+    #[test]
+    fn a_failed_check_starts_the_count_of_good_ones_anew() {
+        let now = Instant::now();
+        let mut health = up(2, 1, now);
+        health.failed_check(Cause::Checks, now);
+        health.good_check(now);
+        health.failed_check(Cause::Checks, now);
+        assert_eq!(health.good_check(now), None);
+        assert_eq!(health.good_check(now), Some(Transition::Up));
+    }
+
+    #[test]
+    fn a_good_answer_between_faults_keeps_a_host_in() {
+        let now = Instant::now();
+        let mut health = up(1, 2, now);
+        for _ in 0..10 {
+            assert_eq!(health.fault(Cause::Answers, now), None);
+            assert_eq!(health.good_answer(), None);
+        }
+        assert_eq!(health.phase(), Phase::Up);
+    }
+
+    #[test]
+    fn good_checks_do_not_excuse_bad_answers() {
+        let now = Instant::now();
+        let mut health = up(1, 2, now);
+        health.fault(Cause::Answers, now);
+        health.good_check(now);
+        assert_eq!(
+            health.fault(Cause::Answers, now),
+            Some(Transition::Ejected(Cause::Answers))
+        );
+    }
+
+    #[test]
+    fn bad_answers_cost_a_hold_that_doubles_and_a_trial() {
+        let mut now = Instant::now();
+        let mut health = up(1, 1, now);
+        for hold in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let hold = Duration::from_secs(hold);
+            assert_eq!(
+                health.fault(Cause::Answers, now),
+                Some(Transition::Ejected(Cause::Answers))
+            );
+            assert_eq!(
+                health.good_check(now + hold.saturating_sub(Duration::from_millis(1))),
+                None
+            );
+            now += hold;
+            assert_eq!(health.good_check(now), Some(Transition::Trial));
+        }
+        assert_eq!(health.good_answer(), Some(Transition::Up));
+        health.good_answer();
+        assert_eq!(
+            health.fault(Cause::Answers, now),
+            Some(Transition::Ejected(Cause::Answers))
+        );
+        assert_eq!(
+            health.good_check(now + BASE_HOLD),
+            Some(Transition::Trial),
+            "streak is over"
+        );
+    }
+
+    #[test]
+    fn a_host_that_refused_connections_is_back_with_its_check() {
+        let now = Instant::now();
+        let mut health = up(1, 2, now);
+        health.fault(Cause::Connect, now);
+        assert_eq!(
+            health.fault(Cause::Connect, now),
+            Some(Transition::Ejected(Cause::Connect))
+        );
+        assert_eq!(health.good_check(now), Some(Transition::Up));
+    }
+
+    #[test]
+    fn a_wrong_key_is_reported_once_and_can_replace_another_cause() {
+        let now = Instant::now();
+        let mut health = up(1, 1, now);
+        health.failed_check(Cause::Checks, now);
+        let out = Some(Transition::Ejected(Cause::Misconfigured));
+        assert_eq!(health.misconfigured(now), out);
+        assert_eq!(health.misconfigured(now), None);
+        assert_eq!(health.good_check(now), None, "the hold");
+        assert_eq!(health.good_check(now + BASE_HOLD), Some(Transition::Trial));
+    }
+
+    #[test]
+    fn leftovers_of_an_ejected_host_change_nothing() {
+        let now = Instant::now();
+        let mut health = up(1, 1, now);
+        health.fault(Cause::Connect, now);
+        let before = health.phase();
+        assert_eq!(health.fault(Cause::Answers, now), None);
+        assert_eq!(health.good_answer(), None);
+        assert_eq!(health.phase(), before);
+    }
+}

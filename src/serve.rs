@@ -1,0 +1,249 @@
+//! Wires the modules together and runs them until a signal says stop.
+//!
+//! pingora's listening service runs on our own runtime instead of in pingora's `Server`: its graceful
+//! stop sleeps for a fixed time, while ours ends as soon as the last connection is done.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use parking_lot::Mutex;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{Fds, ListenFds};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, Admin};
+use crate::budget::Budget;
+use crate::config::{Config, Host};
+use crate::dispatch::{self, Dispatcher};
+use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
+use crate::pool::{self, Event, EventKind, HostSpec, Pool, Thresholds, Transition};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Hosts};
+
+/// A request that broke this many hosts ends; see [`crate::dispatch`].
+const MAX_FAULTED_HOSTS: u32 = 2;
+
+/// Serves until SIGTERM or SIGINT, then finishes what runs and waits.
+///
+/// # Errors
+/// If an address can't be listened on.
+pub async fn serve(config: Config) -> Result<()> {
+    let admin_listener = tokio::net::TcpListener::bind(config.admin)
+        .await
+        .with_context(|| format!("admin.address: can't listen on {}", config.admin))?;
+    let admin_address = admin_listener.local_addr()?;
+    let (fds, addresses) = listen(&config.listen)?;
+    let mut signals = Signals::new()?;
+
+    let parts = Parts::new(config)?;
+    parts.spawn_checks();
+    tokio::spawn({
+        let pool = parts.pool.clone();
+        async move { pool.keep_time().await }
+    });
+    tokio::spawn(admin::serve(admin_listener, parts.admin()));
+
+    let (stop, stopped) = watch::channel(false);
+    let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
+    let mut service = parts.into_service(&addresses);
+    let service = tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
+    announce(&addresses, admin_address);
+
+    signals.stop().await;
+    tracing::info!("stopping: finishing what runs and waits");
+    stop.send_replace(true);
+    // Ends when nothing is accepted any more and idle connections have been told to close.
+    let _ = service.await;
+    if connections.closed(shutdown_time).await {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!(
+            ?shutdown_time,
+            "stopped with requests unfinished: timeouts.shutdown passed"
+        );
+    }
+    Ok(())
+}
+
+/// The wired modules.
+struct Parts {
+    pool: Pool,
+    hosts: Arc<Hosts>,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    connections: Connections,
+    shutdown: Duration,
+    handler: Handler<Hosts>,
+}
+
+impl Parts {
+    fn new(config: Config) -> Result<Self> {
+        let metrics = Arc::new(Metrics::new()?);
+        let budget = Budget::new(config.limits.max_buffered);
+        let pool = pool(&config, Arc::clone(&metrics));
+        let hosts = Arc::new(hosts(&config, budget.clone()));
+        let dispatch = dispatch::Settings {
+            max_wait: config.queue.max_wait,
+            max_faulted_hosts: MAX_FAULTED_HOSTS,
+        };
+        let settings = gateway::Settings {
+            max_body: config.limits.max_body,
+            client_read: config.timeouts.client_read,
+        };
+        let auth = Auth::new(config.auth.keys);
+        if auth.is_open() {
+            tracing::warn!("auth.keys is empty: everybody who can connect may use the hosts");
+        }
+        let reports = Arc::clone(&hosts);
+        let handler = Handler {
+            auth,
+            settings,
+            pool: pool.clone(),
+            reports: Box::new(move || reports.reports()),
+            dispatcher: Dispatcher::new(
+                pool.clone(),
+                Arc::clone(&hosts),
+                dispatch,
+                Arc::clone(&metrics),
+            ),
+            budget: budget.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let connections = Connections::new(config.limits.max_connections);
+        let shutdown = config.timeouts.shutdown;
+        Ok(Self {
+            pool,
+            hosts,
+            metrics,
+            budget,
+            connections,
+            shutdown,
+            handler,
+        })
+    }
+
+    fn spawn_checks(&self) {
+        for (host, _) in self.pool.hosts() {
+            let (hosts, pool) = (Arc::clone(&self.hosts), self.pool.clone());
+            tokio::spawn(async move { hosts.keep_checking(host, pool).await });
+        }
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            pool: self.pool.clone(),
+            metrics: Arc::clone(&self.metrics),
+            budget: self.budget.clone(),
+        }
+    }
+
+    fn into_service(
+        self,
+        addresses: &[SocketAddr],
+    ) -> Service<ConnectionLimit<pingora::proxy::HttpProxy<Gateway<Hosts>>>> {
+        let proxy = http_proxy(&Arc::new(ServerConf::default()), Gateway(self.handler));
+        let app = ConnectionLimit::new(proxy, self.connections);
+        let mut service = Service::new("gateway".to_owned(), app);
+        for address in addresses {
+            service.add_tcp(&address.to_string());
+        }
+        service
+    }
+}
+
+fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
+    let settings = pool::Settings {
+        policy: config.pool.policy,
+        thresholds: Thresholds {
+            healthy_after: config.health.healthy_after,
+            unhealthy_after: config.health.unhealthy_after,
+        },
+        max_waiting: config.queue.max_waiting,
+        check_interval: config.health.interval,
+    };
+    let spec = |host: &Host| HostSpec {
+        name: host.name.clone(),
+        max_concurrent: host.max_concurrent,
+    };
+    let hosts = config.pool.hosts.iter().map(spec).collect();
+    let observer = move |event: &Event| {
+        metrics.count(event);
+        log(event);
+    };
+    Pool::new(settings, hosts, Box::new(observer))
+}
+
+fn hosts(config: &Config, budget: Budget) -> Hosts {
+    let settings = upstream::Settings {
+        connect: config.timeouts.connect,
+        attempt: config.timeouts.attempt,
+        check: config.health.timeout,
+        check_interval: config.health.interval,
+    };
+    Hosts::new(&config.pool.hosts, settings, budget)
+}
+
+fn log(event: &Event) {
+    let host = &event.host;
+    match event.kind {
+        EventKind::Health(Transition::Up) => tracing::info!(%host, "host is up"),
+        EventKind::Health(Transition::Trial) => tracing::info!(%host, "host is on trial"),
+        EventKind::Health(Transition::Ejected(cause)) => {
+            tracing::warn!(%host, cause = cause.as_str(), "host is ejected");
+        }
+        EventKind::Busy(retry_after) => tracing::info!(%host, ?retry_after, "host is busy"),
+        EventKind::NotBusy => tracing::info!(%host, "host has a free slot again"),
+        EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
+    }
+}
+
+/// Binds all addresses before anything is served, and tells which ones they became (port 0).
+fn listen(wanted: &[SocketAddr]) -> Result<(ListenFds, Vec<SocketAddr>)> {
+    let mut fds = Fds::new();
+    let mut addresses = Vec::new();
+    for address in wanted {
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("listen: can't listen on {address}"))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        fds.add(address.to_string(), listener.into_raw_fd());
+        addresses.push(address);
+    }
+    Ok((Arc::new(Mutex::new(fds)), addresses))
+}
+
+/// On standard output, for people and scripts.
+fn announce(addresses: &[SocketAddr], admin: SocketAddr) {
+    for address in addresses {
+        println!("listening on http://{address}");
+    }
+    println!("admin on http://{admin}");
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

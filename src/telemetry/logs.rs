@@ -1,0 +1,39 @@
+//! Logs on standard error: for humans on a terminal, JSON lines elsewhere.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+/// Shown unless `RUST_LOG` says otherwise. pingora logs each connection that a client drops as an
+/// error; our own lines say more.
+const DEFAULT_FILTER: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=off";
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// For reading.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging; call it once.
+pub fn init(format: LogFormat) {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let human = match format {
+        LogFormat::Auto => stderr().is_terminal(),
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr);
+    if human {
+        builder.with_ansi(stderr().is_terminal()).init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}

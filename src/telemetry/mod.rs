@@ -1,0 +1,7 @@
+//! What operators see: log lines and metrics.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogFormat, init as init_logs};
+pub use metrics::Metrics;

@@ -1,0 +1,192 @@
+//! Health checks: is the host alive, does it know our key, how many slots does it have, what is
+//! loaded on it.
+//!
+//! One endless task for each host, so that a hanging host delays nobody else's check. A check asks
+//! `/health` (open), then `/status` with our key, and now and then `/info`. Only `/health` decides
+//! whether the host is well; the others may be missing.
+
+use std::time::{Instant, SystemTime};
+
+use gpu_bridge_wire::{Health, Info, Status};
+use http::StatusCode;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::exchange::Exchange;
+use super::verdict::{Class, classify};
+use super::{Settings, Target};
+use crate::pool::{Check, HostId, Pool, Slots};
+
+/// Answers to checks beyond this size are nonsense.
+const MAX_ANSWER: usize = 1 << 20;
+/// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
+/// proxies, don't fall together.
+const JITTER: f64 = 0.1;
+
+pub(super) struct Checker<'a> {
+    target: &'a Target,
+    connector: &'a Connector,
+    settings: Settings,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(target: &'a Target, connector: &'a Connector, settings: Settings) -> Self {
+        Self {
+            target,
+            connector,
+            settings,
+        }
+    }
+
+    /// Checks for ever.
+    pub(super) async fn run(&self, host: HostId, pool: &Pool) {
+        loop {
+            let found = self.check().await;
+            if let Check::Failed { reason }
+            | Check::NoAnswer { reason }
+            | Check::Misconfigured { reason } = &found
+            {
+                tracing::debug!(host = %self.target.name(), reason, "check failed");
+            }
+            pool.checked(host, &found);
+            pool.check_due(host, 1.0 + rand::random_range(-JITTER..JITTER))
+                .await;
+        }
+    }
+
+    async fn check(&self) -> Check {
+        if let Err(reason) = self.target.resolve().await {
+            return Check::Failed { reason };
+        }
+        match self.get::<Health>("/health").await {
+            Reply::Body(health) if health.status == Health::OK => {}
+            Reply::Body(health) => {
+                return Check::Failed {
+                    reason: format!("/health says {:?}", health.status),
+                };
+            }
+            Reply::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
+            Reply::TooLate => {
+                let within = self.settings.check;
+                return Check::NoAnswer {
+                    reason: format!("/health: no answer in {within:?}"),
+                };
+            }
+            reply => {
+                return Check::Failed {
+                    reason: format!("/health: {}", reply.describe()),
+                };
+            }
+        }
+        let slots = match self.get::<Status>("/status").await {
+            Reply::Class(Class::Misconfigured) => {
+                return Check::Misconfigured {
+                    reason: "/status refuses the API key".to_owned(),
+                };
+            }
+            Reply::Body(status) => Some(self.note_status(status)),
+            Reply::Class(_) | Reply::TooLate | Reply::Failed(_) => None,
+        };
+        if self
+            .target
+            .info_is_older_than(self.settings.check_interval, Instant::now())
+            && let Reply::Body(info) = self.get::<Info>("/info").await
+        {
+            self.target.store_info(info, Instant::now());
+        }
+        Check::Good { slots }
+    }
+
+    fn note_status(&self, status: Status) -> Slots {
+        let queue = status.queue;
+        self.target.store_status(status);
+        Slots {
+            max_concurrent: queue.max_concurrent,
+            available: queue.available_slots,
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Reply<T> {
+        match timeout(self.settings.check, self.fetch(path)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(reason)) => Reply::Failed(reason),
+            Err(_) => Reply::TooLate,
+        }
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>, String> {
+        let peer = self
+            .target
+            .peer(self.settings.connect)
+            .ok_or("its name is not resolved")?;
+        let request = self.request(path).map_err(|error| error.to_string())?;
+        let started = Exchange::start(self.connector, &peer, &request, &[]).await;
+        let mut exchange = match started {
+            Ok(exchange) => exchange,
+            Err(failure) if failure.is_silence() => return Ok(Reply::TooLate),
+            Err(failure) => return Err(failure.to_string()),
+        };
+        let class = match exchange.head() {
+            Some(head) => classify(head.status, &head.headers, SystemTime::now()),
+            None => return Err("an answer without a head".to_owned()),
+        };
+        let ok = exchange.status() == StatusCode::OK;
+        let body = read(&mut exchange).await?;
+        exchange.release().await;
+        if !ok {
+            return Ok(Reply::Class(class));
+        }
+        serde_json::from_slice(&body)
+            .map(Reply::Body)
+            .map_err(|error| format!("an answer that can't be read: {error}"))
+    }
+
+    fn request(&self, path: &str) -> pingora::Result<RequestHeader> {
+        let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
+        request.insert_header(http::header::ACCEPT, "application/json")?;
+        self.target.sign(&mut request)?;
+        Ok(request)
+    }
+}
+
+async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = exchange
+        .next_chunk()
+        .await
+        .map_err(|error| error.to_string())?
+    {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err("an endless answer".to_owned());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// What came back.
+enum Reply<T> {
+    /// 200 with what was asked for.
+    Body(T),
+    /// Another status.
+    Class(Class),
+    /// Nothing in time.
+    TooLate,
+    /// No connection, or nonsense.
+    Failed(String),
+}
+
+impl<T> Reply<T> {
+    fn describe(&self) -> String {
+        match self {
+            Self::Body(_) => "fine".to_owned(),
+            Self::Class(Class::Misconfigured) => "refuses the API key".to_owned(),
+            Self::Class(Class::ServerError) => "answers with a server error".to_owned(),
+            Self::Class(_) => "answers with an unexpected status".to_owned(),
+            Self::TooLate => "no answer in time".to_owned(),
+            Self::Failed(reason) => reason.clone(),
+        }
+    }
+}

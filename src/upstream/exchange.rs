@@ -1,0 +1,168 @@
+//! One request to one host and the head of its answer, on pingora's connector.
+//!
+//! Kept-alive connections are reused. A host may close one at the very moment we use it; that is no
+//! fault of the host, so a request that fails on a reused connection before any answer is repeated
+//! on another, up to a fresh one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::connectors::http::Connector;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType};
+
+/// How long an idle connection to a host is kept. Below uvicorn's 5 s, so that we rather than the
+/// Python service end it.
+const IDLE: Duration = Duration::from_secs(4);
+/// A host that stops reading our request for this long has perhaps answered early: look.
+const WRITE_STALL: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// No connection: nothing was sent.
+    #[error("can't connect: {0}")]
+    Connect(Box<Error>),
+    /// The request, or a part of it, was sent.
+    #[error("{0}")]
+    Broken(Box<Error>),
+}
+
+impl Failure {
+    /// Was there no sign of the host at all, as of a machine that is off?
+    pub(super) fn is_silence(&self) -> bool {
+        let Self::Connect(error) = self else {
+            return false;
+        };
+        matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout | ErrorType::ConnectNoRoute
+        )
+    }
+}
+
+/// A connection on which the head of an answer has been read.
+pub(super) struct Exchange<'a> {
+    connector: &'a Connector,
+    peer: &'a HttpPeer,
+    session: HttpSession,
+    /// The request went out whole, so that the connection is fit for another.
+    sent_whole: bool,
+}
+
+impl<'a> Exchange<'a> {
+    /// Sends `request` with `body` and reads the head of the final answer.
+    pub(super) async fn start(
+        connector: &'a Connector,
+        peer: &'a HttpPeer,
+        request: &RequestHeader,
+        body: &[Bytes],
+    ) -> Result<Self, Failure> {
+        let mut failed_on_reused = None;
+        loop {
+            let (mut session, reused) = match connector.get_http_session(peer).await {
+                Ok(connected) => connected,
+                // The request was sent on a reused connection, and the host is gone since.
+                Err(error) => return Err(failed_on_reused.unwrap_or(Failure::Connect(error))),
+            };
+            match converse(&mut session, request, body).await {
+                Ok(sent_whole) => {
+                    return Ok(Self {
+                        connector,
+                        peer,
+                        session,
+                        sent_whole,
+                    });
+                }
+                Err(error) if reused && is_closed(&error) => {
+                    failed_on_reused = Some(Failure::Broken(error));
+                }
+                Err(error) => return Err(Failure::Broken(error)),
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.session
+            .response_header()
+            .map_or(StatusCode::BAD_GATEWAY, |head| head.status)
+    }
+
+    pub(super) fn head(&self) -> Option<&ResponseHeader> {
+        self.session.response_header()
+    }
+
+    /// The next chunk of the body; `None` after the last.
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+        self.session.read_response_body().await
+    }
+
+    /// Keeps the connection for another request. Call it after the last chunk; pingora closes the
+    /// connection if it is not fit to be kept.
+    pub(super) async fn release(self) {
+        if self.sent_whole {
+            self.connector
+                .release_http_session(self.session, self.peer, Some(IDLE))
+                .await;
+        }
+    }
+
+    /// The bare connection, to read the rest of a long answer from.
+    pub(super) fn into_session(self) -> HttpSession {
+        self.session
+    }
+}
+
+/// Returns whether the request was sent whole.
+async fn converse(
+    session: &mut HttpSession,
+    request: &RequestHeader,
+    body: &[Bytes],
+) -> Result<bool, Box<Error>> {
+    session.set_write_timeout(Some(WRITE_STALL));
+    let sent = send(session, request, body).await;
+    // A host may answer without reading all of the request (wrong key, too busy), so that sending
+    // fails while an answer waits to be read.
+    match (sent, read_head(session).await) {
+        (Ok(()), Ok(())) => Ok(true),
+        (Err(_), Ok(())) => Ok(false),
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+    }
+}
+
+async fn send(
+    session: &mut HttpSession,
+    request: &RequestHeader,
+    body: &[Bytes],
+) -> Result<(), Box<Error>> {
+    session
+        .write_request_header(Box::new(request.clone()))
+        .await?;
+    for chunk in body {
+        session.write_request_body(chunk.clone(), false).await?;
+    }
+    session.finish_request_body().await
+}
+
+async fn read_head(session: &mut HttpSession) -> Result<(), Box<Error>> {
+    loop {
+        session.read_response_header().await?;
+        let interim = session
+            .response_header()
+            .is_some_and(|head| head.status.is_informational());
+        if !interim {
+            return Ok(());
+        }
+    }
+}
+
+/// Did the other side close or reset the connection (as opposed to a timeout or nonsense)?
+fn is_closed(error: &Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::ReadError
+    )
+}

@@ -1,0 +1,66 @@
+//! Which headers end at a proxy (RFC 9110, section 7.6.1) and which go on.
+
+use http::{HeaderMap, HeaderName, header};
+
+/// Headers that are about one connection, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const HOP_BY_HOP_UNREGISTERED: [&str; 2] = ["keep-alive", "proxy-connection"];
+
+/// Is `name` about the connection on which `headers` came?
+pub fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
+    HOP_BY_HOP.contains(name)
+        || HOP_BY_HOP_UNREGISTERED.contains(&name.as_str())
+        || named_by_connection(name, headers)
+}
+
+fn named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case(name.as_str()))
+}
+
+/// The headers of an answer that go on to the client; framing is set anew there.
+pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    headers
+        .iter()
+        .filter(|(name, _)| **name != header::CONTENT_LENGTH && !is_hop_by_hop(name, headers))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_on_what_is_end_to_end() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Private"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("x-private", "1"),
+            ("content-type", "application/json"),
+            ("x-model", "a"),
+        ] {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        headers.append("x-model", "b".parse().unwrap());
+        let passed = end_to_end(&headers);
+        assert_eq!(passed.len(), 3);
+        assert_eq!(passed[header::CONTENT_TYPE], "application/json");
+        assert_eq!(passed.get_all("x-model").iter().count(), 2);
+    }
+}
