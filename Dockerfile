@@ -49,13 +49,13 @@ RUN find backend wire -name '*.rs' -exec touch {} + \
 # SIGTERM themselves, so that no init process is needed, and write to nothing.
 FROM debian:bookworm-slim${DEBIAN_DIGEST} AS runtime
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-USER 10001:10001
-WORKDIR /
 
 # Mount the models at /models, each in a folder of its name. Started with nothing there it runs,
 # but answers that no model is installed.
 FROM runtime AS backend
 COPY --from=backend-build /build/target/dist/gpu-bridge-backend /usr/local/bin/
+RUN mkdir /models
+USER 10001:10001
 ENV GPU_BRIDGE_MODELS_DIR=/models
 EXPOSE 8765
 # /health needs no key. Bash speaks HTTP well enough to do without curl.
@@ -68,6 +68,7 @@ ENTRYPOINT ["gpu-bridge-backend"]
 # lose the requests that wait.
 FROM runtime AS proxy
 COPY --from=proxy-build /build/target/dist/gpu-bridge /usr/local/bin/
+USER 10001:10001
 EXPOSE 8765 9765
 ENTRYPOINT ["gpu-bridge"]
 CMD ["serve", "--config", "/etc/gpu-bridge/gpu-bridge.yaml"]

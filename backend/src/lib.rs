@@ -1,8 +1,18 @@
 //! A light GPU host: sentence embeddings and `BERTScore` over HTTP, computed with candle.
 //!
-//! [`engine`] is the seam: the HTTP side calls it, [`models`] implements it, and neither knows the
-//! other. [`device`] says which processor the models run on.
+//! - [`cli`] reads flags and environment and wires the parts; [`settings`] is what they come to.
+//! - [`api`] speaks HTTP: who may ask, what a valid request is, how many run at once.
+//! - [`server`] owns the socket and the end of the process.
+//! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
+//!   and neither knows the other. [`device`] says which processor the models run on.
+//!
+//! The binary only calls [`cli::main`]; the library exists so that tests can drive either side
+//! without the other.
 
+pub mod api;
+pub mod cli;
 pub mod device;
 pub mod engine;
 pub mod models;
+pub mod server;
+pub mod settings;

@@ -1,3 +1,7 @@
-//! placeholder
+//! The `gpu-bridge-backend` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gpu_bridge_backend::cli::main()
+}

@@ -23,6 +23,9 @@ use super::{Surroundings, expand};
 /// Unknown keys at least this similar to a known one (Jaro-Winkler, 0 to 1) are taken for it.
 const SIMILAR: f64 = 0.8;
 
+/// Longer ones are mistakes, and would overflow sums with the time of day.
+const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+
 /// Collects problems by path.
 #[derive(Debug, Default)]
 pub(super) struct Report(RefCell<Vec<Entry>>);
@@ -35,17 +38,20 @@ struct Entry {
 }
 
 impl Report {
+    /// A problem of the key or of the value at `path`.
     fn add(&self, path: &str, at_key: bool, text: &str) {
-        let text = if path.is_empty() {
+        self.add_as(path, path, at_key, text);
+    }
+
+    /// The same, told as one of `told_as`.
+    fn add_as(&self, told_as: &str, path: &str, at_key: bool, text: &str) {
+        let text = if told_as.is_empty() {
             text.to_owned()
         } else {
-            format!("{path}: {text}")
+            format!("{told_as}: {text}")
         };
-        self.0.borrow_mut().push(Entry {
-            path: path.to_owned(),
-            at_key,
-            text,
-        });
+        let path = path.to_owned();
+        self.0.borrow_mut().push(Entry { path, at_key, text });
     }
 
     /// All problems, in the order of the text.
@@ -103,9 +109,14 @@ impl<'a> Section<'a> {
         result
     }
 
-    /// The section under `key`; one without keys if it is absent.
+    /// The section under `key`; one without keys if it is absent. One that is there but empty is a
+    /// problem: commenting out all keys of `auth` must not open the proxy.
     pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'_>) -> T) -> T {
-        let value = self.get(key).unwrap_or(&Value::Null);
+        let value = self.get(key);
+        if value == Some(&Value::Null) {
+            self.complain(key, "is empty; leave it out for the defaults");
+        }
+        let value = value.unwrap_or(&Value::Null);
         Section::read(
             value,
             self.path_of(key),
@@ -164,7 +175,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A duration with a unit, of at least a millisecond.
+    /// A duration with a unit.
     pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         match self.get(key) {
             None => return default,
@@ -177,14 +188,14 @@ impl<'a> Section<'a> {
         let Some(text) = self.text(key) else {
             return default;
         };
-        match humantime::parse_duration(&text) {
-            Ok(duration) if duration >= Duration::from_millis(1) => duration,
-            Ok(_) => self.problem(key, "must be at least 1ms").unwrap_or(default),
-            Err(_) => {
-                let text = format!("{text:?} is not a duration; write e.g. 500ms, 5s, 1m");
-                self.problem(key, text).unwrap_or(default)
-            }
+        // A longer text is no sensible duration, and might overflow humantime's sums.
+        let duration = Some(text).filter(|text| text.len() <= 20);
+        match duration.and_then(|text| humantime::parse_duration(&text).ok()) {
+            Some(duration) if DURATIONS.contains(&duration) => return duration,
+            Some(_) => self.complain(key, "must be from 1ms to 24h"),
+            None => self.complain(key, "is not a duration; write e.g. 500ms, 5s, 1m"),
         }
+        default
     }
 
     /// A number of bytes, of at least one.
@@ -325,11 +336,28 @@ impl<'a> Section<'a> {
                 continue;
             };
             if !asked.contains(&key) {
-                self.report
-                    .add(&self.path_of(key), true, &unknown(key, &asked));
+                self.refuse(key, &asked);
             }
         }
     }
+
+    fn refuse(&self, key: &str, known: &[&str]) {
+        let path = self.path_of(key);
+        if looks_like_a_setting(key) {
+            self.report.add(&path, true, &unknown(key, known));
+        } else {
+            // Perhaps a secret in the wrong place, as in `key:SECRET` without a space.
+            let text = format!("unknown key; known here are {}", known.join(", "));
+            self.report.add_as(&self.path, &path, true, &text);
+        }
+    }
+}
+
+fn looks_like_a_setting(key: &str) -> bool {
+    key.len() <= 20
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn unknown(key: &str, known: &[&str]) -> String {

@@ -109,11 +109,11 @@ fn problems_say_where_and_what_instead() {
         ),
         (
             "queue: {max_wait: soon}",
-            &["2:19: queue.max_wait: \"soon\" is not a duration; write e.g. 500ms, 5s, 1m"],
+            &["2:19: queue.max_wait: is not a duration; write e.g. 500ms, 5s, 1m"],
         ),
         (
             "queue: {max_wait: 0s}",
-            &["2:19: queue.max_wait: must be at least 1ms"],
+            &["2:19: queue.max_wait: must be from 1ms to 24h"],
         ),
         (
             "queue: {max_waiting: -1}",
@@ -195,6 +195,23 @@ fn problems_say_where_and_what_instead() {
     for (text, expected) in table {
         assert_eq!(problems(text), *expected, "{text}");
     }
+}
+
+#[test]
+fn commenting_out_all_keys_does_not_open_the_proxy() {
+    for (text, expected) in [
+        (
+            "auth:",
+            "2:5: auth: is empty; leave it out for the defaults",
+        ),
+        (
+            "auth: {keys: }",
+            "2:12: auth.keys: must be a list (lines that start with '- ')",
+        ),
+    ] {
+        assert_eq!(problems(text), [expected], "{text}");
+    }
+    assert!(problems("auth: {keys: []}").is_empty());
 }
 
 #[test]
@@ -358,6 +375,44 @@ fn planted_secrets_show_up_nowhere() {
     ))
     .unwrap();
     assert!(!format!("{good:?}").contains(planted), "{good:?}");
+}
+
+/// A configuration with keys written where they should not be, but often are.
+const PLANTED: &str = "auth:
+  keys:
+    - {name: a, key: hunter2-hunter2}
+    - name: b
+      key: hunter2-hunter2b
+pool:
+  hosts:
+    - name: a
+      url: http://10.0.0.1:8765
+      api_key: hunter2-hunter2
+    - {name: b, url: 'http://10.0.0.2', api_key: 'hunter2-hunter2'}
+";
+
+#[test]
+fn no_slip_of_the_keyboard_makes_a_problem_show_a_key() {
+    let mut texts = Vec::new();
+    for at in 0..PLANTED.len() {
+        let (before, after) = PLANTED.split_at(at);
+        texts.push(format!("{before}{}", &after[1..]));
+        for slip in [
+            "'", "\"", ":", ": ", "-", "- ", "#", " #", "&", "*", "!", "{", "}", "[", "]", ",",
+            "|", ">", "%", "@", "\n", "\t", "  ", "?", "$",
+        ] {
+            texts.push(format!("{before}{slip}{after}"));
+        }
+    }
+    let mut refused = 0;
+    for text in texts {
+        if let Err(problems) = read(&text) {
+            refused += 1;
+            let shown = problems.join("\n");
+            assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+        }
+    }
+    assert!(refused > 1000, "{refused}");
 }
 
 proptest! {

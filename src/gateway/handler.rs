@@ -126,7 +126,7 @@ impl<U: Upstream> Handler<U> {
         } = self.settings;
         let body = match body::read(session, max_body, client_read, self.budget.open()).await {
             Ok(body) => body,
-            Err(error) => return self.refuse_body(&error),
+            Err(error) => return self.refuse_body(session, &error),
         };
         record.request_bytes = body.len();
         let head = session.req_header();
@@ -160,7 +160,11 @@ impl<U: Upstream> Handler<U> {
         }
     }
 
-    fn refuse_body(&self, error: &BodyError) -> Answer {
+    fn refuse_body(&self, session: &mut ServerSession, error: &BodyError) -> Answer {
+        if matches!(error, BodyError::Malformed | BodyError::TooSlow(_)) {
+            // Where this request ends is unknown, so no next one can be found on the connection.
+            session.set_keepalive(None);
+        }
         let status = match error {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,

@@ -1,0 +1,140 @@
+//! Results as JSON.
+//!
+//! Numbers are computed as `f32` and written as Python writes them: widened to `f64`, then in the
+//! shortest form that reads back as that `f64` (`0.1` becomes `0.10000000149011612`). NaN is `null`.
+
+use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, Status};
+use serde::{Serialize, Serializer};
+
+use crate::engine::{Embeddings, Scores};
+
+/// What computes, as `/info` names it. The key there is called `pytorch_version`.
+const ENGINE: &str = "candle 0.11.1";
+
+/// The description of this API, for `/openapi.json`.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+type Json = serde_json::Result<Vec<u8>>;
+
+/// What a computation gave.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Embeddings(Embeddings),
+    Scores(Scores),
+}
+
+impl Outcome {
+    /// The body of the response; `model` is the one that computed.
+    pub(super) fn to_json(&self, model: &str) -> Json {
+        match self {
+            Self::Embeddings(found) => serde_json::to_vec(&EmbedAnswer {
+                embeddings: found.rows.iter().map(|row| Numbers(row)).collect(),
+                model,
+                dimensions: found.dimensions,
+            }),
+            Self::Scores(scores) => serde_json::to_vec(&BertscoreAnswer {
+                precision: Numbers(&scores.precision),
+                recall: Numbers(&scores.recall),
+                f1: Numbers(&scores.f1),
+                model,
+            }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EmbedAnswer<'a> {
+    embeddings: Vec<Numbers<'a>>,
+    model: &'a str,
+    dimensions: usize,
+}
+
+#[derive(Serialize)]
+struct BertscoreAnswer<'a> {
+    precision: Numbers<'a>,
+    recall: Numbers<'a>,
+    f1: Numbers<'a>,
+    model: &'a str,
+}
+
+struct Numbers<'a>(&'a [f32]);
+
+impl Serialize for Numbers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|&number| f64::from(number)))
+    }
+}
+
+/// Body of `GET /health`.
+pub(super) fn health(device: &str) -> Json {
+    serde_json::to_vec(&Health {
+        status: Health::OK.to_owned(),
+        device: device.to_owned(),
+    })
+}
+
+/// Body of `GET /info`.
+pub(super) fn info(device: &str, loaded_models: Vec<String>) -> Json {
+    serde_json::to_vec(&Info {
+        device: device.to_owned(),
+        device_name: device.to_owned(),
+        vram_total_mb: None,
+        vram_used_mb: None,
+        pytorch_version: ENGINE.to_owned(),
+        cuda_version: None,
+        loaded_models,
+    })
+}
+
+/// Body of `GET /status`.
+pub(super) fn status(max_concurrent: u32, active_jobs: Vec<ActiveJob>) -> Json {
+    let in_flight = u32::try_from(active_jobs.len()).unwrap_or(u32::MAX);
+    let queue = QueueStatus::new(max_concurrent, in_flight);
+    serde_json::to_vec(&Status { queue, active_jobs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_named_with_the_version_that_is_built_in() {
+        let lock = include_str!("../../../Cargo.lock");
+        let version = ENGINE.strip_prefix("candle ").unwrap();
+        assert!(lock.contains(&format!("name = \"candle-core\"\nversion = \"{version}\"")));
+    }
+
+    /// Digits as the Python service wrote them.
+    #[test]
+    fn numbers_are_widened_and_shortest() {
+        let scores = Scores {
+            precision: vec![0.949_351_9, f32::NAN, 1.0],
+            recall: vec![-1.454_315_6e-8, 0.000_700_730_6, 0.0],
+            f1: vec![],
+        };
+        let body = Outcome::Scores(scores).to_json("m").unwrap();
+        let expected = concat!(
+            r#"{"precision":[0.9493519067764282,null,1.0],"#,
+            r#""recall":[-1.4543156012791769e-8,0.0007007305976003408,0.0],"#,
+            r#""f1":[],"model":"m"}"#
+        );
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn embeddings_are_rows_with_their_length() {
+        let found = Embeddings {
+            rows: vec![vec![0.5, -2.0]],
+            dimensions: 2,
+        };
+        let body = Outcome::Embeddings(found).to_json("m").unwrap();
+        let expected = r#"{"embeddings":[[0.5,-2.0]],"model":"m","dimensions":2}"#;
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_api_description_is_json() {
+        let description: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+}

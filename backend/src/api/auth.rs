@@ -1,0 +1,113 @@
+//! Who may ask: one shared key in `X-API-Key`, or everybody where none is configured.
+//!
+//! Checked before anything else, so that without the key nobody learns which paths exist. Only
+//! `/health`, exactly, is open, for load balancers and orchestrators.
+
+use std::fmt;
+
+use gpu_bridge_wire::API_KEY_HEADER;
+use http::{HeaderMap, HeaderValue};
+use subtle::ConstantTimeEq;
+
+use super::route;
+
+/// A secret that can be compared but never shown.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// True if no key was given in fact: an empty one means that everybody may ask.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// True if an HTTP header can carry this key; else no client could ever present it.
+    pub fn is_sendable(&self) -> bool {
+        HeaderValue::from_str(&self.0).is_ok() && self.0.trim() == self.0
+    }
+
+    /// Compares in time that depends on the lengths alone.
+    fn matches(&self, presented: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(presented).into()
+    }
+}
+
+impl From<String> for ApiKey {
+    fn from(key: String) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ApiKey(hidden)")
+    }
+}
+
+/// True if a request for `path` with `headers` may go on; `key` is `None` where auth is off.
+pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
+    let Some(key) = key else { return true };
+    path == route::HEALTH
+        || headers
+            .get(API_KEY_HEADER)
+            .is_some_and(|presented| key.matches(presented.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presenting(key: Option<&'static str>) -> HeaderMap {
+        key.map(|key| {
+            (
+                http::HeaderName::from_static(API_KEY_HEADER),
+                HeaderValue::from_static(key),
+            )
+        })
+        .into_iter()
+        .collect()
+    }
+
+    #[test]
+    fn only_the_exact_key_opens_anything_but_health() {
+        let key = ApiKey::from("s3cret-Key".to_owned());
+        let table = [
+            ("/info", Some("s3cret-Key"), true),
+            ("/info", None, false),
+            ("/info", Some(""), false),
+            ("/info", Some("S3CRET-KEY"), false),
+            ("/info", Some("s3cret-Key2"), false),
+            ("/nope", None, false),
+            ("/health", None, true),
+            ("/health", Some("wrong"), true),
+            ("/health/", None, false),
+            ("/Health", None, false),
+        ];
+        for (path, presented, expected) in table {
+            let headers = presenting(presented);
+            assert_eq!(
+                permits(Some(&key), path, &headers),
+                expected,
+                "{path} {presented:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_key_everybody_may_ask() {
+        assert!(permits(None, "/info", &presenting(None)));
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let key = ApiKey::from("s3cret-Key".to_owned());
+        assert!(!format!("{key:?} {:#?}", Some(&key)).contains("s3cret"));
+    }
+
+    #[test]
+    fn a_key_that_no_header_carries_is_noticed() {
+        assert!(ApiKey::from("a b".to_owned()).is_sendable());
+        assert!(!ApiKey::from("a\nb".to_owned()).is_sendable());
+        assert!(!ApiKey::from(" padded ".to_owned()).is_sendable());
+    }
+}

@@ -1,0 +1,149 @@
+//! One log line for each request: id, method, route, status, items, model, milliseconds. Never
+//! texts, never keys, never a path as the client sent it.
+//!
+//! A request whose client goes away before the answer is logged too, as status 499.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::Request;
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use tracing::{error, info};
+
+use super::error::ApiError;
+use super::route;
+
+/// Header with the id that log lines and error messages carry.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+
+/// What the log shows for "the client closed the connection".
+const CLIENT_GONE: u16 = 499;
+
+/// Makes ids that are unique on this host, also across restarts.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    boot: i64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        Self {
+            boot: Timestamp::now().as_millisecond(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// The id that the caller gave if it is a plain short one, else a fresh one.
+    fn id(&self, request: &Request) -> String {
+        let given = request
+            .headers()
+            .get(REQUEST_ID)
+            .and_then(|id| id.to_str().ok());
+        if let Some(id) = given.filter(|id| is_plain(id)) {
+            return id.to_owned();
+        }
+        format!(
+            "{:x}-{}",
+            self.boot,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+}
+
+fn is_plain(id: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=64).contains(&id.len()) && id.chars().all(plain)
+}
+
+/// Gathers what the line says; writes it at the latest when dropped.
+#[derive(Debug)]
+pub(super) struct RequestLog {
+    id: String,
+    method: Method,
+    route: &'static str,
+    started: Instant,
+    items: Option<usize>,
+    model: Option<String>,
+    status: u16,
+}
+
+impl RequestLog {
+    pub(super) fn begin(ids: &RequestIds, request: &Request) -> Self {
+        Self {
+            id: ids.id(request),
+            method: request.method().clone(),
+            route: route::label(request.uri().path()),
+            started: Instant::now(),
+            items: None,
+            model: None,
+            status: CLIENT_GONE,
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Adds what is computed.
+    pub(super) fn about(&mut self, items: usize, model: &str) {
+        self.items = Some(items);
+        self.model = Some(model.to_owned());
+    }
+
+    /// Logs a fault of this host and gives the refusal that the client reads instead.
+    pub(super) fn internal(&self, fault: &dyn Display) -> ApiError {
+        error!(id = self.id, route = self.route, model = self.model, %fault, "request failed");
+        ApiError::Internal {
+            request_id: self.id.clone(),
+        }
+    }
+
+    /// Writes the line.
+    pub(super) fn finish(mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        let Self {
+            id,
+            method,
+            route,
+            items,
+            model,
+            status,
+            started,
+        } = self;
+        let ms = started.elapsed().as_micros() as f64 / 1e3;
+        info!(id, %method, route, status, items, model, ms, "request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn id(given: Option<&str>) -> String {
+        let mut request = http::Request::get("/health");
+        if let Some(given) = given {
+            request = request.header(REQUEST_ID, given);
+        }
+        RequestIds::new().id(&request.body(Body::empty()).unwrap())
+    }
+
+    #[test]
+    fn a_plain_id_is_taken_over_and_any_other_replaced() {
+        assert_eq!(id(Some("a1-B_2.c")), "a1-B_2.c");
+        let long = "a".repeat(65);
+        for odd in ["", "a b", "\"x\"", long.as_str()] {
+            assert_ne!(id(Some(odd)), odd);
+        }
+        assert!(is_plain(&id(None)));
+    }
+}

@@ -1,0 +1,106 @@
+//! Decides what a method and a path mean. Pure, and the only place that knows the paths.
+//!
+//! The rules are those of the Python service, which differ from most routers: `HEAD` and `OPTIONS`
+//! are wrong methods like any other, and a known path with slashes behind it is redirected whatever
+//! the method.
+
+use http::Method;
+
+use super::jobs::Kind;
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Health,
+    Info,
+    Status,
+    OpenApi,
+    Compute(Kind),
+}
+
+/// What to do with a request, going by method and path alone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Serve(Route),
+    /// The path is this one with slashes behind it.
+    Redirect(&'static str),
+    WrongMethod {
+        allow: Method,
+    },
+    Unknown,
+}
+
+static ROUTES: [(&str, Method, Route); 6] = [
+    (HEALTH, Method::GET, Route::Health),
+    ("/info", Method::GET, Route::Info),
+    ("/status", Method::GET, Route::Status),
+    ("/embed", Method::POST, Route::Compute(Kind::Embed)),
+    ("/bertscore", Method::POST, Route::Compute(Kind::Bertscore)),
+    ("/openapi.json", Method::GET, Route::OpenApi),
+];
+
+/// The path that is open without a key.
+pub(super) const HEALTH: &str = "/health";
+
+/// The meaning of `method` on `path` (without query string).
+pub(super) fn decide(method: &Method, path: &str) -> Decision {
+    if let Some((_, allow, route)) = find(path) {
+        return if method == allow {
+            Decision::Serve(*route)
+        } else {
+            Decision::WrongMethod {
+                allow: allow.clone(),
+            }
+        };
+    }
+    match find(path.trim_end_matches('/')) {
+        Some((known, ..)) => Decision::Redirect(known),
+        None => Decision::Unknown,
+    }
+}
+
+/// The path if it is one of ours, else `"other"`: safe to log and to count by.
+pub(super) fn label(path: &str) -> &'static str {
+    find(path).map_or("other", |(known, ..)| known)
+}
+
+fn find(path: &str) -> Option<&'static (&'static str, Method, Route)> {
+    ROUTES.iter().find(|(known, ..)| *known == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_and_a_path_decide() {
+        let wrong = |allow| Decision::WrongMethod { allow };
+        let table = [
+            (Method::GET, "/health", Decision::Serve(Route::Health)),
+            (
+                Method::POST,
+                "/embed",
+                Decision::Serve(Route::Compute(Kind::Embed)),
+            ),
+            (Method::HEAD, "/health", wrong(Method::GET)),
+            (Method::OPTIONS, "/embed", wrong(Method::POST)),
+            (Method::GET, "/bertscore", wrong(Method::POST)),
+            (Method::GET, "/health/", Decision::Redirect("/health")),
+            (Method::GET, "/embed//", Decision::Redirect("/embed")),
+            (Method::GET, "/Health", Decision::Unknown),
+            (Method::GET, "/", Decision::Unknown),
+            (Method::GET, "", Decision::Unknown),
+            (Method::GET, "*", Decision::Unknown),
+            (Method::GET, "/docs", Decision::Unknown),
+        ];
+        for (method, path, expected) in table {
+            assert_eq!(decide(&method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn labels_are_bounded() {
+        assert_eq!(label("/embed"), "/embed");
+        assert_eq!(label("/embed/../secret"), "other");
+    }
+}

@@ -1,0 +1,333 @@
+//! From the bytes of a request to texts to compute on, or to a refusal in the form of the Python
+//! service (`FastAPI` with pydantic). Pure; the order of the checks is part of the contract:
+//!
+//! 1. no body, then not JSON by its content type, then not text, then not a JSON document;
+//! 2. field by field in the order of the model: missing, wrong type, wrong type of items, too many
+//!    items, the first item that is too long. Only the first kind of problem of a field is told,
+//!    but for wrong items, which are told one by one (up to [`MAX_WRONG_ITEMS`]).
+//!
+//! Unknown fields are ignored and the last of duplicate keys wins. A document is never turned into
+//! a tree: fields are borrowed slices of it, and at most the permitted number of texts is kept, so
+//! that memory stays within a small multiple of the body's size whatever the body is. What a
+//! problem quotes as `input` is the client's own JSON, digit for digit.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::encoding;
+use super::json::{self, NotJson};
+use super::problem::Problem;
+
+/// Wrong items of a list that are told one by one; the rest goes unmentioned.
+pub(super) const MAX_WRONG_ITEMS: usize = 1_000;
+
+/// The largest request, counted in items and Unicode code points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most items of a list.
+    pub batch_size: usize,
+    /// Most code points of a text.
+    pub text_length: usize,
+}
+
+impl Limits {
+    /// Size in bytes that no legal request exceeds, however its JSON is written: two lists of
+    /// texts, each code point escaped as a surrogate pair (`\ud83d\ude80`, 12 bytes), and room for
+    /// indentation, names and fields that we ignore.
+    pub fn max_body(&self) -> usize {
+        const LISTS: usize = 2;
+        const BYTES_PER_CODE_POINT: usize = 12;
+        const AROUND_A_TEXT: usize = 64;
+        const AROUND_THE_LISTS: usize = 64 * 1024;
+        let text = self.text_length.saturating_mul(BYTES_PER_CODE_POINT);
+        let list = text
+            .saturating_add(AROUND_A_TEXT)
+            .saturating_mul(self.batch_size);
+        list.saturating_mul(LISTS).saturating_add(AROUND_THE_LISTS)
+    }
+}
+
+/// A body as it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawBody<'a> {
+    pub(super) bytes: &'a [u8],
+    /// The content type says that it is JSON.
+    pub(super) is_json: bool,
+}
+
+/// A valid request for embeddings.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct EmbedRequest {
+    pub(super) texts: Vec<String>,
+    /// Empty for the default.
+    pub(super) model: String,
+}
+
+/// A valid request for scores; both lists have the same length.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BertscoreRequest {
+    pub(super) candidates: Vec<String>,
+    pub(super) references: Vec<String>,
+    /// Empty for the default.
+    pub(super) model: String,
+}
+
+/// Why a body is no valid request.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Not text, or nested absurdly.
+    Unparsable,
+    /// What is wrong with which part.
+    Invalid(Vec<Problem>),
+    /// As many candidates as references are needed.
+    UnequalLengths,
+}
+
+/// Reads a body of `POST /embed`.
+pub(super) fn embed(body: RawBody<'_>, limits: &Limits) -> Result<EmbedRequest, Refusal> {
+    let text = text_of(body)?;
+    let mut fields = Fields::read(&text, ["texts", "model"])?;
+    let texts = fields.texts(0, limits);
+    let model = fields.string(1);
+    fields.valid(EmbedRequest { texts, model })
+}
+
+/// Reads a body of `POST /bertscore`.
+pub(super) fn bertscore(body: RawBody<'_>, limits: &Limits) -> Result<BertscoreRequest, Refusal> {
+    let text = text_of(body)?;
+    let mut fields = Fields::read(&text, ["candidates", "references", "lang", "model_type"])?;
+    let candidates = fields.texts(0, limits);
+    let references = fields.texts(1, limits);
+    fields.string(2);
+    let model = fields.string(3);
+    let request = fields.valid(BertscoreRequest {
+        candidates,
+        references,
+        model,
+    })?;
+    if request.candidates.len() != request.references.len() {
+        return Err(Refusal::UnequalLengths);
+    }
+    Ok(request)
+}
+
+/// The body's text, if there is one and it claims to be JSON.
+fn text_of(body: RawBody<'_>) -> Result<Cow<'_, str>, Refusal> {
+    if body.bytes.is_empty() {
+        return Err(Problem::missing_body().into());
+    }
+    if body.is_json {
+        return encoding::decode(body.bytes).map_err(|_| Refusal::Unparsable);
+    }
+    let text = str::from_utf8(body.bytes).map_err(|_| Refusal::Unparsable)?;
+    let quoted = serde_json::value::to_raw_value(text).map_err(|_| Refusal::Unparsable)?;
+    Err(Problem::not_an_object(&quoted).into())
+}
+
+/// The wanted fields of an object, and what is wrong with them.
+struct Fields<'a, const N: usize> {
+    object: &'a RawValue,
+    names: [&'static str; N],
+    values: [Option<&'a RawValue>; N],
+    problems: Vec<Problem>,
+}
+
+impl<'a, const N: usize> Fields<'a, N> {
+    fn read(text: &'a str, names: [&'static str; N]) -> Result<Self, Refusal> {
+        json::check(text)?;
+        let object: &RawValue = serde_json::from_str(text).map_err(|_| Refusal::Unparsable)?;
+        match object.get().as_bytes() {
+            [b'{', ..] => {}
+            b"null" => return Err(Problem::missing_body().into()),
+            _ => return Err(Problem::not_an_object(object).into()),
+        }
+        let values = read_as(object, Pick { names }).map_err(|_| Refusal::Unparsable)?;
+        Ok(Self {
+            object,
+            names,
+            values,
+            problems: Vec::new(),
+        })
+    }
+
+    /// A list of texts that has to be there.
+    fn texts(&mut self, field: usize, limits: &Limits) -> Vec<String> {
+        let name = self.names[field];
+        let Some(value) = self.values[field] else {
+            self.problems.push(Problem::missing(name, self.object));
+            return Vec::new();
+        };
+        let Ok(list) = read_as(value, Texts { limits }) else {
+            self.problems.push(Problem::not_a_list(name, value));
+            return Vec::new();
+        };
+        self.problems.extend(list.problems(name, value, limits));
+        list.texts
+    }
+
+    /// A string that may be left out, and is then empty.
+    fn string(&mut self, field: usize) -> String {
+        let Some(value) = self.values[field] else {
+            return String::new();
+        };
+        serde_json::from_str(value.get()).unwrap_or_else(|_| {
+            let problem = Problem::not_a_string(self.names[field], None, value);
+            self.problems.push(problem);
+            String::new()
+        })
+    }
+
+    fn valid<T>(self, request: T) -> Result<T, Refusal> {
+        if self.problems.is_empty() {
+            Ok(request)
+        } else {
+            Err(Refusal::Invalid(self.problems))
+        }
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Invalid(vec![problem])
+    }
+}
+
+impl From<NotJson> for Refusal {
+    fn from(fault: NotJson) -> Self {
+        match fault {
+            NotJson::TooDeep => Self::Unparsable,
+            NotJson::Malformed { reason, position } => Problem::not_json(reason, position).into(),
+        }
+    }
+}
+
+fn read_as<'a, S: DeserializeSeed<'a>>(
+    value: &'a RawValue,
+    seed: S,
+) -> serde_json::Result<S::Value> {
+    seed.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+}
+
+/// Reads an object and borrows the named fields; the last of duplicates wins.
+struct Pick<const N: usize> {
+    names: [&'static str; N],
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Pick<N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Pick<N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut values = [None; N];
+        while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
+            match self.names.iter().position(|name| *name == key) {
+                Some(field) => values[field] = Some(entries.next_value()?),
+                None => drop(entries.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Reads a list that should be one of texts.
+struct Texts<'l> {
+    limits: &'l Limits,
+}
+
+/// What a list holds, as far as it matters.
+#[derive(Default)]
+struct TextList<'a> {
+    /// The first texts, as many as may be; meaningless if anything is wrong.
+    texts: Vec<String>,
+    /// Items in all.
+    count: usize,
+    /// The first items that are no strings, with their indexes.
+    wrong: Vec<(usize, &'a RawValue)>,
+    /// Index and length in code points of the first text that is too long.
+    too_long: Option<(usize, usize)>,
+}
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = TextList<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = TextList<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut list = TextList::default();
+        while let Some(item) = items.next_element::<&'de RawValue>()? {
+            list.add(item, self.limits);
+        }
+        Ok(list)
+    }
+}
+
+impl<'de> TextList<'de> {
+    fn add(&mut self, item: &'de RawValue, limits: &Limits) {
+        let index = self.count;
+        self.count += 1;
+        if !item.get().starts_with('"') {
+            if self.wrong.len() < MAX_WRONG_ITEMS {
+                self.wrong.push((index, item));
+            }
+            return;
+        }
+        if index >= limits.batch_size || self.too_long.is_some() {
+            return;
+        }
+        // `json::check` has read this string before, so it is one.
+        let text: String = serde_json::from_str(item.get()).unwrap_or_default();
+        let length = text.chars().count();
+        if length > limits.text_length {
+            self.too_long = Some((index, length));
+        } else {
+            self.texts.push(text);
+        }
+    }
+}
+
+impl TextList<'_> {
+    /// What is wrong with this list, which is what field `name` holds.
+    fn problems(&self, name: &'static str, value: &RawValue, limits: &Limits) -> Vec<Problem> {
+        if !self.wrong.is_empty() {
+            let tell = |&(index, item): &(usize, _)| Problem::not_a_string(name, Some(index), item);
+            return self.wrong.iter().map(tell).collect();
+        }
+        let excess = if self.count > limits.batch_size {
+            let (count, most) = (self.count, limits.batch_size);
+            format!("{name} array length {count} exceeds max batch size of {most}")
+        } else if let Some((index, length)) = self.too_long {
+            let most = limits.text_length;
+            format!("{name}[{index}] length {length} exceeds max text length of {most}")
+        } else {
+            return Vec::new();
+        };
+        vec![Problem::excess(name, &excess, value)]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    batch_size: 3,
+    text_length: 5,
+};
+
+fn json_body(bytes: &[u8]) -> RawBody<'_> {
+    RawBody {
+        bytes,
+        is_json: true,
+    }
+}
+
+fn problems(refusal: &Refusal) -> Value {
+    match refusal {
+        Refusal::Invalid(problems) => serde_json::to_value(problems).unwrap(),
+        other => panic!("no list of problems: {other:?}"),
+    }
+}
+
+fn embed_problems(text: &str) -> Value {
+    problems(&embed(json_body(text.as_bytes()), &LIMITS).unwrap_err())
+}
+
+fn bertscore_problems(text: &str) -> Value {
+    problems(&bertscore(json_body(text.as_bytes()), &LIMITS).unwrap_err())
+}
+
+#[test]
+fn a_request_is_read_whatever_else_it_carries() {
+    let text = r#" {"texts":["x"],"zzz":{"texts":1},"te\u0078ts":["a\u00e9","b"],"model":"m"} "#;
+    let expected = EmbedRequest {
+        texts: vec!["aé".into(), "b".into()],
+        model: "m".into(),
+    };
+    assert_eq!(
+        embed(json_body(text.as_bytes()), &LIMITS).unwrap(),
+        expected
+    );
+}
+
+#[test]
+fn defaults_are_empty() {
+    let request = embed(json_body(br#"{"texts":[]}"#), &LIMITS).unwrap();
+    assert_eq!(
+        request,
+        EmbedRequest {
+            texts: vec![],
+            model: String::new()
+        }
+    );
+}
+
+#[test]
+fn both_lists_of_a_bertscore_request_are_read() {
+    let text = br#"{"candidates":["a"],"references":["b"],"lang":"de","model_type":""}"#;
+    let expected = BertscoreRequest {
+        candidates: vec!["a".into()],
+        references: vec!["b".into()],
+        model: String::new(),
+    };
+    assert_eq!(bertscore(json_body(text), &LIMITS).unwrap(), expected);
+}
+
+#[test]
+fn each_problem_has_pydantic_s_form() {
+    let missing = "Field required";
+    let list = "Input should be a valid list";
+    let string = "Input should be a valid string";
+    let object = "Input should be a valid dictionary or object to extract fields from";
+    let item = |kind: &str, loc: Value, msg: &str, input: Value| json!([{"type": kind, "loc": loc, "msg": msg, "input": input}]);
+    let texts = || json!(["body", "texts"]);
+    let table = [
+        ("{}", item("missing", texts(), missing, json!({}))),
+        (
+            "null",
+            item("missing", json!(["body"]), missing, Value::Null),
+        ),
+        (
+            r#"{"texts":"abc"}"#,
+            item("list_type", texts(), list, json!("abc")),
+        ),
+        (
+            r#"{"texts":{"a":1}}"#,
+            item("list_type", texts(), list, json!({"a": 1})),
+        ),
+        (
+            r#"{"texts":null}"#,
+            item("list_type", texts(), list, Value::Null),
+        ),
+        (
+            r#"{"texts":["a",[1]]}"#,
+            item(
+                "string_type",
+                json!(["body", "texts", 1]),
+                string,
+                json!([1]),
+            ),
+        ),
+        (
+            r#"{"texts":["a"],"model":null}"#,
+            item("string_type", json!(["body", "model"]), string, Value::Null),
+        ),
+        (
+            "[1]",
+            item("model_attributes_type", json!(["body"]), object, json!([1])),
+        ),
+        (
+            " true ",
+            item(
+                "model_attributes_type",
+                json!(["body"]),
+                object,
+                json!(true),
+            ),
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(embed_problems(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn no_body_and_other_content_types_are_told() {
+    let empty = embed(
+        RawBody {
+            bytes: b"",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
+    let expected =
+        json!([{"type": "missing", "loc": ["body"], "msg": "Field required", "input": null}]);
+    assert_eq!(problems(&empty), expected);
+
+    let form = embed(
+        RawBody {
+            bytes: b"a\"=1",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
+    assert_eq!(problems(&form)[0]["type"], "model_attributes_type");
+    assert_eq!(problems(&form)[0]["input"], "a\"=1");
+
+    let binary = embed(
+        RawBody {
+            bytes: b"\xFF",
+            is_json: false,
+        },
+        &LIMITS,
+    )
+    .unwrap_err();
+    assert!(matches!(binary, Refusal::Unparsable));
+}
+
+#[test]
+fn malformed_json_is_told_with_its_place() {
+    let expected = json!([{
+        "type": "json_invalid", "loc": ["body", 9], "msg": "JSON decode error", "input": {},
+        "ctx": {"error": "Expecting value"}
+    }]);
+    assert_eq!(embed_problems(r#"{"texts":}"#), expected);
+}
+
+#[test]
+fn limits_are_told_in_order_and_count_code_points() {
+    let msg = |text: &str| embed_problems(text)[0]["msg"].as_str().unwrap().to_owned();
+    assert!(
+        embed(
+            json_body(r#"{"texts":["🚀🚀🚀🚀🚀","",""]}"#.as_bytes()),
+            &LIMITS
+        )
+        .is_ok()
+    );
+    assert_eq!(
+        msg(r#"{"texts":["a","🚀🚀🚀🚀🚀🚀","1234567"]}"#),
+        "Value error, texts[1] length 6 exceeds max text length of 5"
+    );
+    assert_eq!(
+        msg(r#"{"texts":["123456","","",""]}"#),
+        "Value error, texts array length 4 exceeds max batch size of 3"
+    );
+    assert_eq!(
+        msg(r#"{"texts":["123456","","",1]}"#),
+        "Input should be a valid string"
+    );
+    assert_eq!(
+        embed_problems(r#"{"texts":["123456"]}"#),
+        json!([{
+            "type": "value_error", "loc": ["body", "texts"],
+            "msg": "Value error, texts[0] length 6 exceeds max text length of 5",
+            "input": ["123456"], "ctx": {"error": {}}
+        }])
+    );
+}
+
+#[test]
+fn problems_come_in_the_order_of_the_fields() {
+    let told = bertscore_problems(r#"{"model_type":1,"lang":2,"references":["123456"]}"#);
+    let places: Vec<&Value> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["loc"][1])
+        .collect();
+    assert_eq!(places, ["candidates", "references", "lang", "model_type"]);
+}
+
+#[test]
+fn lists_of_unequal_length_are_refused_after_all_else() {
+    let unequal = |text: &str| bertscore(json_body(text.as_bytes()), &LIMITS).unwrap_err();
+    let refusal = unequal(r#"{"candidates":["a"],"references":[]}"#);
+    assert!(matches!(refusal, Refusal::UnequalLengths));
+    let refusal = unequal(r#"{"candidates":["a"],"references":[],"lang":1}"#);
+    assert!(matches!(refusal, Refusal::Invalid(_)));
+}
+
+#[test]
+fn wrong_items_are_told_up_to_a_bound() {
+    let many = format!(r#"{{"texts":[{}0]}}"#, "0,".repeat(5_000));
+    assert_eq!(
+        embed_problems(&many).as_array().unwrap().len(),
+        MAX_WRONG_ITEMS
+    );
+}
+
+#[test]
+fn absurd_nesting_and_invalid_utf8_cannot_be_parsed() {
+    let deep = format!(r#"{{"texts":{}{}}}"#, "[".repeat(2_000), "]".repeat(2_000));
+    for bytes in [deep.as_bytes(), b"{\"texts\":[\"\xFF\xFE\"]}"] {
+        assert!(matches!(
+            embed(json_body(bytes), &LIMITS),
+            Err(Refusal::Unparsable)
+        ));
+    }
+}
+
+#[test]
+fn every_legal_request_fits_the_largest_body() {
+    let limits = Limits {
+        batch_size: 7,
+        text_length: 11,
+    };
+    let texts = vec![r"\ud83d\ude80".repeat(limits.text_length); limits.batch_size];
+    let indent = format!("\"\n{}, \"", " ".repeat(40));
+    let list = texts.join(&indent);
+    let body = format!(r#"{{"candidates":["{list}"],"references":["{list}"]}}"#);
+    assert!(body.len() <= limits.max_body());
+    assert_eq!(
+        bertscore(json_body(body.as_bytes()), &limits)
+            .unwrap()
+            .candidates
+            .len(),
+        7
+    );
+    assert!(
+        Limits {
+            batch_size: 100,
+            text_length: 10_000
+        }
+        .max_body()
+            < 25 << 20
+    );
+    let huge = Limits {
+        batch_size: usize::MAX,
+        text_length: usize::MAX,
+    };
+    assert_eq!(huge.max_body(), usize::MAX);
+}
+
+/// JSON-like values with the names that matter, often malformed in a detail.
+fn almost_a_request() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("1".to_owned()),
+        Just("null".to_owned()),
+        Just(r#""\ud800""#.to_owned()),
+        "\"[a-z🚀\\\\]{0,8}\"",
+        "[ -~]{0,4}",
+    ];
+    let list = prop::collection::vec(leaf.clone(), 0..6).prop_map(|v| format!("[{}]", v.join(",")));
+    let value = prop_oneof![leaf, list];
+    let name = prop_oneof![
+        "texts",
+        "model",
+        "candidates",
+        "references",
+        "lang",
+        "model_type"
+    ];
+    let field = (name, value).prop_map(|(name, value)| format!("\"{name}\":{value}"));
+    prop::collection::vec(field, 0..6).prop_map(|fields| format!("{{{}}}", fields.join(",")))
+}
+
+fn never_exceeds_limits(bytes: &[u8], is_json: bool) {
+    let body = RawBody { bytes, is_json };
+    let within = |texts: &[String]| {
+        texts.len() <= LIMITS.batch_size
+            && texts
+                .iter()
+                .all(|text| text.chars().count() <= LIMITS.text_length)
+    };
+    if let Ok(request) = embed(body, &LIMITS) {
+        assert!(within(&request.texts));
+    }
+    if let Ok(request) = bertscore(body, &LIMITS) {
+        assert!(within(&request.candidates) && within(&request.references));
+        assert_eq!(request.candidates.len(), request.references.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_refused_or_valid(
+        bytes in prop::collection::vec(any::<u8>(), 0..200), is_json: bool
+    ) {
+        never_exceeds_limits(&bytes, is_json);
+    }
+
+    #[test]
+    fn near_requests_are_refused_or_valid(text in almost_a_request(), is_json: bool) {
+        never_exceeds_limits(text.as_bytes(), is_json);
+    }
+
+    #[test]
+    fn every_legal_text_arrives_as_it_was_sent(texts in prop::collection::vec(".{0,5}", 0..=3)) {
+        let body = json!({ "texts": &texts }).to_string();
+        prop_assert_eq!(embed(json_body(body.as_bytes()), &LIMITS).unwrap().texts, texts);
+    }
+}

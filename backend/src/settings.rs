@@ -1,0 +1,265 @@
+//! What flags and environment come to, checked as a whole before anything starts.
+//!
+//! A wrong value is an error that names the variable and the flag and says what is allowed; all
+//! problems are told at once. Nothing falls back silently.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::api::{Limits, Options};
+use crate::cli::Cli;
+use crate::device::DeviceChoice;
+use crate::models::ModelSources;
+
+/// Each running request keeps one of the runtime's 512 blocking threads busy; half of them stay
+/// free for everything else.
+const MOST_CONCURRENT: u32 = 256;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The HTTP side.
+    pub api: Options,
+    /// Where the models run.
+    pub device: DeviceChoice,
+    /// Texts for each step of progress.
+    pub embed_batch: NonZeroUsize,
+    /// Where the models lie.
+    pub sources: ModelSources,
+    /// Hidden layer for `BERTScore`, by model name.
+    pub bertscore_layers: BTreeMap<String, usize>,
+    /// What to log, in the syntax of `RUST_LOG`.
+    pub log: String,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Problem {
+    /// The value is none of those allowed.
+    #[error("{setting} is {found:?}; allowed: {allowed}")]
+    Value {
+        /// Variable and flag.
+        setting: &'static str,
+        /// What was given.
+        found: String,
+        /// What may be given.
+        allowed: String,
+    },
+    /// The key itself is not shown.
+    #[error("API_KEY (--api-key) has spaces around it or characters that no HTTP header can carry")]
+    Key,
+}
+
+/// All that is wrong, at least one thing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}error: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Checks what the command line and the environment say.
+    ///
+    /// # Errors
+    /// Every wrong value.
+    pub fn check(cli: &Cli) -> Result<Self, Problems> {
+        let mut check = Check::default();
+        let device = check.device(cli);
+        let settings = Self {
+            listen: check.listen(&cli.listen),
+            api: check.api(cli, device),
+            device,
+            embed_batch: check.embed_batch(&cli.embed_batch),
+            sources: check.sources(cli),
+            bertscore_layers: check.layers(&cli.bertscore_layer),
+            log: check.log(&cli.log),
+        };
+        if check.problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(Problems(check.problems))
+        }
+    }
+}
+
+/// Gathers problems; each method gives a harmless stand-in for a wrong value.
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn wrong(&mut self, setting: &'static str, found: &str, allowed: impl Into<String>) {
+        let (found, allowed) = (found.to_owned(), allowed.into());
+        self.problems.push(Problem::Value {
+            setting,
+            found,
+            allowed,
+        });
+    }
+
+    fn number<T>(&mut self, setting: &'static str, text: &str, range: RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        match text.parse() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let (least, most) = (range.start(), range.end());
+                self.wrong(
+                    setting,
+                    text,
+                    format!("a whole number from {least} to {most}"),
+                );
+                *least
+            }
+        }
+    }
+
+    fn text(&mut self, setting: &'static str, text: &str) -> String {
+        if text.is_empty() {
+            self.wrong(setting, text, "a model's name or folder");
+        }
+        text.to_owned()
+    }
+
+    fn listen(&mut self, text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|_| {
+            self.wrong("--listen", text, "IP:PORT, such as 0.0.0.0:8765 or [::1]:0");
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    fn api(&mut self, cli: &Cli, device: DeviceChoice) -> Options {
+        let most = u32::MAX as usize;
+        let api_key = cli.api_key.clone().filter(|key| !key.is_empty());
+        if api_key.as_ref().is_some_and(|key| !key.is_sendable()) {
+            self.problems.push(Problem::Key);
+        }
+        Options {
+            api_key,
+            max_concurrent: self.number(
+                "GPU_MAX_CONCURRENT (--max-concurrent)",
+                &cli.max_concurrent,
+                0..=MOST_CONCURRENT,
+            ),
+            limits: Limits {
+                batch_size: self.number(
+                    "GPU_MAX_BATCH_SIZE (--max-batch-size)",
+                    &cli.max_batch_size,
+                    0..=most,
+                ),
+                text_length: self.number(
+                    "GPU_MAX_TEXT_LENGTH (--max-text-length)",
+                    &cli.max_text_length,
+                    0..=most,
+                ),
+            },
+            default_embed: self.text("MODEL_EMBED (--model-embed)", &cli.model_embed),
+            default_bertscore: self
+                .text("MODEL_BERTSCORE (--model-bertscore)", &cli.model_bertscore),
+            device: device.to_string(),
+        }
+    }
+
+    /// The own name wins; an empty variable says nothing.
+    fn device(&mut self, cli: &Cli) -> DeviceChoice {
+        let own = ("GPU_BRIDGE_DEVICE (--device)", cli.device.as_deref());
+        let inherited = ("TORCH_DEVICE (--torch-device)", cli.torch_device.as_deref());
+        let given = [own, inherited]
+            .into_iter()
+            .find_map(|(setting, name)| name.filter(|name| !name.is_empty()).map(|n| (setting, n)));
+        let Some((setting, name)) = given else {
+            return DeviceChoice::default();
+        };
+        match name.parse() {
+            Ok(DeviceChoice::Cpu) => DeviceChoice::Cpu,
+            Ok(DeviceChoice::Cuda { .. }) => {
+                self.wrong(setting, name, "cpu (this build has no CUDA)");
+                DeviceChoice::Cpu
+            }
+            Err(_) => {
+                self.wrong(setting, name, "cpu");
+                DeviceChoice::Cpu
+            }
+        }
+    }
+
+    /// 0 counts as 1, as in the Python service.
+    fn embed_batch(&mut self, text: &str) -> NonZeroUsize {
+        let range = 0..=u32::MAX as usize;
+        let number = self.number("GPU_EMBED_BATCH (--embed-batch)", text, range);
+        NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    fn sources(&mut self, cli: &Cli) -> ModelSources {
+        if let Some(folder) = cli.models_dir.as_deref().filter(|folder| !folder.is_dir()) {
+            self.wrong(
+                "--models-dir",
+                &folder.display().to_string(),
+                "a folder that exists",
+            );
+        }
+        ModelSources {
+            models_dir: cli.models_dir.clone(),
+            hub_cache: hub_cache(cli.hub_cache.as_deref(), cli.hub_home.as_deref()),
+            operator_folders: vec![cli.model_embed.clone(), cli.model_bertscore.clone()],
+        }
+    }
+
+    fn layers(&mut self, given: &[String]) -> BTreeMap<String, usize> {
+        let mut layers = BTreeMap::new();
+        for text in given {
+            let layer = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
+            match layer.and_then(|(name, layer)| Some((name, layer.parse().ok()?))) {
+                Some((name, layer)) => drop(layers.insert(name.to_owned(), layer)),
+                None => self.wrong("--bertscore-layer", text, "NAME=N, N a number of a layer"),
+            }
+        }
+        layers
+    }
+
+    fn log(&mut self, text: &str) -> String {
+        if let Err(error) = text.parse::<tracing_subscriber::EnvFilter>() {
+            self.wrong(
+                "RUST_LOG (--log)",
+                text,
+                format!("a filter such as info ({error})"),
+            );
+        }
+        text.to_owned()
+    }
+}
+
+/// The hub's cache folder, found as its own client finds it.
+fn hub_cache(cache: Option<&Path>, home: Option<&Path>) -> Option<PathBuf> {
+    let given = |folder: &&Path| !folder.as_os_str().is_empty();
+    if let Some(cache) = cache.filter(given) {
+        return Some(cache.to_owned());
+    }
+    if let Some(home) = home.filter(given) {
+        return Some(home.join("hub"));
+    }
+    std::env::home_dir().map(|home| home.join(".cache/huggingface/hub"))
+}
+
+#[cfg(test)]
+mod tests;

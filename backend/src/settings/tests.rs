@@ -1,0 +1,158 @@
+use clap::Parser;
+
+use super::*;
+
+/// Flags win over variables, so every flag is given and the test does not depend on the
+/// environment.
+fn settings(flags: &[&str]) -> Result<Settings, Problems> {
+    let neutral = [
+        "gpu-bridge-backend",
+        "--api-key=",
+        "--device=cpu",
+        "--torch-device=cpu",
+        "--max-concurrent=2",
+        "--embed-batch=32",
+        "--max-batch-size=100",
+        "--max-text-length=10000",
+        "--model-embed=all-MiniLM-L6-v2",
+        "--model-bertscore=microsoft/deberta-xlarge-mnli",
+        "--hub-cache=/cache",
+        "--hub-home=/home",
+        "--log=info",
+    ];
+    let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+    let overridden = |flag: &&&str| !flags.iter().any(|given| name(given) == name(flag));
+    let arguments = neutral.iter().filter(overridden).chain(flags);
+    Settings::check(&Cli::try_parse_from(arguments).unwrap())
+}
+
+fn problem(flag: &str) -> String {
+    settings(&[flag]).unwrap_err().to_string()
+}
+
+#[test]
+fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
+    let number = "a whole number from 0 to";
+    let table = [
+        (
+            "--max-concurrent=abc",
+            "GPU_MAX_CONCURRENT (--max-concurrent)",
+            number,
+        ),
+        ("--max-concurrent=-1", "GPU_MAX_CONCURRENT", "from 0 to 256"),
+        (
+            "--max-concurrent=257",
+            "GPU_MAX_CONCURRENT",
+            "from 0 to 256",
+        ),
+        ("--max-concurrent=", "GPU_MAX_CONCURRENT", number),
+        (
+            "--embed-batch=1.5",
+            "GPU_EMBED_BATCH (--embed-batch)",
+            number,
+        ),
+        (
+            "--max-batch-size=1e3",
+            "GPU_MAX_BATCH_SIZE (--max-batch-size)",
+            number,
+        ),
+        (
+            "--max-text-length= 7",
+            "GPU_MAX_TEXT_LENGTH (--max-text-length)",
+            number,
+        ),
+        (
+            "--model-embed=",
+            "MODEL_EMBED (--model-embed)",
+            "name or folder",
+        ),
+        (
+            "--model-bertscore=",
+            "MODEL_BERTSCORE (--model-bertscore)",
+            "name or folder",
+        ),
+        ("--device=cuda:1", "GPU_BRIDGE_DEVICE (--device)", "no CUDA"),
+        (
+            "--device=gpu",
+            "GPU_BRIDGE_DEVICE (--device)",
+            "allowed: cpu",
+        ),
+        ("--listen=localhost", "--listen", "IP:PORT"),
+        (
+            "--models-dir=/does/not/exist",
+            "--models-dir",
+            "a folder that exists",
+        ),
+        ("--bertscore-layer=m", "--bertscore-layer", "NAME=N"),
+        ("--bertscore-layer==3", "--bertscore-layer", "NAME=N"),
+        ("--bertscore-layer=m=-3", "--bertscore-layer", "NAME=N"),
+        ("--log=info,[", "RUST_LOG (--log)", "a filter such as info"),
+    ];
+    for (flag, setting, allowed) in table {
+        let told = problem(flag);
+        assert!(
+            told.contains(setting) && told.contains(allowed),
+            "{flag}: {told}"
+        );
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let told = settings(&["--max-concurrent=x", "--listen=y"]).unwrap_err();
+    assert_eq!(told.0.len(), 2);
+    assert_eq!(told.to_string().lines().count(), 2);
+}
+
+#[test]
+fn the_key_is_never_told() {
+    assert_eq!(
+        problem("--api-key=s3cret\n"),
+        format!("error: {}", Problem::Key)
+    );
+    let settings = settings(&["--api-key=s3cret"]).unwrap();
+    assert!(settings.api.api_key.is_some());
+    assert!(!format!("{settings:?}").contains("s3cret"));
+}
+
+#[test]
+fn an_empty_key_is_none() {
+    assert!(settings(&["--api-key="]).unwrap().api.api_key.is_none());
+}
+
+#[test]
+fn the_own_name_of_the_device_wins_and_an_empty_one_says_nothing() {
+    assert!(settings(&["--device=cpu", "--torch-device=cuda"]).is_ok());
+    assert!(settings(&["--device=", "--torch-device="]).is_ok());
+    let told = settings(&["--device=", "--torch-device=cuda"])
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("TORCH_DEVICE (--torch-device)"), "{told}");
+}
+
+#[test]
+fn a_batch_of_0_counts_as_1() {
+    assert_eq!(
+        settings(&["--embed-batch=0"]).unwrap().embed_batch,
+        NonZeroUsize::MIN
+    );
+}
+
+#[test]
+fn layers_are_given_by_name() {
+    let flags = ["--bertscore-layer=org/a=b=6", "--bertscore-layer=c=0"];
+    let layers = settings(&flags).unwrap().bertscore_layers;
+    let expected = [("org/a=b".to_owned(), 6), ("c".to_owned(), 0)];
+    assert_eq!(layers, BTreeMap::from(expected));
+}
+
+#[test]
+fn the_hub_cache_is_found_as_the_hub_s_client_finds_it() {
+    let (cache, home) = (Path::new("/cache"), Path::new("/home"));
+    let none = Path::new("");
+    assert_eq!(hub_cache(Some(cache), Some(home)), Some("/cache".into()));
+    assert_eq!(hub_cache(None, Some(home)), Some("/home/hub".into()));
+    assert_eq!(hub_cache(Some(none), Some(home)), Some("/home/hub".into()));
+    let default = hub_cache(None, None);
+    assert!(default.is_none_or(|folder| folder.ends_with(".cache/huggingface/hub")));
+}

@@ -1,0 +1,98 @@
+//! An engine that knows two models by name and computes nothing.
+
+use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Progress, Scores};
+
+type Script = dyn Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync;
+
+/// Answers with numbers of the right shape.
+pub(crate) struct FakeEngine {
+    embed: String,
+    bertscore: String,
+    script: Box<Script>,
+}
+
+const DIMENSIONS: usize = 384;
+
+impl FakeEngine {
+    /// Answers at once.
+    pub(crate) fn quick() -> Self {
+        Self::scripted(|_, _| Ok(()))
+    }
+
+    /// Runs `script` on the first text of each request for embeddings, then answers.
+    pub(crate) fn scripted(
+        script: impl Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            embed: "all-MiniLM-L6-v2".to_owned(),
+            bertscore: "microsoft/deberta-xlarge-mnli".to_owned(),
+            script: Box::new(script),
+        }
+    }
+
+    /// Knows its two models under other names.
+    pub(crate) fn named(self, embed: &str, bertscore: &str) -> Self {
+        Self {
+            embed: embed.to_owned(),
+            bertscore: bertscore.to_owned(),
+            ..self
+        }
+    }
+
+    fn check(&self, name: &str, known: &str) -> Result<(), EngineError> {
+        if name == known {
+            return Ok(());
+        }
+        let installed = vec![self.embed.clone(), self.bertscore.clone()];
+        Err(EngineError::NotInstalled {
+            name: name.to_owned(),
+            installed,
+        })
+    }
+}
+
+impl Engine for FakeEngine {
+    fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        progress: &dyn Progress,
+    ) -> Result<Embeddings, EngineError> {
+        self.check(model, &self.embed)?;
+        (self.script)(texts.first().map_or("", String::as_str), progress)?;
+        progress.finished(texts.len());
+        let dimensions = if texts.is_empty() { 0 } else { DIMENSIONS };
+        Ok(Embeddings {
+            rows: vec![vec![0.0; dimensions]; texts.len()],
+            dimensions,
+        })
+    }
+
+    fn bertscore(
+        &self,
+        model: &str,
+        candidates: &[String],
+        references: &[String],
+        _: &dyn Progress,
+    ) -> Result<Scores, EngineError> {
+        assert_eq!(
+            candidates.len(),
+            references.len(),
+            "the API lets only pairs pass"
+        );
+        self.check(model, &self.bertscore)?;
+        let zeros = vec![0.0; candidates.len()];
+        Ok(Scores {
+            precision: zeros.clone(),
+            recall: zeros.clone(),
+            f1: zeros,
+        })
+    }
+
+    fn loaded_models(&self) -> Vec<String> {
+        vec![
+            format!("bertscore:{}", self.bertscore),
+            format!("embed:{}", self.embed),
+        ]
+    }
+}

@@ -1,0 +1,245 @@
+//! Clients that go away, engines that fail, bodies that are too large, a service that stops: over a
+//! real socket where the socket matters.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+
+use axum::Router;
+use gpu_bridge_backend::api::{self, Limits, Options};
+use gpu_bridge_backend::engine::EngineError;
+use gpu_bridge_backend::server;
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::fake::FakeEngine;
+use crate::replay::settings;
+
+fn one_slot() -> Options {
+    settings(&BTreeMap::from([(
+        "GPU_MAX_CONCURRENT".to_owned(),
+        "1".to_owned(),
+    )]))
+    .unwrap()
+    .api
+}
+
+/// A service on a socket; dropping `stop` stops it.
+struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<anyhow::Result<()>>,
+}
+
+async fn start(service: Router) -> Running {
+    let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(server::serve(listener, service, async {
+        drop(stopped.await);
+    }));
+    Running {
+        address,
+        stop,
+        served,
+    }
+}
+
+impl Running {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn embed(&self, text: &str) -> reqwest::Response {
+        embed(self.url("/embed"), text).await
+    }
+
+    async fn in_flight(&self) -> u64 {
+        let status: Value = reqwest::get(self.url("/status"))
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        status["queue"]["in_flight"].as_u64().unwrap()
+    }
+}
+
+async fn embed(url: String, text: &str) -> reqwest::Response {
+    let body = serde_json::json!({ "texts": [text] });
+    reqwest::Client::new()
+        .post(url)
+        .json(&body)
+        .send()
+        .await
+        .unwrap()
+}
+
+/// An engine that tells of each step for the text "long" and goes on when told to.
+struct Steps {
+    told: UnboundedReceiver<&'static str>,
+    go_on: mpsc::Sender<()>,
+}
+
+/// Told when the computation begins and when it knows that it is cancelled.
+fn long_until_cancelled() -> (FakeEngine, Steps) {
+    let (tell, told) = unbounded_channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let engine = FakeEngine::scripted(move |text, progress| {
+        if text != "long" {
+            return Ok(());
+        }
+        tell.send("began").unwrap();
+        while !progress.is_cancelled() {
+            std::thread::yield_now();
+        }
+        tell.send("cancelled").unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+        Err(EngineError::Cancelled)
+    });
+    (engine, Steps { told, go_on })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_frees_its_slot_when_the_running_batch_ends() {
+    let (engine, mut steps) = long_until_cancelled();
+    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let body = r#"{"texts":["long"]}"#;
+    let mut client = TcpStream::connect(service.address).unwrap();
+    write!(
+        client,
+        "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    assert_eq!(steps.told.recv().await, Some("began"));
+
+    drop(client);
+    assert_eq!(steps.told.recv().await, Some("cancelled"));
+    assert_eq!(
+        service.in_flight().await,
+        1,
+        "the device still works: the slot is taken"
+    );
+
+    steps.go_on.send(()).unwrap();
+    assert_eq!(service.embed("short").await.status(), 200);
+    assert_eq!(service.in_flight().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stops_finishes_what_runs_and_accepts_nothing_new() {
+    let (tell, mut told) = unbounded_channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let engine = FakeEngine::scripted(move |_, _| {
+        tell.send(()).unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    });
+    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let running = tokio::spawn(embed(service.url("/embed"), "x"));
+    told.recv().await.unwrap();
+
+    drop(service.stop);
+    while TcpStream::connect(service.address).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    go_on.send(()).unwrap();
+    assert_eq!(running.await.unwrap().status(), 200);
+    service.served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_failing_engine_is_an_error_with_an_id_and_no_details() {
+    let engine = FakeEngine::scripted(|text, _| match text {
+        "panic" => panic!("a bug in the engine"),
+        _ => Err(EngineError::Inference("secret path /srv/models".to_owned())),
+    });
+    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    for text in ["fail", "panic"] {
+        let answer = service.embed(text).await;
+        assert_eq!(answer.status(), 500);
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let id = answer.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let body = answer.text().await.unwrap();
+        assert!(body.contains(&id) && !body.contains("/srv"), "{body}");
+        assert_eq!(service.in_flight().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_the_operator_gave_is_not_named_to_clients() {
+    let engine = FakeEngine::quick().named("/srv/models/mine", "org/scorer");
+    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let answer = service.embed("x").await;
+    assert_eq!(answer.status(), 404);
+    let body = answer.text().await.unwrap();
+    assert!(body.contains("installed: org/scorer\""), "{body}");
+}
+
+#[tokio::test]
+async fn a_body_beyond_any_legal_request_is_413() {
+    let limits = Limits {
+        batch_size: 1,
+        text_length: 1,
+    };
+    let options = Options {
+        limits,
+        ..one_slot()
+    };
+    let service = start(api::router(Arc::new(FakeEngine::quick()), options)).await;
+    let send = |size: usize| {
+        reqwest::Client::new()
+            .post(service.url("/embed"))
+            .header("content-type", "application/json")
+            .body(" ".repeat(size))
+            .send()
+    };
+    let answer = send(limits.max_body() + 1).await.unwrap();
+    assert_eq!(answer.status(), 413);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert!(answer.text().await.unwrap().starts_with("{\"detail\":"));
+    assert_eq!(send(limits.max_body()).await.unwrap().status(), 422);
+}
+
+#[tokio::test]
+async fn a_request_id_is_taken_over() {
+    let service = start(api::router(Arc::new(FakeEngine::quick()), one_slot())).await;
+    let client = reqwest::Client::new();
+    let answer = client
+        .get(service.url("/nope"))
+        .header("x-request-id", "abc-1")
+        .send()
+        .await;
+    assert_eq!(answer.unwrap().headers()["x-request-id"], "abc-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_announced_with_expect_is_asked_for() {
+    let service = start(api::router(Arc::new(FakeEngine::quick()), one_slot())).await;
+    let mut client = TcpStream::connect(service.address).unwrap();
+    let body = r#"{"texts":["x"]}"#;
+    write!(
+        client,
+        "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )
+    .unwrap();
+    let mut go_ahead = [0; 25];
+    client.read_exact(&mut go_ahead).unwrap();
+    assert_eq!(&go_ahead, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
