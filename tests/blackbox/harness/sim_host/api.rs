@@ -52,7 +52,7 @@ pub(super) async fn respond(
     let (head, body) = request.into_parts();
     let is_first = line.count() == 0;
     if !is_first && matches!(api.knobs().behaviour, Behaviour::ServeOncePerConnection) {
-        line.end("", Ending::Close).await
+        return line.end("", Ending::Close).await;
     }
     let route = (head.method.clone(), head.uri.path().to_owned());
     let response = match (&route.0, route.1.as_str()) {
