@@ -1,6 +1,16 @@
 //! What operators read about requests.
 
-use crate::harness::{Behaviour, Config, Proxy, sim_host};
+use crate::harness::{Behaviour, Config, Proxy, eventually, sim_host};
+
+/// Returns once `name` has counted to `number`. Requests are counted when they are over, which is just
+/// after their client has its answer.
+async fn counts(proxy: &Proxy, name: &str, number: u64) {
+    let what = format!("{name} to reach {number}");
+    eventually(&what, async || {
+        proxy.metrics().await.count(name, &[]) == number
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn requests_are_counted_and_timed_by_route_and_code() {
@@ -15,6 +25,7 @@ async fn requests_are_counted_and_timed_by_route_and_code() {
     host.set(Behaviour::answer(422, "no"));
     client.embed("wrong").await;
 
+    counts(&proxy, "gpu_bridge_requests_total", 6).await;
     let metrics = proxy.metrics().await;
     for (route, code, count) in [
         ("embed", "200", 3),
@@ -43,6 +54,7 @@ async fn unknown_paths_do_not_become_labels() {
     let proxy = Proxy::in_front_of(&[&host]).await;
 
     proxy.client().get("/some-secret-path").await;
+    counts(&proxy, "gpu_bridge_requests_total", 1).await;
 
     let text = proxy.metrics_text().await;
     assert!(!text.contains("some-secret-path"), "{text}");
@@ -63,9 +75,11 @@ async fn the_time_in_the_queue_is_measured() {
         reply.await.unwrap().assert_embedding_of("work");
     }
 
-    let metrics = proxy.metrics().await;
-    assert!(metrics.count("gpu_bridge_queue_wait_seconds_count", &[]) >= 1);
-    assert!(metrics.seconds("gpu_bridge_queue_wait_seconds_sum") > 0.0);
+    eventually("the wait is measured", async || {
+        let metrics = proxy.metrics().await;
+        metrics.seconds("gpu_bridge_queue_wait_seconds_sum") > 0.0
+    })
+    .await;
 }
 
 #[tokio::test]
