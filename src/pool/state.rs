@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::health::{Cause, Phase, Thresholds, Transition};
 use super::host::{Host, HostSpec};
 use super::queue::{Avoid, Proof, Queue, Ticket};
+use super::service_time::ServiceTime;
 use super::snapshot::{HostView, PoolView};
 use super::{Check, HostId, Outcome};
 use crate::config::{HostName, Policy};
@@ -74,6 +75,7 @@ pub(super) struct State {
     settings: Settings,
     hosts: Vec<Host>,
     queue: Queue,
+    service_time: ServiceTime,
     grants: u64,
     events: Vec<Event>,
 }
@@ -88,6 +90,7 @@ impl State {
             settings,
             hosts,
             queue: Queue::default(),
+            service_time: ServiceTime::default(),
             grants: 0,
             events: Vec::new(),
         }
@@ -243,16 +246,25 @@ impl State {
             .any(|id| self.hosts[id.0].is_serving() && !avoid.broken_on(id))
     }
 
-    /// How long a refused client should wait before it asks again.
+    /// A request held a lease that long and was answered.
+    pub(super) fn served(&mut self, took: Duration) {
+        self.service_time.record(took);
+    }
+
+    /// How long a refused client should wait before it asks again: until those that wait now are
+    /// served, but at least until the first busy host is free. If nobody serves, the next checks may
+    /// tell.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let serving = || self.hosts.iter().filter(|host| host.is_serving());
-        let soonest = serving()
-            .map(|host| {
-                host.busy_until
-                    .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
-            })
-            .min();
-        soonest.unwrap_or(self.settings.check_interval)
+        let busy_for = |host: &Host| {
+            let until = host.busy_until.unwrap_or(now);
+            until.saturating_duration_since(now)
+        };
+        let Some(first_free) = serving().map(busy_for).min() else {
+            return self.settings.check_interval;
+        };
+        let slots = serving().map(Host::capacity).sum();
+        first_free.max(self.service_time.to_serve(self.queue.len(), slots))
     }
 
     pub(super) fn waiting(&self) -> usize {

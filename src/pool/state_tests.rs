@@ -353,6 +353,16 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         now,
     );
     assert_eq!(state.retry_after(now + SECOND), 3 * SECOND);
+    state.served(2 * SECOND);
+    for _ in 0..20 {
+        join(&mut state);
+    }
+    let both_slots = 20 * SECOND;
+    assert_eq!(
+        state.retry_after(now + SECOND),
+        both_slots,
+        "the line takes longer"
+    );
     let failed = Check::Failed {
         reason: String::new(),
     };
