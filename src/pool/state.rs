@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::health::{Cause, Phase, Thresholds, Transition};
+use super::health::{Cause, Thresholds, Transition};
 use super::host::{Host, HostSpec};
 use super::queue::{Avoid, Proof, Queue, Ticket};
 use super::service_time::ServiceTime;
@@ -178,6 +178,7 @@ impl State {
     /// A health check of `id` has ended. Returns whether that ejected the host because it hangs.
     pub(super) fn checked(&mut self, id: HostId, check: &Check, now: Instant) -> bool {
         let host = &mut self.hosts[id.0];
+        host.suspect = false;
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
                 host.sign_of_life();
@@ -211,19 +212,25 @@ impl State {
         let host = &self.hosts[id.0];
         let interval = self.settings.check_interval;
         let waiting = !self.queue.is_empty();
-        if host.health.is_doubtful() {
+        let delay = if host.suspect {
+            FIRST_RECHECK
+        } else if host.health.is_well() {
+            let full = host.is_busy(now) || host.capacity() == 0;
+            if waiting && full {
+                POLL_WHILE_WAITING
+            } else {
+                interval
+            }
+        } else {
             let slower = FIRST_RECHECK * (1 << host.health.failed_checks().min(10));
             let slowest = if waiting {
-                RECHECK_WHILE_WAITING.min(interval)
+                RECHECK_WHILE_WAITING
             } else {
                 interval
             };
-            return slower.min(slowest);
-        }
-        if waiting && host.is_busy(now) {
-            return POLL_WHILE_WAITING.min(interval);
-        }
-        interval
+            slower.min(slowest).max(host.health.hold_left(now))
+        };
+        delay.min(interval)
     }
 
     /// Hosts whose check should come sooner now that requests wait.
@@ -294,6 +301,7 @@ impl State {
     }
 
     fn fault(&mut self, id: HostId, cause: Cause, now: Instant) {
+        self.hosts[id.0].suspect = true;
         let transition = self.hosts[id.0].health.fault(cause, now);
         self.note_health(id, transition);
     }
@@ -335,13 +343,6 @@ fn place(hosts: &[Host], policy: Policy, avoid: &Avoid, now: Instant) -> Option<
         .collect();
     let chosen = policy.pick(eligible.iter().map(|(_, load)| *load))?;
     eligible.get(chosen).map(|(host, _)| *host)
-}
-
-impl Phase {
-    /// Does the host take requests in this phase?
-    pub fn is_serving(self) -> bool {
-        matches!(self, Self::Up | Self::Trial)
-    }
 }
 
 #[cfg(test)]
