@@ -3,19 +3,18 @@
 use bytes::Bytes;
 use futures_util::stream;
 use http::Method;
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embedding_of, eventually,
-    sim_host,
+    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embed_body, eventually,
+    padded, padded_answer, sim_host,
 };
 
 const MIB: usize = 1 << 20;
 
 /// A request of at least so many bytes, and its hash.
 fn large_body(bytes: usize) -> (Bytes, [u8; 32]) {
-    let body = json!({"texts": ["large"], "padding": "x".repeat(bytes)}).to_string();
+    let body = padded(&embed_body("large"), bytes);
     let hash = Sha256::digest(&body).into();
     (body.into(), hash)
 }
@@ -224,6 +223,50 @@ async fn a_body_that_never_comes_does_not_reach_a_host() {
 }
 
 #[tokio::test]
+async fn a_slow_upload_holds_no_slot() {
+    let host = sim_host("host").slots(1).start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let (body, hash) = large_body(MIB);
+    let mut slow = proxy.connect().await;
+    slow.send(head(body.len(), "")).await;
+    slow.send(&body[..MIB / 2]).await;
+
+    proxy
+        .client()
+        .embed("fast")
+        .await
+        .assert_embedding_of("fast");
+
+    slow.send(&body[MIB / 2..]).await;
+    slow.reply().await.assert_embedding_of("large");
+    assert_eq!(hashes(&host).last(), Some(&hash));
+}
+
+#[tokio::test]
+async fn a_slow_download_holds_no_slot() {
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServePadded(8 * MIB))
+        .start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut slow = proxy.connect().await;
+    slow.send_embed("slow").await;
+    let (_, headers) = slow.head().await;
+    let length: usize = headers["content-length"].to_str().unwrap().parse().unwrap();
+
+    host.set(Behaviour::Serve);
+    proxy
+        .client()
+        .embed("fast")
+        .await
+        .assert_embedding_of("fast");
+
+    assert_eq!(slow.body(length).await.len(), length);
+}
+
+#[tokio::test]
 async fn a_chunked_answer_arrives_whole() {
     let host = sim_host("host").behaving(Behaviour::ServeChunked).start();
     let proxy = Proxy::in_front_of(&[&host]).await;
@@ -242,9 +285,8 @@ async fn a_large_answer_arrives_whole() {
         let reply = proxy.client().embed("verbose").await;
 
         assert_eq!(reply.status, 200);
-        let answer = reply.json();
-        assert_eq!(answer["embeddings"], json!([embedding_of("verbose")]));
-        assert_eq!(answer["padding"].as_str().map(str::len), Some(bytes));
+        let whole = reply.body == padded_answer("verbose", bytes);
+        assert!(whole, "not the {bytes} bytes that the host sent");
         assert_eq!(proxy.host_metric("in_flight", "host").await, 0);
     }
 }

@@ -162,14 +162,18 @@ async fn an_ejected_host_comes_back_when_it_is_well_again() {
 /// No fault of the host: servers close idle connections whenever they like.
 #[tokio::test]
 async fn a_host_that_hangs_up_between_requests_is_neither_noticed_nor_ejected() {
-    let host = sim_host("host")
-        .behaving(Behaviour::ServeThenHangUp)
-        .start();
-    let proxy = Proxy::in_front_of(&[&host]).await;
+    for manner in [
+        Behaviour::ServeThenHangUp,
+        Behaviour::ServeOncePerConnection,
+    ] {
+        let host = sim_host("host").behaving(manner).start();
+        let proxy = Proxy::in_front_of(&[&host]).await;
 
-    proxy.client().flood(REQUESTS, 1).await;
+        proxy.client().flood(REQUESTS, 1).await;
 
-    assert_eq!(proxy.ejections("host").await, 0);
+        assert_eq!(proxy.failed_attempts("host").await, 0);
+        assert_eq!(proxy.ejections("host").await, 0);
+    }
 }
 
 #[tokio::test]

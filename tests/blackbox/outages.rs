@@ -125,7 +125,7 @@ async fn requests_on_a_host_that_freezes_move_to_a_sibling_long_before_they_time
     let client = proxy.client();
     let texts: Vec<_> = (0..4).map(|number| format!("request {number}")).collect();
     let replies: Vec<_> = texts.iter().map(|text| client.start_embed(text)).collect();
-    eventually("requests on the host", async || frozen.arrivals() >= 2).await;
+    eventually("a request on the host", async || frozen.arrivals() > 0).await;
 
     frozen.set_health(HealthAnswer::Hang);
 
@@ -167,7 +167,7 @@ async fn a_busy_answer_to_a_health_check_is_no_fault() {
 }
 
 #[tokio::test]
-async fn one_failed_check_does_not_eject() {
+async fn a_host_stays_in_the_pool_as_long_as_its_faults_are_fewer_than_configured() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host]).set("health", "unhealthy_after", 1_000);
     let proxy = Proxy::ready(&config, &[&host]).await;

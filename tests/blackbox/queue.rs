@@ -130,7 +130,8 @@ async fn a_client_that_leaves_the_queue_frees_its_place() {
 #[tokio::test]
 async fn a_client_that_leaves_while_its_request_runs_gives_the_lease_back() {
     let host = one_slot();
-    let proxy = Proxy::ready(&config(&host), &[&host]).await;
+    let config = config(&host).set("timeouts", "attempt", "10m");
+    let proxy = Proxy::ready(&config, &[&host]).await;
     let mut impatient = proxy.connect().await;
     impatient.send_embed("impatient").await;
     host.runs(1).await;

@@ -24,5 +24,5 @@ pub(crate) use process::Process;
 pub(crate) use proxy::{Proxy, gpu_bridge};
 pub(crate) use raw::{RawConnection, embed_request};
 pub(crate) use sim_host::{
-    Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, embedding_of, sim_host,
+    Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, padded, padded_answer, sim_host,
 };

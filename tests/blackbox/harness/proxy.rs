@@ -20,7 +20,7 @@ pub(crate) struct Proxy {
     _config: NamedTempFile,
 }
 
-/// The proxy's program, with nothing of the environment that could change what it does.
+/// The proxy's program, with a log for tests that fail.
 pub(crate) fn gpu_bridge() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-bridge"));
     command.env("RUST_LOG", "info");

@@ -44,14 +44,20 @@ impl RawConnection {
         let (status, headers) = self.head().await;
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.map_or(0, |length| length.to_str().unwrap().parse().unwrap());
-        while self.unread.len() < length {
-            self.read_more().await;
-        }
+        let body = self.body(length).await;
         Reply {
             status,
             headers,
-            body: self.unread.split_to(length).freeze(),
+            body,
         }
+    }
+
+    /// The next so many bytes.
+    pub(crate) async fn body(&mut self, length: usize) -> Bytes {
+        while self.unread.len() < length {
+            self.read_more().await;
+        }
+        self.unread.split_to(length).freeze()
     }
 
     /// Reads until the proxy hangs up.

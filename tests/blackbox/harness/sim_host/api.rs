@@ -50,6 +50,10 @@ pub(super) async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    let is_first = line.count() == 0;
+    if !is_first && matches!(api.knobs().behaviour, Behaviour::ServeOncePerConnection) {
+        return line.end("", Ending::Close).await;
+    }
     let route = (head.method.clone(), head.uri.path().to_owned());
     let response = match (&route.0, route.1.as_str()) {
         (&Method::GET, "/health") => api.health().await,
@@ -65,6 +69,22 @@ pub(super) async fn respond(
 /// The vector that stands for `text`: anyone can tell whether an answer belongs to a request.
 pub(crate) fn embedding_of(text: &str) -> Vec<u8> {
     Sha256::digest(text)[..4].to_vec()
+}
+
+/// What a host that pads its answers with so many bytes answers for `text`.
+pub(crate) fn padded_answer(text: &str, bytes: usize) -> String {
+    padded(&Job(json!({"texts": [text]})).answer(), bytes)
+}
+
+/// `object` with so many bytes in front of its other fields. Put together by hand, since tests run
+/// unoptimised code.
+pub(crate) fn padded(object: &Value, bytes: usize) -> String {
+    let fields = object.to_string();
+    // The length is prime, so that no mix-up of whole blocks goes unnoticed.
+    let pattern: String = ('a'..='z').cycle().take(251).collect();
+    let mut padding = pattern.repeat(bytes / pattern.len() + 1);
+    padding.truncate(bytes);
+    format!("{{\"padding\":\"{padding}\",{}", &fields[1..])
 }
 
 impl Api {
@@ -170,7 +190,10 @@ impl Api {
         let answer = job.answer();
         match behaviour {
             Behaviour::ServeChunked => chunked(&answer),
-            Behaviour::ServePadded(bytes) => json(&padded(answer, bytes)),
+            Behaviour::ServePadded(bytes) => {
+                let body = padded(&answer, bytes);
+                response(StatusCode::OK, "application/json", whole(body))
+            }
             Behaviour::ServeThenHangUp => line.end(spoken(&answer), Ending::Close).await,
             Behaviour::DieMidBody(ending) => line.end(half(&spoken(&answer)), ending).await,
             Behaviour::DieMidChunks(ending) => line.end(half_chunked(&answer), ending).await,
@@ -222,11 +245,6 @@ fn job(number: usize) -> ActiveJob {
         model: "sim".to_owned(),
         progress: 0.5,
     }
-}
-
-fn padded(mut answer: Value, bytes: usize) -> Value {
-    answer["padding"] = "x".repeat(bytes).into();
-    answer
 }
 
 /// An answer as bytes on the wire, for connections that end with it.

@@ -19,6 +19,9 @@ pub(crate) enum Behaviour {
     ServePadded(usize),
     /// A right answer, after which the host hangs up although it never said so.
     ServeThenHangUp,
+    /// A right answer to the first request on a connection; the next one just misses the host's
+    /// closing of it.
+    ServeOncePerConnection,
     /// This answer, whatever was asked.
     Answer(Answer),
     /// This answer, as soon as the head of the request is there; the body is left unread.

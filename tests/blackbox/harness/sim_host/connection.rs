@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -16,9 +17,12 @@ use tokio::task::JoinSet;
 use super::Ending;
 use super::api::{self, Api};
 
-/// Tells the connection of a request to end.
+/// The connection of a request.
 #[derive(Clone)]
-pub(super) struct Line(mpsc::UnboundedSender<LastWords>);
+pub(super) struct Line {
+    end: mpsc::UnboundedSender<LastWords>,
+    requests: Arc<AtomicUsize>,
+}
 
 /// How a connection ends.
 struct LastWords {
@@ -27,12 +31,17 @@ struct LastWords {
 }
 
 impl Line {
+    /// Counts a request; returns how many there were before.
+    pub(super) fn count(&self) -> usize {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Sends `bytes` as they are, then ends the connection. Never returns: there is nothing that a
     /// request on it could still do.
     pub(super) async fn end<T>(&self, bytes: impl Into<Bytes>, ending: Ending) -> T {
         let bytes = bytes.into();
         // Fails only if the connection has ended already.
-        let _ = self.0.send(LastWords { bytes, ending });
+        let _ = self.end.send(LastWords { bytes, ending });
         std::future::pending().await
     }
 }
@@ -88,7 +97,10 @@ pub(super) async fn accept(listener: TcpListener, api: Arc<Api>) {
 async fn serve(stream: TcpStream, api: Arc<Api>) {
     stream.set_nodelay(true).unwrap();
     let (end, mut ends) = mpsc::unbounded_channel();
-    let line = Line(end);
+    let line = Line {
+        end,
+        requests: Arc::default(),
+    };
     let service = service_fn(move |request| api::respond(Arc::clone(&api), line.clone(), request));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let last_words = tokio::select! {

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub(crate) use self::api::embedding_of;
 use self::api::{Api, Knobs};
+pub(crate) use self::api::{embedding_of, padded, padded_answer};
 pub(crate) use self::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer};
 use self::connection::Port;
 use self::record::{Record, Recorder};
