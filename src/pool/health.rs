@@ -87,6 +87,13 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    /// Does the host take requests in this phase?
+    pub fn is_serving(self) -> bool {
+        matches!(self, Self::Up | Self::Trial)
+    }
+}
+
 /// A change of phase, worth a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
@@ -124,9 +131,17 @@ impl Health {
         self.phase
     }
 
-    /// Something went wrong that has not led to an ejection yet, or the host is out already.
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.failed_checks > 0 || self.faults > 0 || !matches!(self.phase, Phase::Up)
+    /// Does the host serve, and has its last check been good?
+    pub(super) fn is_well(&self) -> bool {
+        self.phase.is_serving() && self.failed_checks == 0
+    }
+
+    /// How long checks can't bring the host back yet.
+    pub(super) fn hold_left(&self, now: Instant) -> Duration {
+        match self.phase {
+            Phase::Ejected { hold_until, .. } => hold_until.saturating_duration_since(now),
+            Phase::Unknown | Phase::Up | Phase::Trial => Duration::ZERO,
+        }
     }
 
     /// Failed checks in a row.

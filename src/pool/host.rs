@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) proof: Proof,
     pub(super) last_granted: u64,
     pub(super) busy_until: Option<Instant>,
+    /// It failed an attempt since its last check, so that the next one should come soon.
+    pub(super) suspect: bool,
     learned_capacity: Option<u32>,
 }
 
@@ -47,6 +49,7 @@ impl Host {
             proof: Proof::default(),
             last_granted: 0,
             busy_until: None,
+            suspect: false,
             learned_capacity: None,
         }
     }

@@ -1,5 +1,7 @@
 //! Guards: a place in line and a slot in use. Dropping either gives it back.
 
+use std::time::Instant;
+
 use tokio::sync::{oneshot, watch};
 
 use super::{HostId, Outcome, Pool, Proof, Ticket};
@@ -52,6 +54,7 @@ pub struct Lease {
     host: HostId,
     name: HostName,
     hung: watch::Receiver<()>,
+    granted: Instant,
     finished: bool,
 }
 
@@ -62,6 +65,7 @@ impl Lease {
             host,
             name,
             hung,
+            granted: super::now(),
             finished: false,
         }
     }
@@ -89,14 +93,15 @@ impl Lease {
     /// for [`super::Avoid::add`].
     pub fn finish(mut self, outcome: Outcome) -> Proof {
         self.finished = true;
-        self.pool.finish(self.host, outcome)
+        self.pool.finish(self.host, outcome, self.granted)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.finished {
-            self.pool.finish(self.host, Outcome::Abandoned);
+            self.pool
+                .finish(self.host, Outcome::Abandoned, self.granted);
         }
     }
 }

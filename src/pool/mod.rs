@@ -18,6 +18,7 @@ mod host;
 mod lease;
 mod policy;
 mod queue;
+mod service_time;
 mod snapshot;
 mod state;
 
@@ -261,8 +262,14 @@ impl Pool {
         }
     }
 
-    fn finish(&self, host: HostId, outcome: Outcome) -> Proof {
-        let proof = self.update_and_grant(|state, now| state.finish(host, outcome, now));
+    /// `granted`: when the lease was handed out.
+    fn finish(&self, host: HostId, outcome: Outcome, granted: Instant) -> Proof {
+        let proof = self.update_and_grant(|state, now| {
+            if outcome == Outcome::Answered {
+                state.served(now.saturating_duration_since(granted));
+            }
+            state.finish(host, outcome, now)
+        });
         if !matches!(outcome, Outcome::Answered | Outcome::Abandoned) {
             self.shared.check_sooner[host.0].notify_one();
         }

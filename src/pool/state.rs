@@ -9,9 +9,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::health::{Cause, Phase, Thresholds, Transition};
+use super::health::{Cause, Thresholds, Transition};
 use super::host::{Host, HostSpec};
 use super::queue::{Avoid, Proof, Queue, Ticket};
+use super::service_time::ServiceTime;
 use super::snapshot::{HostView, PoolView};
 use super::{Check, HostId, Outcome};
 use crate::config::{HostName, Policy};
@@ -74,6 +75,7 @@ pub(super) struct State {
     settings: Settings,
     hosts: Vec<Host>,
     queue: Queue,
+    service_time: ServiceTime,
     grants: u64,
     events: Vec<Event>,
 }
@@ -88,6 +90,7 @@ impl State {
             settings,
             hosts,
             queue: Queue::default(),
+            service_time: ServiceTime::default(),
             grants: 0,
             events: Vec::new(),
         }
@@ -175,6 +178,7 @@ impl State {
     /// A health check of `id` has ended. Returns whether that ejected the host because it hangs.
     pub(super) fn checked(&mut self, id: HostId, check: &Check, now: Instant) -> bool {
         let host = &mut self.hosts[id.0];
+        host.suspect = false;
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
                 host.sign_of_life();
@@ -208,19 +212,25 @@ impl State {
         let host = &self.hosts[id.0];
         let interval = self.settings.check_interval;
         let waiting = !self.queue.is_empty();
-        if host.health.is_doubtful() {
+        let delay = if host.suspect {
+            FIRST_RECHECK
+        } else if host.health.is_well() {
+            let full = host.is_busy(now) || host.capacity() == 0;
+            if waiting && full {
+                POLL_WHILE_WAITING
+            } else {
+                interval
+            }
+        } else {
             let slower = FIRST_RECHECK * (1 << host.health.failed_checks().min(10));
             let slowest = if waiting {
-                RECHECK_WHILE_WAITING.min(interval)
+                RECHECK_WHILE_WAITING
             } else {
                 interval
             };
-            return slower.min(slowest);
-        }
-        if waiting && host.is_busy(now) {
-            return POLL_WHILE_WAITING.min(interval);
-        }
-        interval
+            slower.min(slowest).max(host.health.hold_left(now))
+        };
+        delay.min(interval)
     }
 
     /// Hosts whose check should come sooner now that requests wait.
@@ -243,16 +253,25 @@ impl State {
             .any(|id| self.hosts[id.0].is_serving() && !avoid.broken_on(id))
     }
 
-    /// How long a refused client should wait before it asks again.
+    /// A request held a lease that long and was answered.
+    pub(super) fn served(&mut self, took: Duration) {
+        self.service_time.record(took);
+    }
+
+    /// How long a refused client should wait before it asks again: until those that wait now are
+    /// served, but at least until the first busy host is free. If nobody serves, the next checks may
+    /// tell.
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let serving = || self.hosts.iter().filter(|host| host.is_serving());
-        let soonest = serving()
-            .map(|host| {
-                host.busy_until
-                    .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
-            })
-            .min();
-        soonest.unwrap_or(self.settings.check_interval)
+        let busy_for = |host: &Host| {
+            let until = host.busy_until.unwrap_or(now);
+            until.saturating_duration_since(now)
+        };
+        let Some(first_free) = serving().map(busy_for).min() else {
+            return self.settings.check_interval;
+        };
+        let slots = serving().map(Host::capacity).sum();
+        first_free.max(self.service_time.to_serve(self.queue.len(), slots))
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -282,6 +301,7 @@ impl State {
     }
 
     fn fault(&mut self, id: HostId, cause: Cause, now: Instant) {
+        self.hosts[id.0].suspect = true;
         let transition = self.hosts[id.0].health.fault(cause, now);
         self.note_health(id, transition);
     }
@@ -323,13 +343,6 @@ fn place(hosts: &[Host], policy: Policy, avoid: &Avoid, now: Instant) -> Option<
         .collect();
     let chosen = policy.pick(eligible.iter().map(|(_, load)| *load))?;
     eligible.get(chosen).map(|(host, _)| *host)
-}
-
-impl Phase {
-    /// Does the host take requests in this phase?
-    pub fn is_serving(self) -> bool {
-        matches!(self, Self::Up | Self::Trial)
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::pool::Phase;
 use crate::pool::Slots;
 
 const A: HostId = HostId(0);
@@ -302,15 +303,24 @@ fn server_errors_count_only_when_blamed() {
 }
 
 #[test]
-fn checks_hurry_for_doubtful_and_awaited_hosts() {
+fn checks_hurry_for_hosts_that_fail_or_are_waited_for() {
     let now = Instant::now();
     let mut state = pool(&[1, 1], now);
+    let (failed, busy) = (
+        Check::Failed {
+            reason: String::new(),
+        },
+        Outcome::Busy {
+            retry_after: 9 * SECOND,
+        },
+    );
     assert_eq!(state.check_delay(A, now), 5 * SECOND);
     state.finish(A, Outcome::Refused, now);
     assert_eq!(state.check_delay(A, now), FIRST_RECHECK);
-    let failed = Check::Failed {
-        reason: String::new(),
-    };
+    state.checked(A, &GOOD, now);
+    assert_eq!(state.check_delay(A, now), 5 * SECOND, "once, not for ever");
+    state.checked(A, &failed, now);
+    assert_eq!(state.check_delay(A, now), 2 * FIRST_RECHECK);
     for _ in 0..10 {
         state.checked(A, &failed, now);
     }
@@ -319,18 +329,27 @@ fn checks_hurry_for_doubtful_and_awaited_hosts() {
         5 * SECOND,
         "a dead host is not hammered"
     );
-    state.finish(
-        B,
-        Outcome::Busy {
-            retry_after: 9 * SECOND,
-        },
-        now,
-    );
+    state.finish(B, busy, now);
     assert_eq!(state.check_delay(B, now), 5 * SECOND);
     join(&mut state);
     assert_eq!(state.check_delay(A, now), RECHECK_WHILE_WAITING);
     assert_eq!(state.check_delay(B, now), POLL_WHILE_WAITING);
     assert_eq!(state.worth_polling(now).collect::<Vec<_>>(), [A, B]);
+}
+
+#[test]
+fn checks_do_not_hurry_for_a_host_on_hold_or_on_trial() {
+    let mut now = Instant::now();
+    let mut state = pool(&[1], now);
+    for hold in [1, 2, 4] {
+        state.finish(A, Outcome::Misconfigured, now);
+        state.checked(A, &GOOD, now);
+        assert_eq!(state.check_delay(A, now), hold * SECOND);
+        now += hold * SECOND;
+        state.checked(A, &GOOD, now);
+        assert_eq!(state.hosts[A.0].health.phase(), Phase::Trial);
+        assert_eq!(state.check_delay(A, now), 5 * SECOND);
+    }
 }
 
 #[test]
@@ -353,6 +372,16 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         now,
     );
     assert_eq!(state.retry_after(now + SECOND), 3 * SECOND);
+    state.served(2 * SECOND);
+    for _ in 0..20 {
+        join(&mut state);
+    }
+    let both_slots = 20 * SECOND;
+    assert_eq!(
+        state.retry_after(now + SECOND),
+        both_slots,
+        "the line takes longer"
+    );
     let failed = Check::Failed {
         reason: String::new(),
     };

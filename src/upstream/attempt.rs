@@ -25,6 +25,8 @@ use crate::message::{Answer, Call, Cut, Payload, Rest};
 const HOLD: usize = 16 << 20;
 /// Bytes of a refusal (busy, wrong key) that are read to keep the connection.
 const DRAIN: usize = 64 << 10;
+/// A refusal comes in one piece; a sibling should not wait for one that does not.
+const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 pub(super) async fn attempt(
     connector: &Arc<Connector>,
@@ -156,7 +158,7 @@ async fn drain(mut exchange: Exchange<'_>) {
             }
         }
     };
-    let whole = tokio::time::timeout(Duration::from_secs(1), whole).await;
+    let whole = tokio::time::timeout(DRAIN_TIME, whole).await;
     if whole == Ok(true) {
         exchange.release().await;
     }

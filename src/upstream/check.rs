@@ -60,7 +60,7 @@ impl<'a> Checker<'a> {
         if let Err(reason) = self.target.resolve().await {
             return Check::Failed { reason };
         }
-        match self.get::<Health>("/health").await {
+        match self.health().await {
             Reply::Body(health) if health.status == Health::OK => {}
             Reply::Body(health) => {
                 return Check::Failed {
@@ -97,6 +97,19 @@ impl<'a> Checker<'a> {
             self.target.store_info(info, Instant::now());
         }
         Check::Good { slots }
+    }
+
+    /// Asks `/health`, at another of the host's addresses if one does not answer.
+    async fn health(&self) -> Reply<Health> {
+        let mut reply = self.get("/health").await;
+        for _ in 1..self.target.address_count() {
+            if !matches!(reply, Reply::Failed(_) | Reply::TooLate) {
+                break;
+            }
+            self.target.try_next_address();
+            reply = self.get("/health").await;
+        }
+        reply
     }
 
     fn note_status(&self, status: Status) -> Slots {

@@ -1,9 +1,10 @@
 //! One host as something to connect to: its address, our key for it, and what it last told.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use gpu_bridge_wire::{API_KEY_HEADER, Info, Status};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
@@ -19,7 +20,10 @@ pub struct Target {
     url: HostUrl,
     /// Marked sensitive, so that `Debug` does not print it.
     api_key: Option<HeaderValue>,
-    address: ArcSwapOption<SocketAddr>,
+    /// All that its name stands for; empty until it has been resolved.
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Which of them is used, counted on for ever.
+    current: AtomicUsize,
     info: ArcSwapOption<(Instant, Info)>,
     status: ArcSwapOption<Status>,
 }
@@ -34,12 +38,13 @@ impl Target {
             Some(value)
         });
         let literal = host.url.host().parse::<IpAddr>().ok();
-        let address = literal.map(|ip| SocketAddr::new(ip, host.url.port()).into());
+        let addresses = literal.map(|ip| SocketAddr::new(ip, host.url.port()));
         Self {
             name: host.name.clone(),
             url: host.url.clone(),
             api_key,
-            address: ArcSwapOption::new(address),
+            addresses: ArcSwap::from_pointee(addresses.into_iter().collect()),
+            current: AtomicUsize::new(0),
             info: ArcSwapOption::empty(),
             status: ArcSwapOption::empty(),
         }
@@ -52,30 +57,49 @@ impl Target {
 
     /// Where to connect; `None` if its name has never been resolved.
     pub(super) fn peer(&self, connect: Duration) -> Option<HttpPeer> {
-        let address = self.address.load();
-        let mut peer = HttpPeer::new(**address.as_ref()?, false, String::new());
+        let addresses = self.addresses.load();
+        let position = self
+            .current
+            .load(Ordering::Relaxed)
+            .checked_rem(addresses.len())?;
+        let mut peer = HttpPeer::new(addresses.get(position)?, false, String::new());
         peer.options.connection_timeout = Some(connect);
         peer.options.total_connection_timeout = Some(connect);
         Some(peer)
     }
 
-    /// Looks the host's name up again, keeping the last good address if that fails.
+    /// How many addresses its name stands for.
+    pub(super) fn address_count(&self) -> usize {
+        self.addresses.load().len()
+    }
+
+    /// Uses the next of its addresses from now on. `localhost` may stand for `::1` and `127.0.0.1`,
+    /// and the host listen on one of them only.
+    pub(super) fn try_next_address(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks the host's name up again, keeping the last good addresses if that fails.
     ///
     /// # Errors
-    /// A sentence for the log.
+    /// A sentence for the log, if there are no addresses at all.
     pub(super) async fn resolve(&self) -> Result<(), String> {
         if self.url.host().parse::<IpAddr>().is_ok() {
             return Ok(());
         }
         let found = tokio::net::lookup_host((self.url.host(), self.url.port())).await;
-        let first = found
-            .map_err(|error| format!("its name can't be resolved: {error}"))?
-            .next()
-            .ok_or("its name has no address")?;
-        if self.address.load().as_deref() != Some(&first) {
-            self.address.store(Some(first.into()));
+        let found = found.map(Vec::from_iter);
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                if **self.addresses.load() != addresses {
+                    self.addresses.store(addresses.into());
+                }
+                Ok(())
+            }
+            _ if self.address_count() > 0 => Ok(()),
+            Ok(_) => Err("its name has no address".to_owned()),
+            Err(error) => Err(format!("its name can't be resolved: {error}")),
         }
-        Ok(())
     }
 
     /// Puts in what every request to this host carries.
@@ -113,5 +137,62 @@ impl Target {
                 .as_ref()
                 .map(|status| Status::clone(status)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::new(&config::Host {
+            name: "a".parse().unwrap(),
+            url: url.parse().unwrap(),
+            api_key: None,
+            max_concurrent: None,
+        })
+    }
+
+    fn address(target: &Target) -> Option<String> {
+        target
+            .peer(Duration::from_secs(1))
+            .map(|peer| pingora::upstreams::peer::Peer::address(&peer).to_string())
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_no_look_up() {
+        let target = target("http://[::1]:9");
+        assert_eq!(address(&target).as_deref(), Some("[::1]:9"));
+        assert_eq!(target.resolve().await, Ok(()));
+        target.try_next_address();
+        assert_eq!(
+            address(&target).as_deref(),
+            Some("[::1]:9"),
+            "there is only one"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_and_its_addresses_are_tried_in_turn() {
+        let target = target("http://localhost:9");
+        assert_eq!(address(&target), None);
+        target.resolve().await.unwrap();
+        let count = target.address_count();
+        assert!(count >= 1);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..count {
+            seen.insert(address(&target).unwrap());
+            target.try_next_address();
+        }
+        assert_eq!(seen.len(), count);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_exist_is_told() {
+        let error = target("http://does-not-exist.invalid")
+            .resolve()
+            .await
+            .unwrap_err();
+        assert!(error.starts_with("its name can't be resolved"), "{error}");
     }
 }

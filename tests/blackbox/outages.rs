@@ -185,6 +185,33 @@ async fn a_host_stays_in_the_pool_as_long_as_its_faults_are_fewer_than_configure
     assert_eq!(proxy.ejections("host").await, 0);
 }
 
+#[tokio::test]
+async fn a_host_may_be_given_by_name() {
+    let host = sim_host("a").start();
+    let url = host.url().replace("127.0.0.1", "localhost");
+    let config = Config::with_hosts(&[&host]).set_host("a", "url", url);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    proxy
+        .client()
+        .embed("hello")
+        .await
+        .assert_embedding_of("hello");
+}
+
+#[tokio::test]
+async fn a_host_whose_name_does_not_exist_is_out_and_its_sibling_serves() {
+    let host = sim_host("a").start();
+    let config = Config::with_hosts(&[&host]).host("b", "http://nowhere.invalid:1", None);
+    let proxy = Proxy::start(&config).await;
+    proxy.finds_healthy("a").await;
+    proxy
+        .client()
+        .embed("hello")
+        .await
+        .assert_embedding_of("hello");
+    assert!(!proxy.is_healthy("b").await);
+}
+
 /// Requests without end, each of which must be answered well.
 struct Load {
     clients: Vec<tokio::task::JoinHandle<()>>,
