@@ -1,6 +1,7 @@
 //! The command line, and the composition of the parts that it asks for.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -153,16 +154,31 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
     };
-    let engine = CandleEngine::new(settings.sources, options);
-    warm_up(&engine, &settings.api);
-
+    let engine = Arc::new(CandleEngine::new(settings.sources, options));
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let listener = server::bind(settings.listen).await?;
-        announce(&listener)?;
-        let service = api::router(Arc::new(engine), settings.api);
-        server::serve(listener, service, server::stop_signal()?).await
-    })
+    let result = runtime.block_on(run_until_stopped(engine, settings.listen, settings.api));
+    // A model that is still being loaded is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_until_stopped(
+    engine: Arc<CandleEngine>,
+    listen: SocketAddr,
+    options: api::Options,
+) -> anyhow::Result<()> {
+    let mut stop = Box::pin(server::stop_signal()?);
+    let listener = server::bind(listen).await?;
+    let warm = tokio::task::spawn_blocking({
+        let (engine, options) = (Arc::clone(&engine), options.clone());
+        move || warm_up(&*engine, &options)
+    });
+    tokio::select! {
+        warm = warm => warm.context("cannot load the default models")?,
+        () = &mut stop => return Ok(()),
+    }
+    announce(&listener)?;
+    server::serve(listener, api::router(engine, options), stop).await
 }
 
 /// Loads the default models, so that the first request does not wait for it. A host without one of

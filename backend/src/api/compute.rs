@@ -56,7 +56,7 @@ pub(super) async fn serve(
     let body = spawn_blocking(move || work.run(&*engine, running))
         .await
         .map_err(|panic| log.internal(&panic))?
-        .map_err(|error| refusal(error, log))?
+        .map_err(|error| refusal(&error, log))?
         .map_err(|error| log.internal(&error))?;
     Ok(error::json(StatusCode::OK, body))
 }
@@ -163,24 +163,11 @@ impl Drop for Watch {
 }
 
 /// What the client reads; what the operator needs goes to the log.
-fn refusal(error: EngineError, log: &RequestLog) -> ApiError {
+fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
-        EngineError::NotInstalled { name, installed } => ApiError::NotInstalled(
-            EngineError::NotInstalled {
-                name,
-                installed: names(installed),
-            }
-            .to_string(),
-        ),
+        EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
         EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
-            log.internal(&error)
+            log.internal(error)
         }
     }
-}
-
-/// The models that a client may ask for by name; a default that the operator gave as a folder is
-/// had by naming none, and its path is nobody's business.
-fn names(mut installed: Vec<String>) -> Vec<String> {
-    installed.retain(|name| !name.starts_with(['/', '.', '~']) && !name.contains('\\'));
-    installed
 }

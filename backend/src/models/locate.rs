@@ -47,15 +47,10 @@ impl ModelSources {
             .or_else(|| self.in_hub_cache(name, purpose))
     }
 
-    /// Names that [`find`](Self::find) knows, sorted; at most 50 of them.
+    /// Names that [`find`](Self::find) knows, sorted; at most 50 of them. Clients read them, so that
+    /// the operator's folder paths are left out.
     pub(crate) fn installed(&self) -> Vec<String> {
         let mut names = BTreeSet::new();
-        names.extend(
-            self.operator_folders
-                .iter()
-                .filter(|name| self.operator_folder(name).is_some())
-                .cloned(),
-        );
         if let Some(folder) = &self.models_dir {
             names.extend(names_in_models_dir(folder));
         }
@@ -73,10 +68,12 @@ impl ModelSources {
     }
 
     fn in_models_dir(&self, name: &str) -> Option<PathBuf> {
-        self.models_dir
-            .as_ref()
-            .map(|folder| folder.join(name))
-            .filter(|folder| is_model(folder))
+        let models_dir = self.models_dir.as_ref()?;
+        let part_of_a_model = name
+            .split_once('/')
+            .is_some_and(|(organisation, _)| is_model(&models_dir.join(organisation)));
+        let folder = models_dir.join(name);
+        (!part_of_a_model && is_model(&folder)).then_some(folder)
     }
 
     fn in_hub_cache(&self, name: &str, purpose: Purpose) -> Option<PathBuf> {
@@ -121,14 +118,12 @@ fn names_in_models_dir(models_dir: &Path) -> Vec<String> {
     let model = |name: &String| is_plain(name) && is_model(&models_dir.join(name));
     let mut names = Vec::new();
     for entry in folder_names(models_dir) {
-        let below = folder_names(&models_dir.join(&entry));
-        names.extend(
-            below
-                .into_iter()
-                .map(|name| format!("{entry}/{name}"))
-                .filter(model),
-        );
-        names.extend(Some(entry).filter(model));
+        if model(&entry) {
+            names.push(entry);
+            continue;
+        }
+        let below = folder_names(&models_dir.join(&entry)).into_iter();
+        names.extend(below.map(|name| format!("{entry}/{name}")).filter(model));
     }
     names
 }
@@ -163,6 +158,7 @@ mod tests {
     fn shelves() -> (TempDir, ModelSources) {
         let root = folder_with(&[
             ("models/plain/config.json", "{}"),
+            ("models/plain/1_Pooling/config.json", "{}"),
             ("models/org/nested/modules.json", "[]"),
             ("models/empty/readme.txt", ""),
             ("hub/models--sentence-transformers--mini/refs/main", "abc\n"),
@@ -221,6 +217,7 @@ mod tests {
             "evil",
             "not-there",
             "nested",
+            "plain/1_Pooling",
             "unknown",
         ] {
             assert_eq!(sources.find(name, Purpose::Embed), None, "{name}");
@@ -272,7 +269,6 @@ mod tests {
             Some(PathBuf::from(&given))
         );
         assert_eq!(sources.find(&format!("{given}/"), Purpose::BertScore), None);
-        assert!(sources.installed().contains(&given));
     }
 
     #[test]
@@ -286,6 +282,17 @@ mod tests {
         for name in installed {
             assert!(sources.find(&name, Purpose::Embed).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_operators_folders_are_found_but_not_named() {
+        let (root, mut sources) = shelves();
+        let folder = root.path().join("secret");
+        let given = folder.display().to_string();
+        assert_eq!(sources.find(&given, Purpose::Embed), None);
+        sources.operator_folders.push(given.clone());
+        assert_eq!(sources.find(&given, Purpose::Embed), Some(folder));
+        assert!(!sources.installed().contains(&given));
     }
 
     #[test]
