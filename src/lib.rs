@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod gateway;
+pub mod headers;
 pub mod message;
 pub mod pool;
 pub mod serve;

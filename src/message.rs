@@ -4,7 +4,7 @@
 //! nothing, and each holds its reservation of the common byte budget.
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gpu_bridge_wire::{Info, Status};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -29,28 +29,14 @@ pub struct Call {
 pub struct Payload {
     chunks: Vec<Bytes>,
     len: usize,
-    reserved: Reservation,
+    /// Gives the bytes back to the budget with the body.
+    _reserved: Reservation,
 }
 
 impl Payload {
-    /// An empty body whose growth counts against the budget of `reserved`.
-    pub fn new(reserved: Reservation) -> Self {
-        Self {
-            chunks: Vec::new(),
-            len: 0,
-            reserved,
-        }
-    }
-
-    /// Appends a chunk.
-    ///
-    /// # Errors
-    /// [`Exhausted`] if the budget does not allow it; the chunk is lost.
-    pub fn push(&mut self, chunk: Bytes) -> Result<(), Exhausted> {
-        self.reserved.grow(chunk.len())?;
-        self.len += chunk.len();
-        self.chunks.push(chunk);
-        Ok(())
+    /// A body without bytes.
+    pub fn empty(reserved: Reservation) -> Self {
+        PayloadBuilder::new(reserved).finish()
     }
 
     /// The chunks, in order.
@@ -66,6 +52,78 @@ impl Payload {
     /// No bytes at all?
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// Chunks smaller than this are gathered into larger ones: each chunk costs memory beside its bytes,
+/// and a sender may make them as small as one byte.
+const SMALL: usize = 16 << 10;
+/// Size of a gathered chunk.
+const GATHERED: usize = 64 << 10;
+
+/// A body that is being read.
+#[derive(Debug)]
+pub struct PayloadBuilder {
+    chunks: Vec<Bytes>,
+    gathered: BytesMut,
+    len: usize,
+    reserved: Reservation,
+}
+
+impl PayloadBuilder {
+    /// A body whose growth counts against the budget of `reserved`.
+    pub fn new(reserved: Reservation) -> Self {
+        Self {
+            chunks: Vec::new(),
+            gathered: BytesMut::new(),
+            len: 0,
+            reserved,
+        }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// No bytes yet?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a chunk.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if the budget does not allow it; the body stays as it was.
+    pub fn push(&mut self, chunk: &Bytes) -> Result<(), Exhausted> {
+        self.reserved.grow(chunk.len())?;
+        self.len += chunk.len();
+        if chunk.len() >= SMALL {
+            self.flush();
+            self.chunks.push(chunk.clone());
+            return Ok(());
+        }
+        if self.gathered.len() + chunk.len() > GATHERED {
+            self.flush();
+        }
+        self.gathered.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// The body as it is.
+    pub fn finish(mut self) -> Payload {
+        self.flush();
+        Payload {
+            chunks: self.chunks,
+            len: self.len,
+            _reserved: self.reserved,
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.gathered.is_empty() {
+            self.chunks.push(self.gathered.split().freeze());
+        }
     }
 }
 
@@ -92,10 +150,16 @@ pub trait Rest: Send + Sync + std::fmt::Debug {
     async fn next(&mut self) -> Result<Option<Bytes>, Cut>;
 }
 
-/// A host stopped in the middle of its answer.
+/// Why the rest of an answer does not come.
 #[derive(Debug, thiserror::Error)]
-#[error("the host failed in the middle of its answer: {0}")]
-pub struct Cut(pub String);
+pub enum Cut {
+    /// The host stopped in the middle.
+    #[error("the host failed in the middle of its answer: {0}")]
+    Failed(String),
+    /// The time for the attempt is over; perhaps the client reads too slowly.
+    #[error("the answer did not get through in time")]
+    TooSlow,
+}
 
 /// What a host last told of itself.
 #[derive(Clone, Debug)]
@@ -106,4 +170,40 @@ pub struct HostReport {
     pub info: Option<Info>,
     /// Its last `/status`, if it ever gave one.
     pub status: Option<Status>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+
+    fn build(sizes: &[usize]) -> Payload {
+        let mut builder = PayloadBuilder::new(Budget::new(usize::MAX).open());
+        for (number, size) in sizes.iter().enumerate() {
+            let byte = u8::try_from(number % 251).unwrap();
+            builder.push(&Bytes::from(vec![byte; *size])).unwrap();
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn tiny_chunks_are_gathered_and_large_ones_are_kept() {
+        let sizes = [1, 2, SMALL, 3, GATHERED, SMALL - 1, 1];
+        let payload = build(&sizes);
+        let lengths: Vec<usize> = payload.chunks().iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [3, SMALL, 3, GATHERED, SMALL]);
+        assert_eq!(payload.len(), sizes.iter().sum::<usize>());
+        let bytes = payload.chunks().concat();
+        let expected = sizes.iter().enumerate();
+        let expected: Vec<u8> = expected
+            .flat_map(|(number, size)| vec![u8::try_from(number).unwrap(); *size])
+            .collect();
+        assert!(bytes == expected, "in order");
+    }
+
+    #[test]
+    fn a_million_single_bytes_make_few_chunks() {
+        let payload = build(&vec![1; 1 << 20]);
+        assert_eq!((payload.len(), payload.chunks().len()), (1 << 20, 16));
+    }
 }

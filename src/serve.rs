@@ -27,9 +27,6 @@ use crate::pool::{self, Event, EventKind, HostSpec, Pool, Thresholds, Transition
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Hosts};
 
-/// A request that broke this many hosts ends; see [`crate::dispatch`].
-const MAX_FAULTED_HOSTS: u32 = 2;
-
 /// Serves until SIGTERM or SIGINT, then finishes what runs and waits.
 ///
 /// # Errors
@@ -41,8 +38,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let admin_address = admin_listener.local_addr()?;
     let (fds, addresses) = listen(&config.listen)?;
     let mut signals = Signals::new()?;
+    raise_file_limit(config.limits.max_connections);
 
-    let parts = Parts::new(config)?;
+    let (stop, stopped) = watch::channel(false);
+    let parts = Parts::new(config, stopped.clone())?;
     parts.spawn_checks();
     tokio::spawn({
         let pool = parts.pool.clone();
@@ -50,26 +49,40 @@ pub async fn serve(config: Config) -> Result<()> {
     });
     tokio::spawn(admin::serve(admin_listener, parts.admin()));
 
-    let (stop, stopped) = watch::channel(false);
     let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
     let mut service = parts.into_service(&addresses);
     let service = tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
     announce(&addresses, admin_address);
 
     signals.stop().await;
-    tracing::info!("stopping: finishing what runs and waits");
+    tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
     stop.send_replace(true);
     // Ends when nothing is accepted any more and idle connections have been told to close.
     let _ = service.await;
-    if connections.closed(shutdown_time).await {
-        tracing::info!("stopped");
-    } else {
-        tracing::warn!(
-            ?shutdown_time,
-            "stopped with requests unfinished: timeouts.shutdown passed"
-        );
+    tokio::select! {
+        closed = connections.closed(shutdown_time) => if closed {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!(?shutdown_time, "stopped with requests unfinished: timeouts.shutdown passed");
+        },
+        () = signals.stop() => tracing::warn!("stopped with requests unfinished: a second signal came"),
     }
     Ok(())
+}
+
+/// Allows as many open files as the system lets us: each connection is one.
+fn raise_file_limit(max_connections: usize) {
+    // A client's connection and one to a host, and some more.
+    let wanted = 2 * max_connections as u64 + 64;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => tracing::warn!(
+            limit,
+            wanted,
+            "too few open files are allowed for limits.max_connections; raise it (ulimit -n)"
+        ),
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
+    }
 }
 
 /// The wired modules.
@@ -84,14 +97,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(config: Config) -> Result<Self> {
+    fn new(config: Config, stopping: watch::Receiver<bool>) -> Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
         let hosts = Arc::new(hosts(&config, budget.clone()));
         let dispatch = dispatch::Settings {
             max_wait: config.queue.max_wait,
-            max_faulted_hosts: MAX_FAULTED_HOSTS,
         };
         let settings = gateway::Settings {
             max_body: config.limits.max_body,
@@ -115,6 +127,7 @@ impl Parts {
             ),
             budget: budget.clone(),
             metrics: Arc::clone(&metrics),
+            stopping,
         };
         let connections = Connections::new(config.limits.max_connections);
         let shutdown = config.timeouts.shutdown;

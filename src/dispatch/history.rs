@@ -1,35 +1,30 @@
 //! What one request has been through, and when it is enough.
 //!
-//! - A request that broke on `max_faulted_hosts` hosts ends: perhaps it is what breaks them, and it
-//!   must not walk through the whole pool. Hosts that were busy, or could not be reached, or refused
-//!   our key never had it and do not count.
+//! - A request that was broken [`MAX_FAULTS`] times after it had been sent ends: perhaps it is what
+//!   breaks hosts, and it must not walk through the whole pool. These are different hosts wherever
+//!   there is a choice. Hosts that were busy, or could not be reached, or refused our key never had
+//!   it and do not count.
 //! - A server error is nobody's fault yet. If a sibling answers the same request well, it was the
 //!   host's; if not, it is the client's to read.
 
+use super::{Delivery, Refusal};
 use crate::config::HostName;
 use crate::message::Answer;
 use crate::pool::{Avoid, HostId, Proof};
 use crate::upstream::Verdict;
 
+/// See the module.
+const MAX_FAULTS: u32 = 2;
+
+#[derive(Default)]
 pub(super) struct History {
-    max_faulted_hosts: u32,
-    faulted: u32,
+    faults: u32,
     avoid: Avoid,
     accused: Vec<HostId>,
     server_error: Option<(HostName, Answer)>,
 }
 
 impl History {
-    pub(super) fn new(max_faulted_hosts: u32) -> Self {
-        Self {
-            max_faulted_hosts,
-            faulted: 0,
-            avoid: Avoid::default(),
-            accused: Vec::new(),
-            server_error: None,
-        }
-    }
-
     /// The hosts not to be tried again.
     pub(super) fn avoid(&self) -> &Avoid {
         &self.avoid
@@ -44,13 +39,13 @@ impl History {
     pub(super) fn record(&mut self, host: HostId, name: &HostName, verdict: Verdict, proof: Proof) {
         match verdict {
             Verdict::ServerError(answer) => {
-                self.faulted += 1;
+                self.faults += 1;
                 self.avoid.add(host, true, proof);
                 self.accused.push(host);
                 self.server_error = Some((name.clone(), answer));
             }
             Verdict::Fault { sent: true, .. } => {
-                self.faulted += 1;
+                self.faults += 1;
                 self.avoid.add(host, true, proof);
             }
             Verdict::Fault { sent: false, .. } => self.avoid.add(host, false, proof),
@@ -61,12 +56,16 @@ impl History {
 
     /// Is it enough? `alternative`: could another host still serve the request?
     pub(super) fn is_over(&self, alternative: impl FnOnce(&Avoid) -> bool) -> bool {
-        self.faulted >= self.max_faulted_hosts
-            || (self.server_error.is_some() && !alternative(&self.avoid))
+        self.faults >= MAX_FAULTS || (self.server_error.is_some() && !alternative(&self.avoid))
     }
 
-    /// The server error to deliver, if a host gave one.
-    pub(super) fn into_server_error(self) -> Option<(HostName, Answer)> {
-        self.server_error
+    /// The end without a good answer: the last server error if a host gave one, else `refusal`.
+    pub(super) fn conclude(self, refusal: Refusal) -> Result<Delivery, Refusal> {
+        let (host, answer) = self.server_error.ok_or(refusal)?;
+        Ok(Delivery {
+            host,
+            answer,
+            rest: None,
+        })
     }
 }

@@ -29,8 +29,6 @@ use crate::upstream::{Upstream, Verdict};
 pub struct Settings {
     /// Bound on the time that a request waits for leases, in all.
     pub max_wait: Duration,
-    /// A request that broke on this many hosts ends: it may be what breaks them.
-    pub max_faulted_hosts: u32,
 }
 
 /// Sends requests to hosts until one delivers.
@@ -79,7 +77,8 @@ impl Streaming {
         let outcome = match &next {
             Ok(Some(_)) => return next,
             Ok(None) => Outcome::Answered,
-            Err(_) => Outcome::Broke,
+            Err(Cut::Failed(_)) => Outcome::Broke,
+            Err(Cut::TooSlow) => Outcome::Abandoned,
         };
         self.lease.take().map(|lease| lease.finish(outcome));
         next
@@ -117,9 +116,12 @@ impl<U: Upstream> Dispatcher<U> {
     /// [`Refusal`] if no host delivered.
     pub async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Result<Delivery, Refusal> {
         let ticket = self.pool.ticket();
-        let mut history = History::new(self.settings.max_faulted_hosts);
+        let mut history = History::default();
         loop {
-            let lease = self.acquire(ticket, &history, journal).await?;
+            let lease = match self.acquire(ticket, &history, journal).await {
+                Ok(lease) => lease,
+                Err(refusal) => return history.conclude(refusal),
+            };
             let verdict = match self.attempt(&lease, call, journal).await {
                 Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
                 failure => failure,
@@ -128,12 +130,7 @@ impl<U: Upstream> Dispatcher<U> {
             let proof = lease.finish(verdict.outcome());
             history.record(host, &name, verdict, proof);
             if history.is_over(|avoid| self.pool.has_alternative(avoid)) {
-                let (host, answer) = history.into_server_error().ok_or(Refusal::HostsFailed)?;
-                return Ok(Delivery {
-                    host,
-                    answer,
-                    rest: None,
-                });
+                return history.conclude(Refusal::HostsFailed);
             }
             self.metrics.retries.with_label_values(&[reason]).inc();
         }

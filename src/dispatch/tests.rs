@@ -36,7 +36,7 @@ impl Upstream for Scripted {
 }
 
 fn payload() -> Payload {
-    Payload::new(Budget::new(1024).open())
+    Payload::empty(Budget::new(1024).open())
 }
 
 fn answer(status: StatusCode) -> Answer {
@@ -124,7 +124,6 @@ impl Scene {
         });
         let settings = Settings {
             max_wait: 30 * SECOND,
-            max_faulted_hosts: 2,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings, metrics);
@@ -229,6 +228,15 @@ async fn the_only_hosts_server_error_is_delivered_at_once() {
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::INTERNAL_SERVER_ERROR));
     assert_eq!(journal.queued, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_error_in_hand_is_delivered_when_no_sibling_becomes_free() {
+    let always_busy = (0..20).map(|_| busy(20)).collect();
+    let scene = Scene::new(vec![vec![server_error()], always_busy]);
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::INTERNAL_SERVER_ERROR));
+    assert!(journal.queued >= 30 * SECOND, "{journal:?}");
 }
 
 #[tokio::test(start_paused = true)]

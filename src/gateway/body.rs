@@ -7,7 +7,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 
 use crate::budget::Reservation;
-use crate::message::Payload;
+use crate::message::{Payload, PayloadBuilder};
 
 /// Why there is no body.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +60,14 @@ async fn read_all(
     limit: usize,
     reserved: Reservation,
 ) -> Result<Payload, BodyError> {
-    let mut body = Payload::new(reserved);
+    let mut body = PayloadBuilder::new(reserved);
     while let Some(chunk) = session.read_request_body().await.map_err(broken)? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge { limit });
         }
-        body.push(chunk).map_err(|_| BodyError::NoMemory)?;
+        body.push(&chunk).map_err(|_| BodyError::NoMemory)?;
     }
-    Ok(body)
+    Ok(body.finish())
 }
 
 fn broken(error: Box<Error>) -> BodyError {

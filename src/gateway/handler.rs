@@ -6,6 +6,7 @@ use std::time::Duration;
 use gpu_bridge_wire::API_KEY_HEADER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::protocols::http::ServerSession;
+use tokio::sync::watch;
 
 use super::auth::{Auth, Client};
 use super::body::{self, BodyError};
@@ -15,10 +16,11 @@ use super::route::{NoRoute, Route};
 use super::{aggregate, request_id};
 use crate::budget::Budget;
 use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
+use crate::headers::is_hop_by_hop;
 use crate::message::{Call, HostReport};
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
-use crate::upstream::{Upstream, is_hop_by_hop};
+use crate::upstream::Upstream;
 
 /// Names the host that answered.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
@@ -26,6 +28,8 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
+/// How long a connection may idle between two requests; nginx's default.
+const IDLE_SECONDS: u64 = 75;
 /// How long what is left of a refused body is read, so that its sender can read why.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -54,6 +58,8 @@ pub struct Handler<U> {
     pub budget: Budget,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// True once the proxy is about to end.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What becomes of a request.
@@ -71,12 +77,20 @@ impl<U: Upstream> Handler<U> {
     /// If the connection broke; there is nothing more to be done on it.
     pub(super) async fn handle(&self, session: &mut ServerSession) -> pingora::Result<()> {
         session.set_write_timeout(Some(self.settings.client_read));
+        session.set_read_timeout(Some(self.settings.client_read));
         session.set_total_drain_timeout(Some(DRAIN));
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(IDLE_SECONDS));
+        }
         // A second request that a client sends ahead must not look like a broken connection.
         session.set_pipelining_enabled(true);
         let id = request_id::choose(session.get_header(request_id::HEADER));
         let mut record = Record::new(Arc::clone(&self.metrics), id);
         let answer = self.answer(session, &mut record).await;
+        if *self.stopping.borrow() {
+            // No further request on a connection that is about to be closed.
+            session.set_keepalive(None);
+        }
         self.write(session, answer, &mut record).await
     }
 
@@ -129,6 +143,7 @@ impl<U: Upstream> Handler<U> {
             Err(error) => return self.refuse_body(session, &error),
         };
         record.request_bytes = body.len();
+        record.dispatched = true;
         let head = session.req_header();
         let call = Call {
             method: head.method.clone(),
@@ -193,12 +208,19 @@ impl<U: Upstream> Handler<U> {
             Answer::Own(reply) => {
                 let status = reply.status;
                 let unread = !session.is_body_done();
-                if unread && body::expects_continue(&session.req_header().headers) {
-                    // The client may never send the body that it announced.
+                // The client may never send a body that it announced with `Expect`.
+                let expects = body::expects_continue(&session.req_header().headers);
+                if unread && expects {
                     session.set_keepalive(None);
                 }
+                let drain = unread && session.get_keepalive().is_some();
                 let reply = reply.with(request_id::HEADER, header_value(&record.id));
-                reply.write(session).await.map(|bytes| (status, bytes))
+                let bytes = reply.write(session).await;
+                if drain {
+                    // Else a client that is still sending may never read why it was refused.
+                    let _ = session.drain_request_body().await;
+                }
+                bytes.map(|bytes| (status, bytes))
             }
             Answer::Host(mut delivery) => {
                 let headers = about(&delivery, record);

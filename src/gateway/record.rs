@@ -23,6 +23,8 @@ pub(super) struct Record {
     pub(super) status: Option<u16>,
     pub(super) request_bytes: usize,
     pub(super) response_bytes: usize,
+    /// A host was looked for.
+    pub(super) dispatched: bool,
     pub(super) journal: Journal,
 }
 
@@ -37,6 +39,7 @@ impl Record {
             status: None,
             request_bytes: 0,
             response_bytes: 0,
+            dispatched: false,
             journal: Journal::default(),
         }
     }
@@ -55,7 +58,7 @@ impl Drop for Record {
             .request_duration
             .with_label_values(&[route])
             .observe(elapsed.as_secs_f64());
-        if matches!(self.route, Some(Route::Embed | Route::Bertscore)) {
+        if self.dispatched {
             self.metrics
                 .queue_wait
                 .observe(self.journal.queued.as_secs_f64());

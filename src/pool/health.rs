@@ -220,6 +220,8 @@ impl Health {
                 ..
             }
         );
+        // The next check may take its time: nobody mends a key within a second.
+        self.failed_checks = self.failed_checks.saturating_add(1);
         if let Phase::Ejected { good_checks, .. } = &mut self.phase {
             *good_checks = 0;
         }

@@ -5,9 +5,9 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use super::avoid::Proof;
 use super::health::{Health, Phase, Thresholds};
 use super::policy::Load;
-use super::queue::Proof;
 use crate::config::HostName;
 
 /// Slots of a host that tells nothing of its own: the Python service's default.

@@ -13,6 +13,7 @@
 //!
 //! The pool knows nothing of HTTP or sockets; it never talks to a host.
 
+mod avoid;
 mod health;
 mod host;
 mod lease;
@@ -29,10 +30,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant as Clock;
 
+pub use avoid::{Avoid, Proof};
 pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
-pub use queue::{Avoid, Proof, Ticket};
+pub use queue::Ticket;
 pub use snapshot::{HostView, PoolView};
 pub use state::{Event, EventKind, Settings};
 
@@ -294,7 +296,7 @@ impl Pool {
     fn update<T>(&self, change: impl FnOnce(&mut Inner, Instant) -> (T, Vec<Grant>)) -> T {
         let now = now();
         let mut inner = self.lock();
-        let had_waiting = inner.state.waiting() > 0;
+        let before = Glance::at(&inner.state, now);
         let (result, grants) = change(&mut inner, now);
         let deliveries: Vec<_> = grants
             .into_iter()
@@ -306,27 +308,25 @@ impl Pool {
             })
             .collect();
         let events = inner.state.take_events();
-        let poll: Vec<HostId> = if !had_waiting && inner.state.waiting() > 0 {
+        let after = Glance::at(&inner.state, now);
+        let wait_begins = after.anybody_waits && !before.anybody_waits;
+        let poll = if wait_begins {
             inner.state.worth_polling(now).collect()
         } else {
             Vec::new()
         };
         drop(inner);
 
-        for event in &events {
-            (self.shared.observer)(event);
-        }
+        events
+            .iter()
+            .for_each(|event| (self.shared.observer)(event));
         for (receiver, lease) in deliveries {
             // A receiver that is gone drops the lease, which serves the next in line.
             let _ = receiver.map(|receiver| receiver.send(lease));
         }
-        for host in poll {
-            self.shared.check_sooner[host.0].notify_one();
-        }
-        if events
-            .iter()
-            .any(|event| matches!(event.kind, EventKind::Busy(_)))
-        {
+        poll.into_iter()
+            .for_each(|host: HostId| self.shared.check_sooner[host.0].notify_one());
+        if after.wakeup != before.wakeup {
             self.shared.timer_changed.notify_one();
         }
         result
@@ -348,6 +348,21 @@ impl Pool {
             .inner
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has to be told of if a change changes it.
+struct Glance {
+    anybody_waits: bool,
+    wakeup: Option<Instant>,
+}
+
+impl Glance {
+    fn at(state: &State, now: Instant) -> Self {
+        Self {
+            anybody_waits: state.waiting() > 0,
+            wakeup: state.next_wakeup(now),
+        }
     }
 }
 

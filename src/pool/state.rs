@@ -9,12 +9,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::avoid::{Avoid, Proof};
 use super::health::{Cause, Thresholds, Transition};
 use super::host::{Host, HostSpec};
-use super::queue::{Avoid, Proof, Queue, Ticket};
+use super::queue::{Queue, Ticket};
 use super::service_time::ServiceTime;
 use super::snapshot::{HostView, PoolView};
-use super::{Check, HostId, Outcome};
+use super::{Check, HostId, Outcome, QueueFull};
 use crate::config::{HostName, Policy};
 
 /// How the pool behaves.
@@ -65,10 +66,6 @@ pub(super) struct Grant {
     pub(super) ticket: Ticket,
     pub(super) host: HostId,
 }
-
-/// The line is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct QueueFull;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -175,7 +172,8 @@ impl State {
         self.fault(id, Cause::Answers, now);
     }
 
-    /// A health check of `id` has ended. Returns whether that ejected the host because it hangs.
+    /// A health check of `id` has ended. Returns whether the host is out and silent, whatever it was
+    /// ejected for, so that what runs on it is lost.
     pub(super) fn checked(&mut self, id: HostId, check: &Check, now: Instant) -> bool {
         let host = &mut self.hosts[id.0];
         host.suspect = false;
@@ -204,7 +202,7 @@ impl State {
             | Check::NoAnswer { .. }
             | Check::Misconfigured { .. } => {}
         }
-        transition == Some(Transition::Ejected(Cause::Hung))
+        matches!(check, Check::NoAnswer { .. }) && !self.hosts[id.0].health.phase().is_serving()
     }
 
     /// How long to wait before the next check of `id`, after the last one.
@@ -270,7 +268,7 @@ impl State {
         let Some(first_free) = serving().map(busy_for).min() else {
             return self.settings.check_interval;
         };
-        let slots = serving().map(Host::capacity).sum();
+        let slots = serving().map(Host::capacity).fold(0, u32::saturating_add);
         first_free.max(self.service_time.to_serve(self.queue.len(), slots))
     }
 
@@ -334,7 +332,10 @@ impl State {
 
 /// The host for a request with these failures, if one can take it now.
 fn place(hosts: &[Host], policy: Policy, avoid: &Avoid, now: Instant) -> Option<HostId> {
-    let nowhere_else = (0..hosts.len()).all(|position| avoid.broken_on(HostId(position)));
+    let nowhere_else = hosts
+        .iter()
+        .enumerate()
+        .all(|(position, host)| avoid.broken_on(HostId(position)) || !host.is_serving());
     let eligible: Vec<_> = hosts
         .iter()
         .enumerate()

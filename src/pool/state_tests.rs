@@ -246,6 +246,56 @@ fn a_request_that_broke_a_host_goes_elsewhere_while_there_is_an_elsewhere() {
 }
 
 #[test]
+fn a_request_that_broke_the_only_host_that_serves_returns_to_it() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    let failed = Check::Failed {
+        reason: String::new(),
+    };
+    state.checked(B, &failed, now);
+    state.checked(B, &failed, now);
+    let mut avoid = Avoid::default();
+    avoid.add(A, true, state.hosts[A.0].proof);
+    let ticket = state.next_ticket();
+    state.join(ticket, avoid);
+    assert_eq!(state.grant(now), vec![], "not before a sign of life");
+    state.checked(A, &GOOD, now);
+    assert_eq!(state.grant(now), [Grant { ticket, host: A }]);
+}
+
+#[test]
+fn a_silent_host_is_lost_whatever_it_was_ejected_for() {
+    let now = Instant::now();
+    let silence = Check::NoAnswer {
+        reason: String::new(),
+    };
+    let refused = Check::Failed {
+        reason: String::new(),
+    };
+    let mut state = pool(&[1, 1], now);
+    assert!(!state.checked(A, &silence, now), "once may be chance");
+    assert!(state.checked(A, &silence, now));
+    state.finish(B, Outcome::Refused, now);
+    state.finish(B, Outcome::Refused, now);
+    assert!(!state.checked(B, &refused, now), "what runs there may end");
+    assert!(state.checked(B, &silence, now));
+}
+
+#[test]
+fn a_wrong_key_is_not_tried_in_a_hurry_for_ever() {
+    let mut now = Instant::now();
+    let mut state = pool(&[1], now);
+    let wrong = Check::Misconfigured {
+        reason: String::new(),
+    };
+    for _ in 0..10 {
+        state.checked(A, &wrong, now);
+        now += 10 * SECOND;
+    }
+    assert_eq!(state.check_delay(A, now), 5 * SECOND);
+}
+
+#[test]
 fn nobody_overtakes_except_past_one_that_cannot_use_the_slot() {
     let now = Instant::now();
     let mut state = pool(&[1, 1], now);

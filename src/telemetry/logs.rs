@@ -4,9 +4,10 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// Shown unless `RUST_LOG` says otherwise. pingora logs each connection that a client drops as an
-/// error; our own lines say more.
-const DEFAULT_FILTER: &str = "info,pingora=warn,pingora_core=warn,pingora_proxy=off";
+/// Shown unless `RUST_LOG` says otherwise. pingora logs each connection that a client drops, and each
+/// kept-alive one that a host drops, as an error; our own lines say more.
+const DEFAULT_FILTER: &str =
+    "info,pingora=warn,pingora_core=warn,pingora_core::connectors=off,pingora_proxy=off";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

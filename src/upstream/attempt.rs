@@ -3,7 +3,6 @@
 //! The answer is held until it is whole, so that a host that dies in the middle of it costs a retry
 //! and not a broken reply. Only what is too large to hold is passed on as it comes.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -16,9 +15,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::verdict::{Class, classify};
-use super::{Settings, Target, Verdict, headers};
+use super::{Settings, Target, Verdict};
 use crate::budget::Budget;
-use crate::message::{Answer, Call, Cut, Payload, Rest};
+use crate::headers;
+use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 
 /// Answers up to this size are held whole. The largest legal one, 100 embeddings of 4,096 numbers,
 /// is about 9 MB.
@@ -28,80 +28,76 @@ const DRAIN: usize = 64 << 10;
 /// A refusal comes in one piece; a sibling should not wait for one that does not.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
-pub(super) async fn attempt(
-    connector: &Arc<Connector>,
-    target: &Target,
-    call: &Call,
-    settings: &Settings,
-    budget: &Budget,
-) -> Verdict {
-    let deadline = Instant::now() + settings.attempt;
-    match timeout_at(
-        deadline,
-        run(connector, target, call, settings, budget, deadline),
-    )
-    .await
-    {
-        Ok(verdict) => verdict,
-        Err(_) => fault(
-            true,
-            format!("no whole answer within {:?}", settings.attempt),
-        ),
-    }
+/// What an attempt needs.
+pub(super) struct Attempt<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) target: &'a Target,
+    pub(super) settings: Settings,
+    pub(super) budget: &'a Budget,
 }
 
-async fn run(
-    connector: &Arc<Connector>,
-    target: &Target,
-    call: &Call,
-    settings: &Settings,
-    budget: &Budget,
-    deadline: Instant,
-) -> Verdict {
-    let Some(peer) = target.peer(settings.connect) else {
-        return fault(false, "its name has not been resolved".to_owned());
-    };
-    let request = match request_for(target, call) {
-        Ok(request) => request,
-        Err(error) => return fault(false, format!("can't build the request: {error}")),
-    };
-    let exchange = match Exchange::start(connector, &peer, &request, call.body.chunks()).await {
-        Ok(exchange) => exchange,
-        Err(failure) => {
-            let sent = matches!(failure, Failure::Broken(_));
-            return fault(sent, failure.to_string());
+impl Attempt<'_> {
+    /// Tries `call` once.
+    pub(super) async fn run(&self, call: &Call) -> Verdict {
+        let deadline = Instant::now() + self.settings.attempt;
+        match timeout_at(deadline, self.exchange(call, deadline)).await {
+            Ok(verdict) => verdict,
+            Err(_) => fault(
+                true,
+                format!("no whole answer within {:?}", self.settings.attempt),
+            ),
         }
-    };
-    let Some(head) = exchange.head() else {
-        return fault(true, "an answer without a head".to_owned());
-    };
-    match classify(head.status, &head.headers, SystemTime::now()) {
-        Class::Busy { retry_after } => {
-            drain(exchange).await;
-            Verdict::Busy { retry_after }
+    }
+
+    async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
+        let Some(peer) = self.target.peer(self.settings.connect) else {
+            return fault(false, "its name has not been resolved".to_owned());
+        };
+        let request = match request_for(self.target, call) {
+            Ok(request) => request,
+            Err(error) => return fault(false, format!("can't build the request: {error}")),
+        };
+        match Exchange::start(self.connector, peer, &request, call.body.chunks()).await {
+            Ok(exchange) => self.judge(exchange, deadline).await,
+            Err(failure) => fault(matches!(failure, Failure::Broken(_)), failure.to_string()),
         }
-        Class::Misconfigured => {
-            let status = head.status;
-            drain(exchange).await;
-            Verdict::Misconfigured { status }
-        }
-        class @ (Class::Deliver | Class::ServerError) => {
-            match hold(exchange, budget, deadline).await {
-                Ok(answer) if class == Class::Deliver => Verdict::Deliver(answer),
-                Ok(answer) if answer.rest.is_none() => Verdict::ServerError(answer),
-                Ok(_) => fault(true, "an endless server error".to_owned()),
-                Err(cut) => fault(true, cut.to_string()),
+    }
+
+    async fn judge(&self, exchange: Exchange<'_>, deadline: Instant) -> Verdict {
+        let status = exchange.head().status;
+        match classify(status, &exchange.head().headers, SystemTime::now()) {
+            Class::Busy { retry_after } => {
+                drain(exchange).await;
+                Verdict::Busy { retry_after }
             }
+            Class::Misconfigured => {
+                drain(exchange).await;
+                Verdict::Misconfigured { status }
+            }
+            Class::Deliver => match hold(exchange, self.budget, deadline).await {
+                Ok(answer) => Verdict::Deliver(answer),
+                Err(cut) => fault(true, cut.to_string()),
+            },
+            Class::ServerError => match hold(exchange, self.budget, deadline).await {
+                Ok(answer) => Verdict::ServerError(self.without_rest(answer)),
+                Err(cut) => fault(true, cut.to_string()),
+            },
         }
+    }
+
+    /// A server error must wait for what a sibling says. One that is too long to be held so long
+    /// loses its text.
+    fn without_rest(&self, mut answer: Answer) -> Answer {
+        if answer.rest.take().is_some() {
+            answer.body = Payload::empty(self.budget.open());
+        }
+        answer
     }
 }
 
 fn request_for(target: &Target, call: &Call) -> pingora::Result<RequestHeader> {
-    let mut request = RequestHeader::build(
-        call.method.clone(),
-        call.target.as_bytes(),
-        Some(call.headers.len() + 3),
-    )?;
+    let headers = Some(call.headers.len() + 3);
+    let mut request = RequestHeader::build(call.method.clone(), call.target.as_bytes(), headers)?;
     for (name, value) in &call.headers {
         request.append_header(name.clone(), value)?;
     }
@@ -116,23 +112,22 @@ async fn hold(
     budget: &Budget,
     deadline: Instant,
 ) -> Result<Answer, Cut> {
-    let (status, headers) = match exchange.head() {
-        Some(head) => (head.status, headers::end_to_end(&head.headers)),
-        None => return Err(Cut("no head".to_owned())),
-    };
-    let mut body = Payload::new(budget.open());
-    while let Some(chunk) = exchange.next_chunk().await.map_err(cut)? {
-        let fits = body.len() + chunk.len() <= HOLD && body.push(chunk.clone()).is_ok();
+    let status = exchange.head().status;
+    let headers = headers::end_to_end(&exchange.head().headers);
+    let mut body = PayloadBuilder::new(budget.open());
+    while let Some(chunk) = exchange.next_chunk().await.map_err(failed)? {
+        let fits = body.len() + chunk.len() <= HOLD && body.push(&chunk).is_ok();
         if !fits {
+            let session = exchange.into_session();
             let rest = Streaming {
                 first: Some(chunk),
-                session: exchange.into_session(),
+                session,
                 deadline,
             };
             return Ok(Answer {
                 status,
                 headers,
-                body,
+                body: body.finish(),
                 rest: Some(Box::new(rest)),
             });
         }
@@ -141,7 +136,7 @@ async fn hold(
     Ok(Answer {
         status,
         headers,
-        body,
+        body: body.finish(),
         rest: None,
     })
 }
@@ -178,8 +173,8 @@ impl Rest for Streaming {
             return Ok(Some(chunk));
         }
         match timeout_at(self.deadline, self.session.read_response_body()).await {
-            Ok(chunk) => chunk.map_err(cut),
-            Err(_) => Err(Cut("too slow".to_owned())),
+            Ok(chunk) => chunk.map_err(failed),
+            Err(_) => Err(Cut::TooSlow),
         }
     }
 }
@@ -190,8 +185,8 @@ impl std::fmt::Debug for Streaming {
     }
 }
 
-fn cut(error: impl std::fmt::Display) -> Cut {
-    Cut(error.to_string())
+fn failed(error: impl std::fmt::Display) -> Cut {
+    Cut::Failed(error.to_string())
 }
 
 fn fault(sent: bool, reason: String) -> Verdict {

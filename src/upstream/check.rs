@@ -5,6 +5,7 @@
 //! `/health` (open), then `/status` with our key, and now and then `/info`. Only `/health` decides
 //! whether the host is well; the others may be missing.
 
+use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use gpu_bridge_wire::{Health, Info, Status};
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use super::exchange::Exchange;
 use super::verdict::{Class, classify};
-use super::{Settings, Target};
+use super::{Settings, Target, target};
 use crate::pool::{Check, HostId, Pool, Slots};
 
 /// Answers to checks beyond this size are nonsense.
@@ -57,7 +58,7 @@ impl<'a> Checker<'a> {
     }
 
     async fn check(&self) -> Check {
-        if let Err(reason) = self.target.resolve().await {
+        if let Err(reason) = self.target.resolve(self.settings.check).await {
             return Check::Failed { reason };
         }
         match self.health().await {
@@ -99,17 +100,22 @@ impl<'a> Checker<'a> {
         Check::Good { slots }
     }
 
-    /// Asks `/health`, at another of the host's addresses if one does not answer.
+    /// Asks `/health` at the address in use, then at the host's others, and uses the first that
+    /// answers. If none does, silence from one says more than a refusal from another.
     async fn health(&self) -> Reply<Health> {
-        let mut reply = self.get("/health").await;
-        for _ in 1..self.target.address_count() {
-            if !matches!(reply, Reply::Failed(_) | Reply::TooLate) {
-                break;
+        let mut failure = Reply::Failed("its name has not been resolved".to_owned());
+        for address in self.target.candidates() {
+            match self.get_at(address, "/health").await {
+                reply @ (Reply::Body(_) | Reply::Class(_)) => {
+                    self.target.use_address(address);
+                    return reply;
+                }
+                Reply::TooLate => failure = Reply::TooLate,
+                Reply::Failed(_) if matches!(failure, Reply::TooLate) => {}
+                reply @ Reply::Failed(_) => failure = reply,
             }
-            self.target.try_next_address();
-            reply = self.get("/health").await;
         }
-        reply
+        failure
     }
 
     fn note_status(&self, status: Status) -> Slots {
@@ -121,31 +127,37 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Asks at the address in use.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Reply<T> {
-        match timeout(self.settings.check, self.fetch(path)).await {
+        match self.target.candidates().first() {
+            Some(address) => self.get_at(*address, path).await,
+            None => Reply::Failed("its name has not been resolved".to_owned()),
+        }
+    }
+
+    async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Reply<T> {
+        match timeout(self.settings.check, self.fetch(address, path)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(reason)) => Reply::Failed(reason),
             Err(_) => Reply::TooLate,
         }
     }
 
-    async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<Reply<T>, String> {
-        let peer = self
-            .target
-            .peer(self.settings.connect)
-            .ok_or("its name is not resolved")?;
+    async fn fetch<T: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        path: &str,
+    ) -> Result<Reply<T>, String> {
+        let peer = target::peer(address, self.settings.connect);
         let request = self.request(path).map_err(|error| error.to_string())?;
-        let started = Exchange::start(self.connector, &peer, &request, &[]).await;
-        let mut exchange = match started {
+        let mut exchange = match Exchange::start(self.connector, peer, &request, &[]).await {
             Ok(exchange) => exchange,
             Err(failure) if failure.is_silence() => return Ok(Reply::TooLate),
             Err(failure) => return Err(failure.to_string()),
         };
-        let class = match exchange.head() {
-            Some(head) => classify(head.status, &head.headers, SystemTime::now()),
-            None => return Err("an answer without a head".to_owned()),
-        };
-        let ok = exchange.status() == StatusCode::OK;
+        let head = exchange.head();
+        let ok = head.status == StatusCode::OK;
+        let class = classify(head.status, &head.headers, SystemTime::now());
         let body = read(&mut exchange).await?;
         exchange.release().await;
         if !ok {

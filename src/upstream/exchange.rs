@@ -2,12 +2,11 @@
 //!
 //! Kept-alive connections are reused. A host may close one at the very moment we use it; that is no
 //! fault of the host, so a request that fails on a reused connection before any answer is repeated
-//! on another, up to a fresh one.
+//! once, on a fresh one.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
@@ -18,7 +17,9 @@ use pingora::{Error, ErrorType};
 /// Python service end it.
 const IDLE: Duration = Duration::from_secs(4);
 /// A host that stops reading our request for this long has perhaps answered early: look.
-const WRITE_STALL: Duration = Duration::from_secs(10);
+const STALL: Duration = Duration::from_secs(10);
+/// An early answer is there by the time that sending fails, or on its way.
+const EARLY_ANSWER: Duration = Duration::from_secs(1);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +48,9 @@ impl Failure {
 /// A connection on which the head of an answer has been read.
 pub(super) struct Exchange<'a> {
     connector: &'a Connector,
-    peer: &'a HttpPeer,
+    peer: HttpPeer,
     session: HttpSession,
+    head: Box<ResponseHeader>,
     /// The request went out whole, so that the connection is fit for another.
     sent_whole: bool,
 }
@@ -57,42 +59,46 @@ impl<'a> Exchange<'a> {
     /// Sends `request` with `body` and reads the head of the final answer.
     pub(super) async fn start(
         connector: &'a Connector,
-        peer: &'a HttpPeer,
+        mut peer: HttpPeer,
         request: &RequestHeader,
         body: &[Bytes],
     ) -> Result<Self, Failure> {
-        let mut failed_on_reused = None;
-        loop {
-            let (mut session, reused) = match connector.get_http_session(peer).await {
-                Ok(connected) => connected,
-                // The request was sent on a reused connection, and the host is gone since.
-                Err(error) => return Err(failed_on_reused.unwrap_or(Failure::Connect(error))),
-            };
-            match converse(&mut session, request, body).await {
-                Ok(sent_whole) => {
-                    return Ok(Self {
-                        connector,
-                        peer,
-                        session,
-                        sent_whole,
-                    });
-                }
-                Err(error) if reused && is_closed(&error) => {
-                    failed_on_reused = Some(Failure::Broken(error));
-                }
-                Err(error) => return Err(Failure::Broken(error)),
+        let (mut session, reused) = connector
+            .get_http_session(&peer)
+            .await
+            .map_err(Failure::Connect)?;
+        let stale = match converse(&mut session, request, body).await {
+            Ok((head, sent_whole)) => {
+                return Ok(Self {
+                    connector,
+                    peer,
+                    session,
+                    head,
+                    sent_whole,
+                });
             }
-        }
+            Err(error) if reused && is_closed(&error) => Failure::Broken(error),
+            Err(error) => return Err(Failure::Broken(error)),
+        };
+        // Connections are pooled by this key too, so that a new one finds none to reuse.
+        peer.group_key = rand::random();
+        // If the host can't be reached now, it did get the request before it went away.
+        let (mut session, _) = connector.get_http_session(&peer).await.map_err(|_| stale)?;
+        let (head, sent_whole) = converse(&mut session, request, body)
+            .await
+            .map_err(Failure::Broken)?;
+        Ok(Self {
+            connector,
+            peer,
+            session,
+            head,
+            sent_whole,
+        })
     }
 
-    pub(super) fn status(&self) -> StatusCode {
-        self.session
-            .response_header()
-            .map_or(StatusCode::BAD_GATEWAY, |head| head.status)
-    }
-
-    pub(super) fn head(&self) -> Option<&ResponseHeader> {
-        self.session.response_header()
+    /// The head of the answer.
+    pub(super) fn head(&self) -> &ResponseHeader {
+        &self.head
     }
 
     /// The next chunk of the body; `None` after the last.
@@ -102,10 +108,11 @@ impl<'a> Exchange<'a> {
 
     /// Keeps the connection for another request. Call it after the last chunk; pingora closes the
     /// connection if it is not fit to be kept.
-    pub(super) async fn release(self) {
+    pub(super) async fn release(mut self) {
         if self.sent_whole {
+            self.peer.group_key = 0;
             self.connector
-                .release_http_session(self.session, self.peer, Some(IDLE))
+                .release_http_session(self.session, &self.peer, Some(IDLE))
                 .await;
         }
     }
@@ -116,20 +123,21 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Returns whether the request was sent whole.
+/// The head of the answer, and whether the request was sent whole.
 async fn converse(
     session: &mut HttpSession,
     request: &RequestHeader,
     body: &[Bytes],
-) -> Result<bool, Box<Error>> {
-    session.set_write_timeout(Some(WRITE_STALL));
-    let sent = send(session, request, body).await;
+) -> Result<(Box<ResponseHeader>, bool), Box<Error>> {
+    session.set_write_timeout(Some(STALL));
+    let Err(error) = send(session, request, body).await else {
+        return Ok((read_head(session).await?, true));
+    };
     // A host may answer without reading all of the request (wrong key, too busy), so that sending
     // fails while an answer waits to be read.
-    match (sent, read_head(session).await) {
-        (Ok(()), Ok(())) => Ok(true),
-        (Err(_), Ok(())) => Ok(false),
-        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+    match tokio::time::timeout(EARLY_ANSWER, read_head(session)).await {
+        Ok(Ok(head)) => Ok((head, false)),
+        Ok(Err(_)) | Err(_) => Err(error),
     }
 }
 
@@ -147,14 +155,14 @@ async fn send(
     session.finish_request_body().await
 }
 
-async fn read_head(session: &mut HttpSession) -> Result<(), Box<Error>> {
+async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box<Error>> {
     loop {
         session.read_response_header().await?;
-        let interim = session
+        if let Some(head) = session
             .response_header()
-            .is_some_and(|head| head.status.is_informational());
-        if !interim {
-            return Ok(());
+            .filter(|head| !head.status.is_informational())
+        {
+            return Ok(Box::new(head.clone()));
         }
     }
 }

@@ -6,7 +6,6 @@
 mod attempt;
 mod check;
 mod exchange;
-mod headers;
 mod target;
 mod verdict;
 
@@ -16,7 +15,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::connectors::http::Connector;
 
-pub use headers::is_hop_by_hop;
 pub use target::Target;
 pub use verdict::Verdict;
 
@@ -91,6 +89,12 @@ impl Upstream for Hosts {
                 reason: "no such host".to_owned(),
             };
         };
-        attempt::attempt(&self.connector, target, call, &self.settings, &self.budget).await
+        let attempt = attempt::Attempt {
+            connector: &self.connector,
+            target,
+            settings: self.settings,
+            budget: &self.budget,
+        };
+        attempt.run(call).await
     }
 }

@@ -1,7 +1,7 @@
 //! One host as something to connect to: its address, our key for it, and what it last told.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,8 +22,8 @@ pub struct Target {
     api_key: Option<HeaderValue>,
     /// All that its name stands for; empty until it has been resolved.
     addresses: ArcSwap<Vec<SocketAddr>>,
-    /// Which of them is used, counted on for ever.
-    current: AtomicUsize,
+    /// The one of them that is used.
+    current: ArcSwapOption<SocketAddr>,
     info: ArcSwapOption<(Instant, Info)>,
     status: ArcSwapOption<Status>,
 }
@@ -38,13 +38,13 @@ impl Target {
             Some(value)
         });
         let literal = host.url.host().parse::<IpAddr>().ok();
-        let addresses = literal.map(|ip| SocketAddr::new(ip, host.url.port()));
+        let address = literal.map(|ip| SocketAddr::new(ip, host.url.port()));
         Self {
             name: host.name.clone(),
             url: host.url.clone(),
             api_key,
-            addresses: ArcSwap::from_pointee(addresses.into_iter().collect()),
-            current: AtomicUsize::new(0),
+            addresses: ArcSwap::from_pointee(address.into_iter().collect()),
+            current: ArcSwapOption::new(address.map(Arc::new)),
             info: ArcSwapOption::empty(),
             status: ArcSwapOption::empty(),
         }
@@ -57,48 +57,59 @@ impl Target {
 
     /// Where to connect; `None` if its name has never been resolved.
     pub(super) fn peer(&self, connect: Duration) -> Option<HttpPeer> {
-        let addresses = self.addresses.load();
-        let position = self
-            .current
-            .load(Ordering::Relaxed)
-            .checked_rem(addresses.len())?;
-        let mut peer = HttpPeer::new(addresses.get(position)?, false, String::new());
-        peer.options.connection_timeout = Some(connect);
-        peer.options.total_connection_timeout = Some(connect);
-        Some(peer)
+        let address = self.current.load();
+        Some(peer(**address.as_ref()?, connect))
     }
 
-    /// How many addresses its name stands for.
-    pub(super) fn address_count(&self) -> usize {
-        self.addresses.load().len()
-    }
-
-    /// Uses the next of its addresses from now on. `localhost` may stand for `::1` and `127.0.0.1`,
+    /// The address that is used, then the others. `localhost` may stand for `::1` and `127.0.0.1`,
     /// and the host listen on one of them only.
-    pub(super) fn try_next_address(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn candidates(&self) -> Vec<SocketAddr> {
+        let current = self.current.load();
+        let current = current.as_deref().copied();
+        let all = self.addresses.load();
+        let others = all
+            .iter()
+            .copied()
+            .filter(|address| Some(*address) != current);
+        current.into_iter().chain(others).collect()
     }
 
-    /// Looks the host's name up again, keeping the last good addresses if that fails.
+    /// Connects to `address` from now on.
+    pub(super) fn use_address(&self, address: SocketAddr) {
+        if self.current.load().as_deref() != Some(&address) {
+            self.current.store(Some(address.into()));
+        }
+    }
+
+    /// Looks the host's name up again. The address in use stays in use while it is among those
+    /// found, whatever their order; all stay if the look-up fails or takes longer than `within`.
     ///
     /// # Errors
     /// A sentence for the log, if there are no addresses at all.
-    pub(super) async fn resolve(&self) -> Result<(), String> {
+    pub(super) async fn resolve(&self, within: Duration) -> Result<(), String> {
         if self.url.host().parse::<IpAddr>().is_ok() {
             return Ok(());
         }
-        let found = tokio::net::lookup_host((self.url.host(), self.url.port())).await;
-        let found = found.map(Vec::from_iter);
-        match found {
-            Ok(addresses) if !addresses.is_empty() => {
-                if **self.addresses.load() != addresses {
-                    self.addresses.store(addresses.into());
+        let look_up = tokio::net::lookup_host((self.url.host(), self.url.port()));
+        let problem = match tokio::time::timeout(within, look_up).await {
+            Ok(Ok(found)) => {
+                let found = Vec::from_iter(found);
+                if let Some(first) = found.first() {
+                    let current = self.current.load();
+                    let kept = current.as_deref().filter(|current| found.contains(current));
+                    self.use_address(*kept.unwrap_or(first));
+                    self.addresses.store(found.into());
+                    return Ok(());
                 }
-                Ok(())
+                "its name has no address".to_owned()
             }
-            _ if self.address_count() > 0 => Ok(()),
-            Ok(_) => Err("its name has no address".to_owned()),
-            Err(error) => Err(format!("its name can't be resolved: {error}")),
+            Ok(Err(error)) => format!("its name can't be resolved: {error}"),
+            Err(_) => format!("its name was not resolved within {within:?}"),
+        };
+        if self.addresses.load().is_empty() {
+            Err(problem)
+        } else {
+            Ok(())
         }
     }
 
@@ -140,6 +151,14 @@ impl Target {
     }
 }
 
+/// What pingora calls something to connect to.
+pub(super) fn peer(address: SocketAddr, connect: Duration) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, false, String::new());
+    peer.options.connection_timeout = Some(connect);
+    peer.options.total_connection_timeout = Some(connect);
+    peer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,40 +178,43 @@ mod tests {
             .map(|peer| pingora::upstreams::peer::Peer::address(&peer).to_string())
     }
 
+    const WITHIN: Duration = Duration::from_secs(10);
+
     #[tokio::test]
     async fn an_address_needs_no_look_up() {
         let target = target("http://[::1]:9");
         assert_eq!(address(&target).as_deref(), Some("[::1]:9"));
-        assert_eq!(target.resolve().await, Ok(()));
-        target.try_next_address();
+        assert_eq!(target.resolve(WITHIN).await, Ok(()));
+        assert_eq!(target.candidates().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_and_the_address_in_use_is_kept() {
+        let target = target("http://localhost:9");
+        assert_eq!(address(&target), None);
+        assert!(target.candidates().is_empty());
+        target.resolve(WITHIN).await.unwrap();
+        let found = target.candidates();
+        assert_eq!(address(&target), found.first().map(ToString::to_string));
+        for address in &found {
+            target.use_address(*address);
+            target.resolve(WITHIN).await.unwrap();
+            assert_eq!(target.candidates().first(), Some(address));
+            assert_eq!(target.candidates().len(), found.len());
+        }
+        target.use_address("192.0.2.1:9".parse().unwrap());
+        target.resolve(WITHIN).await.unwrap();
         assert_eq!(
-            address(&target).as_deref(),
-            Some("[::1]:9"),
-            "there is only one"
+            target.candidates(),
+            found,
+            "an address that is gone is left"
         );
     }
 
     #[tokio::test]
-    async fn a_name_is_looked_up_and_its_addresses_are_tried_in_turn() {
-        let target = target("http://localhost:9");
-        assert_eq!(address(&target), None);
-        target.resolve().await.unwrap();
-        let count = target.address_count();
-        assert!(count >= 1);
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..count {
-            seen.insert(address(&target).unwrap());
-            target.try_next_address();
-        }
-        assert_eq!(seen.len(), count);
-    }
-
-    #[tokio::test]
     async fn a_name_that_does_not_exist_is_told() {
-        let error = target("http://does-not-exist.invalid")
-            .resolve()
-            .await
-            .unwrap_err();
-        assert!(error.starts_with("its name can't be resolved"), "{error}");
+        let target = target("http://does-not-exist.invalid");
+        let error = target.resolve(WITHIN).await.unwrap_err();
+        assert!(error.starts_with("its name "), "{error}");
     }
 }

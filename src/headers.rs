@@ -31,7 +31,7 @@ fn named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
 }
 
 /// The headers of an answer that go on to the client; framing is set anew there.
-pub(super) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     headers
         .iter()
         .filter(|(name, _)| **name != header::CONTENT_LENGTH && !is_hop_by_hop(name, headers))
