@@ -58,16 +58,16 @@ pub struct Delivery {
     /// The answer, as far as it is held.
     pub answer: Answer,
     /// The rest of an answer that is too large to hold.
-    pub rest: Option<Streaming>,
+    pub rest: Option<LeasedRest>,
 }
 
 /// The rest of a large answer, with the lease that it still uses.
-pub struct Streaming {
+pub struct LeasedRest {
     rest: Box<dyn Rest>,
     lease: Option<Lease>,
 }
 
-impl Streaming {
+impl LeasedRest {
     /// The next chunk; `None` after the last.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl<U: Upstream> Dispatcher<U> {
         }
         let host = lease.name().clone();
         let rest = if let Some(rest) = answer.rest.take() {
-            Some(Streaming {
+            Some(LeasedRest {
                 rest,
                 lease: Some(lease),
             })

@@ -63,7 +63,7 @@ pub struct Handler<U> {
 }
 
 /// What becomes of a request.
-enum Answer {
+enum Outgoing {
     Own(Reply),
     Host(Box<Delivery>),
     /// Nobody is there to read one.
@@ -94,7 +94,7 @@ impl<U: Upstream> Handler<U> {
         self.write(session, answer, &mut record).await
     }
 
-    async fn answer(&self, session: &mut ServerSession, record: &mut Record) -> Answer {
+    async fn answer(&self, session: &mut ServerSession, record: &mut Record) -> Outgoing {
         let head = session.req_header();
         let path = head.uri.path();
         let route = Route::find(&head.method, path);
@@ -107,20 +107,20 @@ impl<U: Upstream> Handler<U> {
             Some(Client::Named(name)) => record.client = Some(name.to_owned()),
             Some(Client::Anyone) => {}
             None if path == "/health" => {}
-            None => return Answer::Own(Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")),
+            None => return Outgoing::Own(Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")),
         }
         match route {
-            Ok(Route::Health) => Answer::Own(self.health()),
+            Ok(Route::Health) => Outgoing::Own(self.health()),
             Ok(Route::Info) => {
                 let info = aggregate::info(&self.pool.view(), &(self.reports)());
-                Answer::Own(Reply::json(StatusCode::OK, &info))
+                Outgoing::Own(Reply::json(StatusCode::OK, &info))
             }
             Ok(Route::Status) => {
                 let status = aggregate::status(&self.pool.view(), &(self.reports)());
-                Answer::Own(Reply::json(StatusCode::OK, &status))
+                Outgoing::Own(Reply::json(StatusCode::OK, &status))
             }
             Ok(Route::Embed | Route::Bertscore) => self.forward(session, record).await,
-            Err(no_route) => Answer::Own(refuse(no_route)),
+            Err(no_route) => Outgoing::Own(refuse(no_route)),
         }
     }
 
@@ -133,7 +133,7 @@ impl<U: Upstream> Handler<U> {
     }
 
     /// Reads the body, finds a host, and watches that the client stays.
-    async fn forward(&self, session: &mut ServerSession, record: &mut Record) -> Answer {
+    async fn forward(&self, session: &mut ServerSession, record: &mut Record) -> Outgoing {
         let Settings {
             max_body,
             client_read,
@@ -159,23 +159,23 @@ impl<U: Upstream> Handler<U> {
             biased;
             answer = self.dispatch(&call, &mut record.journal) => answer,
             // Pends for ever while the client is there.
-            _ = session.read_body_or_idle(true) => Answer::ClientGone,
+            _ = session.read_body_or_idle(true) => Outgoing::ClientGone,
         }
     }
 
-    async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Answer {
+    async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
-            Ok(delivery) => Answer::Host(Box::new(delivery)),
+            Ok(delivery) => Outgoing::Host(Box::new(delivery)),
             Err(refusal @ Refusal::HostsFailed) => {
-                Answer::Own(Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string()))
+                Outgoing::Own(Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string()))
             }
             Err(refusal @ (Refusal::QueueFull | Refusal::Deadline)) => {
-                Answer::Own(Reply::retry_later(refusal.to_string(), self.retry_after()))
+                Outgoing::Own(Reply::retry_later(refusal.to_string(), self.retry_after()))
             }
         }
     }
 
-    fn refuse_body(&self, session: &mut ServerSession, error: &BodyError) -> Answer {
+    fn refuse_body(&self, session: &mut ServerSession, error: &BodyError) -> Outgoing {
         if matches!(error, BodyError::Malformed | BodyError::TooSlow(_)) {
             // Where this request ends is unknown, so no next one can be found on the connection.
             session.set_keepalive(None);
@@ -185,11 +185,11 @@ impl<U: Upstream> Handler<U> {
             BodyError::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             BodyError::Malformed => StatusCode::BAD_REQUEST,
             BodyError::NoMemory => {
-                return Answer::Own(Reply::retry_later(error.to_string(), self.retry_after()));
+                return Outgoing::Own(Reply::retry_later(error.to_string(), self.retry_after()));
             }
-            BodyError::Gone(_) => return Answer::ClientGone,
+            BodyError::Gone(_) => return Outgoing::ClientGone,
         };
-        Answer::Own(Reply::error(status, error.to_string()))
+        Outgoing::Own(Reply::error(status, error.to_string()))
     }
 
     fn retry_after(&self) -> u64 {
@@ -201,33 +201,21 @@ impl<U: Upstream> Handler<U> {
     async fn write(
         &self,
         session: &mut ServerSession,
-        answer: Answer,
+        answer: Outgoing,
         record: &mut Record,
     ) -> pingora::Result<()> {
         let written = match answer {
-            Answer::Own(reply) => {
+            Outgoing::Own(reply) => {
                 let status = reply.status;
-                let unread = !session.is_body_done();
-                // The client may never send a body that it announced with `Expect`.
-                let expects = body::expects_continue(&session.req_header().headers);
-                if unread && expects {
-                    session.set_keepalive(None);
-                }
-                let drain = unread && session.get_keepalive().is_some();
                 let reply = reply.with(request_id::HEADER, header_value(&record.id));
-                let bytes = reply.write(session).await;
-                if drain {
-                    // Else a client that is still sending may never read why it was refused.
-                    let _ = session.drain_request_body().await;
-                }
-                bytes.map(|bytes| (status, bytes))
+                write_own(session, reply).await.map(|bytes| (status, bytes))
             }
-            Answer::Host(mut delivery) => {
+            Outgoing::Host(mut delivery) => {
                 let headers = about(&delivery, record);
                 let bytes = respond::deliver(&mut delivery, headers, session).await;
                 bytes.map(|bytes| (delivery.answer.status, bytes))
             }
-            Answer::ClientGone => {
+            Outgoing::ClientGone => {
                 session.set_keepalive(None);
                 return Ok(());
             }
@@ -237,6 +225,22 @@ impl<U: Upstream> Handler<U> {
         record.response_bytes = bytes;
         Ok(())
     }
+}
+
+/// Writes an answer of our own, perhaps while the client is still sending its request.
+async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result<usize> {
+    if session.is_body_done() {
+        return reply.write(session).await;
+    }
+    if body::expects_continue(&session.req_header().headers) {
+        // The client may never send the body that it announced.
+        session.set_keepalive(None);
+        return reply.write(session).await;
+    }
+    let bytes = reply.write(session).await?;
+    // Else a client that is still sending may never read why it was refused.
+    let _ = session.drain_request_body().await;
+    Ok(bytes)
 }
 
 fn refuse(no_route: NoRoute) -> Reply {

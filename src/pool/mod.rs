@@ -310,22 +310,23 @@ impl Pool {
         let events = inner.state.take_events();
         let after = Glance::at(&inner.state, now);
         let wait_begins = after.anybody_waits && !before.anybody_waits;
-        let poll = if wait_begins {
+        let poll: Vec<HostId> = if wait_begins {
             inner.state.worth_polling(now).collect()
         } else {
             Vec::new()
         };
         drop(inner);
 
-        events
-            .iter()
-            .for_each(|event| (self.shared.observer)(event));
+        for event in &events {
+            (self.shared.observer)(event);
+        }
         for (receiver, lease) in deliveries {
             // A receiver that is gone drops the lease, which serves the next in line.
             let _ = receiver.map(|receiver| receiver.send(lease));
         }
-        poll.into_iter()
-            .for_each(|host: HostId| self.shared.check_sooner[host.0].notify_one());
+        for host in poll {
+            self.shared.check_sooner[host.0].notify_one();
+        }
         if after.wakeup != before.wakeup {
             self.shared.timer_changed.notify_one();
         }

@@ -62,14 +62,14 @@ impl<'a> Checker<'a> {
             return Check::Failed { reason };
         }
         match self.health().await {
-            Reply::Body(health) if health.status == Health::OK => {}
-            Reply::Body(health) => {
+            Probe::Body(health) if health.status == Health::OK => {}
+            Probe::Body(health) => {
                 return Check::Failed {
                     reason: format!("/health says {:?}", health.status),
                 };
             }
-            Reply::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
-            Reply::TooLate => {
+            Probe::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
+            Probe::TooLate => {
                 let within = self.settings.check;
                 return Check::NoAnswer {
                     reason: format!("/health: no answer in {within:?}"),
@@ -82,18 +82,18 @@ impl<'a> Checker<'a> {
             }
         }
         let slots = match self.get::<Status>("/status").await {
-            Reply::Class(Class::Misconfigured) => {
+            Probe::Class(Class::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: "/status refuses the API key".to_owned(),
                 };
             }
-            Reply::Body(status) => Some(self.note_status(status)),
-            Reply::Class(_) | Reply::TooLate | Reply::Failed(_) => None,
+            Probe::Body(status) => Some(self.note_status(status)),
+            Probe::Class(_) | Probe::TooLate | Probe::Failed(_) => None,
         };
         if self
             .target
             .info_is_older_than(self.settings.check_interval, Instant::now())
-            && let Reply::Body(info) = self.get::<Info>("/info").await
+            && let Probe::Body(info) = self.get::<Info>("/info").await
         {
             self.target.store_info(info, Instant::now());
         }
@@ -102,17 +102,17 @@ impl<'a> Checker<'a> {
 
     /// Asks `/health` at the address in use, then at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
-    async fn health(&self) -> Reply<Health> {
-        let mut failure = Reply::Failed("its name has not been resolved".to_owned());
+    async fn health(&self) -> Probe<Health> {
+        let mut failure = Probe::Failed("its name has not been resolved".to_owned());
         for address in self.target.candidates() {
             match self.get_at(address, "/health").await {
-                reply @ (Reply::Body(_) | Reply::Class(_)) => {
+                reply @ (Probe::Body(_) | Probe::Class(_)) => {
                     self.target.use_address(address);
                     return reply;
                 }
-                Reply::TooLate => failure = Reply::TooLate,
-                Reply::Failed(_) if matches!(failure, Reply::TooLate) => {}
-                reply @ Reply::Failed(_) => failure = reply,
+                Probe::TooLate => failure = Probe::TooLate,
+                Probe::Failed(_) if matches!(failure, Probe::TooLate) => {}
+                reply @ Probe::Failed(_) => failure = reply,
             }
         }
         failure
@@ -128,18 +128,18 @@ impl<'a> Checker<'a> {
     }
 
     /// Asks at the address in use.
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Reply<T> {
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Probe<T> {
         match self.target.candidates().first() {
             Some(address) => self.get_at(*address, path).await,
-            None => Reply::Failed("its name has not been resolved".to_owned()),
+            None => Probe::Failed("its name has not been resolved".to_owned()),
         }
     }
 
-    async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Reply<T> {
+    async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Probe<T> {
         match timeout(self.settings.check, self.fetch(address, path)).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(reason)) => Reply::Failed(reason),
-            Err(_) => Reply::TooLate,
+            Ok(Err(reason)) => Probe::Failed(reason),
+            Err(_) => Probe::TooLate,
         }
     }
 
@@ -147,12 +147,12 @@ impl<'a> Checker<'a> {
         &self,
         address: SocketAddr,
         path: &str,
-    ) -> Result<Reply<T>, String> {
+    ) -> Result<Probe<T>, String> {
         let peer = target::peer(address, self.settings.connect);
         let request = self.request(path).map_err(|error| error.to_string())?;
         let mut exchange = match Exchange::start(self.connector, peer, &request, &[]).await {
             Ok(exchange) => exchange,
-            Err(failure) if failure.is_silence() => return Ok(Reply::TooLate),
+            Err(failure) if failure.is_silence() => return Ok(Probe::TooLate),
             Err(failure) => return Err(failure.to_string()),
         };
         let head = exchange.head();
@@ -161,10 +161,10 @@ impl<'a> Checker<'a> {
         let body = read(&mut exchange).await?;
         exchange.release().await;
         if !ok {
-            return Ok(Reply::Class(class));
+            return Ok(Probe::Class(class));
         }
         serde_json::from_slice(&body)
-            .map(Reply::Body)
+            .map(Probe::Body)
             .map_err(|error| format!("an answer that can't be read: {error}"))
     }
 
@@ -192,7 +192,7 @@ async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, String> {
 }
 
 /// What came back.
-enum Reply<T> {
+enum Probe<T> {
     /// 200 with what was asked for.
     Body(T),
     /// Another status.
@@ -203,7 +203,7 @@ enum Reply<T> {
     Failed(String),
 }
 
-impl<T> Reply<T> {
+impl<T> Probe<T> {
     fn describe(&self) -> String {
         match self {
             Self::Body(_) => "fine".to_owned(),

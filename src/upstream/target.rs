@@ -93,7 +93,7 @@ impl Target {
         let look_up = tokio::net::lookup_host((self.url.host(), self.url.port()));
         let problem = match tokio::time::timeout(within, look_up).await {
             Ok(Ok(found)) => {
-                let found = Vec::from_iter(found);
+                let found: Vec<_> = found.collect();
                 if let Some(first) = found.first() {
                     let current = self.current.load();
                     let kept = current.as_deref().filter(|current| found.contains(current));

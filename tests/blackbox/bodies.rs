@@ -209,6 +209,43 @@ async fn the_limit_of_a_body_is_exact() {
 }
 
 #[tokio::test]
+async fn who_sends_far_too_much_before_reading_can_still_read_why_it_is_refused() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]).set("limits", "max_body", "64KiB");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let body = vec![b'x'; 16 << 20];
+    for connection_header in ["keep-alive", "close"] {
+        let mut connection = proxy.connect().await;
+        let head = format!(
+            "POST /embed HTTP/1.1\r\nHost: proxy\r\nConnection: {connection_header}\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        connection.send(head).await;
+        connection.send(&body).await;
+        connection.reply().await.assert_error(413);
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_many_tiny_chunks_arrives_whole() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let (body, hash) = large_body(100_000);
+    let mut connection = proxy.connect().await;
+    connection
+        .send("POST /embed HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    let chunks: Vec<u8> = body
+        .iter()
+        .flat_map(|byte| [b"1\r\n", &[*byte][..], b"\r\n"].concat())
+        .collect();
+    connection.send([&chunks[..], b"0\r\n\r\n"].concat()).await;
+    connection.reply().await.assert_embedding_of("large");
+    assert_eq!(hashes(&host), [hash]);
+}
+
+#[tokio::test]
 async fn a_body_that_never_comes_does_not_reach_a_host() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host]).set("timeouts", "client_read", "300ms");

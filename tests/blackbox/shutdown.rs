@@ -51,6 +51,28 @@ async fn an_idle_proxy_ends_at_once_in_spite_of_idle_connections() {
 }
 
 #[tokio::test]
+async fn an_answer_given_while_stopping_says_that_the_connection_ends() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut connection = proxy.connect().await;
+    connection.send_embed("running").await;
+    host.runs(1).await;
+
+    proxy.terminate().await;
+    eventually("new connections are refused", async || {
+        TcpStream::connect(proxy.address()).await.is_err()
+    })
+    .await;
+    host.release_all();
+
+    let reply = connection.reply().await;
+    reply.assert_embedding_of("running");
+    assert_eq!(reply.headers[http::header::CONNECTION], "close");
+}
+
+#[tokio::test]
 async fn a_proxy_that_has_served_nothing_ends_at_once() {
     let host = sim_host("host").start();
     let mut proxy = Proxy::in_front_of(&[&host]).await;
