@@ -48,9 +48,11 @@ impl History {
                 self.faults += 1;
                 self.avoid.add(host, true, proof);
             }
-            Verdict::Fault { sent: false, .. } => self.avoid.add(host, false, proof),
-            // The pool itself keeps requests away from these for a while.
-            Verdict::Busy { .. } | Verdict::Misconfigured { .. } | Verdict::Deliver(_) => {}
+            Verdict::Fault { sent: false, .. } | Verdict::Misconfigured { .. } => {
+                self.avoid.add(host, false, proof);
+            }
+            // The pool itself keeps requests away from it for a while.
+            Verdict::Busy { .. } | Verdict::Deliver(_) => {}
         }
     }
 

@@ -105,6 +105,18 @@ pub enum Check {
     },
 }
 
+impl Check {
+    /// What is wrong, for people; `None` if nothing is.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Good { .. } | Self::Busy { .. } => None,
+            Self::Failed { reason }
+            | Self::NoAnswer { reason }
+            | Self::Misconfigured { reason } => Some(reason),
+        }
+    }
+}
+
 /// What a host says of its slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {

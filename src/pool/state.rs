@@ -158,10 +158,8 @@ impl State {
                 self.fault(id, Cause::Answers, now);
                 self.note_slot_free(id, now);
             }
-            Outcome::Misconfigured => {
-                let transition = host.health.misconfigured(now);
-                self.note_health(id, transition);
-            }
+            // Perhaps it refuses this request only; the check that follows at once will tell.
+            Outcome::Misconfigured => self.fault(id, Cause::Misconfigured, now),
             Outcome::ServerError | Outcome::Abandoned => self.note_slot_free(id, now),
         }
         self.hosts[id.0].proof

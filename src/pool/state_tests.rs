@@ -282,6 +282,23 @@ fn a_silent_host_is_lost_whatever_it_was_ejected_for() {
 }
 
 #[test]
+fn a_host_that_refuses_one_request_is_checked_before_it_is_ejected() {
+    let now = Instant::now();
+    let mut state = pool(&[1], now);
+    state.finish(A, Outcome::Misconfigured, now);
+    assert_eq!(state.hosts[A.0].health.phase(), Phase::Up);
+    assert_eq!(state.check_delay(A, now), FIRST_RECHECK);
+    let wrong = Check::Misconfigured {
+        reason: String::new(),
+    };
+    state.checked(A, &wrong, now);
+    assert_eq!(
+        kinds(&mut state),
+        [EventKind::Health(Transition::Ejected(Cause::Misconfigured))]
+    );
+}
+
+#[test]
 fn a_wrong_key_is_not_tried_in_a_hurry_for_ever() {
     let mut now = Instant::now();
     let mut state = pool(&[1], now);
@@ -391,8 +408,11 @@ fn checks_hurry_for_hosts_that_fail_or_are_waited_for() {
 fn checks_do_not_hurry_for_a_host_on_hold_or_on_trial() {
     let mut now = Instant::now();
     let mut state = pool(&[1], now);
+    let wrong = Check::Misconfigured {
+        reason: String::new(),
+    };
     for hold in [1, 2, 4] {
-        state.finish(A, Outcome::Misconfigured, now);
+        state.checked(A, &wrong, now);
         state.checked(A, &GOOD, now);
         assert_eq!(state.check_delay(A, now), hold * SECOND);
         now += hold * SECOND;

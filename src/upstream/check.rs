@@ -43,17 +43,17 @@ impl<'a> Checker<'a> {
 
     /// Checks for ever.
     pub(super) async fn run(&self, host: HostId, pool: &Pool) {
+        let mut told = None;
         loop {
             let found = self.check().await;
-            if let Check::Failed { reason }
-            | Check::NoAnswer { reason }
-            | Check::Misconfigured { reason } = &found
-            {
-                tracing::debug!(host = %self.target.name(), reason, "check failed");
+            let problem = found.problem().map(str::to_owned);
+            if let Some(reason) = problem.as_deref().filter(|_| problem != told) {
+                tracing::warn!(host = %self.target.name(), reason, "health check failed");
             }
+            told = problem;
             pool.checked(host, &found);
-            pool.check_due(host, 1.0 + rand::random_range(-JITTER..JITTER))
-                .await;
+            let jitter = 1.0 + rand::random_range(-JITTER..JITTER);
+            pool.check_due(host, jitter).await;
         }
     }
 
