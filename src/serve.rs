@@ -47,7 +47,12 @@ pub async fn serve(config: Config) -> Result<()> {
         let pool = parts.pool.clone();
         async move { pool.keep_time().await }
     });
-    tokio::spawn(admin::serve(admin_listener, parts.admin()));
+    let admin = admin::serve(admin_listener, parts.admin());
+    tokio::spawn(async move {
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "the admin address is not served any more");
+        }
+    });
 
     let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
     let mut service = parts.into_service(&addresses);
@@ -59,6 +64,12 @@ pub async fn serve(config: Config) -> Result<()> {
     stop.send_replace(true);
     // Ends when nothing is accepted any more and idle connections have been told to close.
     let _ = service.await;
+    finish(&connections, shutdown_time, &mut signals).await;
+    Ok(())
+}
+
+/// Waits for the open connections, each with a request that runs or waits.
+async fn finish(connections: &Connections, shutdown_time: Duration, signals: &mut Signals) {
     tokio::select! {
         closed = connections.closed(shutdown_time) => if closed {
             tracing::info!("stopped");
@@ -67,7 +78,6 @@ pub async fn serve(config: Config) -> Result<()> {
         },
         () = signals.stop() => tracing::warn!("stopped with requests unfinished: a second signal came"),
     }
-    Ok(())
 }
 
 /// Allows as many open files as the system lets us: each connection is one.
