@@ -26,6 +26,8 @@ const SIMILAR: f64 = 0.8;
 /// Longer ones are mistakes, and would overflow sums with the time of day.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
+const NOT_A_SIZE: &str = "is not a size; write e.g. 64KiB, 32MiB, 1GiB or a number of bytes";
+
 /// Collects problems by path.
 #[derive(Debug, Default)]
 pub(super) struct Report(RefCell<Vec<Entry>>);
@@ -166,10 +168,10 @@ impl<'a> Section<'a> {
         self.text(key)
     }
 
-    /// A text that means something. What is wrong with it is said by its type; the text itself is
-    /// not repeated.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<T> {
-        match self.text(key)?.parse() {
+    /// A text that must be there and mean something. What is wrong with it is said by its type; the
+    /// text itself is not repeated.
+    pub(super) fn required<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<T> {
+        match self.required_text(key)?.parse() {
             Ok(value) => Some(value),
             Err(error) => self.problem(key, error),
         }
@@ -209,17 +211,11 @@ impl<'a> Section<'a> {
             },
         };
         match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
-            Some(bytes) if bytes > 0 => bytes,
-            Some(_) => self
-                .problem(key, "must be at least 1 byte")
-                .unwrap_or(default),
-            None => self
-                .problem(
-                    key,
-                    "is not a size; write e.g. 64KiB, 32MiB, 1GiB or a number of bytes",
-                )
-                .unwrap_or(default),
+            Some(bytes) if bytes > 0 => return bytes,
+            Some(_) => self.complain(key, "must be at least 1 byte"),
+            None => self.complain(key, NOT_A_SIZE),
         }
+        default
     }
 
     /// A whole number.

@@ -151,8 +151,8 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
 }
 
 fn host(section: &Section<'_>) -> Option<Host> {
-    let name = required_parsed(section, "name");
-    let url = required_parsed(section, "url");
+    let name = section.required("name");
+    let url = section.required("url");
     let api_key = section.secret("api_key", "api_key_file");
     section.not_yet("discover", "list each host with its own url");
     section.not_yet("weight", "leave it out");
@@ -165,16 +165,6 @@ fn host(section: &Section<'_>) -> Option<Host> {
         api_key,
         max_concurrent,
     })
-}
-
-fn required_parsed<T>(section: &Section<'_>, key: &'static str) -> Option<T>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    if !section.has(key) {
-        return section.problem(key, "is missing");
-    }
-    section.parsed(key)
 }
 
 fn health(section: &Section<'_>) -> Health {

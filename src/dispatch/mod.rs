@@ -24,7 +24,7 @@ use crate::pool::{Lease, Outcome, Pool, Ticket};
 use crate::telemetry::Metrics;
 use crate::upstream::{Upstream, Verdict};
 
-/// How long and how often is tried.
+/// How long is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Bound on the time that a request waits for leases, in all.

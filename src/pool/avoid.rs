@@ -34,7 +34,7 @@ impl Avoid {
         });
     }
 
-    /// Hosts that broke the request.
+    /// Did the request break on `host`?
     pub(super) fn broken_on(&self, host: HostId) -> bool {
         self.0
             .iter()

@@ -67,26 +67,20 @@ impl<'a> Exchange<'a> {
             .get_http_session(&peer)
             .await
             .map_err(Failure::Connect)?;
-        let stale = match converse(&mut session, request, body).await {
-            Ok((head, sent_whole)) => {
-                return Ok(Self {
-                    connector,
-                    peer,
-                    session,
-                    head,
-                    sent_whole,
-                });
+        let mut answered = converse(&mut session, request, body).await;
+        if let Err(stale) = answered.as_ref()
+            && reused
+            && is_closed(stale)
+        {
+            // Connections are pooled by this key too, so that a new one finds none to reuse.
+            peer.group_key = rand::random();
+            // If the host can't be reached now, it did get the request before it went away.
+            if let Ok((fresh, _)) = connector.get_http_session(&peer).await {
+                session = fresh;
+                answered = converse(&mut session, request, body).await;
             }
-            Err(error) if reused && is_closed(&error) => Failure::Broken(error),
-            Err(error) => return Err(Failure::Broken(error)),
-        };
-        // Connections are pooled by this key too, so that a new one finds none to reuse.
-        peer.group_key = rand::random();
-        // If the host can't be reached now, it did get the request before it went away.
-        let (mut session, _) = connector.get_http_session(&peer).await.map_err(|_| stale)?;
-        let (head, sent_whole) = converse(&mut session, request, body)
-            .await
-            .map_err(Failure::Broken)?;
+        }
+        let (head, sent_whole) = answered.map_err(Failure::Broken)?;
         Ok(Self {
             connector,
             peer,
