@@ -7,11 +7,11 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::batch::{self, inference};
-use super::config::{EncoderConfig, TokenizerConfig};
+use super::config::EncoderConfig;
 use super::encoder::{self, Encoder};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling};
-use super::tokenizer::TextTokenizer;
+use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress};
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
@@ -41,7 +41,7 @@ impl Embedder {
             .unwrap_or(config.positions);
         let limit = limit.min(config.positions);
         Ok(Self {
-            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit)?,
+            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
             encoder: encoder::load(&pipeline.encoder, &config, config.layers, device)?,
             lower_case: pipeline.lower_case,
             pooling: pipeline.pooling,
