@@ -34,7 +34,7 @@ impl BertEncoder {
         layers: usize,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let tensors = encoder_tensors(folder, weights::open(folder, device)?)?;
+        let tensors = encoder_tensors(folder, &weights::open(folder, device)?)?;
         let model = BertModel::load(tensors, &candle_config(config, layers))
             .map_err(|error| weights::problem(folder, error.to_string()))?;
         Ok(Self {
@@ -92,17 +92,12 @@ fn pad(batch: &[&[u32]], padding: u32, device: &Device) -> Result<(Tensor, Tenso
 
 fn encoder_tensors<'a>(
     folder: &Path,
-    all: VarBuilder<'a>,
+    all: &VarBuilder<'a>,
 ) -> std::result::Result<VarBuilder<'a>, LoadError> {
-    if all.contains_tensor(LANDMARK) {
-        return Ok(all);
-    }
-    let prefixed = all.pp(PREFIX);
-    if prefixed.contains_tensor(LANDMARK) {
-        return Ok(prefixed);
-    }
-    let message = format!("neither '{LANDMARK}' nor '{PREFIX}.{LANDMARK}' is among them");
-    Err(weights::problem(folder, message))
+    weights::prefixed(all, &[PREFIX], LANDMARK).ok_or_else(|| {
+        let message = format!("neither '{LANDMARK}' nor '{PREFIX}.{LANDMARK}' is among them");
+        weights::problem(folder, message)
+    })
 }
 
 /// candle's form of the same facts. The dropout rates and the initialiser matter to training only.
