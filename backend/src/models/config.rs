@@ -1,5 +1,4 @@
-//! The shape of an encoder (`config.json`) and the limits of its tokenizer
-//! (`tokenizer_config.json`), as typed facts.
+//! The shape of an encoder (`config.json`), as typed facts.
 
 use std::path::Path;
 
@@ -8,9 +7,6 @@ use serde::Deserialize;
 
 use super::error::LoadError;
 use super::settings_file::SettingsFile;
-
-/// `transformers` writes 1e30 for "no limit"; anything near that is no limit either.
-const NO_LENGTH_LIMIT: f64 = 1e9;
 
 /// A family of encoders that this program can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -402,59 +398,6 @@ fn architecture(file: &SettingsFile) -> Result<Architecture, LoadError> {
         })
 }
 
-/// What `tokenizer_config.json` says; a folder may do without that file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TokenizerConfig {
-    /// The most tokens a text may have, special ones included; `None`: no limit of its own.
-    pub(crate) max_length: Option<usize>,
-    pub(crate) lower_case: bool,
-    /// The token before a text.
-    pub(crate) start: String,
-    /// The token after a text.
-    pub(crate) end: String,
-}
-
-impl TokenizerConfig {
-    /// Reads `folder/tokenizer_config.json`.
-    pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let file = SettingsFile::read_or_empty(folder.join("tokenizer_config.json"))?;
-        Ok(Self {
-            max_length: max_length(&file)?,
-            lower_case: file.get("do_lower_case")?.unwrap_or(true),
-            start: token(&file, "cls_token", "[CLS]")?,
-            end: token(&file, "sep_token", "[SEP]")?,
-        })
-    }
-}
-
-fn max_length(file: &SettingsFile) -> Result<Option<usize>, LoadError> {
-    const KEY: &str = "model_max_length";
-    let Some(length) = file
-        .get::<f64>(KEY)?
-        .filter(|length| *length < NO_LENGTH_LIMIT)
-    else {
-        return Ok(None);
-    };
-    match file.get::<usize>(KEY) {
-        Ok(whole) => Ok(whole),
-        Err(_) => Err(file.problem(KEY, format!("is {length}; it must be a whole number"))),
-    }
-}
-
-/// A special token's text, written as a string or as an object with `content`.
-fn token(file: &SettingsFile, key: &'static str, default: &str) -> Result<String, LoadError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Token {
-        Text(String),
-        Object { content: String },
-    }
-    Ok(match file.get(key)? {
-        Some(Token::Text(text) | Token::Object { content: text }) => text,
-        None => default.to_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -518,41 +461,5 @@ mod tests {
                 "{error}"
             );
         }
-    }
-
-    fn tokenizer_config(text: &str) -> Result<TokenizerConfig, LoadError> {
-        TokenizerConfig::read(folder_with(&[("tokenizer_config.json", text)]).path())
-    }
-
-    #[test]
-    fn lengths_that_mean_none_are_none() {
-        let length = |text| tokenizer_config(text).expect("valid").max_length;
-        assert_eq!(length(r#"{"model_max_length": 512}"#), Some(512));
-        assert_eq!(
-            length(r#"{"model_max_length": 1000000000000000019884624838656}"#),
-            None
-        );
-        assert_eq!(length(r#"{"model_max_length": 1e30}"#), None);
-        assert_eq!(length("{}"), None);
-        assert!(tokenizer_config(r#"{"model_max_length": -5}"#).is_err());
-        assert!(tokenizer_config(r#"{"model_max_length": 5.5}"#).is_err());
-    }
-
-    #[test]
-    fn special_tokens_may_be_objects_and_may_be_missing() {
-        let read = tokenizer_config(r#"{"cls_token": {"content": "<s>", "lstrip": false}}"#);
-        let config = read.expect("valid");
-        assert_eq!(
-            (config.start.as_str(), config.end.as_str()),
-            ("<s>", "[SEP]")
-        );
-        assert!(config.lower_case);
-    }
-
-    #[test]
-    fn a_folder_without_the_file_has_the_defaults() {
-        let folder = folder_with(&[]);
-        let config = TokenizerConfig::read(folder.path()).expect("defaults");
-        assert_eq!(config.max_length, None);
     }
 }

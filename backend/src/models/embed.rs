@@ -9,11 +9,11 @@ use gpu_bridge_encoder::{Threads, ops};
 
 use super::batch::{self, inference};
 use super::bertscore::larger;
-use super::config::{EncoderConfig, TokenizerConfig};
+use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling};
-use super::tokenizer::TextTokenizer;
+use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress};
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
@@ -44,7 +44,7 @@ impl Embedder {
             .min()
             .unwrap_or(usize::MAX);
         Ok(Self {
-            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit)?,
+            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
             encoder: Arc::new(encoder::load(
                 &pipeline.encoder,
                 &config,

@@ -10,11 +10,11 @@ use gpu_bridge_encoder::Threads;
 
 use super::batch::{self, inference};
 use super::bertscore::{self, Score, Side};
-use super::config::{EncoderConfig, TokenizerConfig};
+use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
 use super::error::LoadError;
 use super::layers::layer_for;
-use super::tokenizer::TextTokenizer;
+use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{EngineError, Progress, Scores};
 
 /// A model that compares texts.
@@ -46,14 +46,15 @@ impl Scorer {
             .chain(config.longest)
             .min()
             .unwrap_or(usize::MAX);
-        let tokenizer = TextTokenizer::load(folder, &tokens, limit)?;
-        let id = |token: &str| {
-            tokenizer.id_of(token).ok_or_else(|| LoadError::Tokenizer {
-                path: folder.to_owned(),
-                problem: format!("the vocabulary lacks '{token}'"),
-            })
+        let tokenizer = TextTokenizer::load(folder, &tokens, limit, Use::BertScore)?;
+        let missing = || LoadError::Tokenizer {
+            path: folder.to_owned(),
+            problem: "the vocabulary lacks the tokens around a text".to_owned(),
         };
-        let special = [id(&tokens.start)?, id(&tokens.end)?];
+        let special = [
+            tokenizer.cls_id().ok_or_else(missing)?,
+            tokenizer.sep_id().ok_or_else(missing)?,
+        ];
         let encoder = Arc::new(encoder::load(folder, &config, layer, threads)?);
         Ok(Self {
             encoder,
@@ -197,7 +198,8 @@ mod tests {
 
     fn scorer(encoded: &'static AtomicUsize) -> Scorer {
         let tokens = TokenizerConfig::read(&golden("tiny/bert")).expect("config");
-        let tokenizer = TextTokenizer::load(&golden("tiny/bert"), &tokens, 128).expect("tokenizer");
+        let tokenizer =
+            TextTokenizer::load(&golden("tiny/bert"), &tokens, 128, Use::BertScore).expect("loads");
         Scorer {
             encoder: Arc::new(CountingEncoder(encoded)),
             tokenizer,

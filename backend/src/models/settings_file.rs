@@ -69,6 +69,14 @@ impl SettingsFile {
         }
     }
 
+    /// All keys with their values, of a file whose keys are data.
+    pub(crate) fn all<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
+        T::deserialize(&Value::Object(self.values.clone())).map_err(|source| LoadError::Json {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// The keys that are there and set to `true`.
     pub(crate) fn true_keys(&self) -> impl Iterator<Item = &str> {
         self.values

@@ -1,0 +1,181 @@
+//! A folder's tokenizer as it is published: `tokenizer.json`, else built from its family's files.
+//!
+//! Where a folder has both, the two give the same ids; `tokenizer.json` is read first because it
+//! needs no guess about the family.
+
+use std::path::Path;
+
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::config::{Special, Token, TokenizerConfig};
+use super::family::{Family, Marks, family};
+use super::{byte_level, sentencepiece, wordpiece};
+
+const SAVED: &str = "tokenizer.json";
+
+/// A folder's tokenizer, and the texts of the tokens around each text.
+pub(super) struct Built {
+    pub(super) tokenizer: Tokenizer,
+    /// `None`: an unknown class with a `tokenizer.json` of its own.
+    pub(super) family: Option<Family>,
+    pub(super) cls: Option<String>,
+    pub(super) sep: Option<String>,
+}
+
+/// Opens the tokenizer in `folder`.
+pub(super) fn open(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Built> {
+    let present = |file: &str| folder.join(file).is_file();
+    let family = family(
+        config.class.as_deref(),
+        config.model_type.as_deref(),
+        present,
+    );
+    let saved = present(SAVED);
+    let tokenizer = match family {
+        _ if saved => from_saved(folder, family, config)?,
+        Some(family) => from_files(folder, family, config)?,
+        None => return Err(unknown(config).into()),
+    };
+    let text = |named: &Option<Token>, default: fn(Marks) -> &'static str| {
+        let named = named.as_ref().map(Token::text);
+        named
+            .or(family.map(|family| default(family.marks())))
+            .map(str::to_owned)
+    };
+    Ok(Built {
+        cls: text(&config.special.cls, |marks| marks.cls),
+        sep: text(&config.special.sep, |marks| marks.sep),
+        tokenizer,
+        family,
+    })
+}
+
+fn unknown(config: &TokenizerConfig) -> String {
+    let name = config.class.as_deref().or(config.model_type.as_deref());
+    match name {
+        Some(name) => format!("there is no {SAVED}, and '{name}' cannot be built without it"),
+        None => format!("there is neither {SAVED} nor a vocabulary that is known"),
+    }
+}
+
+/// `tokenizer.json`, with what transformers takes from the other settings.
+fn from_saved(
+    folder: &Path,
+    family: Option<Family>,
+    config: &TokenizerConfig,
+) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer =
+        Tokenizer::from_file(folder.join(SAVED)).map_err(|error| format!("{SAVED}: {error}"))?;
+    let own_class = config.class.as_deref() != Some("PreTrainedTokenizerFast");
+    if own_class && matches!(family, Some(Family::Bert | Family::Mpnet)) {
+        wordpiece::align(&mut tokenizer, config)?;
+    }
+    byte_level::set_prefix_space(&mut tokenizer, config.prefix_space.unwrap_or(false));
+    Ok(tokenizer)
+}
+
+fn from_files(
+    folder: &Path,
+    family: Family,
+    config: &TokenizerConfig,
+) -> tokenizers::Result<Tokenizer> {
+    let missing = |file: &&&str| !folder.join(file).is_file();
+    if let Some(file) = family.files().iter().find(missing) {
+        return Err(format!("there is neither {SAVED} nor {file}").into());
+    }
+    let marks = named(&config.special, family);
+    let mut tokenizer = match family {
+        Family::Bert | Family::Mpnet => wordpiece::build(folder, config, &marks.unk.content)?,
+        Family::Roberta | Family::Deberta | Family::ModernBert => {
+            byte_level::build(folder, family, config)?
+        }
+        Family::XlmRoberta | Family::DebertaV2 => sentencepiece::build(folder, family, config)?,
+    };
+    add_listed(&mut tokenizer, config)?;
+    frame(&mut tokenizer, &marks.cls.content, &marks.sep.content)
+        .map_err(|error| format!("{}: {error}", family.files().join(" and ")))?;
+    add_special(&mut tokenizer, config, marks)?;
+    Ok(tokenizer)
+}
+
+/// The special tokens of a tokenizer built from files.
+struct Named {
+    cls: AddedToken,
+    sep: AddedToken,
+    unk: AddedToken,
+    pad: AddedToken,
+    mask: AddedToken,
+}
+
+/// What the folder names, else the family's defaults.
+fn named(special: &Special, family: Family) -> Named {
+    let marks = family.marks();
+    let token = |named: &Option<Token>, default: &str, lstrip| match named {
+        Some(token) => token.special(lstrip),
+        None => AddedToken::from(default, true).lstrip(lstrip),
+    };
+    // Only this class wants its mark for unknown pieces found after the replacement of characters.
+    let unk_normalized = match &special.unk {
+        Some(Token::Object(object)) => object.normalized,
+        _ => family == Family::DebertaV2,
+    };
+    Named {
+        cls: token(&special.cls, marks.cls, false),
+        sep: token(&special.sep, marks.sep, false),
+        unk: token(&special.unk, marks.unk, false).normalized(unk_normalized),
+        pad: token(&special.pad, marks.pad, false),
+        mask: token(&special.mask, marks.mask, marks.mask_strips_left),
+    }
+}
+
+/// Adds the tokens that the folder lists with their ids.
+fn add_listed(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
+    for (id, token) in &config.added {
+        tokenizer.add_tokens([token.clone()])?;
+        if tokenizer.token_to_id(&token.content) != Some(*id) {
+            let text = &token.content;
+            return Err(format!("the added token '{text}' cannot have the id {id}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Has the tokenizer put `cls` before and `sep` after each text.
+fn frame(tokenizer: &mut Tokenizer, cls: &str, sep: &str) -> tokenizers::Result<()> {
+    let id = |token: &str| {
+        let id = tokenizer.token_to_id(token);
+        id.map(|id| (token.to_owned(), id))
+            .ok_or_else(|| format!("the vocabulary lacks '{token}'"))
+    };
+    let template = TemplateProcessing::builder()
+        .try_single(format!("{cls} $A {sep}"))?
+        .special_tokens(vec![id(cls)?, id(sep)?])
+        .build()?;
+    tokenizer.with_post_processor(Some(template));
+    Ok(())
+}
+
+/// Adds the special tokens that are not listed. One that is not in the vocabulary either gets the
+/// next free id, in the order in which transformers hands them out.
+fn add_special(
+    tokenizer: &mut Tokenizer,
+    config: &TokenizerConfig,
+    named: Named,
+) -> tokenizers::Result<()> {
+    let listed = |token: &AddedToken| {
+        let mut listed = config.added.values();
+        listed.any(|listed| listed.content == token.content)
+    };
+    let Named {
+        cls,
+        sep,
+        unk,
+        pad,
+        mask,
+    } = named;
+    let more = config.special.more.iter().map(|token| token.special(false));
+    let all = [unk, sep, pad, cls, mask].into_iter().chain(more);
+    tokenizer.add_special_tokens(all.filter(|token| !listed(token)))?;
+    Ok(())
+}

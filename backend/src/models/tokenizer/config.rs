@@ -1,0 +1,272 @@
+//! What a folder's settings say about its tokenizer: `tokenizer_config.json`, and what older folders
+//! have beside or instead of it (`special_tokens_map.json`, `added_tokens.json`, `config.json`).
+//! A folder may lack all of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use tokenizers::AddedToken;
+
+use crate::models::error::LoadError;
+use crate::models::settings_file::SettingsFile;
+
+/// `transformers` writes 1e30 for "no limit"; anything near that is no limit either.
+const NO_LENGTH_LIMIT: f64 = 1e9;
+
+/// A token with a part of its own, as a string or as an object.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Token {
+    Text(String),
+    Object(TokenObject),
+}
+
+/// A token written out with its flags.
+#[expect(clippy::struct_excessive_bools, reason = "the format's own flags")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct TokenObject {
+    content: String,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    pub(super) normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl Token {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Object(object) => &object.content,
+        }
+    }
+
+    /// The token as a special one; `lstrip` is for a token without flags.
+    pub(super) fn special(&self, lstrip: bool) -> AddedToken {
+        match self {
+            Self::Text(text) => AddedToken::from(text.as_str(), true).lstrip(lstrip),
+            Self::Object(object) => object.token(true),
+        }
+    }
+}
+
+impl TokenObject {
+    fn token(&self, special: bool) -> AddedToken {
+        AddedToken::from(self.content.as_str(), special)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .single_word(self.single_word)
+            .normalized(self.normalized)
+    }
+}
+
+/// The special tokens that a folder names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Special {
+    pub(super) cls: Option<Token>,
+    pub(super) sep: Option<Token>,
+    pub(super) unk: Option<Token>,
+    pub(super) pad: Option<Token>,
+    pub(super) mask: Option<Token>,
+    pub(super) more: Vec<Token>,
+}
+
+impl Special {
+    fn read(file: &SettingsFile) -> Result<Self, LoadError> {
+        Ok(Self {
+            cls: file.get("cls_token")?,
+            sep: file.get("sep_token")?,
+            unk: file.get("unk_token")?,
+            pad: file.get("pad_token")?,
+            mask: file.get("mask_token")?,
+            more: file.get("additional_special_tokens")?.unwrap_or_default(),
+        })
+    }
+
+    /// These tokens, and those of `other` where there are none.
+    fn or(self, other: Self) -> Self {
+        Self {
+            cls: self.cls.or(other.cls),
+            sep: self.sep.or(other.sep),
+            unk: self.unk.or(other.unk),
+            pad: self.pad.or(other.pad),
+            mask: self.mask.or(other.mask),
+            more: if self.more.is_empty() {
+                other.more
+            } else {
+                self.more
+            },
+        }
+    }
+}
+
+/// The settings of a tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenizerConfig {
+    /// The most tokens a text may have, special ones included; `None`: no limit of its own.
+    pub(crate) max_length: Option<usize>,
+    /// Name of the Python class.
+    pub(super) class: Option<String>,
+    /// The encoder's `model_type`.
+    pub(super) model_type: Option<String>,
+    pub(super) lower_case: Option<bool>,
+    pub(super) strip_accents: Option<bool>,
+    pub(super) split_chinese: Option<bool>,
+    pub(super) prefix_space: Option<bool>,
+    pub(super) split_punctuation: Option<bool>,
+    pub(super) special: Special,
+    /// Tokens besides the vocabulary's, by id.
+    pub(super) added: BTreeMap<u32, AddedToken>,
+}
+
+impl TokenizerConfig {
+    /// Reads the settings in `folder`.
+    pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let read = |name: &str| SettingsFile::read_or_empty(folder.join(name));
+        let (file, model) = (read("tokenizer_config.json")?, read("config.json")?);
+        let class: Option<String> = file.get("tokenizer_class")?;
+        let with_flags: Option<BTreeMap<u32, TokenObject>> = file.get("added_tokens_decoder")?;
+        let mut special = Special::read(&file)?;
+        // Folders that write tokens with their flags need no second list of special tokens.
+        if with_flags.is_none() {
+            special = Special::read(&read("special_tokens_map.json")?)?.or(special);
+        }
+        let added = match with_flags {
+            Some(tokens) => by_id(&tokens),
+            None => bare(&read("added_tokens.json")?)?,
+        };
+        Ok(Self {
+            max_length: max_length(&file)?,
+            class: class.or(model.get("tokenizer_class")?),
+            model_type: model.get("model_type")?,
+            lower_case: file.get("do_lower_case")?,
+            strip_accents: file.get("strip_accents")?,
+            split_chinese: file.get("tokenize_chinese_chars")?,
+            prefix_space: file.get("add_prefix_space")?,
+            split_punctuation: file.get("split_by_punct")?,
+            special,
+            added,
+        })
+    }
+}
+
+fn by_id(tokens: &BTreeMap<u32, TokenObject>) -> BTreeMap<u32, AddedToken> {
+    let token = |(id, token): (&u32, &TokenObject)| (*id, token.token(token.special));
+    tokens.iter().map(token).collect()
+}
+
+/// The tokens of `added_tokens.json`, which has no flags: found after normalisation, as words are.
+fn bare(file: &SettingsFile) -> Result<BTreeMap<u32, AddedToken>, LoadError> {
+    let tokens: BTreeMap<String, u32> = file.all()?;
+    let token = |(text, id): (String, u32)| (id, AddedToken::from(text, false));
+    Ok(tokens.into_iter().map(token).collect())
+}
+
+fn max_length(file: &SettingsFile) -> Result<Option<usize>, LoadError> {
+    const KEY: &str = "model_max_length";
+    const OLD_KEY: &str = "max_len";
+    let key = match file.get::<f64>(KEY)? {
+        Some(_) => KEY,
+        None => OLD_KEY,
+    };
+    let limit = file.get::<f64>(key)?;
+    let Some(length) = limit.filter(|length| *length < NO_LENGTH_LIMIT) else {
+        return Ok(None);
+    };
+    match file.get::<usize>(key) {
+        Ok(whole) => Ok(whole),
+        Err(_) => Err(file.problem(key, format!("is {length}; it must be a whole number"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::test_support::folder_with;
+
+    fn read(files: &[(&str, &str)]) -> Result<TokenizerConfig, LoadError> {
+        TokenizerConfig::read(folder_with(files).path())
+    }
+
+    fn tokenizer_config(text: &str) -> Result<TokenizerConfig, LoadError> {
+        read(&[("tokenizer_config.json", text)])
+    }
+
+    #[test]
+    fn lengths_that_mean_none_are_none() {
+        let length = |text| tokenizer_config(text).expect("valid").max_length;
+        assert_eq!(length(r#"{"model_max_length": 512}"#), Some(512));
+        assert_eq!(length(r#"{"max_len": 512}"#), Some(512));
+        assert_eq!(
+            length(r#"{"model_max_length": 1000000000000000019884624838656}"#),
+            None
+        );
+        assert_eq!(length(r#"{"model_max_length": 1e30, "max_len": 5}"#), None);
+        assert_eq!(length("{}"), None);
+        assert!(tokenizer_config(r#"{"model_max_length": -5}"#).is_err());
+        assert!(tokenizer_config(r#"{"model_max_length": 5.5}"#).is_err());
+    }
+
+    #[test]
+    fn special_tokens_may_be_objects_and_may_be_missing() {
+        let config = tokenizer_config(
+            r#"{"cls_token": {"content": "<s>", "lstrip": false}, "mask_token": "<m>"}"#,
+        );
+        let special = config.expect("valid").special;
+        assert_eq!(special.cls.as_ref().map(Token::text), Some("<s>"));
+        assert_eq!(special.mask, Some(Token::Text("<m>".to_owned())));
+        assert_eq!(special.sep, None);
+    }
+
+    #[test]
+    fn the_older_files_count_where_the_newer_form_is_not_used() {
+        let map = ("special_tokens_map.json", r#"{"cls_token": "<map>"}"#);
+        let added = ("added_tokens.json", r#"{"<extra>": 7}"#);
+        let old = (
+            "tokenizer_config.json",
+            r#"{"cls_token": "<config>", "sep_token": "<end>"}"#,
+        );
+        let new = (
+            "tokenizer_config.json",
+            r#"{"cls_token": "<config>", "added_tokens_decoder": {"9": {"content": "<new>"}}}"#,
+        );
+        let old = read(&[map, added, old]).expect("valid");
+        assert_eq!(old.special.cls.as_ref().map(Token::text), Some("<map>"));
+        assert_eq!(old.special.sep.as_ref().map(Token::text), Some("<end>"));
+        assert_eq!(old.added[&7].content, "<extra>");
+        let new = read(&[map, added, new]).expect("valid");
+        assert_eq!(new.special.cls.as_ref().map(Token::text), Some("<config>"));
+        assert_eq!(new.added.keys().collect::<Vec<_>>(), [&9]);
+    }
+
+    #[test]
+    fn the_class_may_stand_in_either_file() {
+        let model = (
+            "config.json",
+            r#"{"model_type": "bert", "tokenizer_class": "A"}"#,
+        );
+        let config = read(&[model]).expect("valid");
+        assert_eq!(config.class.as_deref(), Some("A"));
+        assert_eq!(config.model_type.as_deref(), Some("bert"));
+        let own = ("tokenizer_config.json", r#"{"tokenizer_class": "B"}"#);
+        assert_eq!(
+            read(&[model, own]).expect("valid").class.as_deref(),
+            Some("B")
+        );
+    }
+
+    #[test]
+    fn a_folder_without_any_file_has_the_defaults() {
+        let config = read(&[]).expect("defaults");
+        assert_eq!(
+            (config.max_length, config.special),
+            (None, Special::default())
+        );
+    }
+}

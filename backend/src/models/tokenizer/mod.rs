@@ -1,0 +1,166 @@
+//! Texts to token ids.
+//!
+//! A folder's tokenizer is read from `tokenizer.json` or built from what its authors published
+//! instead ([`build`]). Saved truncation and padding are replaced: truncation by the limit that the
+//! caller works out, padding by none, since batches are padded by whoever builds them.
+//!
+//! The two uses of a model tokenize differently ([`Use`]): sentence-transformers takes the
+//! tokenizer as it is published, bert-score the original implementation in Python, which for some
+//! families gives other ids.
+
+mod build;
+mod byte_level;
+mod config;
+mod family;
+mod sentencepiece;
+mod wordpiece;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
+
+use self::build::Built;
+pub(crate) use self::config::TokenizerConfig;
+use self::family::Family;
+use super::error::LoadError;
+
+/// What the ids are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Embeddings, as sentence-transformers tokenizes for them.
+    Embedding,
+    /// `BERTScore`, as bert-score 0.3.13 tokenizes for it: with the tokenizers written in Python,
+    /// and for RoBERTa with a space before the text.
+    BertScore,
+}
+
+/// A model's tokenizer, with the limit of one use of the model.
+pub(crate) struct TextTokenizer {
+    tokenizer: Tokenizer,
+    frame: usize,
+    /// Whether a space is put before a text.
+    prefix_space: bool,
+    cls: Option<u32>,
+    sep: Option<u32>,
+}
+
+impl TextTokenizer {
+    /// Loads the tokenizer in `folder`; texts are cut after `max_length` tokens, special ones
+    /// included.
+    pub(crate) fn load(
+        folder: &Path,
+        config: &TokenizerConfig,
+        max_length: usize,
+        purpose: Use,
+    ) -> Result<Self, LoadError> {
+        let fail = |problem: String| LoadError::Tokenizer {
+            path: folder.to_owned(),
+            problem,
+        };
+        let failed = |error: tokenizers::Error| fail(error.to_string());
+        let mut built = build::open(folder, config).map_err(failed)?;
+        let prefix_space = match purpose {
+            Use::Embedding => false,
+            Use::BertScore => imitate_python(&mut built, config).map_err(failed)?,
+        };
+        let mut tokenizer = built.tokenizer;
+        let frame = limit(&mut tokenizer, max_length).map_err(failed)?;
+        let id = |token: Option<String>| token.and_then(|token| tokenizer.token_to_id(&token));
+        let (cls, sep) = (id(built.cls), id(built.sep));
+        Ok(Self {
+            tokenizer,
+            frame,
+            prefix_space,
+            cls,
+            sep,
+        })
+    }
+
+    /// The ids of `text` without the white space around it, special tokens included: as many as
+    /// [`frame`](Self::frame) or more.
+    pub(crate) fn ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let text = strip(text);
+        let encoding = if self.prefix_space && !text.is_empty() {
+            self.tokenizer.encode_fast(format!(" {text}"), true)?
+        } else {
+            self.tokenizer.encode_fast(text, true)?
+        };
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// How many special tokens every text gets; an empty text has only those.
+    pub(crate) fn frame(&self) -> usize {
+        self.frame
+    }
+
+    /// The id of the token that the folder names as the one before a text (`cls_token`).
+    pub(crate) fn cls_id(&self) -> Option<u32> {
+        self.cls
+    }
+
+    /// The id of the token that the folder names as the one after a text (`sep_token`).
+    pub(crate) fn sep_id(&self) -> Option<u32> {
+        self.sep
+    }
+}
+
+/// Makes the tokenizer give the ids of transformers' tokenizer in Python, which bert-score asks for
+/// (`use_fast=False`), where the two differ. Returns whether a space goes before each text.
+///
+/// - Byte pairs: a space is put before the text only, not after special tokens in it too. bert-score
+///   asks for it with RoBERTa's class (`sent_encode`); for others the folder's setting counts.
+/// - Word pieces: the text is brought to Unicode's normal form C first (`BasicTokenizer.tokenize`),
+///   which matters where accents are kept.
+///
+/// A folder that names a class in Rust (`…Fast`) gets that one from transformers in either case.
+fn imitate_python(built: &mut Built, config: &TokenizerConfig) -> tokenizers::Result<bool> {
+    let class = config.class.as_deref();
+    if class.is_some_and(|class| class.ends_with("Fast")) {
+        return Ok(false);
+    }
+    match built.family {
+        Some(Family::Roberta) => {
+            byte_level::set_prefix_space(&mut built.tokenizer, false);
+            Ok(true)
+        }
+        Some(Family::Deberta) => {
+            byte_level::set_prefix_space(&mut built.tokenizer, false);
+            Ok(config.prefix_space.unwrap_or(false))
+        }
+        Some(Family::Bert | Family::Mpnet) => {
+            wordpiece::compose_first(&mut built.tokenizer)?;
+            Ok(false)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Sets the limit of a text, and returns how many of its tokens are special.
+fn limit(tokenizer: &mut Tokenizer, max_length: usize) -> tokenizers::Result<usize> {
+    let frame = tokenizer
+        .get_post_processor()
+        .map_or(0, |processor| processor.added_tokens(false));
+    if frame == 0 {
+        return Err("the tokenizer puts no special tokens around a text".into());
+    }
+    if max_length <= frame {
+        let room = format!("a limit of {max_length} tokens leaves no room for text");
+        return Err(format!("{room}, since {frame} are special").into());
+    }
+    let truncation = TruncationParams {
+        max_length,
+        ..TruncationParams::default()
+    };
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(Some(truncation))?;
+    Ok(frame)
+}
+
+/// `text` without the white space around it, as Python's `str.strip` has it: that counts the four
+/// separators U+001C–U+001F, which Unicode's `White_Space` leaves out.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}

@@ -1,0 +1,129 @@
+//! A model's weights, in whichever of its published forms a folder has them.
+//!
+//! `model.safetensors` comes before `pytorch_model.bin`, and a whole file before shards with an
+//! index. Tensors are read when they are asked for, so that a model cut at a lower layer costs no
+//! more than its lower part. Everything is computed in 32-bit floats; other precisions are
+//! converted on the way.
+
+mod checkpoint;
+mod names;
+mod pickle;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+
+use self::checkpoint::Checkpoint;
+use self::names::OldNames;
+use super::error::LoadError;
+use super::settings_file::SettingsFile;
+
+/// Opens files as one; an error names the file.
+type Open = fn(&[PathBuf]) -> Result<Box<dyn SimpleBackend>, String>;
+
+/// A published form of weights.
+struct Form {
+    single: &'static str,
+    index: &'static str,
+    open: Open,
+}
+
+/// The forms, the preferred one first.
+const FORMS: [Form; 2] = [
+    Form {
+        single: "model.safetensors",
+        index: "model.safetensors.index.json",
+        open: safetensors,
+    },
+    Form {
+        single: "pytorch_model.bin",
+        index: "pytorch_model.bin.index.json",
+        open: checkpoint,
+    },
+];
+
+/// The weights in `folder`, read as they are asked for and put on `device`.
+///
+/// The tensors of a layer norm go by their names of today (`weight`, `bias`), also where an old
+/// checkpoint has `gamma` and `beta`.
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, LoadError> {
+    let present = |form: &&Form| [form.single, form.index].map(|name| folder.join(name).is_file());
+    let form = FORMS.iter().find(|form| present(form).contains(&true));
+    let Some(form) = form else {
+        let names = FORMS.map(|form| format!("{} nor {}", form.single, form.index));
+        let message = format!("there is neither {}", names.join(" nor "));
+        return Err(problem(folder, message));
+    };
+    let tensors = (form.open)(&files(folder, form)?).map_err(|error| problem(folder, error))?;
+    let tensors = Box::new(OldNames(tensors));
+    Ok(VarBuilder::from_backend(
+        tensors,
+        DType::F32,
+        device.clone(),
+    ))
+}
+
+/// `all`, or what is below the first of `prefixes` under which there is a tensor called `landmark`:
+/// a checkpoint with a task's head on top has the encoder's tensors under a prefix.
+pub(crate) fn prefixed<'a>(
+    all: &VarBuilder<'a>,
+    prefixes: &[&str],
+    landmark: &str,
+) -> Option<VarBuilder<'a>> {
+    let below = prefixes.iter().map(|prefix| all.pp(prefix));
+    let mut candidates = std::iter::once(all.clone()).chain(below);
+    candidates.find(|tensors| tensors.contains_tensor(landmark))
+}
+
+/// An error about the weights in `folder`.
+pub(crate) fn problem(folder: &Path, problem: String) -> LoadError {
+    LoadError::Weights {
+        path: folder.to_owned(),
+        problem,
+    }
+}
+
+fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
+    let single = folder.join(form.single);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = SettingsFile::read(folder.join(form.index))?;
+    let shard_of: BTreeMap<String, String> = index.require("weight_map")?;
+    let shards: BTreeSet<String> = shard_of.into_values().collect();
+    if let Some(path) = shards.iter().find(|shard| shard.contains(['/', '\\'])) {
+        return Err(index.problem(
+            "weight_map",
+            format!("names '{path}', which is not a file name"),
+        ));
+    }
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+#[expect(unsafe_code, reason = "memory-mapped files; see the argument inside")]
+fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
+    // SAFETY: a map is sound as long as nobody changes the file below it. Model folders belong to
+    // the operator, who replaces models with the program stopped, or puts new files in place of old
+    // ones; the hub's tools do the latter, which leaves an open map as it was. The time at risk is
+    // short: a model's tensors are copied out while it loads, and then the map is dropped. A file
+    // that was short from the start is found out by its header, before any tensor is read.
+    match unsafe { MmapedSafetensors::multi(files) } {
+        Ok(tensors) => Ok(Box::new(tensors)),
+        // The first line has the file's path; a backtrace may follow.
+        Err(error) => Err(error.to_string().lines().take(1).collect()),
+    }
+}
+
+fn checkpoint(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
+    match Checkpoint::open(files) {
+        Ok(tensors) => Ok(Box::new(tensors)),
+        Err((file, error)) => Err(format!("{} {error}", file.display())),
+    }
+}

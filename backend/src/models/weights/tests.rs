@@ -1,0 +1,229 @@
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use tempfile::TempDir;
+
+use super::*;
+use crate::models::test_support::{folder_with, golden, golden_json};
+
+const SAFETENSORS: &str = "model.safetensors";
+const BIN: &str = "pytorch_model.bin";
+
+fn error_of(folder: &Path) -> String {
+    let opened = open(folder, &Device::Cpu);
+    opened.err().expect("cannot be opened").to_string()
+}
+
+/// A folder with one file, which is `content`.
+fn folder_of(name: &str, content: &[u8]) -> TempDir {
+    let folder = folder_with(&[]);
+    std::fs::write(folder.path().join(name), content).expect("write");
+    folder
+}
+
+fn saved(name: &str) -> Vec<u8> {
+    std::fs::read(golden("tiny/weights").join(name)).expect("golden")
+}
+
+fn save(folder: &TempDir, file: &str, tensors: &[(&str, Tensor)]) {
+    let tensors: HashMap<&str, Tensor> = tensors.iter().cloned().collect();
+    let file = folder.path().join(file);
+    candle_core::safetensors::save(&tensors, file).expect("save");
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let flat = tensor.flatten_all().expect("flat");
+    flat.to_vec1().expect("numbers")
+}
+
+#[test]
+fn safetensors_shards_are_read_through_their_index() {
+    let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
+    let folder = folder_with(&[("model.safetensors.index.json", index)]);
+    let one = Tensor::ones(3, DType::F64, &Device::Cpu).expect("tensor");
+    save(&folder, "one.safetensors", &[("a", one.clone())]);
+    save(&folder, "two.safetensors", &[("b", one)]);
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    for name in ["a", "b"] {
+        let tensor = weights.get(3, name).expect(name);
+        assert_eq!(
+            (tensor.dtype(), numbers(&tensor)),
+            (DType::F32, vec![1.0; 3])
+        );
+    }
+    std::fs::write(folder.path().join("two.safetensors"), "short").expect("write");
+    assert!(error_of(folder.path()).contains("two.safetensors"));
+}
+
+#[test]
+fn other_precisions_are_converted() {
+    let folder = folder_with(&[]);
+    let numbers_in = Tensor::new(&[0.5_f32, -2.0, 3.25], &Device::Cpu).expect("tensor");
+    let types = [DType::F16, DType::BF16, DType::F64];
+    let stored = |dtype: DType| {
+        (
+            dtype.as_str(),
+            numbers_in.to_dtype(dtype).expect("converts"),
+        )
+    };
+    save(&folder, SAFETENSORS, &types.map(stored));
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    for dtype in types {
+        let tensor = weights.get(3, dtype.as_str()).expect("tensor");
+        assert_eq!(numbers(&tensor), [0.5, -2.0, 3.25], "{dtype:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_has_the_numbers_of_pytorch() {
+    let folder = folder_of(BIN, &saved(BIN));
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let expected = golden_json("tiny/weights/numbers.json");
+    for (name, tensor) in expected["tensors"].as_object().expect("tensors") {
+        let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).expect("shape");
+        let read = weights.get(shape, name).expect(name);
+        assert_eq!(
+            serde_json::json!(numbers(&read)),
+            tensor["numbers"],
+            "{name}"
+        );
+    }
+    assert!(
+        !weights.contains_tensor("position_ids"),
+        "not numbers with a fraction"
+    );
+    let other_shape = weights.get((6, 4), "plain").expect_err("4 × 6").to_string();
+    assert!(other_shape.contains("plain"), "{other_shape}");
+    let missing = weights.get(1, "none").expect_err("missing").to_string();
+    assert!(missing.contains("none"), "{missing}");
+}
+
+#[test]
+fn checkpoint_shards_are_read_through_their_index() {
+    let index = r#"{"weight_map": {"plain": "shard-1.bin"}}"#;
+    let folder = folder_with(&[("pytorch_model.bin.index.json", index)]);
+    std::fs::write(folder.path().join("shard-1.bin"), saved(BIN)).expect("write");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    assert!(weights.contains_tensor("plain"));
+    std::fs::remove_file(folder.path().join("shard-1.bin")).expect("remove");
+    assert!(error_of(folder.path()).contains("shard-1.bin cannot be read"));
+}
+
+#[test]
+fn safetensors_come_first() {
+    let folder = folder_of(BIN, b"not looked at");
+    let tensor = Tensor::ones(1, DType::F32, &Device::Cpu).expect("tensor");
+    save(&folder, SAFETENSORS, &[("a", tensor)]);
+    assert!(open(folder.path(), &Device::Cpu).is_ok());
+}
+
+#[test]
+fn missing_and_broken_weights_are_errors_that_say_where() {
+    assert!(error_of(folder_with(&[]).path()).contains("neither model.safetensors nor"));
+    for content in ["", "short", "\u{10}\0\0\0\0\0\0\0 not a header!!"] {
+        let folder = folder_of(SAFETENSORS, content.as_bytes());
+        assert!(error_of(folder.path()).contains(SAFETENSORS), "{content:?}");
+    }
+    let whole = std::fs::read(golden("tiny/bert/model.safetensors")).expect("golden");
+    let folder = folder_of(SAFETENSORS, &whole[..whole.len() - 1]);
+    assert!(error_of(folder.path()).contains(SAFETENSORS));
+}
+
+#[test]
+fn other_kinds_of_files_are_named() {
+    for (content, expected) in [
+        (
+            saved("old_format.bin"),
+            "from before PyTorch 1.6; convert it to safetensors",
+        ),
+        (
+            b"version https://git-lfs".to_vec(),
+            "is not a checkpoint of PyTorch",
+        ),
+        (Vec::new(), "is not a checkpoint of PyTorch"),
+        (
+            b"PK\x03\x04 and no more".to_vec(),
+            "is a broken zip archive",
+        ),
+        (
+            saved("sliced.bin"),
+            "'sliced', that does not lie in one piece",
+        ),
+    ] {
+        let error = error_of(folder_of(BIN, &content).path());
+        assert!(error.contains(BIN) && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_cut_short_anywhere_is_an_error() {
+    let whole = saved(BIN);
+    let folder = folder_of(BIN, &[]);
+    for length in 0..whole.len() {
+        std::fs::write(folder.path().join(BIN), &whole[..length]).expect("write");
+        assert!(open(folder.path(), &Device::Cpu).is_err(), "{length} bytes");
+    }
+}
+
+/// A flipped bit may give other numbers, as in any format without checksums; never a panic, and
+/// never a tensor that is larger than the file.
+#[test]
+fn flipped_bits_never_panic() {
+    let whole = saved(BIN);
+    let folder = folder_of(BIN, &[]);
+    for place in (0..whole.len()).step_by(3) {
+        let mut changed = whole.clone();
+        changed[place] ^= 1 << (place % 8);
+        std::fs::write(folder.path().join(BIN), &changed).expect("write");
+        if let Ok(weights) = open(folder.path(), &Device::Cpu) {
+            drop(weights.get((4, 6), "plain"));
+            drop(weights.get((6, 4), "transposed"));
+        }
+    }
+}
+
+#[test]
+fn shards_stay_inside_the_folder() {
+    for index in [
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+    ] {
+        let folder = folder_with(&[(index, r#"{"weight_map": {"a": "../other.bin"}}"#)]);
+        assert!(error_of(folder.path()).contains("names '../other.bin'"));
+    }
+}
+
+#[test]
+fn old_names_of_layer_norms_are_found() {
+    let folder = folder_with(&[]);
+    let tensor = |number: f32| Tensor::new(&[number], &Device::Cpu).expect("tensor");
+    let tensors = [
+        ("old.LayerNorm.gamma", tensor(1.0)),
+        ("old.LayerNorm.beta", tensor(2.0)),
+        ("new.LayerNorm.weight", tensor(3.0)),
+        ("new.LayerNorm.gamma", tensor(4.0)),
+    ];
+    save(&folder, SAFETENSORS, &tensors);
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    for (name, expected) in [
+        ("old.LayerNorm.weight", 1.0),
+        ("old.LayerNorm.bias", 2.0),
+        ("new.LayerNorm.weight", 3.0),
+    ] {
+        assert_eq!(numbers(&weights.get(1, name).expect(name)), [expected]);
+    }
+    assert!(!weights.contains_tensor("new.LayerNorm.bias"));
+}
+
+#[test]
+fn a_prefix_is_found_by_a_landmark() {
+    let folder = folder_with(&[]);
+    let tensor = Tensor::ones(1, DType::F32, &Device::Cpu).expect("tensor");
+    save(&folder, SAFETENSORS, &[("roberta.a.b", tensor)]);
+    let all = open(folder.path(), &Device::Cpu).expect("opens");
+    let found = |prefixes: &[&str], landmark| prefixed(&all, prefixes, landmark);
+    assert!(found(&["bert", "roberta"], "a.b").is_some_and(|below| below.contains_tensor("a.b")));
+    assert!(found(&[], "roberta.a.b").is_some());
+    assert!(found(&["bert"], "a.b").is_none());
+}
