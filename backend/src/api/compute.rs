@@ -166,6 +166,7 @@ impl Drop for Watch {
 fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
         EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
+        EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
             log.internal(error)
         }

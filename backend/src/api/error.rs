@@ -40,6 +40,8 @@ pub(super) enum ApiError {
     BodyTooLarge { limit: usize },
     #[error("GPU busy - retry later")]
     Busy,
+    #[error("GPU out of memory - retry later")]
+    OutOfMemory,
     #[error("{0}")]
     NotInstalled(String),
     #[error("internal error; the log of this host has more under request id {request_id}")]
@@ -56,14 +58,16 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::OutOfMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Busy => Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER))),
+            Self::Busy | Self::OutOfMemory => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)))
+            }
             Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())
                 .ok()
                 .map(|allow| (header::ALLOW, allow)),
@@ -138,9 +142,11 @@ mod tests {
 
     #[test]
     fn busy_says_when_to_come_back_and_a_wrong_method_which_is_right() {
-        let busy = ApiError::Busy.into_response();
-        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
+        for busy in [ApiError::Busy, ApiError::OutOfMemory] {
+            let busy = busy.into_response();
+            assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
+        }
         let wrong = ApiError::MethodNotAllowed {
             allow: Method::POST,
         }

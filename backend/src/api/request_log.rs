@@ -10,7 +10,7 @@ use std::time::Instant;
 use axum::extract::Request;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::error::ApiError;
 use super::route;
@@ -99,6 +99,18 @@ impl RequestLog {
         ApiError::Internal {
             request_id: self.id.clone(),
         }
+    }
+
+    /// Logs that the device was too small for a request.
+    pub(super) fn out_of_memory(&self) -> ApiError {
+        warn!(
+            id = self.id,
+            route = self.route,
+            model = self.model,
+            items = self.items,
+            "the device has too little free memory"
+        );
+        ApiError::OutOfMemory
     }
 
     /// Writes the line.
