@@ -145,7 +145,7 @@ fn what_is_not_known_is_not_told() {
         device_memory_used: None,
         ..STATE
     };
-    assert!(!scraped(&metrics, &unknown).contains("device_memory"));
+    assert!(!scraped(&metrics, &unknown).contains("device_memory_"));
 }
 
 #[test]

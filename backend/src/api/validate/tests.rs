@@ -17,7 +17,7 @@ fn json_body(bytes: &[u8]) -> RawBody<'_> {
 
 fn problems(refusal: &Refusal) -> Value {
     match refusal {
-        Refusal::Invalid(problems) => serde_json::to_value(problems).unwrap(),
+        Refusal::Invalid(body) => serde_json::from_slice::<Value>(body).unwrap()["detail"].take(),
         other => panic!("no list of problems: {other:?}"),
     }
 }
