@@ -105,6 +105,7 @@ fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
+        .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD);
     http
 }
