@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use clap::{Parser, ValueEnum};
-use gpu_bridge_backend::engine::{Engine, Progress};
+use gpu_bridge_backend::engine::{Cancellation, Engine, Progress};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use gpu_bridge_encoder::ops;
 use serde::{Deserialize, Serialize};
@@ -128,8 +128,8 @@ struct Nobody;
 impl Progress for Nobody {
     fn finished(&self, _: usize) {}
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn cancellation(&self) -> Cancellation {
+        Cancellation::default()
     }
 }
 

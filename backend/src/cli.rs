@@ -11,7 +11,7 @@ use clap::Parser;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
-use crate::engine::{Engine, EngineError, Progress};
+use crate::engine::{Cancellation, Engine, EngineError, Progress};
 use crate::metrics::Metrics;
 use crate::models::{CandleEngine, EngineOptions};
 use crate::server::{self, Server};
@@ -173,12 +173,13 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.api.api_key.is_none() {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
+    let metrics = Arc::new(Metrics::new(api::ENGINE)?);
     let options = EngineOptions {
         threads: settings.threads,
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
+        metrics: metrics.engine.clone(),
     };
-    let metrics = Arc::new(Metrics::new(api::ENGINE)?);
     let services = Services {
         engine: Arc::new(CandleEngine::new(settings.sources, options)?),
         metrics,
@@ -250,8 +251,8 @@ struct Nobody;
 impl Progress for Nobody {
     fn finished(&self, _: usize) {}
 
-    fn is_cancelled(&self) -> bool {
-        false
+    fn cancellation(&self) -> Cancellation {
+        Cancellation::default()
     }
 }
 

@@ -2,6 +2,9 @@
 //! other. Everything here is synchronous; the API calls it off the async threads and watches over
 //! slots, deadlines and cancellation. Implementations never see HTTP, requests or slots.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use thiserror::Error;
 
 /// Computes embeddings and scores with models found by name.
@@ -39,9 +42,31 @@ pub trait Engine: Send + Sync + 'static {
 pub trait Progress: Sync {
     /// `done` of the request's items are finished.
     fn finished(&self, done: usize);
-    /// True once the result is not wanted any more: stop before the next batch with
-    /// [`EngineError::Cancelled`].
-    fn is_cancelled(&self) -> bool;
+
+    /// Cancelled once the result is not wanted any more: the engine then stops before the next batch,
+    /// with [`EngineError::Cancelled`].
+    fn cancellation(&self) -> Cancellation;
+
+    /// Whether [`cancellation`](Self::cancellation) is cancelled.
+    fn is_cancelled(&self) -> bool {
+        self.cancellation().is_cancelled()
+    }
+}
+
+/// Whether something is still wanted. Clones share the answer; it changes once.
+#[derive(Clone, Debug, Default)]
+pub struct Cancellation(Arc<AtomicBool>);
+
+impl Cancellation {
+    /// It is not wanted any more.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Sentence embeddings.
@@ -84,7 +109,7 @@ pub enum EngineError {
         /// What is wrong, for the operator.
         reason: String,
     },
-    /// [`Progress::is_cancelled`] said so.
+    /// The request's [`Cancellation`] said so.
     #[error("cancelled")]
     Cancelled,
     /// The device has no memory for the smallest piece of this request. What runs beside it may be

@@ -7,7 +7,6 @@
 //! reserved for the body move along in the same way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -22,7 +21,7 @@ use super::request_log::RequestLog;
 use super::slots::{Busy, Slot};
 use super::validate::{self, BertscoreRequest, EmbedRequest, Limits, Refusal};
 use super::{App, Exchange, Options};
-use crate::engine::{Engine, EngineError, Progress};
+use crate::engine::{Cancellation, Engine, EngineError, Progress};
 use crate::metrics::Rejection;
 
 /// Longest model name, in characters, that the log and the job list show.
@@ -40,10 +39,10 @@ pub(super) async fn serve(
     let job = app.jobs.start(kind, &shown, work.items(), Timestamp::now());
     let slot = wait_for_slot(app).await?;
 
-    let (_watch, wanted) = Watch::new();
+    let watch = Watch::default();
     let running = Running {
         job,
-        wanted,
+        cancellation: watch.0.clone(),
         _slot: slot,
     };
     let engine = Arc::clone(&app.services.engine);
@@ -150,7 +149,7 @@ impl Work {
 /// A computation that runs: its slot, its place in the job list, and whether anybody still waits.
 struct Running {
     job: Job,
-    wanted: Arc<AtomicBool>,
+    cancellation: Cancellation,
     _slot: Slot,
 }
 
@@ -159,24 +158,18 @@ impl Progress for Running {
         self.job.finished(done);
     }
 
-    fn is_cancelled(&self) -> bool {
-        !self.wanted.load(Ordering::Relaxed)
+    fn cancellation(&self) -> Cancellation {
+        self.cancellation.clone()
     }
 }
 
 /// Held by the handler; once dropped, the computation is not wanted any more.
-struct Watch(Arc<AtomicBool>);
-
-impl Watch {
-    fn new() -> (Self, Arc<AtomicBool>) {
-        let wanted = Arc::new(AtomicBool::new(true));
-        (Self(Arc::clone(&wanted)), wanted)
-    }
-}
+#[derive(Default)]
+struct Watch(Cancellation);
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.cancel();
     }
 }
 

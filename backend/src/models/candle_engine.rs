@@ -14,8 +14,14 @@ use super::embed::Embedder;
 use super::error::LoadError;
 use super::locate::{ModelSources, Purpose};
 use super::registry::Registry;
+use super::scheduler::Scheduler;
 use super::scorer::Scorer;
 use crate::engine::{Embeddings, Engine, EngineError, Progress, Scores};
+use crate::metrics::EngineMetrics;
+
+/// Tokens of a batch for each thread: enough to keep it busy, few enough that a request which comes
+/// in the meantime waits only briefly.
+const TOKENS_PER_THREAD: usize = 512;
 
 /// How models are run.
 #[derive(Clone, Debug)]
@@ -27,12 +33,19 @@ pub struct EngineOptions {
     /// The hidden layer that `BERTScore` compares, by model name; for others the published one, else
     /// the last.
     pub bertscore_layers: BTreeMap<String, usize>,
+    /// Counts batches and models.
+    pub metrics: EngineMetrics,
 }
 
 /// The engine cannot start.
 #[derive(Debug, Error)]
 #[error("cannot start the threads that compute: {0}")]
-pub struct StartError(#[from] ThreadPoolBuildError);
+pub enum StartError {
+    /// Those of a forward pass.
+    Pool(#[from] ThreadPoolBuildError),
+    /// The one that forms batches.
+    Batches(#[from] std::io::Error),
+}
 
 impl Default for EngineOptions {
     /// One thread for each processor that this process may use, 32 texts, published layers.
@@ -42,6 +55,7 @@ impl Default for EngineOptions {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             embed_batch: TEXTS,
             bertscore_layers: BTreeMap::new(),
+            metrics: EngineMetrics::default(),
         }
     }
 }
@@ -51,6 +65,7 @@ pub struct CandleEngine {
     sources: ModelSources,
     options: EngineOptions,
     threads: Threads,
+    scheduler: Scheduler,
     embedders: Registry<Embedder>,
     scorers: Registry<Scorer>,
 }
@@ -61,8 +76,10 @@ impl CandleEngine {
     /// # Errors
     /// The system refuses the threads.
     pub fn new(sources: ModelSources, options: EngineOptions) -> Result<Self, StartError> {
+        let budget = TOKENS_PER_THREAD * options.threads.get();
         Ok(Self {
             threads: Threads::new(options.threads)?,
+            scheduler: Scheduler::start(budget, options.metrics.clone())?,
             sources,
             options,
             embedders: Registry::new(),
@@ -120,7 +137,7 @@ impl Engine for CandleEngine {
         progress: &dyn Progress,
     ) -> Result<Embeddings, EngineError> {
         self.embedder(model)?
-            .embed(texts, self.options.embed_batch, progress)
+            .embed(&self.scheduler, texts, self.options.embed_batch, progress)
     }
 
     fn bertscore(
@@ -132,7 +149,7 @@ impl Engine for CandleEngine {
     ) -> Result<Scores, EngineError> {
         let step = self.options.embed_batch;
         self.scorer(model)?
-            .score(candidates, references, step, progress)
+            .score(&self.scheduler, candidates, references, step, progress)
     }
 
     fn loaded_models(&self) -> Vec<String> {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use gpu_bridge_encoder::{Threads, ops};
 
-use super::batch::{self, inference};
 use super::bertscore::larger;
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
-use super::error::LoadError;
+use super::error::{LoadError, inference};
 use super::pipeline::{Pipeline, Pooling};
+use super::scheduler::Scheduler;
+use super::steps::Steps;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress};
 
@@ -57,29 +58,21 @@ impl Embedder {
         })
     }
 
-    /// One row for each text. Progress is told after each `step` texts; the longest come first.
+    /// One row for each text. Progress is told after each `step` texts.
     pub(crate) fn embed(
         &self,
+        scheduler: &Scheduler,
         texts: &[String],
         step: NonZeroUsize,
         progress: &dyn Progress,
     ) -> Result<Embeddings, EngineError> {
-        let ids: Vec<Vec<u32>> = texts
-            .iter()
-            .map(|text| self.ids(text))
-            .collect::<Result<_, _>>()?;
-        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
         let mut rows = vec![Vec::new(); texts.len()];
-        let mut done = 0;
-        for places in batch::longest_first(&lengths).chunks(step.get()) {
-            let sequences: Vec<&[u32]> =
-                places.iter().map(|place| ids[*place].as_slice()).collect();
-            batch::run(&*self.encoder, &sequences, progress, |nth, hidden| {
-                rows[places[nth]] = self.row(hidden, self.encoder.width());
-            })?;
-            done += places.len();
-            progress.finished(done);
-        }
+        let mut steps = Steps::new(texts.len(), step, progress);
+        let ids = texts.iter().map(|text| self.ids(text));
+        scheduler.encode(&self.encoder, progress, ids, |place, hidden| {
+            rows[place] = self.row(hidden, self.encoder.width());
+            steps.finished_one();
+        })?;
         let dimensions = rows.first().map_or(0, Vec::len);
         Ok(Embeddings { rows, dimensions })
     }

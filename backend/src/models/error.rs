@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::engine::EngineError;
+
 /// A model's folder is there, but this program cannot use it.
 #[derive(Debug, Error)]
 pub(crate) enum LoadError {
@@ -32,4 +34,9 @@ pub(crate) enum LoadError {
     Layer { wanted: usize, available: usize },
     #[error("the list of published layers is broken: {0}")]
     PublishedLayers(serde_json::Error),
+}
+
+/// What the client must not see, for the log.
+pub(crate) fn inference(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Inference(error.to_string())
 }

@@ -4,14 +4,13 @@
 //! The way of a request:
 //!
 //! ```text
-//! name ─ locate ─ registry (load once) ─┬─ embed:  tokenizer ─ batch ─ encoder ─ pooling ─ row
-//!                                       └─ scorer: tokenizer ─ batch ─ encoder ─ bertscore ─ P/R/F
+//! name ─ locate ─ registry (load once) ─┬─ embed:  tokenizer ┐            ┌ pooling ─ row
+//!                                       │                    ├ scheduler ─┤
+//!                                       └─ scorer: tokenizer ┘  (encoder) └ bertscore ─ P, R, F
 //! ```
 //!
-//! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed. An
-//! architecture is one implementation of `encoder::Encoder`.
+//! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed.
 
-mod batch;
 mod bertscore;
 mod candle_engine;
 mod config;
@@ -20,10 +19,13 @@ mod encoder;
 mod error;
 mod layers;
 mod locate;
+mod pairs;
 mod pipeline;
 mod registry;
+mod scheduler;
 mod scorer;
 mod settings_file;
+mod steps;
 mod tokenizer;
 mod weights;
 

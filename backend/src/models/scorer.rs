@@ -1,5 +1,4 @@
-//! `BERTScore` of a whole request: each different text is encoded once, pairs are scored as soon as
-//! both sides are there, and a text's vectors are dropped after the last pair that needs them.
+//! `BERTScore` of a whole request: each different text is encoded once, wherever it occurs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
@@ -8,12 +7,14 @@ use std::sync::Arc;
 
 use gpu_bridge_encoder::Threads;
 
-use super::batch::{self, inference};
-use super::bertscore::{self, Score, Side};
+use super::bertscore::Side;
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
-use super::error::LoadError;
+use super::error::{LoadError, inference};
 use super::layers::layer_for;
+use super::pairs::Pairs;
+use super::scheduler::Scheduler;
+use super::steps::Steps;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{EngineError, Progress, Scores};
 
@@ -66,66 +67,36 @@ impl Scorer {
     /// The score of each pair. Progress is told after each `step` pairs.
     pub(crate) fn score(
         &self,
+        scheduler: &Scheduler,
         candidates: &[String],
         references: &[String],
         step: NonZeroUsize,
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
-        let Texts {
-            ids,
-            pairs,
-            last_pair,
-        } = self.texts(candidates, references)?;
-        let mut sides: Vec<Option<Side>> = ids.iter().map(|_| None).collect();
-        let mut scores = Vec::with_capacity(pairs.len());
-        for pairs in pairs.chunks(step.get()) {
-            self.encode_missing(pairs, &ids, &mut sides, progress)?;
-            for pair in pairs {
-                scores.push(score(*pair, &sides)?);
-            }
-            for (side, last) in sides.iter_mut().zip(&last_pair) {
-                side.take_if(|_| *last < scores.len());
-            }
-            progress.finished(scores.len());
-        }
-        Ok(Scores {
-            precision: scores.iter().map(|score| score.precision).collect(),
-            recall: scores.iter().map(|score| score.recall).collect(),
-            f1: scores.iter().map(|score| score.f1).collect(),
-        })
-    }
-
-    fn encode_missing(
-        &self,
-        pairs: &[(usize, usize)],
-        ids: &[Vec<u32>],
-        sides: &mut [Option<Side>],
-        progress: &dyn Progress,
-    ) -> Result<(), EngineError> {
-        let mut missing: Vec<usize> = pairs.iter().flat_map(|(c, r)| [*c, *r]).collect();
-        missing.retain(|text| sides[*text].is_none());
-        missing.sort_unstable();
-        missing.dedup();
-        let sequences: Vec<&[u32]> = missing.iter().map(|text| ids[*text].as_slice()).collect();
+        let Texts { ids, pairs } = self.texts(candidates, references)?;
+        let mut pairs = Pairs::new(pairs, ids.len());
+        let mut steps = Steps::new(candidates.len(), step, progress);
         let (width, frame) = (self.encoder.width(), self.tokenizer.frame());
-        batch::run(&*self.encoder, &sequences, progress, |nth, hidden| {
-            let side = Side::new(hidden, width, sequences[nth], &self.special, frame);
-            sides[missing[nth]] = Some(side);
-        })
+        let submitted = ids.iter().map(|ids| Ok(ids.clone()));
+        scheduler.encode(&self.encoder, progress, submitted, |text, hidden| {
+            let side = Side::new(hidden, width, &ids[text], &self.special, frame);
+            (0..pairs.put(text, side)).for_each(|_| steps.finished_one());
+        })?;
+        pairs
+            .scores()
+            .ok_or_else(|| inference("a text of a pair was not encoded"))
     }
 
     fn texts(&self, candidates: &[String], references: &[String]) -> Result<Texts, EngineError> {
         let mut texts = Texts::default();
         let mut places = HashMap::new();
-        for (pair, (candidate, reference)) in candidates.iter().zip(references).enumerate() {
+        for (candidate, reference) in candidates.iter().zip(references) {
             let mut place = |text: &str| -> Result<usize, EngineError> {
                 let ids = self.tokenizer.ids(text).map_err(inference)?;
                 let place = *places.entry(ids.clone()).or_insert(texts.ids.len());
                 if place == texts.ids.len() {
                     texts.ids.push(ids);
-                    texts.last_pair.push(pair);
                 }
-                texts.last_pair[place] = pair;
                 Ok(place)
             };
             let both = (place(candidate)?, place(reference)?);
@@ -142,18 +113,6 @@ struct Texts {
     ids: Vec<Vec<u32>>,
     /// Candidate and reference of each pair.
     pairs: Vec<(usize, usize)>,
-    /// The last pair that each text is in.
-    last_pair: Vec<usize>,
-}
-
-fn score(
-    (candidate, reference): (usize, usize),
-    sides: &[Option<Side>],
-) -> Result<Score, EngineError> {
-    match (&sides[candidate], &sides[reference]) {
-        (Some(candidate), Some(reference)) => Ok(bertscore::score(candidate, reference)),
-        _ => Err(inference("a text of the pair was not encoded")),
-    }
 }
 
 #[cfg(test)]
@@ -161,16 +120,19 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use gpu_bridge_encoder::{ForwardError, Hidden};
+    use gpu_bridge_encoder::Hidden;
 
     use super::*;
+    use crate::engine::Cancellation;
+    use crate::metrics::EngineMetrics;
+    use crate::models::encoder::EncodeError;
     use crate::models::test_support::golden;
 
     /// Gives each token a direction of its own and counts the sequences that it was given.
     struct CountingEncoder(&'static AtomicUsize);
 
     impl Encode for CountingEncoder {
-        fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError> {
+        fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
             self.0.fetch_add(batch.len(), Ordering::SeqCst);
             let vector = |id: &u32| [(*id as f32).cos(), (*id as f32).sin()];
             let rows = batch.concat().iter().flat_map(vector).collect();
@@ -184,15 +146,15 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Steps(Mutex<Vec<usize>>);
+    struct Told(Mutex<Vec<usize>>);
 
-    impl Progress for Steps {
+    impl Progress for Told {
         fn finished(&self, done: usize) {
             self.0.lock().expect("lock").push(done);
         }
 
-        fn is_cancelled(&self) -> bool {
-            false
+        fn cancellation(&self) -> Cancellation {
+            Cancellation::default()
         }
     }
 
@@ -216,10 +178,11 @@ mod tests {
         static ENCODED: AtomicUsize = AtomicUsize::new(0);
         let candidates = strings(&["a", "b", "c", "a", "e"]);
         let references = strings(&["r", " r ", "r", "r", "a"]);
-        let steps = Steps::default();
+        let steps = Told::default();
+        let scheduler = Scheduler::start(100, EngineMetrics::default()).expect("starts");
         let two = NonZeroUsize::new(2).expect("two");
         let scores = scorer(&ENCODED)
-            .score(&candidates, &references, two, &steps)
+            .score(&scheduler, &candidates, &references, two, &steps)
             .expect("scores");
         assert_eq!(ENCODED.load(Ordering::SeqCst), 5, "a, b, c, e and r");
         assert_eq!(*steps.0.lock().expect("lock"), [2, 4, 5]);

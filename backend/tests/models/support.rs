@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use gpu_bridge_backend::engine::Progress;
+use gpu_bridge_backend::engine::{Cancellation, Progress};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::Value;
 
@@ -74,6 +74,7 @@ pub(crate) fn strings(texts: &[&str]) -> Vec<String> {
 pub(crate) struct Watcher {
     steps: Mutex<Vec<usize>>,
     enough: usize,
+    cancellation: Cancellation,
 }
 
 impl Watcher {
@@ -86,6 +87,7 @@ impl Watcher {
         Self {
             steps: Mutex::default(),
             enough,
+            cancellation: Cancellation::default(),
         }
     }
 
@@ -97,13 +99,12 @@ impl Watcher {
 impl Progress for Watcher {
     fn finished(&self, done: usize) {
         self.steps.lock().expect("lock").push(done);
+        if done >= self.enough {
+            self.cancellation.cancel();
+        }
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.steps
-            .lock()
-            .expect("lock")
-            .last()
-            .is_some_and(|done| *done >= self.enough)
+    fn cancellation(&self) -> Cancellation {
+        self.cancellation.clone()
     }
 }

@@ -13,10 +13,12 @@ use std::path::Path;
 
 use candle_core::Device;
 use gpu_bridge_encoder::{Encoder, ForwardError, Hidden, Threads};
+use thiserror::Error;
 
 use super::config::EncoderConfig;
 use super::error::LoadError;
 use super::weights;
+use crate::engine::EngineError;
 use checkpoint::Checkpoint;
 
 /// A transformer encoder, loaded. How a batch is laid out inside is its own business; a sequence's
@@ -25,16 +27,40 @@ pub(crate) trait Encode: Send + Sync {
     /// The last layer's output for each sequence, in order.
     ///
     /// # Errors
-    /// A sequence is too long or has an id that the model does not know.
-    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError>;
+    /// See [`EncodeError`]; all or nothing.
+    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError>;
 
     /// Length of a token's vector.
     fn width(&self) -> usize;
 }
 
+/// Why a batch was not encoded. The texts go to the log.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum EncodeError {
+    /// The model cannot take a sequence.
+    #[error(transparent)]
+    Sequence(#[from] ForwardError),
+    /// The device has no room for the batch.
+    #[error("the device is out of memory")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the processor never says so"))]
+    OutOfMemory,
+    /// A defect.
+    #[error("the forward pass panicked")]
+    Panicked,
+}
+
+impl From<EncodeError> for EngineError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::OutOfMemory => Self::OutOfMemory,
+            other => Self::Inference(other.to_string()),
+        }
+    }
+}
+
 impl Encode for Encoder {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError> {
-        Encoder::forward(self, batch)
+    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
+        Ok(Encoder::forward(self, batch)?)
     }
 
     fn width(&self) -> usize {

@@ -1,0 +1,227 @@
+//! The thread that runs batches, and what it shares with the requests.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, mpsc};
+use std::time::Instant;
+
+use gpu_bridge_encoder::Hidden;
+
+use super::fair_queue::{Batch, FairQueue, RequestId, Text};
+use super::{Encoded, Outcome, Shared};
+use crate::engine::Cancellation;
+use crate::metrics::{BatchStats, Queued};
+use crate::models::encoder::{Encode, EncodeError};
+
+/// An encoder; equal to itself alone.
+#[derive(Clone)]
+pub(super) struct Model(pub(super) Arc<dyn Encode>);
+
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Model")
+    }
+}
+
+/// A text in the queue.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Its number in its request.
+    pub(super) number: usize,
+    pub(super) ids: Vec<u32>,
+    /// Counted until it leaves the queue.
+    pub(super) queued: Queued,
+}
+
+/// A text of a batch: its request, its number there and its tokens.
+type Chosen = (RequestId, usize, Vec<u32>);
+
+/// What requests and the worker share.
+#[derive(Debug)]
+pub(super) struct State {
+    queue: FairQueue<Model, Item>,
+    open: BTreeMap<RequestId, Open>,
+    next: RequestId,
+    stopped: bool,
+}
+
+/// A request that still takes results.
+#[derive(Debug)]
+struct Open {
+    cancellation: Cancellation,
+    done: mpsc::Sender<Outcome>,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: FairQueue::new(),
+            open: BTreeMap::new(),
+            next: 0,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        cancellation: Cancellation,
+        done: mpsc::Sender<Outcome>,
+    ) -> RequestId {
+        self.next += 1;
+        if !self.stopped {
+            self.open.insert(self.next, Open { cancellation, done });
+        }
+        self.next
+    }
+
+    pub(super) fn close(&mut self, request: RequestId) {
+        self.open.remove(&request);
+        self.queue.remove(request);
+    }
+
+    /// Queues texts; false if the request is closed.
+    pub(super) fn push(
+        &mut self,
+        request: RequestId,
+        model: Model,
+        texts: Vec<Text<Item>>,
+    ) -> bool {
+        let open = self.open.contains_key(&request);
+        if open {
+            self.queue.push(request, model, texts);
+        }
+        open
+    }
+
+    /// Texts in the queue.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// No more batches; whoever waits for one learns of it.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.open.clear();
+    }
+
+    /// The next batch, without requests that nobody waits for.
+    fn next_batch(&mut self, budget: usize) -> Option<(Model, Vec<Chosen>)> {
+        let over = |open: &Open| open.cancellation.is_cancelled();
+        let cancelled = self
+            .open
+            .iter()
+            .filter(|(_, open)| over(open))
+            .map(|(id, _)| *id);
+        for request in cancelled.collect::<Vec<_>>() {
+            self.close(request);
+        }
+        let Batch { model, texts } = self.queue.next_batch(budget)?;
+        let chosen = texts.into_iter().map(
+            |(
+                request,
+                Item {
+                    number,
+                    ids,
+                    queued,
+                },
+            )| {
+                drop(queued);
+                (request, number, ids)
+            },
+        );
+        Some((model, chosen.collect()))
+    }
+
+    fn deliver(&self, request: RequestId, outcome: Outcome) {
+        if let Some(open) = self.open.get(&request) {
+            // A receiver that is gone has closed the request, or is about to.
+            drop(open.done.send(outcome));
+        }
+    }
+}
+
+/// Forms and runs batches until the scheduler stops.
+pub(super) fn work(shared: &Shared) {
+    let _hang_up = HangUp(shared);
+    while let Some((model, texts)) = wait_for_batch(shared) {
+        run(shared, &model, texts);
+    }
+}
+
+/// However the worker ends, nobody goes on waiting for it.
+struct HangUp<'a>(&'a Shared);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        self.0.lock().stop();
+    }
+}
+
+fn wait_for_batch(shared: &Shared) -> Option<(Model, Vec<Chosen>)> {
+    let mut state = shared.lock();
+    loop {
+        if state.stopped {
+            return None;
+        }
+        if let Some(batch) = state.next_batch(shared.budget) {
+            return Some(batch);
+        }
+        state = shared
+            .work
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Runs texts as one batch; if that fails, each half of them, down to a single text.
+fn run(shared: &Shared, model: &Model, mut texts: Vec<Chosen>) {
+    let outcome = forward(shared, model, &texts);
+    match outcome {
+        Ok(hidden) => deliver_all(shared, texts, hidden),
+        Err(error) if texts.len() == 1 => {
+            if matches!(error, EncodeError::OutOfMemory) {
+                shared.metrics.out_of_memory();
+            }
+            for (request, number, _) in texts {
+                shared.lock().deliver(request, (number, Err(error.clone())));
+            }
+        }
+        Err(_) => {
+            let second = texts.split_off(texts.len() / 2);
+            run(shared, model, texts);
+            run(shared, model, second);
+        }
+    }
+}
+
+fn deliver_all(shared: &Shared, texts: Vec<Chosen>, hidden: Hidden) {
+    let batch = Arc::new(hidden);
+    let state = shared.lock();
+    for (nth, (request, number, _)) in texts.into_iter().enumerate() {
+        let batch = Arc::clone(&batch);
+        state.deliver(request, (number, Ok(Encoded { batch, nth })));
+    }
+}
+
+fn forward(shared: &Shared, model: &Model, texts: &[Chosen]) -> Result<Hidden, EncodeError> {
+    let batch: Vec<&[u32]> = texts.iter().map(|(_, _, ids)| ids.as_slice()).collect();
+    let start = Instant::now();
+    // A panic is this batch's failure; encoders keep nothing half-done between batches.
+    let outcome = catch_unwind(AssertUnwindSafe(|| model.0.forward(&batch)));
+    let hidden = outcome.unwrap_or(Err(EncodeError::Panicked))?;
+    let longest = batch.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    shared.metrics.batch(&BatchStats {
+        texts: batch.len(),
+        tokens: batch.iter().map(|ids| ids.len()).sum(),
+        padded_tokens: longest * batch.len(),
+        took: start.elapsed(),
+    });
+    Ok(hidden)
+}
