@@ -11,8 +11,10 @@ use clap::Parser;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey};
-use crate::engine::{Engine, EngineError, Progress};
-use crate::models::{CandleEngine, EngineOptions};
+use crate::device::DeviceChoice;
+use crate::engine::Purpose;
+use crate::memory;
+use crate::models::{CandleEngine, DefaultModel, EngineOptions};
 use crate::server;
 use crate::settings::Settings;
 
@@ -104,6 +106,17 @@ pub struct Cli {
     #[arg(long, env = "HF_HOME", value_name = "DIR")]
     pub(crate) hub_home: Option<PathBuf>,
 
+    /// Memory for models in MB; those not used for longest make room for others [default: half of
+    /// the device's memory]
+    #[arg(
+        long,
+        env = "GPU_MODEL_MEMORY_MB",
+        value_name = "MB",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) model_memory_mb: String,
+
     /// Hidden layer that BERTScore compares for the model NAME (repeatable); else the published
     /// choice, else the model's last layer
     #[arg(long, value_name = "NAME=N")]
@@ -149,55 +162,52 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.api.api_key.is_none() {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
+    let defaults = [
+        (Purpose::Embed, &settings.api.default_embed),
+        (Purpose::BertScore, &settings.api.default_bertscore),
+    ];
     let options = EngineOptions {
         device: settings.device.open()?,
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
+        model_memory: model_memory(settings.model_memory, settings.device),
+        defaults: defaults.map(DefaultModel::from).to_vec(),
     };
     let engine = Arc::new(CandleEngine::new(settings.sources, options));
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(run_until_stopped(engine, settings.listen, settings.api));
+    let result = runtime.block_on(serve(engine, settings.listen, settings.api));
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
 }
 
-async fn run_until_stopped(
+/// Listens at once; the default models are loaded meanwhile. Until a stop signal.
+async fn serve(
     engine: Arc<CandleEngine>,
     listen: SocketAddr,
     options: api::Options,
 ) -> anyhow::Result<()> {
-    let mut stop = Box::pin(server::stop_signal()?);
+    let stop = server::stop_signal()?;
     let listener = server::bind(listen).await?;
-    let warm = tokio::task::spawn_blocking({
-        let (engine, options) = (Arc::clone(&engine), options.clone());
-        move || warm_up(&*engine, &options)
-    });
-    tokio::select! {
-        warm = warm => warm.context("cannot load the default models")?,
-        () = &mut stop => return Ok(()),
-    }
     announce(&listener)?;
+    let warming = Arc::clone(&engine);
+    tokio::task::spawn_blocking(move || warming.warm_up());
     server::serve(listener, api::router(engine, options), stop).await
 }
 
-/// Loads the default models, so that the first request does not wait for it. A host without one of
-/// them is of use all the same.
-fn warm_up(engine: &dyn Engine, options: &api::Options) {
-    let text = ["ready".to_owned()];
-    let embed = engine
-        .embed(&options.default_embed, &text, &Nobody)
-        .map(drop);
-    let score = engine
-        .bertscore(&options.default_bertscore, &text, &text, &Nobody)
-        .map(drop);
-    for outcome in [embed, score] {
-        match outcome {
-            Ok(()) => {}
-            Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
-            Err(fault) => error!("default {fault}"),
-        }
-    }
+/// Memory for models in bytes: what the operator gave, else a share of the device's.
+fn model_memory(given: Option<u64>, device: DeviceChoice) -> u64 {
+    let total = match device {
+        DeviceChoice::Cpu => memory::of_this_process(),
+        DeviceChoice::Cuda { .. } => None,
+    };
+    let bytes = given.or_else(|| total.map(memory::share_for_models));
+    let Some(bytes) = bytes else {
+        warn!("memory for models is not limited: GPU_MODEL_MEMORY_MB is not set");
+        return u64::MAX;
+    };
+    info!(model_memory_mb = bytes >> 20, "memory for models");
+    bytes
 }
 
 /// One line on standard output that scripts can wait for.
@@ -208,17 +218,6 @@ fn announce(listener: &tokio::net::TcpListener) -> anyhow::Result<()> {
     out.flush()?;
     info!(%address, "listening");
     Ok(())
-}
-
-/// Nobody watches the progress.
-struct Nobody;
-
-impl Progress for Nobody {
-    fn finished(&self, _: usize) {}
-
-    fn is_cancelled(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]
@@ -245,6 +244,7 @@ mod tests {
             "MODEL_BERTSCORE",
             "TORCH_DEVICE",
             "GPU_BRIDGE_DEVICE",
+            "GPU_MODEL_MEMORY_MB",
         ];
         for variable in variables {
             let argument = command

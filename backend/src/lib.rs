@@ -4,7 +4,8 @@
 //! - [`api`] speaks HTTP: who may ask, what a valid request is, how many run at once.
 //! - [`server`] owns the socket and the end of the process.
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
-//!   and neither knows the other. [`device`] says which processor the models run on.
+//!   and neither knows the other. [`device`] says which processor the models run on, [`memory`]
+//!   how much memory this machine gives us.
 //!
 //! The binary only calls [`cli::main`]; the library exists so that tests can drive either side
 //! without the other.
@@ -13,6 +14,7 @@ pub mod api;
 pub mod cli;
 pub mod device;
 pub mod engine;
+pub mod memory;
 pub mod models;
 pub mod server;
 pub mod settings;

@@ -22,6 +22,11 @@ use crate::models::ModelSources;
 /// free for everything else.
 const MOST_CONCURRENT: u32 = 256;
 
+/// As the Python service counts memory: a megabyte is 2^20 bytes.
+const MIB: u64 = 1 << 20;
+/// Far more than any machine has: 1 PiB.
+const MOST_MEMORY_MB: u64 = 1 << 30;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -35,6 +40,8 @@ pub struct Settings {
     pub embed_batch: NonZeroUsize,
     /// Where the models lie.
     pub sources: ModelSources,
+    /// Memory for models in bytes; `None`: a share of what there is.
+    pub model_memory: Option<u64>,
     /// Hidden layer for `BERTScore`, by model name.
     pub bertscore_layers: BTreeMap<String, usize>,
     /// What to log, in the syntax of `RUST_LOG`.
@@ -89,6 +96,7 @@ impl Settings {
             device,
             embed_batch: check.embed_batch(&cli.embed_batch),
             sources: check.sources(cli),
+            model_memory: check.model_memory(&cli.model_memory_mb),
             bertscore_layers: check.layers(&cli.bertscore_layer),
             log: check.log(&cli.log),
         };
@@ -208,6 +216,16 @@ impl Check {
         let range = 0..=u32::MAX as usize;
         let number = self.number("GPU_EMBED_BATCH (--embed-batch)", text, range);
         NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// An empty one says nothing, as if it were not given.
+    fn model_memory(&mut self, text: &str) -> Option<u64> {
+        if text.is_empty() {
+            return None;
+        }
+        let setting = "GPU_MODEL_MEMORY_MB (--model-memory-mb)";
+        let megabytes: u64 = self.number(setting, text, 1..=MOST_MEMORY_MB);
+        Some(megabytes * MIB)
     }
 
     fn sources(&mut self, cli: &Cli) -> ModelSources {

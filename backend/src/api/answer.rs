@@ -3,10 +3,12 @@
 //! Numbers are computed as `f32` and written as Python writes them: widened to `f64`, then in the
 //! shortest form that reads back as that `f64` (`0.1` becomes `0.10000000149011612`). NaN is `null`.
 
+use std::path::{Component, Path};
+
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, Status};
 use serde::{Serialize, Serializer};
 
-use crate::engine::{Embeddings, Scores};
+use crate::engine::{Embeddings, ModelState, Readiness, Scores};
 
 /// What computes, as `/info` names it. The key there is called `pytorch_version`.
 const ENGINE: &str = "candle 0.11.1";
@@ -65,17 +67,103 @@ impl Serialize for Numbers<'_> {
     }
 }
 
-/// Body of `GET /health`.
-pub(super) fn health(device: &str) -> Json {
-    serde_json::to_vec(&Health {
+/// Who reads an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Nothing about this machine's folders is for them.
+    Everybody,
+    /// Those who have shown a key.
+    Operator,
+}
+
+/// Where a default model is at.
+#[derive(Serialize)]
+struct ModelAnswer<'a> {
+    name: &'a str,
+    purpose: &'static str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+fn models(readiness: &Readiness, audience: Audience) -> Vec<ModelAnswer<'_>> {
+    let models = readiness.models.iter().map(|model| {
+        let (state, reason) = match &model.state {
+            ModelState::Loading => ("loading", None),
+            ModelState::Ready => ("ready", None),
+            ModelState::Failed(reason) => ("failed", Some(reason.as_str())),
+            ModelState::Unloaded => ("unloaded", None),
+        };
+        let purpose = model.purpose.name();
+        let (name, reason) = match audience {
+            Audience::Operator => (model.name.as_str(), reason),
+            Audience::Everybody => (without_path(&model.name), None),
+        };
+        ModelAnswer {
+            name,
+            purpose,
+            state,
+            reason,
+        }
+    });
+    models.collect()
+}
+
+/// A model's name, `NAME` or `ORG/NAME`; of a folder's path the last part.
+fn without_path(name: &str) -> &str {
+    let path = Path::new(name);
+    let mut parts = path.components();
+    let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+    if plain && path.components().count() <= 2 {
+        return name;
+    }
+    let last = path.file_name().and_then(|last| last.to_str());
+    last.unwrap_or("a folder")
+}
+
+/// Body of `GET /health`: what the Python service says, and where the default models are at.
+pub(super) fn health(device: &str, readiness: &Readiness) -> Json {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        #[serde(flatten)]
+        health: Health,
+        ready: bool,
+        models: Vec<ModelAnswer<'a>>,
+    }
+    let health = Health {
         status: Health::OK.to_owned(),
         device: device.to_owned(),
+    };
+    serde_json::to_vec(&Answer {
+        health,
+        ready: readiness.ready,
+        models: models(readiness, Audience::Everybody),
     })
 }
 
-/// Body of `GET /info`.
-pub(super) fn info(device: &str, loaded_models: Vec<String>) -> Json {
-    serde_json::to_vec(&Info {
+/// Body of `GET /ready` on a host that is.
+pub(super) fn ready() -> Json {
+    #[derive(Serialize)]
+    struct Answer {
+        ready: bool,
+    }
+    serde_json::to_vec(&Answer { ready: true })
+}
+
+/// Body of `GET /info`: what the Python service says, and where the default models are at.
+pub(super) fn info(
+    device: &str,
+    loaded_models: Vec<String>,
+    readiness: &Readiness,
+    audience: Audience,
+) -> Json {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        #[serde(flatten)]
+        info: Info,
+        models: Vec<ModelAnswer<'a>>,
+    }
+    let info = Info {
         device: device.to_owned(),
         device_name: device.to_owned(),
         vram_total_mb: None,
@@ -83,6 +171,10 @@ pub(super) fn info(device: &str, loaded_models: Vec<String>) -> Json {
         pytorch_version: ENGINE.to_owned(),
         cuda_version: None,
         loaded_models,
+    };
+    serde_json::to_vec(&Answer {
+        info,
+        models: models(readiness, audience),
     })
 }
 
@@ -96,6 +188,7 @@ pub(super) fn status(max_concurrent: u32, active_jobs: Vec<ActiveJob>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{ModelReadiness, Purpose};
 
     #[test]
     fn the_engine_is_named_with_the_version_that_is_built_in() {
@@ -130,6 +223,53 @@ mod tests {
         let body = Outcome::Embeddings(found).to_json("m").unwrap();
         let expected = r#"{"embeddings":[[0.5,-2.0]],"model":"m","dimensions":2}"#;
         assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    fn failed_folder() -> Readiness {
+        let model = ModelReadiness {
+            name: "/srv/secret/mini".to_owned(),
+            purpose: Purpose::Embed,
+            state: ModelState::Failed("/srv/secret/mini/config.json is missing".to_owned()),
+        };
+        Readiness {
+            ready: false,
+            models: vec![model],
+        }
+    }
+
+    #[test]
+    fn health_says_where_models_are_at_and_nothing_of_folders() {
+        let body = health("cpu", &failed_folder()).unwrap();
+        let expected = concat!(
+            r#"{"status":"ok","device":"cpu","ready":false,"#,
+            r#""models":[{"name":"mini","purpose":"embed","state":"failed"}]}"#
+        );
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn info_gives_reasons_to_those_with_a_key_only() {
+        let told = |audience| {
+            let body = info("cpu", Vec::new(), &failed_folder(), audience).unwrap();
+            String::from_utf8(body).unwrap()
+        };
+        assert!(told(Audience::Operator).contains("/srv/secret/mini/config.json is missing"));
+        assert!(!told(Audience::Everybody).contains("/srv"));
+    }
+
+    #[test]
+    fn only_paths_are_cut() {
+        for (name, shown) in [
+            ("mini", "mini"),
+            ("org/mini", "org/mini"),
+            ("/srv/models/mini", "mini"),
+            ("/mini", "mini"),
+            ("./mini", "mini"),
+            ("../org/mini/", "mini"),
+            ("/", "a folder"),
+        ] {
+            assert_eq!(without_path(name), shown, "{name}");
+        }
     }
 
     #[test]

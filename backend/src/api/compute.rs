@@ -166,6 +166,9 @@ impl Drop for Watch {
 fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
         EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
+        EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
+            ApiError::Unavailable(error.to_string())
+        }
         EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
             log.internal(error)
         }

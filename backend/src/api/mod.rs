@@ -36,6 +36,7 @@ use http::{HeaderValue, StatusCode, header};
 pub use auth::ApiKey;
 pub use validate::Limits;
 
+use self::answer::Audience;
 use self::error::ApiError;
 use self::jobs::Jobs;
 use self::request_log::{RequestIds, RequestLog};
@@ -120,13 +121,34 @@ async fn serve(
     let device = &app.options.device;
     let body = match route {
         Route::Compute(kind) => return compute::serve(app, kind, request, log).await,
-        Route::Health => answer::health(device),
-        Route::Info => answer::info(device, app.engine.loaded_models()),
+        Route::Health => answer::health(device, &app.engine.readiness()),
+        Route::Ready => ready(app)?,
+        Route::Info => info(app),
         Route::Status => answer::status(app.slots.total(), app.jobs.list()),
         Route::OpenApi => Ok(answer::OPENAPI.into()),
     };
     let body = body.map_err(|error| log.internal(&error))?;
     Ok(error::json(StatusCode::OK, body))
+}
+
+/// 200 or 503, for probes that go by the status code.
+fn ready(app: &App) -> Result<serde_json::Result<Vec<u8>>, ApiError> {
+    if app.engine.readiness().ready {
+        Ok(answer::ready())
+    } else {
+        Err(ApiError::NotReady)
+    }
+}
+
+fn info(app: &App) -> serde_json::Result<Vec<u8>> {
+    let engine = &app.engine;
+    // Reasons may name paths: for those who have shown a key.
+    let audience = match app.options.api_key {
+        Some(_) => Audience::Operator,
+        None => Audience::Everybody,
+    };
+    let (loaded, readiness) = (engine.loaded_models(), engine.readiness());
+    answer::info(&app.options.device, loaded, &readiness, audience)
 }
 
 /// To `path` on the host that the client asked, with its query string.

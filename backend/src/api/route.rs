@@ -12,6 +12,7 @@ use super::jobs::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Health,
+    Ready,
     Info,
     Status,
     OpenApi,
@@ -30,8 +31,9 @@ pub(super) enum Decision {
     Unknown,
 }
 
-static ROUTES: [(&str, Method, Route); 6] = [
+static ROUTES: [(&str, Method, Route); 7] = [
     (HEALTH, Method::GET, Route::Health),
+    (READY, Method::GET, Route::Ready),
     ("/info", Method::GET, Route::Info),
     ("/status", Method::GET, Route::Status),
     ("/embed", Method::POST, Route::Compute(Kind::Embed)),
@@ -39,8 +41,14 @@ static ROUTES: [(&str, Method, Route); 6] = [
     ("/openapi.json", Method::GET, Route::OpenApi),
 ];
 
-/// The path that is open without a key.
-pub(super) const HEALTH: &str = "/health";
+const HEALTH: &str = "/health";
+const READY: &str = "/ready";
+
+/// True for the paths that need no key, exactly as written: load balancers and orchestrators ask
+/// there.
+pub(super) fn is_open(path: &str) -> bool {
+    [HEALTH, READY].contains(&path)
+}
 
 /// The meaning of `method` on `path` (without query string).
 pub(super) fn decide(method: &Method, path: &str) -> Decision {

@@ -1,20 +1,18 @@
-//! The engine: finds the model, loads it if need be, runs it.
+//! The engine: has the [`Catalog`] find the model, runs it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
 
 use candle_core::Device;
-use tracing::info;
+use tracing::{error, warn};
 
-use super::embed::Embedder;
-use super::error::LoadError;
-use super::locate::{ModelSources, Purpose};
-use super::registry::Registry;
-use super::scorer::Scorer;
-use crate::engine::{Embeddings, Engine, EngineError, Progress, Scores};
+use super::catalog::Catalog;
+use super::locate::ModelSources;
+use super::registry::Policy;
+use super::warm_up::{DefaultModel, WarmUp};
+use crate::engine::{
+    Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness, Scores,
+};
 
 /// How models are run.
 #[derive(Clone, Debug)]
@@ -26,83 +24,74 @@ pub struct EngineOptions {
     /// The hidden layer that `BERTScore` compares, by model name; for others the published one, else
     /// the last.
     pub bertscore_layers: BTreeMap<String, usize>,
+    /// Memory for models, in bytes.
+    pub model_memory: u64,
+    /// What [`CandleEngine::warm_up`] loads, in this order.
+    pub defaults: Vec<DefaultModel>,
 }
 
 impl Default for EngineOptions {
-    /// The processor, 32 texts, published layers.
+    /// The processor, 32 texts, published layers, as many models as come, none in advance.
     fn default() -> Self {
         const TEXTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
         Self {
             device: Device::Cpu,
             embed_batch: TEXTS,
             bertscore_layers: BTreeMap::new(),
+            model_memory: u64::MAX,
+            defaults: Vec::new(),
         }
     }
 }
 
-/// An [`Engine`] on candle. Models are loaded when they are first asked for and stay.
+/// An [`Engine`] on candle. Models are loaded when they are first asked for, and stay as long as
+/// memory lasts.
 pub struct CandleEngine {
-    sources: ModelSources,
-    options: EngineOptions,
-    embedders: Registry<Embedder>,
-    scorers: Registry<Scorer>,
+    catalog: Catalog,
+    embed_batch: NonZeroUsize,
+    warm_up: WarmUp,
 }
 
 impl CandleEngine {
     /// An engine that has loaded nothing yet.
     pub fn new(sources: ModelSources, options: EngineOptions) -> Self {
+        let policy = Policy::with_budget(options.model_memory);
+        let layers = options.bertscore_layers;
         Self {
-            sources,
-            options,
-            embedders: Registry::new(),
-            scorers: Registry::new(),
+            catalog: Catalog::new(sources, layers, options.device, policy),
+            embed_batch: options.embed_batch,
+            warm_up: WarmUp::of(options.defaults),
         }
     }
 
-    fn embedder(&self, name: &str) -> Result<Arc<Embedder>, EngineError> {
-        self.model(&self.embedders, name, Purpose::Embed, |folder| {
-            Embedder::load(folder, &self.options.device)
-        })
-    }
-
-    fn scorer(&self, name: &str) -> Result<Arc<Scorer>, EngineError> {
-        self.model(&self.scorers, name, Purpose::BertScore, |folder| {
-            Scorer::load(
-                name,
-                folder,
-                &self.options.bertscore_layers,
-                &self.options.device,
-            )
-        })
-    }
-
-    /// The model from the registry; if it is not there, from its folder.
-    fn model<M>(
-        &self,
-        registry: &Registry<M>,
-        name: &str,
-        purpose: Purpose,
-        load: impl FnOnce(&PathBuf) -> Result<M, LoadError>,
-    ) -> Result<Arc<M>, EngineError> {
-        if let Some(model) = registry.get(name) {
-            return Ok(model);
+    /// Loads the default models and computes something with each, so that the first request does
+    /// not wait for it. A host without one of them is of use all the same. Blocks; to be called
+    /// once.
+    pub fn warm_up(&self) {
+        for model in self.warm_up.models() {
+            let outcome = self.warm(model);
+            match &outcome {
+                Ok(()) => {}
+                Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
+                Err(fault) => error!("default {fault}"),
+            }
+            self.warm_up
+                .done(outcome.map_err(|fault| fault.to_string()));
         }
-        let Some(folder) = self.sources.find(name, purpose) else {
-            let installed = self.sources.installed();
-            return Err(EngineError::NotInstalled {
-                name: name.to_owned(),
-                installed,
-            });
-        };
-        registry.get_or_load(name, || {
-            let start = Instant::now();
-            let model = load(&folder).map_err(|error| EngineError::Load {
-                name: name.to_owned(),
-                reason: error.to_string(),
-            })?;
-            info!(model = name, ?purpose, folder = %folder.display(), took = ?start.elapsed(), "model loaded");
-            Ok(model)
-        })
+    }
+
+    fn warm(&self, DefaultModel { purpose, name }: &DefaultModel) -> Result<(), EngineError> {
+        let text = ["ready".to_owned()];
+        loop {
+            let computed = match purpose {
+                Purpose::Embed => self.embed(name, &text, &Nobody).map(drop),
+                Purpose::BertScore => self.bertscore(name, &text, &text, &Nobody).map(drop),
+            };
+            // Unlike a request, this has the time.
+            if !matches!(computed, Err(EngineError::Loading { .. })) {
+                return computed;
+            }
+        }
     }
 }
 
@@ -113,8 +102,9 @@ impl Engine for CandleEngine {
         texts: &[String],
         progress: &dyn Progress,
     ) -> Result<Embeddings, EngineError> {
-        self.embedder(model)?
-            .embed(texts, self.options.embed_batch, progress)
+        self.catalog
+            .embedder(model, progress)?
+            .embed(texts, self.embed_batch, progress)
     }
 
     fn bertscore(
@@ -124,22 +114,35 @@ impl Engine for CandleEngine {
         references: &[String],
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
-        let step = self.options.embed_batch;
-        self.scorer(model)?
-            .score(candidates, references, step, progress)
+        self.catalog.scorer(model, progress)?.score(
+            candidates,
+            references,
+            self.embed_batch,
+            progress,
+        )
     }
 
     fn loaded_models(&self) -> Vec<String> {
-        let scorers = self
-            .scorers
-            .loaded()
-            .into_iter()
-            .map(|name| format!("bertscore:{name}"));
-        let embedders = self
-            .embedders
-            .loaded()
-            .into_iter()
-            .map(|name| format!("embed:{name}"));
-        scorers.chain(embedders).collect()
+        self.catalog.loaded()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.warm_up
+            .readiness(|model| self.catalog.stage(model.purpose, &model.name))
+    }
+
+    fn model_usage(&self) -> ModelUsage {
+        self.catalog.usage()
+    }
+}
+
+/// Nobody watches the progress.
+struct Nobody;
+
+impl Progress for Nobody {
+    fn finished(&self, _: usize) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
     }
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::engine::Purpose;
+
 /// The organisation that sentence-transformers puts before a name without one.
 const SENTENCE_TRANSFORMERS: &str = "sentence-transformers";
 /// How many names [`ModelSources::installed`] lists at most.
@@ -25,13 +27,6 @@ pub struct ModelSources {
     pub hub_cache: Option<PathBuf>,
     /// Names that the operator gave at start (the default models), which may be folder paths.
     pub operator_folders: Vec<String>,
-}
-
-/// What a model is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Embed,
-    BertScore,
 }
 
 impl ModelSources {

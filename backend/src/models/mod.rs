@@ -4,8 +4,8 @@
 //! The way of a request:
 //!
 //! ```text
-//! name ─ locate ─ registry (load once) ─┬─ embed:  tokenizer ─ batch ─ encoder ─ pooling ─ row
-//!                                       └─ scorer: tokenizer ─ batch ─ encoder ─ bertscore ─ P/R/F
+//! name ─ catalog ─ registry (load once) ─┬─ embed:  tokenizer ─ batch ─ encoder ─ pooling ─ row
+//!                                        └─ scorer: tokenizer ─ batch ─ encoder ─ bertscore ─ P/R/F
 //! ```
 //!
 //! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed. An
@@ -15,17 +15,21 @@ mod batch;
 mod bert;
 mod bertscore;
 mod candle_engine;
+mod catalog;
 mod config;
 mod embed;
 mod encoder;
 mod error;
 mod layers;
+mod loader;
 mod locate;
 mod pipeline;
 mod registry;
 mod scorer;
 mod settings_file;
+mod size;
 mod tokenizer;
+mod warm_up;
 mod weights;
 
 #[cfg(test)]
@@ -33,3 +37,4 @@ mod test_support;
 
 pub use candle_engine::{CandleEngine, EngineOptions};
 pub use locate::ModelSources;
+pub use warm_up::DefaultModel;

@@ -1,7 +1,7 @@
 //! `BERTScore` of a whole request: each different text is encoded once, pairs are scored as soon as
 //! both sides are there, and a text's vectors are dropped after the last pair that needs them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -12,7 +12,6 @@ use super::bertscore::{self, Score, Side};
 use super::config::{EncoderConfig, TokenizerConfig};
 use super::encoder::{self, Encoder};
 use super::error::LoadError;
-use super::layers::layer_for;
 use super::tokenizer::TextTokenizer;
 use crate::engine::{EngineError, Progress, Scores};
 
@@ -25,20 +24,14 @@ pub(crate) struct Scorer {
 }
 
 impl Scorer {
-    /// Loads the model in `folder`, which goes by `name`, up to the layer that is compared.
+    /// Loads the model in `folder` up to `layer`, the one that is compared.
     ///
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference
     /// cuts nothing and then fails on a text with more tokens than the encoder has positions; here
     /// such a text is cut at the positions.
-    pub(crate) fn load(
-        name: &str,
-        folder: &Path,
-        layers: &BTreeMap<String, usize>,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn load(folder: &Path, layer: usize, device: &Device) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
-        let layer = layer_for(name, layers, config.layers)?;
         let limit = tokens
             .max_length
             .unwrap_or(config.positions)

@@ -16,6 +16,7 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--max-text-length=10000",
         "--model-embed=all-MiniLM-L6-v2",
         "--model-bertscore=microsoft/deberta-xlarge-mnli",
+        "--model-memory-mb=",
         "--hub-cache=/cache",
         "--hub-home=/home",
         "--log=info",
@@ -77,6 +78,11 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "GPU_BRIDGE_DEVICE (--device)",
             "allowed: cpu",
         ),
+        (
+            "--model-memory-mb=0",
+            "GPU_MODEL_MEMORY_MB (--model-memory-mb)",
+            "a whole number from 1 to",
+        ),
         ("--listen=localhost", "--listen", "IP:PORT"),
         (
             "--models-dir=/does/not/exist",
@@ -136,6 +142,13 @@ fn a_batch_of_0_counts_as_1() {
         settings(&["--embed-batch=0"]).unwrap().embed_batch,
         NonZeroUsize::MIN
     );
+}
+
+#[test]
+fn memory_is_given_in_megabytes_or_left_to_us() {
+    let memory = |flag| settings(&[flag]).unwrap().model_memory;
+    assert_eq!(memory("--model-memory-mb=3"), Some(3 << 20));
+    assert_eq!(memory("--model-memory-mb="), None);
 }
 
 #[test]
