@@ -13,10 +13,11 @@ use tracing::{error, info, warn};
 use crate::api::{self, ApiKey};
 use crate::device::DeviceChoice;
 use crate::engine::Purpose;
+use crate::hub::Token;
 use crate::memory;
-use crate::models::{CandleEngine, DefaultModel, EngineOptions};
+use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions};
 use crate::server;
-use crate::settings::Settings;
+use crate::settings::{Downloads, Settings};
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
@@ -117,6 +118,50 @@ pub struct Cli {
     )]
     pub(crate) model_memory_mb: String,
 
+    /// Download the default models, and those of --download-model, at start where they are missing
+    /// (1 or 0). Requests never cause a download
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_DOWNLOAD",
+        value_name = "1|0",
+        default_value = "0",
+        default_missing_value = "1",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub(crate) download: String,
+
+    /// Another model to download, under its full name on the hub (repeatable); needs --download
+    #[arg(long, value_name = "NAME")]
+    pub(crate) download_model: Vec<String>,
+
+    /// Download nothing, whatever --download says (1 or 0)
+    #[arg(long, env = "HF_HUB_OFFLINE", value_name = "1|0", default_value = "0")]
+    pub(crate) offline: String,
+
+    /// The same under the name that an older library knows
+    #[arg(
+        long,
+        env = "TRANSFORMERS_OFFLINE",
+        value_name = "1|0",
+        default_value = "0"
+    )]
+    pub(crate) transformers_offline: String,
+
+    /// The hub to download from
+    #[arg(
+        long,
+        env = "HF_ENDPOINT",
+        value_name = "URL",
+        default_value = "https://huggingface.co"
+    )]
+    pub(crate) hub_endpoint: String,
+
+    /// Token for private and gated models of the hub. Prefer the variable: other users of the
+    /// machine can read the flags of a process
+    #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) hub_token: Option<Token>,
+
     /// Hidden layer that BERTScore compares for the model NAME (repeatable); else the published
     /// choice, else the model's last layer
     #[arg(long, value_name = "NAME=N")]
@@ -172,6 +217,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         bertscore_layers: settings.bertscore_layers,
         model_memory: model_memory(settings.model_memory, settings.device),
         defaults: defaults.map(DefaultModel::from).to_vec(),
+        downloads: downloads(settings.downloads),
     };
     let engine = Arc::new(CandleEngine::new(settings.sources, options));
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
@@ -193,6 +239,18 @@ async fn serve(
     let warming = Arc::clone(&engine);
     tokio::task::spawn_blocking(move || warming.warm_up());
     server::serve(listener, api::router(engine, options), stop).await
+}
+
+/// What may be downloaded, if anything.
+fn downloads(downloads: Downloads) -> Option<DownloadPlan> {
+    match downloads {
+        Downloads::Off => None,
+        Downloads::Offline => {
+            warn!("nothing is downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE says so");
+            None
+        }
+        Downloads::On(plan) => Some(plan),
+    }
 }
 
 /// Memory for models in bytes: what the operator gave, else a share of the device's.
@@ -245,6 +303,10 @@ mod tests {
             "TORCH_DEVICE",
             "GPU_BRIDGE_DEVICE",
             "GPU_MODEL_MEMORY_MB",
+            "GPU_BRIDGE_DOWNLOAD",
+            "HF_HUB_OFFLINE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
         ];
         for variable in variables {
             let argument = command
@@ -259,12 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn help_never_shows_the_key() {
+    fn help_never_shows_a_secret() {
         let command = Cli::command();
-        let key = command
-            .get_arguments()
-            .find(|a| a.get_id() == "api_key")
-            .unwrap();
-        assert!(key.is_hide_env_values_set());
+        for secret in ["api_key", "hub_token"] {
+            let argument = command.get_arguments().find(|a| a.get_id() == secret);
+            assert!(argument.unwrap().is_hide_env_values_set(), "{secret}");
+        }
     }
 }

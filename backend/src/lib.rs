@@ -6,6 +6,7 @@
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
 //!   and neither knows the other. [`device`] says which processor the models run on, [`memory`]
 //!   how much memory this machine gives us.
+//! - [`hub`] downloads models where the operator allows it.
 //!
 //! The binary only calls [`cli::main`]; the library exists so that tests can drive either side
 //! without the other.
@@ -14,6 +15,7 @@ pub mod api;
 pub mod cli;
 pub mod device;
 pub mod engine;
+pub mod hub;
 pub mod memory;
 pub mod models;
 pub mod server;

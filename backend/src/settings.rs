@@ -3,6 +3,8 @@
 //! A wrong value is an error that names the variable and the flag and says what is allowed; all
 //! problems are told at once. Nothing falls back silently.
 
+mod downloads;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use self::downloads::Downloads;
 
 use crate::api::{Limits, Options};
 use crate::cli::Cli;
@@ -40,6 +44,8 @@ pub struct Settings {
     pub embed_batch: NonZeroUsize,
     /// Where the models lie.
     pub sources: ModelSources,
+    /// What may be downloaded.
+    pub downloads: Downloads,
     /// Memory for models in bytes; `None`: a share of what there is.
     pub model_memory: Option<u64>,
     /// Hidden layer for `BERTScore`, by model name.
@@ -64,6 +70,9 @@ pub enum Problem {
     /// The key itself is not shown.
     #[error("API_KEY (--api-key) has spaces around it or characters that no HTTP header can carry")]
     Key,
+    /// Nor is the token.
+    #[error("HF_TOKEN (--hub-token) has characters that no HTTP header can carry")]
+    Token,
 }
 
 /// All that is wrong, at least one thing.
@@ -96,6 +105,7 @@ impl Settings {
             device,
             embed_batch: check.embed_batch(&cli.embed_batch),
             sources: check.sources(cli),
+            downloads: check.downloads(cli),
             model_memory: check.model_memory(&cli.model_memory_mb),
             bertscore_layers: check.layers(&cli.bertscore_layer),
             log: check.log(&cli.log),

@@ -7,8 +7,9 @@ use candle_core::Device;
 use tracing::{error, warn};
 
 use super::catalog::Catalog;
+use super::downloads::{DownloadPlan, Downloads};
 use super::locate::ModelSources;
-use super::registry::Policy;
+use super::registry::{Policy, Stage};
 use super::warm_up::{DefaultModel, WarmUp};
 use crate::engine::{
     Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness, Scores,
@@ -28,6 +29,8 @@ pub struct EngineOptions {
     pub model_memory: u64,
     /// What [`CandleEngine::warm_up`] loads, in this order.
     pub defaults: Vec<DefaultModel>,
+    /// What [`CandleEngine::warm_up`] downloads first; `None`: nothing.
+    pub downloads: Option<DownloadPlan>,
 }
 
 impl Default for EngineOptions {
@@ -40,6 +43,7 @@ impl Default for EngineOptions {
             bertscore_layers: BTreeMap::new(),
             model_memory: u64::MAX,
             defaults: Vec::new(),
+            downloads: None,
         }
     }
 }
@@ -57,27 +61,38 @@ impl CandleEngine {
     pub fn new(sources: ModelSources, options: EngineOptions) -> Self {
         let policy = Policy::with_budget(options.model_memory);
         let layers = options.bertscore_layers;
+        let downloads = Downloads::new(options.downloads, &options.defaults);
         Self {
-            catalog: Catalog::new(sources, layers, options.device, policy),
+            catalog: Catalog::new(sources, downloads, layers, options.device, policy),
             embed_batch: options.embed_batch,
             warm_up: WarmUp::of(options.defaults),
         }
     }
 
     /// Loads the default models and computes something with each, so that the first request does
-    /// not wait for it. A host without one of them is of use all the same. Blocks; to be called
-    /// once.
+    /// not wait for it; downloads what is missing and may be. A host without one of them is of use
+    /// all the same. Blocks; to be called once.
     pub fn warm_up(&self) {
         for model in self.warm_up.models() {
-            let outcome = self.warm(model);
-            match &outcome {
-                Ok(()) => {}
-                Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
-                Err(fault) => error!("default {fault}"),
-            }
-            self.warm_up
-                .done(outcome.map_err(|fault| fault.to_string()));
+            self.warm_up.done(self.prepare(model));
         }
+        self.catalog.obtain_others();
+    }
+
+    /// Tells the log what fails; the error is the same text.
+    fn prepare(&self, model: &DefaultModel) -> Result<(), String> {
+        if let Err(fault) = self.catalog.obtain(model) {
+            let fault = format!("model '{}' is not downloaded: {fault}", model.name);
+            error!("default {fault}");
+            return Err(fault);
+        }
+        let warm = self.warm(model);
+        match &warm {
+            Ok(()) => {}
+            Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
+            Err(fault) => error!("default {fault}"),
+        }
+        warm.map_err(|fault| fault.to_string())
     }
 
     fn warm(&self, DefaultModel { purpose, name }: &DefaultModel) -> Result<(), EngineError> {
@@ -88,7 +103,8 @@ impl CandleEngine {
                 Purpose::BertScore => self.bertscore(name, &text, &text, &Nobody).map(drop),
             };
             // Unlike a request, this has the time.
-            if !matches!(computed, Err(EngineError::Loading { .. })) {
+            let loads = self.catalog.stage(*purpose, name) != Stage::Absent;
+            if !(loads && matches!(computed, Err(EngineError::Loading { .. }))) {
                 return computed;
             }
         }

@@ -11,8 +11,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
+use tracing::error;
 
 use super::config::EncoderConfig;
+use super::downloads::Downloads;
 use super::embed::Embedder;
 use super::error::LoadError;
 use super::layers::layer_for;
@@ -20,13 +22,16 @@ use super::loader::{Loader, Model, ModelKey};
 use super::locate::ModelSources;
 use super::registry::{Failure, Lease, Policy, Refusal, Registry, Stage};
 use super::scorer::Scorer;
+use super::warm_up::DefaultModel;
 use crate::engine::{EngineError, ModelUsage, Progress, Purpose};
+use crate::hub::HubError;
 
 const MIB: u64 = 1 << 20;
 
 /// All models that can be asked for.
 pub(crate) struct Catalog {
     sources: ModelSources,
+    downloads: Downloads,
     bertscore_layers: BTreeMap<String, usize>,
     registry: Registry<Loader>,
     /// What each name that was asked for led to. Only names of models that exist get in.
@@ -37,12 +42,14 @@ impl Catalog {
     /// Nothing is loaded yet.
     pub(crate) fn new(
         sources: ModelSources,
+        downloads: Downloads,
         bertscore_layers: BTreeMap<String, usize>,
         device: Device,
         policy: Policy,
     ) -> Self {
         Self {
             sources,
+            downloads,
             bertscore_layers,
             registry: Registry::new(Loader::new(device), policy),
             names: Mutex::default(),
@@ -75,6 +82,18 @@ impl Catalog {
         };
         let model = Arc::clone(model);
         Ok(Leased { model, lease })
+    }
+
+    /// Downloads a default model if it is missing and may be. Blocks.
+    pub(crate) fn obtain(&self, model: &DefaultModel) -> Result<(), HubError> {
+        self.downloads.obtain(&self.sources, model)
+    }
+
+    /// Downloads what else the operator wants and is missing. Blocks.
+    pub(crate) fn obtain_others(&self) {
+        self.downloads.obtain_others(&self.sources, |name, fault| {
+            error!(model = name, "not downloaded: {fault}");
+        });
     }
 
     /// Names of loaded models as `/info` lists them, sorted: `"bertscore:NAME"`, `"embed:NAME"`.
@@ -128,10 +147,7 @@ impl Catalog {
             return Ok(key);
         }
         let Some(folder) = self.sources.find(name, purpose) else {
-            return Err(EngineError::NotInstalled {
-                name: name.to_owned(),
-                installed: self.sources.installed(),
-            });
+            return Err(self.not_there(purpose, name));
         };
         let key = self.key_of(purpose, name, folder);
         let key = key.map_err(|error| EngineError::Load {
@@ -140,6 +156,15 @@ impl Catalog {
         })?;
         self.names().insert((purpose, name.to_owned()), key.clone());
         Ok(key)
+    }
+
+    fn not_there(&self, purpose: Purpose, name: &str) -> EngineError {
+        let name = name.to_owned();
+        if self.downloads.is_pending(purpose, &name) {
+            return EngineError::Loading { name };
+        }
+        let installed = self.sources.installed();
+        EngineError::NotInstalled { name, installed }
     }
 
     fn key_of(&self, purpose: Purpose, name: &str, path: PathBuf) -> Result<ModelKey, LoadError> {

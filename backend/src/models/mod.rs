@@ -17,6 +17,7 @@ mod bertscore;
 mod candle_engine;
 mod catalog;
 mod config;
+mod downloads;
 mod embed;
 mod encoder;
 mod error;
@@ -36,5 +37,6 @@ mod weights;
 mod test_support;
 
 pub use candle_engine::{CandleEngine, EngineOptions};
+pub use downloads::DownloadPlan;
 pub use locate::ModelSources;
 pub use warm_up::DefaultModel;

@@ -17,6 +17,11 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--model-embed=all-MiniLM-L6-v2",
         "--model-bertscore=microsoft/deberta-xlarge-mnli",
         "--model-memory-mb=",
+        "--download=0",
+        "--offline=0",
+        "--transformers-offline=0",
+        "--hub-endpoint=https://huggingface.co",
+        "--hub-token=",
         "--hub-cache=/cache",
         "--hub-home=/home",
         "--log=info",
@@ -83,6 +88,24 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "GPU_MODEL_MEMORY_MB (--model-memory-mb)",
             "a whole number from 1 to",
         ),
+        (
+            "--download=maybe",
+            "GPU_BRIDGE_DOWNLOAD (--download)",
+            "1 or 0",
+        ),
+        ("--offline=2", "HF_HUB_OFFLINE (--offline)", "1 or 0"),
+        ("--transformers-offline=x", "TRANSFORMERS_OFFLINE", "1 or 0"),
+        ("--download-model=../x", "--download-model", "ORG/NAME"),
+        (
+            "--download-model=a/b",
+            "--download-model",
+            "together with --download",
+        ),
+        (
+            "--hub-endpoint=ftp://hub",
+            "HF_ENDPOINT (--hub-endpoint)",
+            "a URL",
+        ),
         ("--listen=localhost", "--listen", "IP:PORT"),
         (
             "--models-dir=/does/not/exist",
@@ -119,6 +142,30 @@ fn the_key_is_never_told() {
     let settings = settings(&["--api-key=s3cret"]).unwrap();
     assert!(settings.api.api_key.is_some());
     assert!(!format!("{settings:?}").contains("s3cret"));
+}
+
+#[test]
+fn the_token_is_never_told() {
+    let told = problem("--hub-token=s3cret\u{7}");
+    assert_eq!(told, format!("error: {}", Problem::Token));
+    let settings = settings(&["--hub-token=s3cret", "--download"]).unwrap();
+    assert!(!format!("{settings:?}").contains("s3cret"));
+}
+
+#[test]
+fn downloads_are_asked_for_and_offline_wins() {
+    let downloads = |flags: &[&str]| settings(flags).unwrap().downloads;
+    assert!(matches!(downloads(&[]), Downloads::Off));
+    let Downloads::On(plan) = downloads(&["--download", "--download-model=org/a"]) else {
+        panic!("downloads are off");
+    };
+    assert_eq!(plan.models, ["org/a"]);
+    assert_eq!(plan.hub.cache, Path::new("/cache"));
+    assert_eq!(plan.hub.token, None);
+    for offline in ["--offline=1", "--transformers-offline=YES"] {
+        let downloads = downloads(&["--download=1", offline]);
+        assert!(matches!(downloads, Downloads::Offline), "{offline}");
+    }
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn catalog(models: &TempDir, layers: &[(&str, usize)], budget: u64) -> Catalog {
         memory_patience: Duration::ZERO,
         ..Policy::with_budget(budget)
     };
-    Catalog::new(sources, layers.collect(), Device::Cpu, policy)
+    let downloads = Downloads::new(None, &[]);
+    Catalog::new(sources, downloads, layers.collect(), Device::Cpu, policy)
 }
 
 const PLENTY: u64 = 1 << 30;
