@@ -112,7 +112,6 @@ impl Hub {
     /// See [`HubError`]. What was transferred stays for the next attempt.
     pub fn download(&self, repository: &str) -> Result<(), HubError> {
         let client = Client::new(&self.endpoint, self.token.as_ref());
-        let folder = Repository::open(&self.cache, repository)?;
         let listing = self.patiently(|| 0, || client.listing(repository))?;
         let files = selection::wanted(&listing.files);
         if files.is_empty() {
@@ -120,6 +119,7 @@ impl Hub {
                 repository: repository.to_owned(),
             });
         }
+        let folder = Repository::open(&self.cache, repository)?;
         let total = files.iter().map(|file| file.size).sum();
         info!(
             model = repository,

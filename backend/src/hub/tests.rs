@@ -333,6 +333,7 @@ async fn a_model_that_the_hub_lacks_is_named() {
     let client = Client::of(address, None);
     let error = client.download("org/other").await.unwrap_err();
     assert_eq!(error.to_string(), "the hub does not have 'org/other'");
+    assert!(!client.hub.cache.exists(), "nothing is made for it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
