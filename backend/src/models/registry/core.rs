@@ -194,26 +194,28 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         }
     }
 
-    /// The load ended well; the model takes `bytes`, or as much as expected. Gives what to drop:
-    /// others to make room for one that is larger than expected, or it itself, if even alone it is
-    /// too large.
+    /// The load ended well; the model takes `bytes`, or as much as expected. Gives what to drop to
+    /// make room for one that is larger than expected.
+    ///
+    /// # Errors
+    /// The model itself, if even alone it is too large; that counts as a failed load.
     pub(super) fn loaded(
         &mut self,
         key: &K,
         model: M,
         bytes: Option<u64>,
         now: Instant,
-    ) -> Vec<(K, M)> {
+    ) -> Result<Vec<(K, M)>, M> {
         let reserved = self.entries.get(key).map_or(0, Entry::bytes);
         let (needed, budget) = (bytes.unwrap_or(reserved), self.budget);
         if needed > budget {
             self.failed(key, Failure::TooLarge { needed, budget }, now);
-            return vec![(key.clone(), model)];
+            return Err(model);
         }
         let bytes = needed;
         self.set(key, State::Ready { model, bytes });
         self.touch(key);
-        self.evict_down_to(budget)
+        Ok(self.evict_down_to(budget))
     }
 
     /// The load failed.

@@ -9,9 +9,9 @@
 //! ended, a hold given back) wakes all of them, and each asks again.
 
 mod core;
+mod lease;
 
 use std::fmt::Display;
-use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::info;
 
-use self::core::{Core, Decision, Poll};
+use self::core::{Core, Decision};
 pub(crate) use self::core::{Facts, Failure, Stage, Version};
+use self::lease::Hold;
+pub(crate) use self::lease::Lease;
 use crate::engine::{ModelUsage, Progress};
 
 /// How often a waiter looks whether it is still wanted; nothing else tells it.
@@ -174,7 +176,7 @@ impl<S: Source> Registry<S> {
             match guarded.core.request(key, facts, now) {
                 Decision::Use(model) => {
                     let hold = shared.hold(key);
-                    return Ok(Claim::Ready(Lease { model, hold }));
+                    return Ok(Claim::Ready(Lease::new(model, hold)));
                 }
                 Decision::AwaitLoad => return Ok(Claim::Awaited(shared.hold(key))),
                 Decision::Load { evicted } => {
@@ -208,7 +210,7 @@ enum Claim<S: Source> {
 }
 
 impl<S: Source> Shared<S> {
-    /// No code that can panic runs under the lock; go on if it did all the same.
+    /// Nothing under the lock leaves the state half-changed if it panics: go on.
     fn lock(&self) -> MutexGuard<'_, Guarded<S>> {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -234,10 +236,7 @@ impl<S: Source> Shared<S> {
 
     /// The guard of a hold that the core has just granted.
     fn hold(self: &Arc<Self>, key: &S::Key) -> Hold<S> {
-        Hold {
-            shared: Arc::clone(self),
-            key: key.clone(),
-        }
+        Hold::new(Arc::clone(self), key.clone())
     }
 
     /// Loads the model on a thread of its own, which reports whatever becomes of it.
@@ -253,24 +252,48 @@ impl<S: Source> Shared<S> {
     }
 
     fn finish(&self, key: &S::Key, outcome: Result<Arc<S::Model>, String>) {
-        let now = Instant::now();
+        let outcome = outcome.map(|model| (model.memory_bytes(), model));
         let mut guarded = self.lock();
-        let evicted = match outcome {
-            Ok(model) => {
-                guarded.counts.loads += 1;
-                let bytes = model.memory_bytes();
-                guarded.core.loaded(key, model, bytes, now)
-            }
+        let dropped = guarded.finish(key, outcome, Instant::now());
+        drop(guarded);
+        forget::<S>(dropped.evicted);
+        drop(dropped.too_large);
+        self.changed.notify_all();
+    }
+}
+
+/// What a load leaves to be dropped, once the lock is given back.
+struct Dropped<S: Source> {
+    evicted: Evicted<S>,
+    too_large: Option<Arc<S::Model>>,
+}
+
+impl<S: Source> Guarded<S> {
+    fn finish(
+        &mut self,
+        key: &S::Key,
+        outcome: Result<(Option<u64>, Arc<S::Model>), String>,
+        now: Instant,
+    ) -> Dropped<S> {
+        let loaded = match outcome {
+            Ok((bytes, model)) => self.core.loaded(key, model, bytes, now).map_err(Some),
             Err(reason) => {
-                guarded.counts.failed_loads += 1;
-                guarded.core.failed(key, Failure::Load(reason), now);
-                Vec::new()
+                self.core.failed(key, Failure::Load(reason), now);
+                Err(None)
             }
         };
-        guarded.counts.evictions += evicted.len() as u64;
-        drop(guarded);
-        forget::<S>(evicted);
-        self.changed.notify_all();
+        let (evicted, too_large) = match loaded {
+            Ok(evicted) => {
+                self.counts.loads += 1;
+                self.counts.evictions += evicted.len() as u64;
+                (evicted, None)
+            }
+            Err(too_large) => {
+                self.counts.failed_loads += 1;
+                (Vec::new(), too_large)
+            }
+        };
+        Dropped { evicted, too_large }
     }
 }
 
@@ -301,63 +324,6 @@ impl<S: Source> Drop for Load<S> {
         let outcome = self.outcome.take();
         let outcome = outcome.unwrap_or_else(|| Err("its load ended before its time".to_owned()));
         self.shared.finish(&self.key, outcome);
-    }
-}
-
-/// Keeps an entry in the registry; given back when dropped.
-struct Hold<S: Source> {
-    shared: Arc<Shared<S>>,
-    key: S::Key,
-}
-
-impl<S: Source> Hold<S> {
-    fn await_load(self, progress: &dyn Progress) -> Result<Lease<S>, Refusal> {
-        let give_up = Instant::now() + self.shared.policy.load_patience;
-        let shared = Arc::clone(&self.shared);
-        let mut guarded = shared.lock();
-        loop {
-            match guarded.core.poll(&self.key) {
-                Poll::Ready(model) => {
-                    drop(guarded);
-                    return Ok(Lease { model, hold: self });
-                }
-                Poll::Failed(failure) => {
-                    // Before the hold is given back, which takes the lock.
-                    drop(guarded);
-                    return Err(Refusal::Failed(failure));
-                }
-                Poll::Loading => {
-                    guarded = shared.wait(guarded, progress, give_up, Refusal::StillLoading)?;
-                }
-            }
-        }
-    }
-}
-
-impl<S: Source> Drop for Hold<S> {
-    fn drop(&mut self) {
-        let mut guarded = self.shared.lock();
-        let evicted = guarded.core.release(&self.key);
-        guarded.counts.evictions += evicted.len() as u64;
-        drop(guarded);
-        forget::<S>(evicted);
-        self.shared.changed.notify_all();
-    }
-}
-
-/// A model in use: not evicted as long as this lives.
-pub(crate) struct Lease<S: Source> {
-    // Fields are dropped in this order: what is not held any more must not be referred to.
-    model: Arc<S::Model>,
-    #[expect(dead_code, reason = "held for what its end does")]
-    hold: Hold<S>,
-}
-
-impl<S: Source> Deref for Lease<S> {
-    type Target = S::Model;
-
-    fn deref(&self) -> &S::Model {
-        &self.model
     }
 }
 
