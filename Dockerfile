@@ -24,9 +24,10 @@ WORKDIR /build
 FROM toolchain AS manifests
 COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
+COPY backend/encoder/Cargo.toml backend/encoder/
 COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src wire/src tests/blackbox \
- && touch src/lib.rs backend/src/lib.rs wire/src/lib.rs \
+RUN mkdir -p src backend/src backend/encoder/src wire/src tests/blackbox \
+ && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs wire/src/lib.rs \
  && for main in src/main.rs backend/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done

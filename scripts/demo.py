@@ -156,6 +156,8 @@ def start_system(args: argparse.Namespace, folder: Path, children: list[Child]) 
     for host, key in keys.items():
         children.append(start_backend(args, folder, host, key))
     urls = {child.name: child.address("listening on") for child in children}
+    for host, url in urls.items():
+        wait_until_loaded(host, url)
 
     config = folder / "gpu-bridge.yaml"
     config.write_text(proxy_config(urls))
@@ -200,6 +202,14 @@ pool:
 
 def key_variable(host: str) -> str:
     return f"DEMO_KEY_{host.upper().replace('-', '_')}"
+
+
+def wait_until_loaded(host: str, url: str) -> None:
+    """Returns once the models of the host at `url` are in memory."""
+    for _ in until(START_SECONDS):
+        if get_json(url, "/ready").get("ready"):
+            return
+    raise DemoError(f"{host} did not load its models within {START_SECONDS} s")
 
 
 def wait_until_ready(system: System) -> None:

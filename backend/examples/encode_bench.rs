@@ -192,7 +192,7 @@ fn count_tokens(tokenizer: &Tokenizer, texts: &[String]) -> Result<usize> {
     let encodings = encodings.map_err(anyhow::Error::msg)?;
     let real = encodings
         .iter()
-        .flat_map(|encoding| encoding.get_attention_mask());
+        .flat_map(tokenizers::Encoding::get_attention_mask);
     Ok(real.filter(|mask| **mask == 1).count())
 }
 

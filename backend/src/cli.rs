@@ -11,11 +11,14 @@ use clap::Parser;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
-use crate::engine::{Cancellation, Engine, EngineError, Progress};
+use crate::device::DeviceChoice;
+use crate::engine::Purpose;
+use crate::hub::Token;
+use crate::memory;
 use crate::metrics::Metrics;
-use crate::models::{CandleEngine, EngineOptions};
+use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions};
 use crate::server::{self, Server};
-use crate::settings::Settings;
+use crate::settings::{Downloads, Settings};
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
@@ -128,6 +131,61 @@ pub struct Cli {
     #[arg(long, env = "HF_HOME", value_name = "DIR")]
     pub(crate) hub_home: Option<PathBuf>,
 
+    /// Memory for models in MB; those not used for longest make room for others [default: half of
+    /// the device's memory]
+    #[arg(
+        long,
+        env = "GPU_MODEL_MEMORY_MB",
+        value_name = "MB",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) model_memory_mb: String,
+
+    /// Download the default models, and those of --download-model, at start where they are missing
+    /// (1 or 0). Requests never cause a download
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_DOWNLOAD",
+        value_name = "1|0",
+        default_value = "0",
+        default_missing_value = "1",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub(crate) download: String,
+
+    /// Another model to download, under its full name on the hub (repeatable); needs --download
+    #[arg(long, value_name = "NAME")]
+    pub(crate) download_model: Vec<String>,
+
+    /// Download nothing, whatever --download says (1 or 0)
+    #[arg(long, env = "HF_HUB_OFFLINE", value_name = "1|0", default_value = "0")]
+    pub(crate) offline: String,
+
+    /// The same under the name that an older library knows
+    #[arg(
+        long,
+        env = "TRANSFORMERS_OFFLINE",
+        value_name = "1|0",
+        default_value = "0"
+    )]
+    pub(crate) transformers_offline: String,
+
+    /// The hub to download from
+    #[arg(
+        long,
+        env = "HF_ENDPOINT",
+        value_name = "URL",
+        default_value = "https://huggingface.co"
+    )]
+    pub(crate) hub_endpoint: String,
+
+    /// Token for private and gated models of the hub. Prefer the variable: other users of the
+    /// machine can read the flags of a process
+    #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) hub_token: Option<Token>,
+
     /// Hidden layer that BERTScore compares for the model NAME (repeatable); else the published
     /// choice, else the model's last layer
     #[arg(long, value_name = "NAME=N")]
@@ -174,65 +232,77 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
     let metrics = Arc::new(Metrics::new(api::ENGINE)?);
+    let defaults = [
+        (Purpose::Embed, &settings.api.default_embed),
+        (Purpose::BertScore, &settings.api.default_bertscore),
+    ];
     let options = EngineOptions {
         threads: settings.threads,
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
         metrics: metrics.engine.clone(),
+        model_memory: model_memory(settings.model_memory, settings.device),
+        defaults: defaults.map(DefaultModel::from).to_vec(),
+        downloads: downloads(settings.downloads),
     };
+    let engine = Arc::new(CandleEngine::new(settings.sources, options)?);
     let services = Services {
-        engine: Arc::new(CandleEngine::new(settings.sources, options)?),
+        engine: engine.clone(),
         metrics,
         facts: settings.device.facts(),
     };
     server::allow_open_files(settings.max_connections);
     let server = Server {
-        service: api::router(services.clone(), settings.api.clone()),
-        connections: settings.max_connections,
         metrics: services.metrics.http.clone(),
+        service: api::router(services, settings.api),
+        connections: settings.max_connections,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let warm_up = move || warm_up(&*services.engine, &settings.api);
-    let result = runtime.block_on(run_until_stopped(server, settings.listen, warm_up));
+    let result = runtime.block_on(serve(server, engine, settings.listen));
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
 }
 
-async fn run_until_stopped(
+/// Listens at once; the default models are loaded meanwhile. Until a stop signal.
+async fn serve(
     server: Server,
+    engine: Arc<CandleEngine>,
     listen: SocketAddr,
-    warm_up: impl FnOnce() + Send + 'static,
 ) -> anyhow::Result<()> {
-    let mut stop = Box::pin(server::stop_signal()?);
+    let stop = server::stop_signal()?;
     let listener = server::bind(listen).await?;
-    let warm = tokio::task::spawn_blocking(warm_up);
-    tokio::select! {
-        warm = warm => warm.context("cannot load the default models")?,
-        () = &mut stop => return Ok(()),
-    }
     announce(&listener)?;
+    tokio::task::spawn_blocking(move || engine.warm_up());
     server.serve(listener, stop).await;
     Ok(())
 }
 
-/// Loads the default models, so that the first request does not wait for it. A host without one of
-/// them is of use all the same.
-fn warm_up(engine: &dyn Engine, options: &api::Options) {
-    let text = ["ready".to_owned()];
-    let embed = engine
-        .embed(&options.default_embed, &text, &Nobody)
-        .map(drop);
-    let score = engine
-        .bertscore(&options.default_bertscore, &text, &text, &Nobody)
-        .map(drop);
-    for outcome in [embed, score] {
-        match outcome {
-            Ok(()) => {}
-            Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
-            Err(fault) => error!("default {fault}"),
+/// What may be downloaded, if anything.
+fn downloads(downloads: Downloads) -> Option<DownloadPlan> {
+    match downloads {
+        Downloads::Off => None,
+        Downloads::Offline => {
+            warn!("nothing is downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE says so");
+            None
         }
+        Downloads::On(plan) => Some(plan),
     }
+}
+
+/// Memory for models in bytes: what the operator gave, else a share of the device's.
+fn model_memory(given: Option<u64>, device: DeviceChoice) -> u64 {
+    let total = match device {
+        DeviceChoice::Cpu => memory::of_this_process(),
+        DeviceChoice::Cuda { .. } => None,
+    };
+    let bytes = given.or_else(|| total.map(memory::share_for_models));
+    let Some(bytes) = bytes else {
+        warn!("memory for models is not limited: GPU_MODEL_MEMORY_MB is not set");
+        return u64::MAX;
+    };
+    info!(model_memory_mb = bytes >> 20, "memory for models");
+    bytes
 }
 
 /// One line on standard output that scripts can wait for.
@@ -243,17 +313,6 @@ fn announce(listener: &tokio::net::TcpListener) -> anyhow::Result<()> {
     out.flush()?;
     info!(%address, "listening");
     Ok(())
-}
-
-/// Nobody watches the progress.
-struct Nobody;
-
-impl Progress for Nobody {
-    fn finished(&self, _: usize) {}
-
-    fn cancellation(&self) -> Cancellation {
-        Cancellation::default()
-    }
 }
 
 #[cfg(test)]
@@ -280,6 +339,11 @@ mod tests {
             "MODEL_BERTSCORE",
             "TORCH_DEVICE",
             "GPU_BRIDGE_DEVICE",
+            "GPU_MODEL_MEMORY_MB",
+            "GPU_BRIDGE_DOWNLOAD",
+            "HF_HUB_OFFLINE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
         ];
         for variable in variables {
             let argument = command
@@ -294,12 +358,11 @@ mod tests {
     }
 
     #[test]
-    fn help_never_shows_the_key() {
+    fn help_never_shows_a_secret() {
         let command = Cli::command();
-        let key = command
-            .get_arguments()
-            .find(|a| a.get_id() == "api_key")
-            .unwrap();
-        assert!(key.is_hide_env_values_set());
+        for secret in ["api_key", "hub_token"] {
+            let argument = command.get_arguments().find(|a| a.get_id() == secret);
+            assert!(argument.unwrap().is_hide_env_values_set(), "{secret}");
+        }
     }
 }

@@ -36,6 +36,88 @@ pub trait Engine: Send + Sync + 'static {
     /// Models in memory, as `/info` lists them: `"bertscore:NAME"` first, then `"embed:NAME"`, each
     /// group sorted.
     fn loaded_models(&self) -> Vec<String>;
+
+    /// Whether the default models can be used by now. An engine that loads none in advance is
+    /// always ready.
+    fn readiness(&self) -> Readiness {
+        Readiness {
+            ready: true,
+            models: Vec::new(),
+        }
+    }
+
+    /// Memory for models and what came and went in it.
+    fn model_usage(&self) -> ModelUsage {
+        ModelUsage::default()
+    }
+}
+
+/// What models take of the memory that is theirs, and what came and went since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ModelUsage {
+    /// Memory for models, in bytes.
+    pub budget: u64,
+    /// Bytes that loaded models take and those being loaded will take.
+    pub used: u64,
+    /// Loads that ended well.
+    pub loads: u64,
+    /// Loads that failed.
+    pub failed_loads: u64,
+    /// Models that made room for others.
+    pub evictions: u64,
+}
+
+/// What a model is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Sentence embeddings.
+    Embed,
+    /// `BERTScore`.
+    BertScore,
+}
+
+impl Purpose {
+    /// As `/info` and the log write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::BertScore => "bertscore",
+        }
+    }
+}
+
+/// Where the default models are at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// The warm-up is over, and at least one default model can be used.
+    pub ready: bool,
+    /// Each default model, in the order in which they are loaded.
+    pub models: Vec<ModelReadiness>,
+}
+
+/// Where one default model is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelReadiness {
+    /// As the operator wrote it: a name or a folder's path.
+    pub name: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// See [`ModelState`].
+    pub state: ModelState,
+}
+
+/// Where a model is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    /// Being loaded, or waiting for its turn at start.
+    Loading,
+    /// In memory.
+    Ready,
+    /// It could not be loaded, or its first inference failed. The text is for the operator; it may
+    /// name paths.
+    Failed(String),
+    /// It was ready and made room for others; the next request loads it again.
+    Unloaded,
 }
 
 /// How the engine tells of its progress and learns that nobody waits for the result any more.
@@ -108,6 +190,19 @@ pub enum EngineError {
         name: String,
         /// What is wrong, for the operator.
         reason: String,
+    },
+    /// Memory for models is in use up to the budget, and none of it got free in time. The text is
+    /// what the client reads.
+    #[error("model '{name}' does not fit beside the models in use now - retry later")]
+    NoMemory {
+        /// The name as the request gave it.
+        name: String,
+    },
+    /// The model takes longer to load than a request waits. The text is what the client reads.
+    #[error("model '{name}' is still loading - retry later")]
+    Loading {
+        /// The name as the request gave it.
+        name: String,
     },
     /// The request's [`Cancellation`] said so.
     #[error("cancelled")]

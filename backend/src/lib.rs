@@ -4,7 +4,9 @@
 //! - [`api`] speaks HTTP: who may ask, what a valid request is, how many run at once.
 //! - [`server`] owns the socket and the end of the process.
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
-//!   and neither knows the other. [`device`] says which processor the models run on.
+//!   and neither knows the other. [`device`] says which processor the models run on, [`memory`] how
+//!   much memory this machine gives us.
+//! - [`hub`] downloads models where the operator allows it.
 //! - [`metrics`] counts what both sides do; it is handed to them and knows neither.
 //!
 //! The binary only calls [`cli::main`]; the library exists so that tests can drive either side
@@ -14,6 +16,8 @@ pub mod api;
 pub mod cli;
 pub mod device;
 pub mod engine;
+pub mod hub;
+pub mod memory;
 pub mod metrics;
 pub mod models;
 pub mod server;

@@ -3,6 +3,8 @@
 //! A wrong value is an error that names the variable and the flag and says what is allowed; all
 //! problems are told at once. Nothing falls back silently.
 
+mod downloads;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use self::downloads::Downloads;
 
 use crate::api::{Limits, Options};
 use crate::cli::Cli;
@@ -31,6 +35,11 @@ const MOST_CONNECTIONS: usize = 1 << 20;
 /// A tebibyte.
 const MOST_BUFFERED_MB: usize = 1 << 20;
 
+/// As the Python service counts memory: a megabyte is 2^20 bytes.
+const MIB: u64 = 1 << 20;
+/// Far more than any machine has: 1 PiB.
+const MOST_MEMORY_MB: u64 = 1 << 30;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -48,6 +57,10 @@ pub struct Settings {
     pub embed_batch: NonZeroUsize,
     /// Where the models lie.
     pub sources: ModelSources,
+    /// What may be downloaded.
+    pub downloads: Downloads,
+    /// Memory for models in bytes; `None`: a share of what there is.
+    pub model_memory: Option<u64>,
     /// Hidden layer for `BERTScore`, by model name.
     pub bertscore_layers: BTreeMap<String, usize>,
     /// What to log, in the syntax of `RUST_LOG`.
@@ -70,6 +83,9 @@ pub enum Problem {
     /// The key itself is not shown.
     #[error("API_KEY (--api-key) has spaces around it or characters that no HTTP header can carry")]
     Key,
+    /// Nor is the token.
+    #[error("HF_TOKEN (--hub-token) has characters that no HTTP header can carry")]
+    Token,
 }
 
 /// All that is wrong, at least one thing.
@@ -108,6 +124,8 @@ impl Settings {
             threads: check.threads(cli.threads.as_deref()),
             embed_batch: check.embed_batch(&cli.embed_batch),
             sources: check.sources(cli),
+            downloads: check.downloads(cli),
+            model_memory: check.model_memory(&cli.model_memory_mb),
             bertscore_layers: check.layers(&cli.bertscore_layer),
             log: check.log(&cli.log),
         };
@@ -241,6 +259,16 @@ impl Check {
         let range = 0..=u32::MAX as usize;
         let number = self.number("GPU_EMBED_BATCH (--embed-batch)", text, range);
         NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// An empty one says nothing, as if it were not given.
+    fn model_memory(&mut self, text: &str) -> Option<u64> {
+        if text.is_empty() {
+            return None;
+        }
+        let setting = "GPU_MODEL_MEMORY_MB (--model-memory-mb)";
+        let megabytes: u64 = self.number(setting, text, 1..=MOST_MEMORY_MB);
+        Some(megabytes * MIB)
     }
 
     fn sources(&mut self, cli: &Cli) -> ModelSources {

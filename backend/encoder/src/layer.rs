@@ -121,9 +121,12 @@ impl Layer {
     /// Bytes that this holds.
     pub(crate) fn bytes(&self) -> usize {
         let linear = [&self.qkv, &self.output, &self.up, &self.down];
+        let linear: usize = linear.iter().map(|linear| linear.bytes()).sum();
+        let norms = self.attention_norm.iter().chain([&self.feed_norm]);
+        let norms: usize = norms.map(LayerNorm::bytes).sum();
         let positions = self.positions.as_ref().map_or(0, Positions::bytes);
         let convolution = self.convolution.as_ref().map_or(0, |c| c.kernel.bytes());
-        linear.iter().map(|linear| linear.bytes()).sum::<usize>() + positions + convolution
+        linear + norms + positions + convolution
     }
 
     /// Queries, keys and values of a block of tokens; `places` are their positions in their sequences.

@@ -15,6 +15,11 @@
 //! The crate knows neither files nor model names: its user says what a model is with a [`Shape`] and
 //! hands over its weights, layer by layer. `kernels` holds the arithmetic of one thread.
 
+#![expect(
+    clippy::inline_always,
+    reason = "vector code that is not inlined into the function with the target features is compiled without them"
+)]
+
 mod attention;
 mod embedding;
 mod encoder;
@@ -27,9 +32,6 @@ mod position;
 mod scratch;
 mod threads;
 mod weights;
-
-#[cfg(test)]
-mod reference;
 
 pub use embedding::{EmbeddingWeights, PositionIds};
 pub use encoder::{Encoder, ForwardError};

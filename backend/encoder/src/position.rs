@@ -108,7 +108,7 @@ fn t5_bucket(distance: isize, buckets: usize) -> usize {
     start + (exact + farther as usize).min(side - 1)
 }
 
-/// Rotary position embedding of queries and keys. Su et al., "RoFormer" (2021).
+/// Rotary position embedding of queries and keys. Su et al. (2021), arXiv:2104.09864.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rotation {
     /// The base of the wavelengths.
@@ -175,7 +175,7 @@ mod tests {
         (511, 255),
     ];
 
-    /// Values of `relative_position_bucket` of MPNet in transformers 4.57 (32 buckets).
+    /// Values of `relative_position_bucket` in `MPNet` in transformers 4.57 (32 buckets).
     #[test]
     fn t5_distances_agree_with_the_reference() {
         for (distance, bucket) in T5_BUCKETS {

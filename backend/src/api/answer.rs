@@ -3,11 +3,13 @@
 //! Numbers are computed as `f32` and written as Python writes them: widened to `f64`, then in the
 //! shortest form that reads back as that `f64` (`0.1` becomes `0.10000000149011612`). NaN is `null`.
 
+use std::path::{Component, Path};
+
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, Status};
 use serde::{Serialize, Serializer};
 
 use crate::device::Facts;
-use crate::engine::{Embeddings, Scores};
+use crate::engine::{Embeddings, ModelState, Readiness, Scores};
 
 /// What computes, as `/info` names it. The key there is called `pytorch_version`.
 pub const ENGINE: &str = "candle 0.11.1";
@@ -66,17 +68,105 @@ impl Serialize for Numbers<'_> {
     }
 }
 
-/// Body of `GET /health`.
-pub(super) fn health(device: &str) -> Json {
-    serde_json::to_vec(&Health {
+/// Who reads an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Nothing about this machine's folders is for them.
+    Everybody,
+    /// Those who have shown a key.
+    Operator,
+}
+
+/// Where a default model is at.
+#[derive(Serialize)]
+struct ModelAnswer<'a> {
+    name: &'a str,
+    purpose: &'static str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+fn models(readiness: &Readiness, audience: Audience) -> Vec<ModelAnswer<'_>> {
+    let models = readiness.models.iter().map(|model| {
+        let (state, reason) = match &model.state {
+            ModelState::Loading => ("loading", None),
+            ModelState::Ready => ("ready", None),
+            ModelState::Failed(reason) => ("failed", Some(reason.as_str())),
+            ModelState::Unloaded => ("unloaded", None),
+        };
+        let purpose = model.purpose.name();
+        let (name, reason) = match audience {
+            Audience::Operator => (model.name.as_str(), reason),
+            Audience::Everybody => (without_path(&model.name), None),
+        };
+        ModelAnswer {
+            name,
+            purpose,
+            state,
+            reason,
+        }
+    });
+    models.collect()
+}
+
+/// A model's name, `NAME` or `ORG/NAME`; of a folder's path the last part.
+fn without_path(name: &str) -> &str {
+    let path = Path::new(name);
+    let mut parts = path.components();
+    let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+    if plain && path.components().count() <= 2 {
+        return name;
+    }
+    let last = path.file_name().and_then(|last| last.to_str());
+    last.unwrap_or("a folder")
+}
+
+/// Body of `GET /health`: what the Python service says, and where the default models are at.
+pub(super) fn health(device: &str, readiness: &Readiness) -> Json {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        #[serde(flatten)]
+        health: Health,
+        ready: bool,
+        models: Vec<ModelAnswer<'a>>,
+    }
+    let health = Health {
         status: Health::OK.to_owned(),
         device: device.to_owned(),
+    };
+    serde_json::to_vec(&Answer {
+        health,
+        ready: readiness.ready,
+        models: models(readiness, Audience::Everybody),
     })
 }
 
-/// Body of `GET /info`. An MB there has 1024 × 1024 bytes, and a part of one doesn't count.
-pub(super) fn info(device: &str, facts: &Facts, loaded_models: Vec<String>) -> Json {
-    serde_json::to_vec(&Info {
+/// Body of `GET /ready` on a host that is.
+pub(super) fn ready() -> Json {
+    #[derive(Serialize)]
+    struct Answer {
+        ready: bool,
+    }
+    serde_json::to_vec(&Answer { ready: true })
+}
+
+/// Body of `GET /info`: what the Python service says, and where the default models are at. An MB
+/// there has 1024 × 1024 bytes, and a part of one doesn't count.
+pub(super) fn info(
+    device: &str,
+    facts: &Facts,
+    loaded_models: Vec<String>,
+    readiness: &Readiness,
+    audience: Audience,
+) -> Json {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        #[serde(flatten)]
+        info: Info,
+        models: Vec<ModelAnswer<'a>>,
+    }
+    let info = Info {
         device: device.to_owned(),
         device_name: facts.name.clone(),
         vram_total_mb: facts.memory.map(|memory| memory.total >> 20),
@@ -84,6 +174,10 @@ pub(super) fn info(device: &str, facts: &Facts, loaded_models: Vec<String>) -> J
         pytorch_version: ENGINE.to_owned(),
         cuda_version: facts.cuda_version.clone(),
         loaded_models,
+    };
+    serde_json::to_vec(&Answer {
+        info,
+        models: models(readiness, audience),
     })
 }
 
@@ -97,6 +191,7 @@ pub(super) fn status(max_concurrent: u32, active_jobs: Vec<ActiveJob>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{ModelReadiness, Purpose};
 
     #[test]
     fn the_engine_is_named_with_the_version_that_is_built_in() {
@@ -133,6 +228,60 @@ mod tests {
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }
 
+    fn failed_folder() -> Readiness {
+        let model = ModelReadiness {
+            name: "/srv/secret/mini".to_owned(),
+            purpose: Purpose::Embed,
+            state: ModelState::Failed("/srv/secret/mini/config.json is missing".to_owned()),
+        };
+        Readiness {
+            ready: false,
+            models: vec![model],
+        }
+    }
+
+    #[test]
+    fn health_says_where_models_are_at_and_nothing_of_folders() {
+        let body = health("cpu", &failed_folder()).unwrap();
+        let expected = concat!(
+            r#"{"status":"ok","device":"cpu","ready":false,"#,
+            r#""models":[{"name":"mini","purpose":"embed","state":"failed"}]}"#
+        );
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn info_gives_reasons_to_those_with_a_key_only() {
+        let told = |audience| {
+            let body = info(
+                "cpu",
+                &Facts::default(),
+                Vec::new(),
+                &failed_folder(),
+                audience,
+            )
+            .unwrap();
+            String::from_utf8(body).unwrap()
+        };
+        assert!(told(Audience::Operator).contains("/srv/secret/mini/config.json is missing"));
+        assert!(!told(Audience::Everybody).contains("/srv"));
+    }
+
+    #[test]
+    fn only_paths_are_cut() {
+        for (name, shown) in [
+            ("mini", "mini"),
+            ("org/mini", "org/mini"),
+            ("/srv/models/mini", "mini"),
+            ("/mini", "mini"),
+            ("./mini", "mini"),
+            ("../org/mini/", "mini"),
+            ("/", "a folder"),
+        ] {
+            assert_eq!(without_path(name), shown, "{name}");
+        }
+    }
+
     #[test]
     fn a_gpu_is_described_in_whole_megabytes() {
         let facts = Facts {
@@ -143,11 +292,16 @@ mod tests {
             }),
             cuda_version: Some("13.0".to_owned()),
         };
-        let body = info("cuda:1", &facts, vec!["embed:m".to_owned()]).unwrap();
+        let loaded = vec!["embed:m".to_owned()];
+        let readiness = Readiness {
+            ready: true,
+            models: Vec::new(),
+        };
+        let body = info("cuda:1", &facts, loaded, &readiness, Audience::Everybody).unwrap();
         let expected = concat!(
             r#"{"device":"cuda:1","device_name":"NVIDIA H200","vram_total_mb":143771,"#,
             r#""vram_used_mb":0,"pytorch_version":"candle 0.11.1","cuda_version":"13.0","#,
-            r#""loaded_models":["embed:m"]}"#
+            r#""loaded_models":["embed:m"],"models":[]}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }

@@ -1,8 +1,9 @@
 //! Who may ask: one shared key in `X-API-Key`, or everybody where none is configured.
 //!
 //! Checked before anything else, so that without the key nobody learns which paths exist. Only
-//! `/health`, exactly, is open, for load balancers and orchestrators. `/metrics` takes the key as a
-//! bearer token too, since that is what Prometheus can send (`authorization: credentials:`).
+//! `/health` and `/ready`, exactly, are open, for load balancers and orchestrators. `/metrics` takes
+//! the key as a bearer token too, since that is what Prometheus can send
+//! (`authorization: credentials:`).
 
 use std::fmt;
 
@@ -48,7 +49,7 @@ impl fmt::Debug for ApiKey {
 /// True if a request for `path` with `headers` may go on; `key` is `None` where auth is off.
 pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
     let Some(key) = key else { return true };
-    path == route::HEALTH
+    route::is_open(path)
         || headers
             .get(API_KEY_HEADER)
             .is_some_and(|presented| key.matches(presented.as_bytes()))
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_key_opens_anything_but_health() {
+    fn only_the_exact_key_opens_anything_but_the_probes() {
         let key = ApiKey::from("s3cret-Key".to_owned());
         let table = [
             ("/info", Some("s3cret-Key"), true),
@@ -89,6 +90,8 @@ mod tests {
             ("/nope", None, false),
             ("/health", None, true),
             ("/health", Some("wrong"), true),
+            ("/ready", None, true),
+            ("/ready/", None, false),
             ("/health/", None, false),
             ("/Health", None, false),
         ];

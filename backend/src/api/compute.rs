@@ -178,6 +178,9 @@ fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
         EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
         EngineError::OutOfMemory => log.out_of_memory(),
+        EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
+            ApiError::Unavailable(error.to_string())
+        }
         EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
             log.internal(error)
         }

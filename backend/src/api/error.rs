@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::validate::Refusal;
 use crate::metrics::Rejection;
 
-/// Seconds after which a client may find a free slot.
+/// Seconds after which a client may find what it lacked: a slot, memory, a model.
 const RETRY_AFTER: &str = "5";
 
 /// What is sent back: a head, and a body that is in memory as a whole.
@@ -40,8 +40,14 @@ pub(super) enum ApiError {
     BodyTooLarge { limit: usize },
     #[error("{}", busy(*.0))]
     Busy(Rejection),
+    /// Of `/ready`.
+    #[error("not ready: no default model can be used yet")]
+    NotReady,
     #[error("{0}")]
     NotInstalled(String),
+    /// A model that cannot be used now but soon.
+    #[error("{0}")]
+    Unavailable(String),
     #[error("internal error; the log of this host has more under request id {request_id}")]
     Internal { request_id: String },
 }
@@ -56,14 +62,18 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) | Self::NotReady | Self::Unavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Busy(_) => Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER))),
+            Self::Busy(_) | Self::NotReady | Self::Unavailable(_) => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)))
+            }
             Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())
                 .ok()
                 .map(|allow| (header::ALLOW, allow)),

@@ -41,6 +41,7 @@ pub use answer::ENGINE;
 pub use auth::ApiKey;
 pub use validate::Limits;
 
+use self::answer::Audience;
 use self::budget::{Budget, Reservation};
 use self::error::{Answer, ApiError};
 use self::jobs::Jobs;
@@ -155,13 +156,13 @@ async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiEr
 }
 
 async fn serve(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Answer, ApiError> {
-    let Services { engine, facts, .. } = &app.services;
     let device = &app.options.device;
     let body = match route {
         Route::Compute(kind) => return compute::serve(app, kind, exchange).await,
         Route::Metrics => return scrape(app, &exchange.log),
-        Route::Health => answer::health(device),
-        Route::Info => answer::info(device, &facts.latest(), engine.loaded_models()),
+        Route::Health => answer::health(device, &app.services.engine.readiness()),
+        Route::Ready => ready(app)?,
+        Route::Info => info(app),
         Route::Status => answer::status(app.slots.total(), app.jobs.list()),
         Route::OpenApi => Ok(answer::OPENAPI.into()),
     };
@@ -186,6 +187,27 @@ fn scrape(app: &App, log: &RequestLog) -> Result<Answer, ApiError> {
     let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
     answer.headers_mut().insert(header::CONTENT_TYPE, format);
     Ok(answer)
+}
+
+/// 200 or 503, for probes that go by the status code.
+fn ready(app: &App) -> Result<serde_json::Result<Vec<u8>>, ApiError> {
+    if app.services.engine.readiness().ready {
+        Ok(answer::ready())
+    } else {
+        Err(ApiError::NotReady)
+    }
+}
+
+fn info(app: &App) -> serde_json::Result<Vec<u8>> {
+    let Services { engine, facts, .. } = &app.services;
+    // Reasons may name paths: for those who have shown a key.
+    let audience = match app.options.api_key {
+        Some(_) => Audience::Operator,
+        None => Audience::Everybody,
+    };
+    let (loaded, readiness) = (engine.loaded_models(), engine.readiness());
+    let device = &app.options.device;
+    answer::info(device, &facts.latest(), loaded, &readiness, audience)
 }
 
 /// To `path` on the host that the client asked, with its query string.

@@ -12,6 +12,7 @@ use super::jobs::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Health,
+    Ready,
     Info,
     Status,
     OpenApi,
@@ -31,8 +32,9 @@ pub(super) enum Decision {
     Unknown,
 }
 
-static ROUTES: [(&str, Method, Route); 7] = [
+static ROUTES: [(&str, Method, Route); 8] = [
     (HEALTH, Method::GET, Route::Health),
+    (READY, Method::GET, Route::Ready),
     ("/info", Method::GET, Route::Info),
     ("/status", Method::GET, Route::Status),
     ("/embed", Method::POST, Route::Compute(Kind::Embed)),
@@ -41,8 +43,14 @@ static ROUTES: [(&str, Method, Route); 7] = [
     (METRICS, Method::GET, Route::Metrics),
 ];
 
-/// The path that is open without a key.
-pub(super) const HEALTH: &str = "/health";
+const HEALTH: &str = "/health";
+const READY: &str = "/ready";
+
+/// True for the paths that need no key, exactly as written: load balancers and orchestrators ask
+/// there.
+pub(super) fn is_open(path: &str) -> bool {
+    [HEALTH, READY].contains(&path)
+}
 
 /// The path that scrapers know, who can present a key as a bearer token only.
 pub(super) const METRICS: &str = "/metrics";

@@ -39,7 +39,9 @@ impl Side {
         let mut directions = hidden.to_vec();
         for row in directions.chunks_exact_mut(width) {
             let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-            row.iter_mut().for_each(|x| *x /= length);
+            for x in row {
+                *x /= length;
+            }
         }
         let weight = |id| if special.contains(id) { 0.0 } else { 1.0 };
         Self {

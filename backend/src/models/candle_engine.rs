@@ -1,22 +1,22 @@
-//! The engine: finds the model, loads it if need be, runs it.
+//! The engine: has the [`Catalog`] find the model, runs it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
 
 use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
 use thiserror::Error;
-use tracing::info;
+use tracing::{error, warn};
 
-use super::embed::Embedder;
-use super::error::LoadError;
-use super::locate::{ModelSources, Purpose};
-use super::registry::Registry;
+use super::catalog::Catalog;
+use super::downloads::{DownloadPlan, Downloads};
+use super::loader::Loader;
+use super::locate::ModelSources;
+use super::registry::{Policy, Stage};
 use super::scheduler::Scheduler;
-use super::scorer::Scorer;
-use crate::engine::{Embeddings, Engine, EngineError, Progress, Scores};
+use super::warm_up::{DefaultModel, WarmUp};
+use crate::engine::{
+    Cancellation, Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness, Scores,
+};
 use crate::metrics::EngineMetrics;
 
 /// Tokens of a batch for each thread: enough to keep it busy, few enough that a request which comes
@@ -35,6 +35,12 @@ pub struct EngineOptions {
     pub bertscore_layers: BTreeMap<String, usize>,
     /// Counts batches and models.
     pub metrics: EngineMetrics,
+    /// Memory for models, in bytes.
+    pub model_memory: u64,
+    /// What [`CandleEngine::warm_up`] loads, in this order.
+    pub defaults: Vec<DefaultModel>,
+    /// What [`CandleEngine::warm_up`] downloads first; `None`: nothing.
+    pub downloads: Option<DownloadPlan>,
 }
 
 /// The engine cannot start.
@@ -48,7 +54,8 @@ pub enum StartError {
 }
 
 impl Default for EngineOptions {
-    /// One thread for each processor that this process may use, 32 texts, published layers.
+    /// One thread for each processor that this process may use, 32 texts, published layers, as many
+    /// models as come, none in advance.
     fn default() -> Self {
         const TEXTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
         Self {
@@ -56,18 +63,20 @@ impl Default for EngineOptions {
             embed_batch: TEXTS,
             bertscore_layers: BTreeMap::new(),
             metrics: EngineMetrics::default(),
+            model_memory: u64::MAX,
+            defaults: Vec::new(),
+            downloads: None,
         }
     }
 }
 
-/// An [`Engine`] on candle. Models are loaded when they are first asked for and stay.
+/// An [`Engine`] on candle. Models are loaded when they are first asked for, and stay as long as
+/// memory lasts.
 pub struct CandleEngine {
-    sources: ModelSources,
-    options: EngineOptions,
-    threads: Threads,
+    catalog: Catalog,
     scheduler: Scheduler,
-    embedders: Registry<Embedder>,
-    scorers: Registry<Scorer>,
+    embed_batch: NonZeroUsize,
+    warm_up: WarmUp,
 }
 
 impl CandleEngine {
@@ -76,56 +85,59 @@ impl CandleEngine {
     /// # Errors
     /// The system refuses the threads.
     pub fn new(sources: ModelSources, options: EngineOptions) -> Result<Self, StartError> {
+        let policy = Policy::with_budget(options.model_memory);
+        let layers = options.bertscore_layers;
+        let downloads = Downloads::new(options.downloads, &options.defaults);
+        let threads = Threads::new(options.threads)?;
+        let loader = Loader::new(threads, options.metrics.clone());
         let budget = TOKENS_PER_THREAD * options.threads.get();
         Ok(Self {
-            threads: Threads::new(options.threads)?,
-            scheduler: Scheduler::start(budget, options.metrics.clone())?,
-            sources,
-            options,
-            embedders: Registry::new(),
-            scorers: Registry::new(),
+            catalog: Catalog::new(sources, downloads, layers, loader, policy),
+            scheduler: Scheduler::start(budget, options.metrics)?,
+            embed_batch: options.embed_batch,
+            warm_up: WarmUp::of(options.defaults),
         })
     }
 
-    fn embedder(&self, name: &str) -> Result<Arc<Embedder>, EngineError> {
-        self.model(&self.embedders, name, Purpose::Embed, |folder| {
-            Embedder::load(folder, &self.threads)
-        })
-    }
-
-    fn scorer(&self, name: &str) -> Result<Arc<Scorer>, EngineError> {
-        self.model(&self.scorers, name, Purpose::BertScore, |folder| {
-            Scorer::load(name, folder, &self.options.bertscore_layers, &self.threads)
-        })
-    }
-
-    /// The model from the registry; if it is not there, from its folder.
-    fn model<M>(
-        &self,
-        registry: &Registry<M>,
-        name: &str,
-        purpose: Purpose,
-        load: impl FnOnce(&PathBuf) -> Result<M, LoadError>,
-    ) -> Result<Arc<M>, EngineError> {
-        if let Some(model) = registry.get(name) {
-            return Ok(model);
+    /// Loads the default models and computes something with each, so that the first request does
+    /// not wait for it; downloads what is missing and may be. A host without one of them is of use
+    /// all the same. Blocks; to be called once.
+    pub fn warm_up(&self) {
+        for model in self.warm_up.models() {
+            self.warm_up.done(self.prepare(model));
         }
-        let Some(folder) = self.sources.find(name, purpose) else {
-            let installed = self.sources.installed();
-            return Err(EngineError::NotInstalled {
-                name: name.to_owned(),
-                installed,
-            });
-        };
-        registry.get_or_load(name, || {
-            let start = Instant::now();
-            let model = load(&folder).map_err(|error| EngineError::Load {
-                name: name.to_owned(),
-                reason: error.to_string(),
-            })?;
-            info!(model = name, ?purpose, folder = %folder.display(), took = ?start.elapsed(), "model loaded");
-            Ok(model)
-        })
+        self.catalog.obtain_others();
+    }
+
+    /// Tells the log what fails; the error is the same text.
+    fn prepare(&self, model: &DefaultModel) -> Result<(), String> {
+        if let Err(fault) = self.catalog.obtain(model) {
+            let fault = format!("model '{}' is not downloaded: {fault}", model.name);
+            error!("default {fault}");
+            return Err(fault);
+        }
+        let warm = self.warm(model);
+        match &warm {
+            Ok(()) => {}
+            Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
+            Err(fault) => error!("default {fault}"),
+        }
+        warm.map_err(|fault| fault.to_string())
+    }
+
+    fn warm(&self, DefaultModel { purpose, name }: &DefaultModel) -> Result<(), EngineError> {
+        let text = ["ready".to_owned()];
+        loop {
+            let computed = match purpose {
+                Purpose::Embed => self.embed(name, &text, &Nobody).map(drop),
+                Purpose::BertScore => self.bertscore(name, &text, &text, &Nobody).map(drop),
+            };
+            // Unlike a request, this has the time.
+            let loads = self.catalog.stage(*purpose, name) != Stage::Absent;
+            if !(loads && matches!(computed, Err(EngineError::Loading { .. }))) {
+                return computed;
+            }
+        }
     }
 }
 
@@ -136,8 +148,10 @@ impl Engine for CandleEngine {
         texts: &[String],
         progress: &dyn Progress,
     ) -> Result<Embeddings, EngineError> {
-        self.embedder(model)?
-            .embed(&self.scheduler, texts, self.options.embed_batch, progress)
+        let (scheduler, step) = (&self.scheduler, self.embed_batch);
+        self.catalog
+            .embedder(model, progress)?
+            .embed(scheduler, texts, step, progress)
     }
 
     fn bertscore(
@@ -147,22 +161,32 @@ impl Engine for CandleEngine {
         references: &[String],
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
-        let step = self.options.embed_batch;
-        self.scorer(model)?
-            .score(&self.scheduler, candidates, references, step, progress)
+        let (scheduler, step) = (&self.scheduler, self.embed_batch);
+        let scorer = self.catalog.scorer(model, progress)?;
+        scorer.score(scheduler, candidates, references, step, progress)
     }
 
     fn loaded_models(&self) -> Vec<String> {
-        let scorers = self
-            .scorers
-            .loaded()
-            .into_iter()
-            .map(|name| format!("bertscore:{name}"));
-        let embedders = self
-            .embedders
-            .loaded()
-            .into_iter()
-            .map(|name| format!("embed:{name}"));
-        scorers.chain(embedders).collect()
+        self.catalog.loaded()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.warm_up
+            .readiness(|model| self.catalog.stage(model.purpose, &model.name))
+    }
+
+    fn model_usage(&self) -> ModelUsage {
+        self.catalog.usage()
+    }
+}
+
+/// Nobody watches the progress.
+struct Nobody;
+
+impl Progress for Nobody {
+    fn finished(&self, _: usize) {}
+
+    fn cancellation(&self) -> Cancellation {
+        Cancellation::default()
     }
 }

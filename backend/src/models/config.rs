@@ -73,7 +73,7 @@ pub(crate) struct EncoderConfig {
     pub(crate) intermediate: usize,
     pub(crate) activation: Activation,
     pub(crate) token_types: usize,
-    pub(crate) layer_norm_epsilon: f64,
+    pub(crate) layer_norm_epsilon: f32,
     /// The embedding of positions.
     pub(crate) positions: Option<Positions>,
     /// A bias of the scores by distance.
@@ -113,7 +113,7 @@ impl Disentangled {
     }
 }
 
-/// ModernBERT's positions and windows.
+/// `ModernBERT`'s positions and windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rotary {
     pub(crate) global_theta: f32,

@@ -58,6 +58,11 @@ impl Embedder {
         })
     }
 
+    /// Memory that the weights take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.encoder.bytes()
+    }
+
     /// One row for each text. Progress is told after each `step` texts.
     pub(crate) fn embed(
         &self,
@@ -105,7 +110,9 @@ fn pool(hidden: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
         Pooling::Mean => {
             ops::add_rows(others, &mut row);
             let tokens = (hidden.len() / width) as f32;
-            row.iter_mut().for_each(|x| *x /= tokens);
+            for x in &mut row {
+                *x /= tokens;
+            }
         }
         Pooling::Max => {
             for other in others.chunks_exact(width) {

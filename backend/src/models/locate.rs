@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::engine::Purpose;
+
 /// The organisation that sentence-transformers puts before a name without one.
 const SENTENCE_TRANSFORMERS: &str = "sentence-transformers";
 /// How many names [`ModelSources::installed`] lists at most.
@@ -16,7 +18,7 @@ const MAX_LISTED: usize = 50;
 /// Longest name in bytes; the hub allows 96 for each of the two parts.
 const MAX_NAME: usize = 200;
 
-/// Where models may lie. Nothing is ever downloaded.
+/// Where models may lie.
 #[derive(Clone, Debug, Default)]
 pub struct ModelSources {
     /// Holds `NAME` or `ORG/NAME` folders.
@@ -25,13 +27,6 @@ pub struct ModelSources {
     pub hub_cache: Option<PathBuf>,
     /// Names that the operator gave at start (the default models), which may be folder paths.
     pub operator_folders: Vec<String>,
-}
-
-/// What a model is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Embed,
-    BertScore,
 }
 
 impl ModelSources {
@@ -78,9 +73,8 @@ impl ModelSources {
 
     fn in_hub_cache(&self, name: &str, purpose: Purpose) -> Option<PathBuf> {
         let cache = self.hub_cache.as_ref()?;
-        let short_for_embedding = purpose == Purpose::Embed && !name.contains('/');
-        let full_name = short_for_embedding.then(|| format!("{SENTENCE_TRANSFORMERS}/{name}"));
-        full_name
+        let on_hub = name_on_hub(name, purpose);
+        on_hub
             .as_deref()
             .into_iter()
             .chain([name])
@@ -88,8 +82,19 @@ impl ModelSources {
     }
 }
 
+/// What the hub calls the model that `name` stands for; `None` if `name` is no name (but a path).
+pub(crate) fn name_on_hub(name: &str, purpose: Purpose) -> Option<String> {
+    if !is_plain(name) {
+        return None;
+    }
+    Some(match purpose {
+        Purpose::Embed if !name.contains('/') => format!("{SENTENCE_TRANSFORMERS}/{name}"),
+        _ => name.to_owned(),
+    })
+}
+
 /// `NAME` or `ORG/NAME`, with nothing in it that has a meaning in a path.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     let odd = |c: char| c == '\\' || c.is_control();
     name.len() <= MAX_NAME

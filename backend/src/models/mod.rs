@@ -4,20 +4,23 @@
 //! The way of a request:
 //!
 //! ```text
-//! name ─ locate ─ registry (load once) ─┬─ embed:  tokenizer ┐            ┌ pooling ─ row
-//!                                       │                    ├ scheduler ─┤
-//!                                       └─ scorer: tokenizer ┘  (encoder) └ bertscore ─ P, R, F
+//! name ─ catalog ─ registry (load once) ─┬─ embed:  tokenizer ┐            ┌ pooling ─ row
+//!                                        │                    ├ scheduler ─┤
+//!                                        └─ scorer: tokenizer ┘  (encoder) └ bertscore ─ P, R, F
 //! ```
 //!
 //! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed.
 
 mod bertscore;
 mod candle_engine;
+mod catalog;
 mod config;
+mod downloads;
 mod embed;
 mod encoder;
 mod error;
 mod layers;
+mod loader;
 mod locate;
 mod pairs;
 mod pipeline;
@@ -25,12 +28,16 @@ mod registry;
 mod scheduler;
 mod scorer;
 mod settings_file;
+mod size;
 mod steps;
 mod tokenizer;
+mod warm_up;
 mod weights;
 
 #[cfg(test)]
 mod test_support;
 
 pub use candle_engine::{CandleEngine, EngineOptions, StartError};
+pub use downloads::DownloadPlan;
 pub use locate::ModelSources;
+pub use warm_up::DefaultModel;

@@ -6,38 +6,39 @@ use crate::engine::Scores;
 
 /// Pairs of texts, by number.
 pub(crate) struct Pairs {
-    pairs: Vec<(usize, usize)>,
+    /// Candidate and reference of each pair.
+    sides_of: Vec<(usize, usize)>,
     scores: Vec<Option<Score>>,
     sides: Vec<Option<Side>>,
     /// For each text, the pairs that it is in.
-    pairs_of: Vec<Vec<usize>>,
+    of_text: Vec<Vec<usize>>,
 }
 
 impl Pairs {
     /// Candidate and reference of each pair, which are numbers below `texts`.
     pub(crate) fn new(pairs: Vec<(usize, usize)>, texts: usize) -> Self {
-        let mut pairs_of = vec![Vec::new(); texts];
+        let mut of_text = vec![Vec::new(); texts];
         for (pair, (candidate, reference)) in pairs.iter().enumerate() {
-            pairs_of[*candidate].push(pair);
+            of_text[*candidate].push(pair);
             if reference != candidate {
-                pairs_of[*reference].push(pair);
+                of_text[*reference].push(pair);
             }
         }
         Self {
             scores: vec![None; pairs.len()],
-            pairs,
+            sides_of: pairs,
             sides: (0..texts).map(|_| None).collect(),
-            pairs_of,
+            of_text,
         }
     }
 
     /// Text number `text` is there: scores the pairs that it completes. Gives how many.
     pub(crate) fn put(&mut self, text: usize, side: Side) -> usize {
         self.sides[text] = Some(side);
-        let pairs = std::mem::take(&mut self.pairs_of[text]);
+        let pairs = std::mem::take(&mut self.of_text[text]);
         let mut completed = 0;
         for pair in &pairs {
-            let (candidate, reference) = self.pairs[*pair];
+            let (candidate, reference) = self.sides_of[*pair];
             if let (Some(candidate), Some(reference)) =
                 (&self.sides[candidate], &self.sides[reference])
             {
@@ -45,19 +46,19 @@ impl Pairs {
                 completed += 1;
             }
         }
-        self.pairs_of[text] = pairs;
+        self.of_text[text] = pairs;
         self.drop_finished(text);
         completed
     }
 
     /// Drops `text` and those it was paired with, where all their pairs are scored.
     fn drop_finished(&mut self, text: usize) {
-        let partners = self.pairs_of[text].iter().flat_map(|pair| {
-            let (candidate, reference) = self.pairs[*pair];
+        let partners = self.of_text[text].iter().flat_map(|pair| {
+            let (candidate, reference) = self.sides_of[*pair];
             [candidate, reference]
         });
         for text in partners.chain([text]).collect::<Vec<_>>() {
-            if self.pairs_of[text]
+            if self.of_text[text]
                 .iter()
                 .all(|pair| self.scores[*pair].is_some())
             {

@@ -1,6 +1,6 @@
 //! `BERTScore` of a whole request: each different text is encoded once, wherever it occurs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use super::bertscore::Side;
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
 use super::error::{LoadError, inference};
-use super::layers::layer_for;
 use super::pairs::Pairs;
 use super::scheduler::Scheduler;
 use super::steps::Steps;
@@ -27,20 +26,14 @@ pub(crate) struct Scorer {
 }
 
 impl Scorer {
-    /// Loads the model in `folder`, which goes by `name`, up to the layer that is compared.
+    /// Loads the model in `folder` up to `layer`, the one that is compared.
     ///
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference
     /// cuts nothing and then fails on a text with more tokens than the encoder has positions; here
     /// such a text is cut at the positions.
-    pub(crate) fn load(
-        name: &str,
-        folder: &Path,
-        layers: &BTreeMap<String, usize>,
-        threads: &Threads,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn load(folder: &Path, layer: usize, threads: &Threads) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
-        let layer = layer_for(name, layers, config.layers)?;
         let limit = tokens
             .max_length
             .into_iter()
@@ -62,6 +55,11 @@ impl Scorer {
             tokenizer,
             special,
         })
+    }
+
+    /// Memory that the weights take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.encoder.bytes()
     }
 
     /// The score of each pair. Progress is told after each `step` pairs.
@@ -142,6 +140,10 @@ mod tests {
 
         fn width(&self) -> usize {
             2
+        }
+
+        fn bytes(&self) -> u64 {
+            0
         }
     }
 

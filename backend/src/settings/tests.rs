@@ -19,6 +19,12 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--model-bertscore=microsoft/deberta-xlarge-mnli",
         "--max-connections=1024",
         "--max-buffered-mb=512",
+        "--model-memory-mb=",
+        "--download=0",
+        "--offline=0",
+        "--transformers-offline=0",
+        "--hub-endpoint=https://huggingface.co",
+        "--hub-token=",
         "--hub-cache=/cache",
         "--hub-home=/home",
         "--log=info",
@@ -89,6 +95,29 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "GPU_BRIDGE_MAX_BUFFERED_MB (--max-buffered-mb)",
             "from 1 to",
         ),
+        (
+            "--model-memory-mb=0",
+            "GPU_MODEL_MEMORY_MB (--model-memory-mb)",
+            "a whole number from 1 to",
+        ),
+        (
+            "--download=maybe",
+            "GPU_BRIDGE_DOWNLOAD (--download)",
+            "1 or 0",
+        ),
+        ("--offline=2", "HF_HUB_OFFLINE (--offline)", "1 or 0"),
+        ("--transformers-offline=x", "TRANSFORMERS_OFFLINE", "1 or 0"),
+        ("--download-model=../x", "--download-model", "ORG/NAME"),
+        (
+            "--download-model=a/b",
+            "--download-model",
+            "together with --download",
+        ),
+        (
+            "--hub-endpoint=ftp://hub",
+            "HF_ENDPOINT (--hub-endpoint)",
+            "a URL",
+        ),
         ("--listen=localhost", "--listen", "IP:PORT"),
         (
             "--models-dir=/does/not/exist",
@@ -128,6 +157,30 @@ fn the_key_is_never_told() {
 }
 
 #[test]
+fn the_token_is_never_told() {
+    let told = problem("--hub-token=s3cret\u{7}");
+    assert_eq!(told, format!("error: {}", Problem::Token));
+    let settings = settings(&["--hub-token=s3cret", "--download"]).unwrap();
+    assert!(!format!("{settings:?}").contains("s3cret"));
+}
+
+#[test]
+fn downloads_are_asked_for_and_offline_wins() {
+    let downloads = |flags: &[&str]| settings(flags).unwrap().downloads;
+    assert!(matches!(downloads(&[]), Downloads::Off));
+    let Downloads::On(plan) = downloads(&["--download", "--download-model=org/a"]) else {
+        panic!("downloads are off");
+    };
+    assert_eq!(plan.models, ["org/a"]);
+    assert_eq!(plan.hub.cache, Path::new("/cache"));
+    assert_eq!(plan.hub.token, None);
+    for offline in ["--offline=1", "--transformers-offline=YES"] {
+        let downloads = downloads(&["--download=1", offline]);
+        assert!(matches!(downloads, Downloads::Offline), "{offline}");
+    }
+}
+
+#[test]
 fn an_empty_key_is_none() {
     assert!(settings(&["--api-key="]).unwrap().api.api_key.is_none());
 }
@@ -164,6 +217,13 @@ fn a_batch_of_0_counts_as_1() {
         settings(&["--embed-batch=0"]).unwrap().embed_batch,
         NonZeroUsize::MIN
     );
+}
+
+#[test]
+fn memory_is_given_in_megabytes_or_left_to_us() {
+    let memory = |flag| settings(&[flag]).unwrap().model_memory;
+    assert_eq!(memory("--model-memory-mb=3"), Some(3 << 20));
+    assert_eq!(memory("--model-memory-mb="), None);
 }
 
 #[test]

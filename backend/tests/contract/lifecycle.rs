@@ -195,6 +195,26 @@ async fn a_failing_engine_is_an_error_with_an_id_and_no_details() {
 }
 
 #[tokio::test]
+async fn a_model_that_cannot_be_used_now_but_soon_is_worth_another_request() {
+    let engine = FakeEngine::scripted(|text, _| {
+        let name = "m".to_owned();
+        Err(match text {
+            "memory" => EngineError::NoMemory { name },
+            _ => EngineError::Loading { name },
+        })
+    });
+    let service = start(engine, one_slot()).await;
+    for text in ["memory", "loading"] {
+        let answer = service.embed(text).await;
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "5");
+        let body: Value = answer.json().await.unwrap();
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.contains("'m'") && detail.contains("retry later"));
+    }
+}
+
+#[tokio::test]
 async fn a_body_beyond_any_legal_request_is_413() {
     let limits = Limits {
         batch_size: 1,

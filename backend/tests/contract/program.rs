@@ -4,7 +4,9 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -33,6 +35,7 @@ async fn wrong_settings_end_the_program_with_code_2_and_name_the_variable() {
         ("GPU_BRIDGE_DEVICE", "tpu"),
         ("MODEL_EMBED", ""),
         ("API_KEY", "s3cret\n"),
+        ("GPU_MODEL_MEMORY_MB", "half"),
     ];
     for (variable, value) in table {
         let ended = program().env(variable, value).output().await.unwrap();
@@ -56,6 +59,45 @@ async fn help_shows_every_setting_and_no_key() {
     let help = String::from_utf8(ended.stdout).unwrap();
     assert!(help.contains("--max-concurrent") && help.contains("GPU_MAX_CONCURRENT"));
     assert!(!help.contains("s3cret"));
+}
+
+/// Opening a named pipe that nobody writes to blocks: a load that never ends.
+fn model_that_loads_for_ever() -> TempDir {
+    let models = TempDir::new().unwrap();
+    let model = models.path().join(EMBED);
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("config.json"), "{}").unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(model.join("modules.json"))
+        .status();
+    assert!(made.unwrap().success());
+    models
+}
+
+#[tokio::test]
+async fn while_models_load_the_program_answers_and_ends_when_told_to() {
+    let models = model_that_loads_for_ever();
+    let mut command = program();
+    command
+        .args(["--listen=127.0.0.1:0", "--log=warn", "--api-key=s3cret"])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!("--hub-cache={}", models.path().display()));
+    let running = listening(command).await;
+    let get = |path| reqwest::get(format!("{}{path}", running.url));
+
+    let health: Value = get("/health").await.unwrap().json().await.unwrap();
+    let model = |purpose, name| json!({"name": name, "purpose": purpose, "state": "loading"});
+    let expected = json!({
+        "status": "ok",
+        "device": "cpu",
+        "ready": false,
+        "models": [model("embed", EMBED), model("bertscore", BERTSCORE)],
+    });
+    assert_eq!(health, expected);
+    let ready = get("/ready").await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert_eq!(ready.headers()["retry-after"], "5");
+    running.stop().await;
 }
 
 /// A models folder as in the recordings: both default names lead to one model.
@@ -84,8 +126,10 @@ struct Running {
     url: String,
 }
 
+/// The program under the circumstances of a recording, with its models loaded.
 async fn start(run: &recording::Suite, models: &Path) -> Running {
-    let mut program = program()
+    let mut command = program();
+    command
         .args(["--listen=127.0.0.1:0", "--log=warn"])
         .arg(format!("--models-dir={}", models.display()))
         .arg(format!("--hub-cache={}", models.join("no-hub").display()))
@@ -94,10 +138,16 @@ async fn start(run: &recording::Suite, models: &Path) -> Running {
             "--bertscore-layer={}=6",
             models.join(EMBED).display()
         ))
-        .envs(&run.env)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .envs(&run.env);
+    let running = listening(command).await;
+    while !running.is_ready().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running
+}
+
+async fn listening(mut command: Command) -> Running {
+    let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
     let line = lines
         .next_line()
@@ -109,6 +159,12 @@ async fn start(run: &recording::Suite, models: &Path) -> Running {
 }
 
 impl Running {
+    /// Asks as an orchestrator does, without a key.
+    async fn is_ready(&self) -> bool {
+        let ready = reqwest::get(format!("{}/ready", self.url)).await.unwrap();
+        ready.status() == 200
+    }
+
     async fn send(&self, client: &reqwest::Client, case: &Case) -> Answer {
         let url = format!("{}{}", self.url, case.request.path);
         let method = case.request.method.parse().unwrap();

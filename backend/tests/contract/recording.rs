@@ -57,6 +57,7 @@ struct ResponseBody {
 }
 
 /// What came back in a replay.
+#[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-use super::Process;
+use super::{Process, eventually};
 
 /// A running backend.
 pub(crate) struct Backend {
@@ -16,7 +16,7 @@ impl Backend {
     /// The model that `make model` fetches.
     pub(crate) const MODEL: &'static str = "all-MiniLM-L6-v2";
 
-    /// Starts one that admits holders of `api_key` and has one slot; returns once it listens.
+    /// Starts one that admits holders of `api_key` and has one slot; returns once its models are loaded.
     pub(crate) async fn start(name: &str, api_key: &str) -> Self {
         let mut command = Command::new(program());
         command
@@ -30,9 +30,15 @@ impl Backend {
             .env("RUST_LOG", "info");
         let mut process = Process::start(name, &mut command);
         let address = process.announced("listening on http://").await;
+        let url = format!("http://{address}");
+        eventually("the models are loaded", async || {
+            let ready = reqwest::get(format!("{url}/ready")).await;
+            ready.is_ok_and(|ready| ready.status().is_success())
+        })
+        .await;
         Self {
             _process: process,
-            url: format!("http://{address}"),
+            url,
         }
     }
 

@@ -107,7 +107,7 @@ fn take_if<'a>(columns: &mut impl Iterator<Item = &'a [f32]>, wanted: bool) -> &
 }
 
 /// The most registers across a panel: as many as leave room for [`TILE`](super::gemm::TILE) rows of
-/// sums (16 registers with AVX2, 32 with AVX-512 and on AArch64).
+/// sums (16 registers with AVX2, 32 with AVX-512 and on aarch64).
 pub(crate) fn most_registers(lanes: usize) -> usize {
     if lanes == 8 { 2 } else { 4 }
 }

@@ -81,7 +81,7 @@ fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let x2 = s.mul_f32s(x, x);
     let numerator = [
         -1.609_603_3e-2,
-        -2.954_599_8e-3,
+        -2.954_6e-3,
         -7.349_906e-4,
         -5.692_506_5e-5,
         -2.101_024e-6,
@@ -246,8 +246,8 @@ pub(crate) fn sum<S: Simd>(s: S, row: &[f32], function: &impl Unary) -> f32 {
             *sum = s.add_f32s(*sum, function.of(s, *x));
         }
     }
-    let [a, b, c, d] = sums;
-    let mut sum = s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d));
+    let [first, second, third, fourth] = sums;
+    let mut sum = s.add_f32s(s.add_f32s(first, second), s.add_f32s(third, fourth));
     for x in ones {
         sum = s.add_f32s(sum, function.of(s, *x));
     }

@@ -42,7 +42,7 @@ pub(super) struct Checkpoint<'a> {
 }
 
 impl<'a> Checkpoint<'a> {
-    pub(super) fn new(tensors: VarBuilder<'static>, config: &'a EncoderConfig) -> Result<Self> {
+    pub(super) fn new(tensors: &VarBuilder<'static>, config: &'a EncoderConfig) -> Result<Self> {
         let names = names::of(config.architecture);
         let mut checkpoint = Self {
             tensors: root(tensors, names)?,
@@ -204,6 +204,7 @@ impl<'a> Checkpoint<'a> {
                 }
             }
         };
+        #[expect(clippy::cast_possible_truncation, reason = "weights are `f32`")]
         let scale = self.scale() as f32;
         let queries = qkv.weight.data[..hidden * hidden].iter_mut();
         let biases = qkv.bias.iter_mut().flat_map(|bias| &mut bias[..hidden]);
@@ -232,7 +233,7 @@ impl<'a> Checkpoint<'a> {
             return Ok(Some(positions));
         }
         let norm = encoder.pp("LayerNorm");
-        let epsilon = self.config.layer_norm_epsilon as f32;
+        let epsilon = self.config.layer_norm_epsilon;
         let (weight, bias) = norm_tensors(&norm, self.config.hidden)?;
         Ok(Some(candle_nn::ops::layer_norm(
             &positions, &weight, &bias, epsilon,
@@ -298,22 +299,22 @@ impl<'a> Checkpoint<'a> {
         Ok(NormWeights {
             weight: numbers(&weight)?,
             bias: Some(numbers(&bias)?),
-            epsilon: self.config.layer_norm_epsilon as f32,
+            epsilon: self.config.layer_norm_epsilon,
         })
     }
 }
 
 /// The tensors of the encoder, which may be under its family's prefix.
-fn root(tensors: VarBuilder<'static>, names: &Names) -> Result<VarBuilder<'static>> {
+fn root(tensors: &VarBuilder<'static>, names: &Names) -> Result<VarBuilder<'static>> {
     let landmark = format!("{}.weight", names.words);
-    let found = weights::prefixed(&tensors, &["", names.prefix], &landmark);
+    let found = weights::prefixed(tensors, &["", names.prefix], &landmark);
     found.ok_or(CheckpointError::OtherModel {
         landmark,
         prefix: names.prefix,
     })
 }
 
-/// Weight and bias of a norm. ModernBERT's norms have no bias.
+/// Weight and bias of a norm. `ModernBERT`'s norms have no bias.
 fn norm_tensors(
     tensors: &VarBuilder<'static>,
     size: usize,

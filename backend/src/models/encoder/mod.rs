@@ -32,6 +32,9 @@ pub(crate) trait Encode: Send + Sync {
 
     /// Length of a token's vector.
     fn width(&self) -> usize;
+
+    /// Memory that the weights take, in bytes.
+    fn bytes(&self) -> u64;
 }
 
 /// Why a batch was not encoded. The texts go to the log.
@@ -66,6 +69,10 @@ impl Encode for Encoder {
     fn width(&self) -> usize {
         Encoder::width(self)
     }
+
+    fn bytes(&self) -> u64 {
+        Encoder::bytes(self) as u64
+    }
 }
 
 /// Loads the encoder in `folder`, its first `layers` layers only.
@@ -80,7 +87,7 @@ pub(crate) fn load(
 ) -> Result<Encoder, LoadError> {
     let tensors = weights::open(folder, &Device::Cpu)?;
     let problem = |error: &dyn std::fmt::Display| weights::problem(folder, error.to_string());
-    let checkpoint = Checkpoint::new(tensors, config).map_err(|error| problem(&error))?;
+    let checkpoint = Checkpoint::new(&tensors, config).map_err(|error| problem(&error))?;
     let build = || -> Result<Encoder, checkpoint::CheckpointError> {
         let mut encoder = checkpoint.start(threads.clone())?;
         for index in 0..layers {

@@ -253,17 +253,17 @@ mod tests {
             budget in 1..120_usize,
         ) {
             let mut queue = queue(&[('m', &a), ('m', &b)]);
-            let mut tokens = [0_i64; 2];
+            let mut tokens = [0_usize; 2];
             let mut left = [a.len(), b.len()];
             while left.iter().all(|left| *left > 0) {
                 for (request, nth) in next(&mut queue, budget) {
                     let request = usize::from(request == 1);
-                    tokens[request] += [&a, &b][request][nth] as i64;
+                    tokens[request] += [&a, &b][request][nth];
                     left[request] -= 1;
                 }
                 if left.iter().all(|left| *left > 0) {
                     // A text that does not fit into the rest of a batch lets the other one pass.
-                    prop_assert!((tokens[0] - tokens[1]).abs() <= 50 + budget as i64, "{tokens:?}");
+                    prop_assert!(tokens[0].abs_diff(tokens[1]) <= 50 + budget, "{tokens:?}");
                 }
             }
         }

@@ -87,13 +87,14 @@ impl Scheduler {
         mut keep: impl FnMut(usize, &[f32]),
     ) -> Result<(), EngineError> {
         let mut request = self.open(Arc::clone(encoder), progress.cancellation());
-        loop {
+        while !progress.is_cancelled() {
             while request.out < WINDOW && request.submit_portion(&mut ids)? {}
             let Some((number, hidden)) = request.receive()? else {
                 return Ok(());
             };
             keep(number, hidden.rows());
         }
+        Err(EngineError::Cancelled)
     }
 
     fn open(&self, encoder: Arc<dyn Encode>, cancellation: Cancellation) -> Request<'_> {

@@ -53,6 +53,10 @@ impl Encode for Scripted {
     fn width(&self) -> usize {
         1
     }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// A device under control: what it began, and how to let it go on.

@@ -1,1 +1,0 @@
-//! Plain formulas in `f64`, to compare with.

@@ -1,0 +1,137 @@
+//! What a model is told apart by, and how it is loaded.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use gpu_bridge_encoder::Threads;
+use tracing::info;
+
+use super::embed::Embedder;
+use super::pipeline::Pipeline;
+use super::registry::{Facts, Resident, Source, Version};
+use super::scorer::Scorer;
+use super::size;
+use crate::engine::Purpose;
+use crate::metrics::EngineMetrics;
+
+/// How deep below a model's folder its files lie: those of modules are in folders of their own.
+const DEPTH: usize = 2;
+
+/// What is loaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ModelKey {
+    /// Without links.
+    pub(crate) folder: PathBuf,
+    /// For `BERTScore`, the layer that is compared; for embeddings there is none.
+    pub(crate) layer: Option<usize>,
+}
+
+impl ModelKey {
+    fn purpose(&self) -> Purpose {
+        match self.layer {
+            Some(_) => Purpose::BertScore,
+            None => Purpose::Embed,
+        }
+    }
+}
+
+impl fmt::Display for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folder = self.folder.display();
+        match self.layer {
+            Some(layer) => write!(f, "bertscore:{folder} (layer {layer})"),
+            None => write!(f, "embed:{folder}"),
+        }
+    }
+}
+
+/// A loaded model.
+pub(crate) enum Model {
+    Embedder(Arc<Embedder>),
+    Scorer(Arc<Scorer>),
+}
+
+impl Resident for Model {
+    fn memory_bytes(&self) -> Option<u64> {
+        Some(match self {
+            Self::Embedder(model) => model.bytes(),
+            Self::Scorer(model) => model.bytes(),
+        })
+    }
+}
+
+/// Reads models from their folders.
+pub(crate) struct Loader {
+    threads: Threads,
+    metrics: EngineMetrics,
+}
+
+impl Loader {
+    /// Models will run on `threads`.
+    pub(crate) fn new(threads: Threads, metrics: EngineMetrics) -> Self {
+        Self { threads, metrics }
+    }
+}
+
+impl Source for Loader {
+    type Key = ModelKey;
+    type Model = Model;
+
+    fn inspect(&self, key: &ModelKey) -> Facts {
+        let encoder = match key.layer {
+            Some(_) => Ok(key.folder.clone()),
+            None => Pipeline::read(&key.folder).map(|pipeline| pipeline.encoder),
+        };
+        let bytes = encoder.map_or(0, |folder| {
+            size::encoder_bytes(&folder, key.layer).unwrap_or(0)
+        });
+        let version = version(&key.folder);
+        Facts { bytes, version }
+    }
+
+    fn load(&self, key: &ModelKey) -> Result<Model, String> {
+        let start = Instant::now();
+        let loaded = match key.layer {
+            Some(layer) => Scorer::load(&key.folder, layer, &self.threads)
+                .map(|model| Model::Scorer(Arc::new(model))),
+            None => Embedder::load(&key.folder, &self.threads)
+                .map(|model| Model::Embedder(Arc::new(model))),
+        };
+        let purpose = key.purpose().name();
+        self.metrics
+            .model_loaded(purpose, start.elapsed(), loaded.is_ok());
+        let model = loaded.map_err(|error| error.to_string())?;
+        info!(model = %key, took = ?start.elapsed(), "model loaded");
+        Ok(model)
+    }
+}
+
+/// The state of the files in `folder`: their names, sizes and times of change.
+fn version(folder: &Path) -> Version {
+    let mut files = Vec::new();
+    list(folder, DEPTH, &mut files);
+    files.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    files.hash(&mut hasher);
+    Version(hasher.finish())
+}
+
+type FileState = (PathBuf, u64, Option<SystemTime>);
+
+/// What cannot be read is left out: then its appearance is a change.
+fn list(folder: &Path, depth: usize, files: &mut Vec<FileState>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        // Links are followed: the hub's cache consists of them.
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() && depth > 1 => list(&path, depth - 1, files),
+            Ok(found) if found.is_file() => files.push((path, found.len(), found.modified().ok())),
+            _ => {}
+        }
+    }
+}
