@@ -92,6 +92,10 @@ pub struct Cli {
     #[arg(long, env = "TORCH_DEVICE", value_name = "DEVICE")]
     pub(crate) torch_device: Option<String>,
 
+    /// Threads that compute [default: one for each processor that this process may use]
+    #[arg(long, env = "GPU_BRIDGE_THREADS", value_name = "N")]
+    pub(crate) threads: Option<String>,
+
     /// Folder with models, each in a folder NAME or ORG/NAME
     #[arg(long, env = "GPU_BRIDGE_MODELS_DIR", value_name = "DIR")]
     pub(crate) models_dir: Option<PathBuf>,
@@ -150,11 +154,11 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
     let options = EngineOptions {
-        device: settings.device.open()?,
+        threads: settings.threads,
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
     };
-    let engine = Arc::new(CandleEngine::new(settings.sources, options));
+    let engine = Arc::new(CandleEngine::new(settings.sources, options)?);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(run_until_stopped(engine, settings.listen, settings.api));
     // A model that is still being loaded is not waited for.

@@ -22,6 +22,9 @@ use crate::models::ModelSources;
 /// free for everything else.
 const MOST_CONCURRENT: u32 = 256;
 
+/// More threads than any machine has processors.
+const MOST_THREADS: usize = 1024;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,6 +34,8 @@ pub struct Settings {
     pub api: Options,
     /// Where the models run.
     pub device: DeviceChoice,
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
     /// Texts for each step of progress.
     pub embed_batch: NonZeroUsize,
     /// Where the models lie.
@@ -87,6 +92,7 @@ impl Settings {
             listen: check.listen(&cli.listen),
             api: check.api(cli, device),
             device,
+            threads: check.threads(cli.threads.as_deref()),
             embed_batch: check.embed_batch(&cli.embed_batch),
             sources: check.sources(cli),
             bertscore_layers: check.layers(&cli.bertscore_layer),
@@ -204,6 +210,15 @@ impl Check {
     }
 
     /// 0 counts as 1, as in the Python service.
+    fn threads(&mut self, text: Option<&str>) -> NonZeroUsize {
+        let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            return all;
+        };
+        let count = self.number("GPU_BRIDGE_THREADS (--threads)", text, 1..=MOST_THREADS);
+        NonZeroUsize::new(count).unwrap_or(all)
+    }
+
     fn embed_batch(&mut self, text: &str) -> NonZeroUsize {
         let range = 0..=u32::MAX as usize;
         let number = self.number("GPU_EMBED_BATCH (--embed-batch)", text, range);

@@ -1,29 +1,25 @@
-//! Running many sequences through an encoder: in batches of similar length, so that little is
-//! computed for padding and a batch's memory stays bounded.
+//! Running many sequences through an encoder, in batches whose memory is bounded.
 //!
-//! A batch holds at most [`MAX_TOKENS`] tokens, padding included, and no sequence less than half as
-//! long as its longest. Whether anybody still waits is asked before each batch.
+//! A batch holds at most [`MAX_TOKENS`] tokens. Whether anybody still waits is asked before each
+//! batch.
 
-use candle_core::Tensor;
-
-use super::encoder::Encoder;
+use super::encoder::Encode;
 use crate::engine::{EngineError, Progress};
 
-/// The most tokens in a batch, padding included; a longer sequence is a batch of its own. It bounds
-/// memory: attention holds a few matrices of tokens × longest × heads numbers, each of them 100 MB
-/// for 12 heads and sequences of 512.
+/// The most tokens in a batch; a longer sequence is a batch of its own. It bounds memory, and how
+/// long a request that is not wanted any more still computes.
 const MAX_TOKENS: usize = 4096;
 
-/// Encodes `sequences` and hands each one's place and result to `keep`, in any order.
+/// Encodes `sequences` and hands each one's place and hidden states (`[tokens, hidden]`, flat) to
+/// `keep`, in any order.
 ///
 /// # Errors
-/// [`EngineError::Cancelled`] before the next batch; [`EngineError::Inference`] of the encoder or
-/// of `keep`.
+/// [`EngineError::Cancelled`] before the next batch; [`EngineError::Inference`] of the encoder.
 pub(crate) fn run(
-    encoder: &dyn Encoder,
+    encoder: &dyn Encode,
     sequences: &[&[u32]],
     progress: &dyn Progress,
-    mut keep: impl FnMut(usize, &Tensor) -> candle_core::Result<()>,
+    mut keep: impl FnMut(usize, &[f32]),
 ) -> Result<(), EngineError> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
     for places in batches(&lengths) {
@@ -31,9 +27,9 @@ pub(crate) fn run(
             return Err(EngineError::Cancelled);
         }
         let batch: Vec<&[u32]> = places.iter().map(|place| sequences[*place]).collect();
-        let outputs = encoder.forward(&batch).map_err(inference)?;
-        for (place, output) in places.iter().zip(&outputs) {
-            keep(*place, output).map_err(inference)?;
+        let hidden = encoder.forward(&batch).map_err(inference)?;
+        for (place, rows) in places.iter().zip(hidden.sequences()) {
+            keep(*place, rows);
         }
     }
     Ok(())
@@ -54,18 +50,17 @@ pub(crate) fn longest_first(lengths: &[usize]) -> Vec<usize> {
 /// The places of `lengths`, in batches.
 fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
     let order = longest_first(lengths);
-    let mut rest = order.as_slice();
-    let mut batches = Vec::new();
-    while let Some(first) = rest.first() {
-        let longest = lengths[*first];
-        let room = (MAX_TOKENS / longest.max(1)).max(1);
-        let similar = rest
-            .iter()
-            .take(room)
-            .take_while(|place| 2 * lengths[**place] >= longest);
-        let (batch, after) = rest.split_at(similar.count());
-        batches.push(batch.to_vec());
-        rest = after;
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for place in order {
+        tokens = tokens.saturating_add(lengths[place]);
+        match batches.last_mut() {
+            Some(batch) if tokens <= MAX_TOKENS => batch.push(place),
+            _ => {
+                tokens = lengths[place];
+                batches.push(vec![place]);
+            }
+        }
     }
     batches
 }
@@ -77,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn similar_lengths_go_together() {
-        assert_eq!(batches(&[3, 100, 4, 90, 3]), [vec![1, 3], vec![2, 0, 4]]);
+    fn the_longest_come_first() {
+        assert_eq!(batches(&[3, 100, 4, 4000, 3]), [vec![3], vec![1, 2, 0, 4]]);
     }
 
     #[test]
@@ -99,9 +94,8 @@ mod tests {
         ) {
             let batches = batches(&lengths);
             for batch in &batches {
-                let longest = batch.iter().map(|place| lengths[*place]).max().expect("not empty");
-                prop_assert!(batch.len() == 1 || batch.len() * longest <= MAX_TOKENS);
-                prop_assert!(batch.iter().all(|place| 2 * lengths[*place] >= longest));
+                let tokens: usize = batch.iter().map(|place| lengths[*place]).sum();
+                prop_assert!(batch.len() == 1 || tokens <= MAX_TOKENS);
             }
             let mut places: Vec<usize> = batches.concat();
             places.sort_unstable();

@@ -13,12 +13,13 @@
 //! one whose text is special tokens alone has weights that sum to 0, hence NaN. NaN spreads through
 //! maxima and sums, except to F, where it becomes 0. Nothing is clamped.
 
-use candle_core::{D, Result, Tensor};
+use gpu_bridge_encoder::ops;
 
 /// One text of a pair, ready to be matched.
 pub(crate) struct Side {
-    /// The tokens' vectors, each of length 1: `[tokens, hidden]`.
-    directions: Tensor,
+    /// The tokens' vectors, each of length 1: `[tokens, width]`, flat.
+    directions: Vec<f32>,
+    width: usize,
     /// 0 for a special token, 1 for any other.
     weights: Vec<f32>,
     /// True if nothing is there but the special tokens that every text gets.
@@ -26,16 +27,27 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// The text with these `ids`, encoded as `hidden` (`[tokens, hidden]`). `special` weigh nothing
-    /// wherever they occur; `frame` of them are around every text.
-    pub(crate) fn new(hidden: &Tensor, ids: &[u32], special: &[u32], frame: usize) -> Result<Self> {
-        let lengths = hidden.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    /// The text with these `ids`, encoded as `hidden` (`[tokens, width]`, flat). `special` weigh
+    /// nothing wherever they occur; `frame` of them are around every text.
+    pub(crate) fn new(
+        hidden: &[f32],
+        width: usize,
+        ids: &[u32],
+        special: &[u32],
+        frame: usize,
+    ) -> Self {
+        let mut directions = hidden.to_vec();
+        for row in directions.chunks_exact_mut(width) {
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|x| *x /= length);
+        }
         let weight = |id| if special.contains(id) { 0.0 } else { 1.0 };
-        Ok(Self {
-            directions: hidden.broadcast_div(&lengths)?,
+        Self {
+            directions,
+            width,
             weights: ids.iter().map(weight).collect(),
             empty: ids.len() <= frame,
-        })
+        }
     }
 }
 
@@ -65,23 +77,28 @@ impl Score {
 }
 
 /// Scores one pair.
-pub(crate) fn score(candidate: &Side, reference: &Side) -> Result<Score> {
+pub(crate) fn score(candidate: &Side, reference: &Side) -> Score {
     if candidate.empty || reference.empty {
-        return Ok(Score::NOTHING);
+        return Score::NOTHING;
     }
-    let similarity = candidate.directions.matmul(&reference.directions.t()?)?;
-    let rows: Vec<Vec<f32>> = similarity.to_vec2()?; // [candidate tokens][reference tokens]
-    let (of_candidate, of_reference) = best_matches(&rows, reference.weights.len());
+    let columns = reference.weights.len();
+    // [candidate tokens, reference tokens]
+    let similarity = ops::dot_products(
+        &candidate.directions,
+        &reference.directions,
+        candidate.width,
+    );
+    let (of_candidate, of_reference) = best_matches(&similarity, columns);
     let precision = weighted_mean(&of_candidate, &candidate.weights);
     let recall = weighted_mean(&of_reference, &reference.weights);
-    Ok(Score::new(precision, recall))
+    Score::new(precision, recall)
 }
 
 /// The largest number of each row and of each of the `columns` columns.
-fn best_matches(rows: &[Vec<f32>], columns: usize) -> (Vec<f32>, Vec<f32>) {
+fn best_matches(similarity: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
     let mut of_columns = vec![f32::NEG_INFINITY; columns];
-    let mut of_rows = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut of_rows = Vec::with_capacity(similarity.len() / columns);
+    for row in similarity.chunks_exact(columns) {
         of_rows.push(row.iter().copied().fold(f32::NEG_INFINITY, larger));
         for (best, x) in of_columns.iter_mut().zip(row) {
             *best = larger(*best, *x);
@@ -91,7 +108,7 @@ fn best_matches(rows: &[Vec<f32>], columns: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// The larger of two numbers, NaN if either is: unlike `f32::max`, which drops NaN.
-fn larger(a: f32, b: f32) -> f32 {
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if a.is_nan() || a > b { a } else { b }
 }
 
@@ -107,8 +124,6 @@ fn weighted_mean(values: &[f32], weights: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     /// Start and end of every text below.
@@ -125,9 +140,8 @@ mod tests {
 
     fn side_of(tokens: &[(u32, [f32; 3])]) -> Side {
         let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
-        let vectors: Vec<&[f32]> = tokens.iter().map(|(_, vector)| vector.as_slice()).collect();
-        let hidden = Tensor::new(vectors, &Device::Cpu).expect("tensor");
-        Side::new(&hidden, &ids, &[START, END], 2).expect("side")
+        let hidden: Vec<f32> = tokens.iter().flat_map(|(_, vector)| *vector).collect();
+        Side::new(&hidden, 3, &ids, &[START, END], 2)
     }
 
     fn scored(candidate: &Side, reference: &Side) -> (f32, f32, f32) {
@@ -135,7 +149,7 @@ mod tests {
             precision,
             recall,
             f1,
-        } = score(candidate, reference).expect("score");
+        } = score(candidate, reference);
         (precision, recall, f1)
     }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
+use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
+use thiserror::Error;
 use tracing::info;
 
 use super::embed::Embedder;
@@ -19,8 +20,8 @@ use crate::engine::{Embeddings, Engine, EngineError, Progress, Scores};
 /// How models are run.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Where they run.
-    pub device: Device,
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
     /// Texts, or pairs, for each step of progress (`GPU_EMBED_BATCH`).
     pub embed_batch: NonZeroUsize,
     /// The hidden layer that `BERTScore` compares, by model name; for others the published one, else
@@ -28,12 +29,17 @@ pub struct EngineOptions {
     pub bertscore_layers: BTreeMap<String, usize>,
 }
 
+/// The engine cannot start.
+#[derive(Debug, Error)]
+#[error("cannot start the threads that compute: {0}")]
+pub struct StartError(#[from] ThreadPoolBuildError);
+
 impl Default for EngineOptions {
-    /// The processor, 32 texts, published layers.
+    /// One thread for each processor that this process may use, 32 texts, published layers.
     fn default() -> Self {
         const TEXTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
         Self {
-            device: Device::Cpu,
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             embed_batch: TEXTS,
             bertscore_layers: BTreeMap::new(),
         }
@@ -44,35 +50,35 @@ impl Default for EngineOptions {
 pub struct CandleEngine {
     sources: ModelSources,
     options: EngineOptions,
+    threads: Threads,
     embedders: Registry<Embedder>,
     scorers: Registry<Scorer>,
 }
 
 impl CandleEngine {
     /// An engine that has loaded nothing yet.
-    pub fn new(sources: ModelSources, options: EngineOptions) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The system refuses the threads.
+    pub fn new(sources: ModelSources, options: EngineOptions) -> Result<Self, StartError> {
+        Ok(Self {
+            threads: Threads::new(options.threads)?,
             sources,
             options,
             embedders: Registry::new(),
             scorers: Registry::new(),
-        }
+        })
     }
 
     fn embedder(&self, name: &str) -> Result<Arc<Embedder>, EngineError> {
         self.model(&self.embedders, name, Purpose::Embed, |folder| {
-            Embedder::load(folder, &self.options.device)
+            Embedder::load(folder, &self.threads)
         })
     }
 
     fn scorer(&self, name: &str) -> Result<Arc<Scorer>, EngineError> {
         self.model(&self.scorers, name, Purpose::BertScore, |folder| {
-            Scorer::load(
-                name,
-                folder,
-                &self.options.bertscore_layers,
-                &self.options.device,
-            )
+            Scorer::load(name, folder, &self.options.bertscore_layers, &self.threads)
         })
     }
 

@@ -3,12 +3,14 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use gpu_bridge_encoder::{Threads, ops};
 
 use super::batch::{self, inference};
+use super::bertscore::larger;
 use super::config::EncoderConfig;
-use super::encoder::{self, Encoder};
+use super::encoder::{self, Encode};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling};
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
@@ -19,7 +21,7 @@ const SHORTEST: f32 = 1e-12;
 
 /// A model that turns texts into vectors.
 pub(crate) struct Embedder {
-    encoder: Box<dyn Encoder>,
+    encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
     lower_case: bool,
     pooling: Pooling,
@@ -31,18 +33,24 @@ impl Embedder {
     ///
     /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after
     /// more tokens than the encoder has positions.
-    pub(crate) fn load(folder: &Path, device: &Device) -> Result<Self, LoadError> {
+    pub(crate) fn load(folder: &Path, threads: &Threads) -> Result<Self, LoadError> {
         let pipeline = Pipeline::read(folder)?;
         let config = EncoderConfig::read(&pipeline.encoder)?;
         let tokens = TokenizerConfig::read(&pipeline.encoder)?;
-        let limit = pipeline
-            .max_length
-            .or(tokens.max_length)
-            .unwrap_or(config.positions);
-        let limit = limit.min(config.positions);
+        let limit = pipeline.max_length.or(tokens.max_length);
+        let limit = limit
+            .into_iter()
+            .chain(config.longest)
+            .min()
+            .unwrap_or(usize::MAX);
         Ok(Self {
             tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
-            encoder: encoder::load(&pipeline.encoder, &config, config.layers, device)?,
+            encoder: Arc::new(encoder::load(
+                &pipeline.encoder,
+                &config,
+                config.layers,
+                threads,
+            )?),
             lower_case: pipeline.lower_case,
             pooling: pipeline.pooling,
             normalize: pipeline.normalize,
@@ -67,8 +75,7 @@ impl Embedder {
             let sequences: Vec<&[u32]> =
                 places.iter().map(|place| ids[*place].as_slice()).collect();
             batch::run(&*self.encoder, &sequences, progress, |nth, hidden| {
-                rows[places[nth]] = self.row(hidden)?;
-                Ok(())
+                rows[places[nth]] = self.row(hidden, self.encoder.width());
             })?;
             done += places.len();
             progress.finished(done);
@@ -86,22 +93,35 @@ impl Embedder {
         ids.map_err(inference)
     }
 
-    /// From the tokens' vectors, `[tokens, hidden]`, to the text's.
-    fn row(&self, hidden: &Tensor) -> candle_core::Result<Vec<f32>> {
-        let mut row = pool(hidden, self.pooling)?.to_vec1()?;
+    /// From the tokens' vectors, `[tokens, width]`, to the text's.
+    fn row(&self, hidden: &[f32], width: usize) -> Vec<f32> {
+        let mut row = pool(hidden, width, self.pooling);
         if self.normalize {
             normalize(&mut row);
         }
-        Ok(row)
+        row
     }
 }
 
-fn pool(hidden: &Tensor, pooling: Pooling) -> candle_core::Result<Tensor> {
+/// Of `[tokens, width]`, at least one token.
+fn pool(hidden: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
+    let (first, others) = hidden.split_at(width);
+    let mut row = first.to_vec();
     match pooling {
-        Pooling::Mean => hidden.mean(0),
-        Pooling::Cls => hidden.get(0),
-        Pooling::Max => hidden.max(0),
+        Pooling::Cls => {}
+        Pooling::Mean => {
+            ops::add_rows(others, &mut row);
+            let tokens = (hidden.len() / width) as f32;
+            row.iter_mut().for_each(|x| *x /= tokens);
+        }
+        Pooling::Max => {
+            for other in others.chunks_exact(width) {
+                let pairs = row.iter_mut().zip(other);
+                pairs.for_each(|(x, y)| *x = larger(*x, *y));
+            }
+        }
     }
+    row
 }
 
 /// Scales `row` to length 1.
@@ -118,10 +138,7 @@ mod tests {
     use super::*;
 
     fn pooled(pooling: Pooling) -> Vec<f32> {
-        let hidden = Tensor::new(&[[1_f32, -8.0], [3.0, -2.0]], &Device::Cpu).expect("tensor");
-        pool(&hidden, pooling)
-            .and_then(|row| row.to_vec1())
-            .expect("row")
+        pool(&[1.0, -8.0, 3.0, -2.0], 2, pooling)
     }
 
     #[test]

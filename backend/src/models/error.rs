@@ -23,10 +23,7 @@ pub(crate) enum LoadError {
         problem: String,
     },
     #[error("architecture '{found}' is not supported; supported: {supported}")]
-    Architecture {
-        found: String,
-        supported: &'static str,
-    },
+    Architecture { found: String, supported: String },
     #[error("{}: {problem}", path.display())]
     Tokenizer { path: PathBuf, problem: String },
     #[error("weights in {}: {problem}", path.display())]

@@ -12,7 +12,6 @@
 //! architecture is one implementation of `encoder::Encoder`.
 
 mod batch;
-mod bert;
 mod bertscore;
 mod candle_engine;
 mod config;
@@ -31,5 +30,5 @@ mod weights;
 #[cfg(test)]
 mod test_support;
 
-pub use candle_engine::{CandleEngine, EngineOptions};
+pub use candle_engine::{CandleEngine, EngineOptions, StartError};
 pub use locate::ModelSources;

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::Device;
+use gpu_bridge_encoder::Threads;
 
 use super::batch::{self, inference};
 use super::bertscore::{self, Score, Side};
 use super::config::EncoderConfig;
-use super::encoder::{self, Encoder};
+use super::encoder::{self, Encode};
 use super::error::LoadError;
 use super::layers::layer_for;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
@@ -18,7 +19,7 @@ use crate::engine::{EngineError, Progress, Scores};
 
 /// A model that compares texts.
 pub(crate) struct Scorer {
-    encoder: Box<dyn Encoder>,
+    encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
     /// Ids that weigh nothing: those that mark a text's start and end.
     special: [u32; 2],
@@ -34,15 +35,17 @@ impl Scorer {
         name: &str,
         folder: &Path,
         layers: &BTreeMap<String, usize>,
-        device: &Device,
+        threads: &Threads,
     ) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
         let layer = layer_for(name, layers, config.layers)?;
         let limit = tokens
             .max_length
-            .unwrap_or(config.positions)
-            .min(config.positions);
+            .into_iter()
+            .chain(config.longest)
+            .min()
+            .unwrap_or(usize::MAX);
         let tokenizer = TextTokenizer::load(folder, &tokens, limit, Use::BertScore)?;
         let missing = || LoadError::Tokenizer {
             path: folder.to_owned(),
@@ -52,7 +55,7 @@ impl Scorer {
             tokenizer.cls_id().ok_or_else(missing)?,
             tokenizer.sep_id().ok_or_else(missing)?,
         ];
-        let encoder = encoder::load(folder, &config, layer, device)?;
+        let encoder = Arc::new(encoder::load(folder, &config, layer, threads)?);
         Ok(Self {
             encoder,
             tokenizer,
@@ -104,15 +107,10 @@ impl Scorer {
         missing.sort_unstable();
         missing.dedup();
         let sequences: Vec<&[u32]> = missing.iter().map(|text| ids[*text].as_slice()).collect();
+        let (width, frame) = (self.encoder.width(), self.tokenizer.frame());
         batch::run(&*self.encoder, &sequences, progress, |nth, hidden| {
-            let side = Side::new(
-                hidden,
-                sequences[nth],
-                &self.special,
-                self.tokenizer.frame(),
-            )?;
+            let side = Side::new(hidden, width, sequences[nth], &self.special, frame);
             sides[missing[nth]] = Some(side);
-            Ok(())
         })
     }
 
@@ -153,9 +151,7 @@ fn score(
     sides: &[Option<Side>],
 ) -> Result<Score, EngineError> {
     match (&sides[candidate], &sides[reference]) {
-        (Some(candidate), Some(reference)) => {
-            bertscore::score(candidate, reference).map_err(inference)
-        }
+        (Some(candidate), Some(reference)) => Ok(bertscore::score(candidate, reference)),
         _ => Err(inference("a text of the pair was not encoded")),
     }
 }
@@ -165,7 +161,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use candle_core::Tensor;
+    use gpu_bridge_encoder::{ForwardError, Hidden};
 
     use super::*;
     use crate::models::test_support::golden;
@@ -173,15 +169,17 @@ mod tests {
     /// Gives each token a direction of its own and counts the sequences that it was given.
     struct CountingEncoder(&'static AtomicUsize);
 
-    impl Encoder for CountingEncoder {
-        fn forward(&self, batch: &[&[u32]]) -> candle_core::Result<Vec<Tensor>> {
+    impl Encode for CountingEncoder {
+        fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError> {
             self.0.fetch_add(batch.len(), Ordering::SeqCst);
             let vector = |id: &u32| [(*id as f32).cos(), (*id as f32).sin()];
-            let encode = |ids: &&[u32]| {
-                let numbers: Vec<f32> = ids.iter().flat_map(vector).collect();
-                Tensor::from_vec(numbers, (ids.len(), 2), &Device::Cpu)
-            };
-            batch.iter().map(encode).collect()
+            let rows = batch.concat().iter().flat_map(vector).collect();
+            let ends = (1..=batch.len()).map(|n| batch[..n].concat().len());
+            Ok(Hidden::new(rows, 2, ends.collect()))
+        }
+
+        fn width(&self) -> usize {
+            2
         }
     }
 
@@ -203,7 +201,7 @@ mod tests {
         let tokenizer =
             TextTokenizer::load(&golden("tiny/bert"), &tokens, 128, Use::BertScore).expect("loads");
         Scorer {
-            encoder: Box::new(CountingEncoder(encoded)),
+            encoder: Arc::new(CountingEncoder(encoded)),
             tokenizer,
             special: [2, 3],
         }

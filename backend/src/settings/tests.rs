@@ -10,6 +10,7 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--api-key=",
         "--device=cpu",
         "--torch-device=cpu",
+        "--threads=3",
         "--max-concurrent=2",
         "--embed-batch=32",
         "--max-batch-size=100",

@@ -103,7 +103,7 @@ fn a_folder_that_the_operator_named_is_a_model_of_that_name() {
         operator_folders,
         ..ModelSources::default()
     };
-    let engine = CandleEngine::new(sources, EngineOptions::default());
+    let engine = CandleEngine::new(sources, EngineOptions::default()).expect("starts");
     engine
         .embed(&folder, &strings(&["text"]), &Watcher::patient())
         .expect("embeds");
@@ -174,7 +174,8 @@ fn a_request_that_nobody_waits_for_stops_between_batches() {
             embed_batch,
             ..Default::default()
         },
-    );
+    )
+    .expect("starts");
     let texts = strings(&["one", "two", "three", "four", "five", "six", "seven"]);
 
     let impatient = Watcher::until(4);

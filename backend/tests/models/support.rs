@@ -45,7 +45,7 @@ pub(crate) fn engine_over(models_dir: PathBuf, layers: &[(&str, usize)]) -> Cand
         bertscore_layers,
         ..EngineOptions::default()
     };
-    CandleEngine::new(sources, options)
+    CandleEngine::new(sources, options).expect("starts")
 }
 
 /// An engine that has the tiny model.

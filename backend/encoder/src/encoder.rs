@@ -1,0 +1,260 @@
+//! The encoder: an embedding and a stack of layers.
+
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::attention::{self, Head};
+use crate::embedding::{Embedding, EmbeddingWeights};
+use crate::hidden::Hidden;
+use crate::kernels::gemm::TILE;
+use crate::kernels::norm::LayerNorm;
+use crate::layer::{self, Layer, LayerWeights};
+use crate::position::Relation;
+use crate::scratch::Shelf;
+use crate::threads::Threads;
+use crate::weights::{NormWeights, Shape, ShapeError};
+
+/// The most rows of one task: their intermediate results should stay in a core's cache.
+const MOST_ROWS: usize = 32 * TILE;
+/// The least work of one attention task, in scores.
+const LEAST_SCORES: usize = 1 << 12;
+
+/// A transformer encoder, ready to run.
+#[derive(Debug)]
+pub struct Encoder {
+    shape: Shape,
+    relation: Relation,
+    embedding: Embedding,
+    layers: Vec<Layer>,
+    last_norm: Option<LayerNorm>,
+    threads: Threads,
+    row_buffers: Shelf<layer::Scratch>,
+    attention_buffers: Shelf<attention::Scratch>,
+}
+
+/// A batch that cannot be encoded.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ForwardError {
+    /// An id that has no vector.
+    #[error("token {id} of sequence {sequence} is not among the model's {vocabulary} tokens")]
+    UnknownToken {
+        /// Place in the batch.
+        sequence: usize,
+        /// The id.
+        id: u32,
+        /// Ids are below this.
+        vocabulary: usize,
+    },
+    /// More tokens than the model has positions.
+    #[error("sequence {sequence} has {tokens} tokens; the model takes {longest}")]
+    TooLong {
+        /// Place in the batch.
+        sequence: usize,
+        /// Its length.
+        tokens: usize,
+        /// The most tokens.
+        longest: usize,
+    },
+}
+
+impl Encoder {
+    /// An encoder without layers yet.
+    ///
+    /// # Errors
+    /// The weights do not fit the shape.
+    pub fn new(
+        shape: Shape,
+        relation: Relation,
+        embedding: EmbeddingWeights,
+        threads: Threads,
+    ) -> Result<Self, ShapeError> {
+        Ok(Self {
+            embedding: Embedding::build(embedding, &shape)?,
+            shape,
+            relation,
+            layers: Vec::new(),
+            last_norm: None,
+            threads,
+            row_buffers: Shelf::default(),
+            attention_buffers: Shelf::default(),
+        })
+    }
+
+    /// Puts a layer on top.
+    ///
+    /// # Errors
+    /// The weights do not fit the shape.
+    pub fn push(&mut self, layer: LayerWeights) -> Result<(), ShapeError> {
+        if let (Some((keys, queries)), Relation::Disentangled { classes }) =
+            (&layer.positions, &self.relation)
+        {
+            for table in [keys, queries].into_iter().flatten() {
+                table.expect("the positions", classes.classes(), self.shape.hidden)?;
+            }
+        }
+        self.layers.push(Layer::build(layer, self.shape)?);
+        Ok(())
+    }
+
+    /// Normalises what the last layer gives.
+    ///
+    /// # Errors
+    /// The weights do not fit the shape.
+    pub fn set_last_norm(&mut self, norm: NormWeights) -> Result<(), ShapeError> {
+        self.last_norm = Some(norm.build("the last norm", self.shape.hidden)?);
+        Ok(())
+    }
+
+    /// Leaves the states as the last layer gives them.
+    pub fn drop_last_norm(&mut self) {
+        self.last_norm = None;
+    }
+
+    /// Length of a token's vector.
+    pub fn width(&self) -> usize {
+        self.shape.hidden
+    }
+
+    /// The most tokens of a sequence; `None`: no limit.
+    pub fn longest(&self) -> Option<usize> {
+        self.embedding.longest()
+    }
+
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
+        self.embedding.bytes() + layers
+    }
+
+    /// The hidden states of each sequence's tokens after the last layer. A sequence may be empty; it
+    /// has none then. The result for one sequence does not depend on the others.
+    ///
+    /// # Errors
+    /// An id or a length that the model does not have; nothing is computed then.
+    pub fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError> {
+        self.embedding.check(batch)?;
+        Ok(self.threads.run(|| self.run(batch)))
+    }
+
+    fn run(&self, batch: &[&[u32]]) -> Hidden {
+        let width = self.shape.hidden;
+        let places: Vec<usize> = batch.iter().flat_map(|ids| 0..ids.len()).collect();
+        let mut hidden = vec![0.0; places.len() * width];
+        let mut qkv = vec![0.0; 3 * hidden.len()];
+        let mut context = vec![0.0; hidden.len()];
+        self.embedding.run(batch, &mut hidden);
+        for layer in &self.layers {
+            self.project(layer, &places, &hidden, &mut qkv);
+            self.attend(layer, batch, &qkv, &mut context);
+            self.finish(layer, batch, &context, &mut hidden);
+        }
+        if let Some(norm) = &self.last_norm {
+            hidden
+                .par_chunks_mut(TILE * width)
+                .for_each(|rows| norm.apply(rows));
+        }
+        let ends = batch.iter().scan(0, |end, ids| {
+            *end += ids.len();
+            Some(*end)
+        });
+        Hidden::new(hidden, width, ends.collect())
+    }
+
+    fn project(&self, layer: &Layer, places: &[usize], hidden: &[f32], qkv: &mut [f32]) {
+        let width = self.shape.hidden;
+        let rows = self.rows_of_a_task(places.len());
+        let tasks = qkv.par_chunks_mut(rows * 3 * width);
+        let tasks = tasks
+            .zip(hidden.par_chunks(rows * width))
+            .zip(places.par_chunks(rows));
+        tasks.for_each(|((qkv, hidden), places)| {
+            self.row_buffers
+                .with(|scratch| layer.project(scratch, hidden, places, qkv));
+        });
+    }
+
+    /// `context` holds, for each sequence, for each head, a row for each token.
+    fn attend(&self, layer: &Layer, batch: &[&[u32]], qkv: &[f32], context: &mut [f32]) {
+        let size = self.shape.head();
+        let (mut qkv, mut context) = (qkv, context);
+        let mut tasks = Vec::with_capacity(batch.len() * self.shape.heads);
+        let mut scores = 0;
+        for ids in batch.iter().filter(|ids| !ids.is_empty()) {
+            let (own, rest) = qkv.split_at(ids.len() * 3 * self.shape.hidden);
+            qkv = rest;
+            scores += ids.len() * ids.len() * self.shape.heads;
+            for index in 0..self.shape.heads {
+                let (out, rest) = std::mem::take(&mut context).split_at_mut(ids.len() * size);
+                context = rest;
+                let head = Head {
+                    qkv: own,
+                    hidden: self.shape.hidden,
+                    size,
+                    index,
+                    relation: &self.relation,
+                    positions: layer.positions.as_ref(),
+                    window: layer.window,
+                };
+                tasks.push((head, out));
+            }
+        }
+        let least = LEAST_SCORES * tasks.len() / scores.max(1);
+        tasks
+            .into_par_iter()
+            .with_min_len(least.max(1))
+            .for_each(|(head, out)| {
+                self.attention_buffers
+                    .with(|scratch| head.attend(scratch, out));
+            });
+    }
+
+    fn finish(&self, layer: &Layer, batch: &[&[u32]], context: &[f32], hidden: &mut [f32]) {
+        let width = self.shape.hidden;
+        let before = layer.convolution.as_ref().map(|_| hidden.to_vec());
+        let contexts = self.contexts(batch, context);
+        let rows = self.rows_of_a_task(contexts.len());
+        let tasks = hidden
+            .par_chunks_mut(rows * width)
+            .zip(contexts.par_chunks(rows));
+        tasks.for_each(|(hidden, contexts)| {
+            let size = self.shape.head();
+            let parts = contexts.iter().flat_map(|(start, tokens)| {
+                (0..self.shape.heads).map(move |head| {
+                    let start = start + head * tokens * size;
+                    &context[start..start + size]
+                })
+            });
+            self.row_buffers
+                .with(|scratch| layer.finish(scratch, parts, hidden));
+        });
+        if let (Some(convolution), Some(before)) = (&layer.convolution, before) {
+            let mut start = 0;
+            for ids in batch {
+                let end = start + ids.len() * width;
+                convolution.apply(&before[start..end], &mut hidden[start..end]);
+                start = end;
+            }
+        }
+    }
+
+    /// For each token: where its first head's context begins, and how many tokens its sequence has.
+    fn contexts(&self, batch: &[&[u32]], context: &[f32]) -> Vec<(usize, usize)> {
+        let mut contexts = Vec::with_capacity(context.len() / self.shape.hidden);
+        let mut start = 0;
+        for ids in batch {
+            let tokens = ids.len();
+            contexts.extend((0..tokens).map(|token| (start + token * self.shape.head(), tokens)));
+            start += tokens * self.shape.hidden;
+        }
+        contexts
+    }
+
+    /// Rows of one task: as many tasks for each thread, none with more than [`MOST_ROWS`].
+    fn rows_of_a_task(&self, rows: usize) -> usize {
+        let threads = self.threads.count();
+        let rounds = rows.div_ceil(threads * MOST_ROWS).max(1);
+        rows.div_ceil(threads * rounds)
+            .next_multiple_of(TILE)
+            .max(TILE)
+    }
+}

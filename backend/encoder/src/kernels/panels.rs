@@ -1,0 +1,161 @@
+//! A matrix laid out for [`multiply`](super::gemm::multiply): panels of a few registers' width,
+//! each with its rows one after the other, so that the inner loop reads it front to back.
+//!
+//! ```text
+//! B: k × n, width w          panel 0              panel 1
+//!                     [B[0][0..w], B[1][0..w], …] [B[0][w..2w], …]   columns beyond n are 0
+//! ```
+
+use super::simd::lanes;
+
+/// The right-hand side of a product: `k` rows, `n` columns.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Panels {
+    width: usize,
+    rows: usize,
+    columns: usize,
+    data: Vec<f32>,
+}
+
+impl Panels {
+    /// From a linear layer's weight, whose rows are the outputs: B = `weight`ᵀ, with `inputs` rows.
+    pub(crate) fn from_linear(weight: &[f32], inputs: usize) -> Self {
+        let mut panels = Self::default();
+        panels.fill_transposed(inputs, weight.chunks_exact(inputs.max(1)));
+        panels
+    }
+
+    /// Replaces the content: column j of B is the `j`th of `columns`, each `rows` long.
+    pub(crate) fn fill_transposed<'a>(
+        &mut self,
+        rows: usize,
+        columns: impl ExactSizeIterator<Item = &'a [f32]>,
+    ) {
+        self.reset(rows, columns.len());
+        for (j, column) in columns.enumerate() {
+            let start = self.start_of(j);
+            let cells = self.data[start..].iter_mut().step_by(self.width);
+            for (cell, x) in cells.zip(column) {
+                *cell = *x;
+            }
+        }
+    }
+
+    /// Replaces the content: row i of B is the `i`th of `rows`, each `columns` long.
+    pub(crate) fn fill<'a>(
+        &mut self,
+        columns: usize,
+        rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    ) {
+        self.reset(rows.len(), columns);
+        let (width, stride) = (self.width, self.width * self.rows);
+        for (i, row) in rows.enumerate() {
+            for (panel, cells) in row.chunks(width).enumerate() {
+                let start = panel * stride + i * width;
+                self.data[start..start + cells.len()].copy_from_slice(cells);
+            }
+        }
+    }
+
+    /// The numbers of B's rows `from..to` in panel `panel`.
+    pub(crate) fn panel(&self, panel: usize, from: usize, to: usize) -> &[f32] {
+        let start = panel * self.rows * self.width;
+        &self.data[start + from * self.width..start + to * self.width]
+    }
+
+    /// Columns of one panel.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<f32>() * self.data.len()
+    }
+
+    fn reset(&mut self, rows: usize, columns: usize) {
+        self.width = width_for(columns);
+        self.rows = rows;
+        self.columns = columns;
+        let padded = columns.next_multiple_of(self.width);
+        self.data.clear();
+        self.data.resize(rows * padded, 0.0);
+    }
+
+    /// Where column `j` begins; its numbers are `width` apart.
+    fn start_of(&self, j: usize) -> usize {
+        j / self.width * self.rows * self.width + j % self.width
+    }
+}
+
+/// The most registers across a panel: as many as leave room for [`TILE`](super::gemm::TILE) rows of
+/// sums (16 registers with AVX2, 32 with AVX-512 and on AArch64).
+pub(crate) fn most_registers(lanes: usize) -> usize {
+    if lanes == 8 { 2 } else { 4 }
+}
+
+/// The width that pads `columns` least; of equals, the widest.
+fn width_for(columns: usize) -> usize {
+    let lanes = lanes();
+    let mut best = lanes;
+    for registers in [2, 4] {
+        let width = registers * lanes;
+        let fits = registers <= most_registers(lanes);
+        if fits && columns.next_multiple_of(width) <= columns.next_multiple_of(best) {
+            best = width;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B\[i\]\[j\] = 100 i + j.
+    fn expect_cells(panels: &Panels) {
+        for i in 0..panels.rows() {
+            for j in 0..panels.columns() {
+                let row = panels.panel(j / panels.width(), i, i + 1);
+                let expected = (100 * i + j) as f32;
+                assert!((row[j % panels.width()] - expected).abs() < f32::EPSILON);
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_of_filling_give_the_same_matrix() {
+        for (k, n) in [(1, 1), (3, 5), (7, 64), (4, 65), (2, 130), (0, 3), (3, 0)] {
+            let b: Vec<Vec<f32>> = (0..k)
+                .map(|i| (0..n).map(|j| (100 * i + j) as f32).collect())
+                .collect();
+            let columns: Vec<Vec<f32>> = (0..n)
+                .map(|j| b.iter().map(|row| row[j]).collect())
+                .collect();
+            let mut panels = Panels::default();
+            panels.fill(n, b.iter().map(Vec::as_slice));
+            expect_cells(&panels);
+            panels.fill_transposed(k, columns.iter().map(Vec::as_slice));
+            expect_cells(&panels);
+            assert_eq!((panels.rows(), panels.columns()), (k, n));
+        }
+    }
+
+    #[test]
+    fn cells_beyond_the_last_column_are_zero() {
+        let mut panels = Panels::default();
+        panels.fill(1, [[7.0].as_slice()].into_iter());
+        panels.fill(1, [[8.0].as_slice()].into_iter());
+        let row = panels.panel(0, 0, 1);
+        assert_eq!(row.len(), panels.width());
+        assert!(row[1..].iter().all(|x| *x == 0.0));
+    }
+}

@@ -1,0 +1,257 @@
+//! One layer of an encoder, in three steps: `project`, `attend`, `finish` (see the crate's chart).
+//! The first and the last work on a block of rows and leave everything in one core's cache.
+
+use crate::attention::Positions;
+use crate::kernels::gemm::Activation;
+use crate::kernels::norm::LayerNorm;
+use crate::linear::Linear;
+use crate::ops;
+use crate::position::Rotation;
+use crate::scratch::sized;
+use crate::weights::{LinearWeights, Matrix, NormWeights, Shape, ShapeError};
+
+/// Weights of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerWeights {
+    /// Queries, keys and values in one: `[3 × hidden, hidden]`. The rows of the queries (and their
+    /// biases) are already multiplied by the scale of the scores.
+    pub qkv: LinearWeights,
+    /// After attention.
+    pub output: LinearWeights,
+    /// The norm of attention: of its input if the shape says so, else of its sum; `None` leaves it
+    /// out.
+    pub attention_norm: Option<NormWeights>,
+    /// The feed-forward layer's first half; gated: activated outputs first, then those that multiply.
+    pub up: LinearWeights,
+    /// Its second half.
+    pub down: LinearWeights,
+    /// The norm of the feed-forward layer.
+    pub feed_norm: NormWeights,
+    /// For [`Relation::Disentangled`](crate::Relation): a row for each class of distance, as keys
+    /// and as queries (these multiplied by the scale of the scores).
+    pub positions: Option<(Option<Matrix>, Option<Matrix>)>,
+    /// Queries and keys are turned by their position.
+    pub rotation: Option<Rotation>,
+    /// How far a token looks to either side; `None`: everywhere.
+    pub window: Option<usize>,
+    /// Added to the layer's output.
+    pub convolution: Option<ConvolutionWeights>,
+}
+
+/// A convolution over a sequence, of the layer's input, added to its output (`ConvLayer` of DeBERTa
+/// v2).
+#[derive(Clone, Debug)]
+pub struct ConvolutionWeights {
+    /// `[hidden, width × hidden]`: for each output, its weights for the token `width / 2` before,
+    /// and so on to the one as far behind.
+    pub kernel: LinearWeights,
+    /// How many tokens it sees; odd.
+    pub width: usize,
+    /// Of its result.
+    pub activation: Activation,
+    /// Of the sum.
+    pub norm: NormWeights,
+}
+
+#[derive(Debug)]
+pub(crate) struct Layer {
+    qkv: Linear,
+    output: Linear,
+    attention_norm: Option<LayerNorm>,
+    up: Linear,
+    down: Linear,
+    feed_norm: LayerNorm,
+    rotation: Option<Rotation>,
+    pub(crate) window: Option<usize>,
+    pub(crate) positions: Option<Positions>,
+    pub(crate) convolution: Option<Convolution>,
+    shape: Shape,
+}
+
+/// Buffers of one block of rows.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    context: Vec<f32>,
+    sum: Vec<f32>,
+    normed: Vec<f32>,
+    wide: Vec<f32>,
+    narrow: Vec<f32>,
+}
+
+impl Layer {
+    pub(crate) fn build(weights: LayerWeights, shape: Shape) -> Result<Self, ShapeError> {
+        let Shape {
+            hidden,
+            intermediate,
+            ..
+        } = shape;
+        let wide = if shape.gated {
+            2 * intermediate
+        } else {
+            intermediate
+        };
+        let attention_norm = weights.attention_norm;
+        let attention_norm = attention_norm.map(|norm| norm.build("the attention's norm", hidden));
+        let convolution = weights
+            .convolution
+            .map(|weights| Convolution::build(weights, hidden));
+        let positions = weights
+            .positions
+            .map(|(keys, queries)| Positions { keys, queries });
+        Ok(Self {
+            qkv: Linear::build("queries, keys and values", weights.qkv, hidden, 3 * hidden)?,
+            output: Linear::build("the attention's output", weights.output, hidden, hidden)?,
+            attention_norm: attention_norm.transpose()?,
+            up: Linear::build("the feed-forward layer", weights.up, hidden, wide)?,
+            down: Linear::build(
+                "the feed-forward output",
+                weights.down,
+                intermediate,
+                hidden,
+            )?,
+            feed_norm: weights.feed_norm.build("the feed-forward norm", hidden)?,
+            rotation: weights.rotation,
+            window: weights.window,
+            positions,
+            convolution: convolution.transpose()?,
+            shape,
+        })
+    }
+
+    /// Bytes that this holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let linear = [&self.qkv, &self.output, &self.up, &self.down];
+        let positions = self.positions.as_ref().map_or(0, Positions::bytes);
+        let convolution = self.convolution.as_ref().map_or(0, |c| c.kernel.bytes());
+        linear.iter().map(|linear| linear.bytes()).sum::<usize>() + positions + convolution
+    }
+
+    /// Queries, keys and values of a block of tokens; `places` are their positions in their sequences.
+    pub(crate) fn project(
+        &self,
+        scratch: &mut Scratch,
+        hidden: &[f32],
+        places: &[usize],
+        qkv: &mut [f32],
+    ) {
+        match &self.attention_norm {
+            Some(norm) if self.shape.norm_first => {
+                let normed = sized(&mut scratch.normed, hidden.len());
+                normed.copy_from_slice(hidden);
+                norm.apply(normed);
+                self.qkv.apply(normed, qkv, None, None);
+            }
+            _ => self.qkv.apply(hidden, qkv, None, None),
+        }
+        if let Some(rotation) = self.rotation {
+            self.rotate(rotation, places, qkv);
+        }
+    }
+
+    fn rotate(&self, rotation: Rotation, places: &[usize], qkv: &mut [f32]) {
+        let head = self.shape.head();
+        let mut angles = Vec::with_capacity(head / 2);
+        for (place, row) in places
+            .iter()
+            .zip(qkv.chunks_exact_mut(3 * self.shape.hidden))
+        {
+            rotation.angles(*place, head, &mut angles);
+            let (queries_and_keys, _) = row.split_at_mut(2 * self.shape.hidden);
+            for vector in queries_and_keys.chunks_exact_mut(head) {
+                Rotation::turn(&angles, vector);
+            }
+        }
+    }
+
+    /// Everything after attention, for a block of tokens: `hidden` goes from the layer's input to its
+    /// output. `context` gives each token's context.
+    pub(crate) fn finish<'a>(
+        &self,
+        scratch: &mut Scratch,
+        context: impl Iterator<Item = &'a [f32]>,
+        hidden: &mut [f32],
+    ) {
+        let gathered = sized(&mut scratch.context, hidden.len());
+        for (row, part) in gathered.chunks_exact_mut(self.shape.head()).zip(context) {
+            row.copy_from_slice(part);
+        }
+        let sum = sized(&mut scratch.sum, hidden.len());
+        self.output.apply(gathered, sum, None, Some(hidden));
+        if self.shape.norm_first {
+            let normed = sized(&mut scratch.normed, hidden.len());
+            normed.copy_from_slice(sum);
+            self.feed_norm.apply(normed);
+            self.feed(&mut scratch.wide, &mut scratch.narrow, normed, sum, hidden);
+            return;
+        }
+        if let Some(norm) = &self.attention_norm {
+            norm.apply(sum);
+        }
+        self.feed(&mut scratch.wide, &mut scratch.narrow, sum, sum, hidden);
+        self.feed_norm.apply(hidden);
+    }
+
+    /// `out` = the feed-forward layer of `input`, plus `residual`.
+    fn feed(
+        &self,
+        wide: &mut Vec<f32>,
+        narrow: &mut Vec<f32>,
+        input: &[f32],
+        residual: &[f32],
+        out: &mut [f32],
+    ) {
+        let rows = input.len() / self.shape.hidden;
+        let wide = sized(wide, rows * self.up.outputs());
+        if !self.shape.gated {
+            self.up
+                .apply(input, wide, Some(self.shape.activation), None);
+            self.down.apply(wide, out, None, Some(residual));
+            return;
+        }
+        self.up.apply(input, wide, None, None);
+        let narrow = sized(narrow, rows * self.shape.intermediate);
+        ops::gate(self.shape.activation, wide, narrow, self.shape.intermediate);
+        self.down.apply(narrow, out, None, Some(residual));
+    }
+}
+
+/// See [`ConvolutionWeights`].
+#[derive(Debug)]
+pub(crate) struct Convolution {
+    kernel: Linear,
+    width: usize,
+    activation: Activation,
+    norm: LayerNorm,
+}
+
+impl Convolution {
+    fn build(weights: ConvolutionWeights, hidden: usize) -> Result<Self, ShapeError> {
+        let inputs = weights.width * hidden;
+        Ok(Self {
+            kernel: Linear::build("the convolution", weights.kernel, inputs, hidden)?,
+            width: weights.width,
+            activation: weights.activation,
+            norm: weights.norm.build("the convolution's norm", hidden)?,
+        })
+    }
+
+    /// For one sequence: `output` becomes the norm of itself plus the convolution of `input`.
+    pub(crate) fn apply(&self, input: &[f32], output: &mut [f32]) {
+        let hidden = self.kernel.outputs();
+        let (tokens, reach) = (input.len() / hidden, self.width / 2);
+        let mut seen = vec![0.0; tokens * self.width * hidden];
+        for (token, row) in seen.chunks_exact_mut(self.width * hidden).enumerate() {
+            for (nth, cell) in row.chunks_exact_mut(hidden).enumerate() {
+                let Some(other) = (token + nth).checked_sub(reach).filter(|t| *t < tokens) else {
+                    continue;
+                };
+                cell.copy_from_slice(&input[other * hidden..(other + 1) * hidden]);
+            }
+        }
+        let mut sum = vec![0.0; output.len()];
+        self.kernel
+            .apply(&seen, &mut sum, Some(self.activation), Some(output));
+        self.norm.apply(&mut sum);
+        output.copy_from_slice(&sum);
+    }
+}

@@ -1,0 +1,65 @@
+//! Operations on rows that users of hidden states need, too.
+
+use pulp::{Simd, WithSimd};
+
+use crate::kernels::gemm::{Activation, Product, Rows};
+use crate::kernels::panels::Panels;
+use crate::kernels::simd::{self, dispatch};
+
+/// `out` = activation(first half) × second half, for each row of `wide`, which has `2 × width`
+/// numbers.
+pub(crate) fn gate(activation: Activation, wide: &[f32], out: &mut [f32], width: usize) {
+    dispatch(Gate {
+        activation,
+        wide,
+        out,
+        width,
+    });
+}
+
+struct Gate<'a> {
+    activation: Activation,
+    wide: &'a [f32],
+    out: &'a mut [f32],
+    width: usize,
+}
+
+impl WithSimd for Gate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let rows = self.wide.chunks_exact(2 * self.width);
+        for (wide, out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
+            let (first, second) = wide.split_at(self.width);
+            out.copy_from_slice(first);
+            match self.activation {
+                Activation::Gelu => simd::map(s, out, |x| simd::gelu(s, x)),
+                Activation::GeluTanh => simd::map(s, out, |x| simd::gelu_tanh(s, x)),
+                Activation::Relu => simd::map(s, out, |x| simd::relu(s, x)),
+                Activation::Tanh => simd::map(s, out, |x| simd::tanh(s, x)),
+            }
+            simd::zip(s, out, second, |x, y| s.mul_f32s(x, y));
+        }
+    }
+}
+
+/// Every dot product of a row of `left` with a row of `right`: `[left rows, right rows]`. Both have
+/// rows of `width` numbers.
+pub fn dot_products(left: &[f32], right: &[f32], width: usize) -> Vec<f32> {
+    let mut panels = Panels::default();
+    panels.fill_transposed(width, right.chunks_exact(width));
+    let (rows, columns) = (left.len() / width, panels.columns());
+    let mut out = vec![0.0; rows * columns];
+    Product::new(rows, Rows::new(left, width), &panels).write(&mut out, columns);
+    out
+}
+
+/// Adds each row of `rows`, as long as `sum`, to `sum`.
+pub fn add_rows(rows: &[f32], sum: &mut [f32]) {
+    for row in rows.chunks_exact(sum.len()) {
+        for (total, x) in sum.iter_mut().zip(row) {
+            *total += x;
+        }
+    }
+}

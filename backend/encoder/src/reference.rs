@@ -1,0 +1,1 @@
+//! Plain formulas in `f64`, to compare with.

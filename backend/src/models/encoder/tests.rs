@@ -1,0 +1,166 @@
+//! Every family against hidden states of the reference implementation (`tests/golden/tiny`).
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use gpu_bridge_encoder::{Encoder, Threads};
+use serde::Deserialize;
+
+use super::load;
+use crate::models::config::EncoderConfig;
+use crate::models::error::LoadError;
+use crate::models::test_support::{folder_with, golden, golden_json};
+
+/// Largest difference of a hidden state.
+const TOLERANCE: f32 = 1e-4;
+
+#[derive(Deserialize)]
+struct Reference {
+    input_ids: Vec<u32>,
+    /// By layer: `[tokens, hidden]`, flat.
+    hidden_states: Vec<Vec<f32>>,
+}
+
+fn references(model: &str) -> Vec<Reference> {
+    let mut file = golden_json(&format!("tiny/{model}/hidden_states.json"));
+    serde_json::from_value(file["items"].take()).expect("golden format")
+}
+
+fn load_layers(folder: &Path, layers: usize) -> Result<Encoder, LoadError> {
+    let config = EncoderConfig::read(folder)?;
+    let threads = Threads::new(NonZeroUsize::new(3).expect("not 0")).expect("threads");
+    load(folder, &config, layers, &threads)
+}
+
+fn tiny(model: &str, layers: usize) -> Encoder {
+    load_layers(&golden(&format!("tiny/{model}")), layers).expect(model)
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |worst, difference| {
+        if difference.is_nan() {
+            f32::INFINITY
+        } else {
+            difference.max(worst)
+        }
+    })
+}
+
+/// Each layer of `model`, for all texts in one batch.
+fn expect_every_layer(model: &str) {
+    let references = references(model);
+    let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
+    let layers = references[0].hidden_states.len() - 1;
+    let mut worst = 0.0_f32;
+    for layer in 0..=layers {
+        let mut encoder = tiny(model, layer);
+        encoder.drop_last_norm();
+        let hidden = encoder.forward(&batch).expect("forward");
+        for (rows, reference) in hidden.sequences().zip(&references) {
+            let difference = largest_difference(rows, &reference.hidden_states[layer]);
+            assert!(
+                difference < TOLERANCE,
+                "{model}, layer {layer}: {difference:e}"
+            );
+            worst = worst.max(difference);
+        }
+    }
+    println!("{model}: {layers} layers, largest difference {worst:e}");
+}
+
+macro_rules! every_layer_agrees_with_the_reference {
+    ($($model:ident)*) => {
+        mod every_layer_agrees_with_the_reference {
+            $(#[test] fn $model() { super::expect_every_layer(stringify!($model)); })*
+        }
+    };
+}
+
+every_layer_agrees_with_the_reference! {
+    bert roberta xlm_roberta deberta_v1 deberta_v1_span24
+}
+
+#[test]
+fn a_sequence_does_not_see_its_neighbours() {
+    for model in ["bert", "deberta_v1"] {
+        let encoder = tiny(model, 5);
+        let references = references(model);
+        let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
+        let together = encoder.forward(&batch).expect("forward");
+        for (ids, rows) in batch.iter().zip(together.sequences()) {
+            let alone = encoder.forward(&[ids]).expect("forward");
+            assert!(
+                largest_difference(alone.sequence(0), rows) < 1e-5,
+                "{model}"
+            );
+        }
+    }
+}
+
+/// The tiny BERT with its tensors changed on the way.
+fn changed_bert(change: impl Fn(String, Tensor) -> (String, Tensor)) -> Encoder {
+    let plain = golden("tiny/bert/model.safetensors");
+    let tensors = candle_core::safetensors::load(plain, &Device::Cpu).expect("golden weights");
+    let tensors: HashMap<String, Tensor> = tensors
+        .into_iter()
+        .map(|(name, tensor)| change(name, tensor))
+        .collect();
+    let config = std::fs::read_to_string(golden("tiny/bert/config.json")).expect("golden");
+    let folder = folder_with(&[("config.json", &config)]);
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors, file).expect("save");
+    load_layers(folder.path(), 5).expect("loads")
+}
+
+#[test]
+fn other_spellings_of_the_same_weights_are_the_same_model() {
+    let ids: &[&[u32]] = &[&[2, 48, 99, 3]];
+    let original = tiny("bert", 5).forward(ids).expect("forward");
+    let prefixed = changed_bert(|name, tensor| (format!("bert.{name}"), tensor));
+    let old_names = changed_bert(|name, tensor| {
+        let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+        (name.replace("LayerNorm.bias", "LayerNorm.beta"), tensor)
+    });
+    let doubles = changed_bert(|name, tensor| (name, tensor.to_dtype(DType::F64).expect("f64")));
+    for encoder in [prefixed, old_names, doubles] {
+        assert_eq!(encoder.forward(ids).expect("forward"), original);
+    }
+}
+
+fn error_with_config(change: impl Fn(&mut serde_json::Value), layers: usize) -> String {
+    let mut config = golden_json("tiny/bert/config.json");
+    change(&mut config);
+    let folder = folder_with(&[("config.json", &config.to_string())]);
+    let weights = folder.path().join("model.safetensors");
+    std::fs::copy(golden("tiny/bert/model.safetensors"), weights).expect("copy");
+    load_layers(folder.path(), layers)
+        .expect_err("does not fit")
+        .to_string()
+}
+
+#[test]
+fn weights_that_do_not_fit_are_errors() {
+    let no_sixth_layer = error_with_config(|config| config["num_hidden_layers"] = 6.into(), 6);
+    assert!(no_sixth_layer.contains("layer.5"), "{no_sixth_layer}");
+    let other_shape = error_with_config(|config| config["hidden_size"] = 96.into(), 5);
+    assert!(other_shape.contains("shape"), "{other_shape}");
+}
+
+#[test]
+fn weights_of_something_else_are_an_error() {
+    let error = error_with_config(|config| config["model_type"] = "modernbert".into(), 1);
+    let expected = "neither 'embeddings.tok_embeddings.weight' nor 'model.embeddings.";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn an_id_outside_the_vocabulary_is_an_error() {
+    let error = tiny("bert", 1)
+        .forward(&[&[2, 900]])
+        .expect_err("no such token");
+    assert!(error.to_string().contains("token 900"), "{error}");
+}
