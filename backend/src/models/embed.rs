@@ -1,31 +1,29 @@
 //! Sentence embeddings, as sentence-transformers computes them: strip, (lower-case,) tokenize,
-//! encode, pool the tokens' vectors into one, (normalise it).
+//! encode, pool the tokens' vectors into one, (pass it through a layer, normalise it).
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use gpu_bridge_encoder::{Threads, ops};
+use gpu_bridge_encoder::Threads;
 
 use super::batch::{self, inference};
-use super::bertscore::larger;
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
 use super::error::LoadError;
-use super::pipeline::{Pipeline, Pooling};
+use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress};
-
-/// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
-const SHORTEST: f32 = 1e-12;
 
 /// A model that turns texts into vectors.
 pub(crate) struct Embedder {
     encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
     lower_case: bool,
-    pooling: Pooling,
-    normalize: bool,
+    prompt: String,
+    pooling: Vec<Pooling>,
+    steps: Vec<Step>,
 }
 
 impl Embedder {
@@ -43,17 +41,15 @@ impl Embedder {
             .chain(config.longest)
             .min()
             .unwrap_or(usize::MAX);
+        let encoder = encoder::load(&pipeline.encoder, &config, config.layers, threads)?;
+        pipeline.dimensions(encoder.width())?;
         Ok(Self {
             tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
-            encoder: Arc::new(encoder::load(
-                &pipeline.encoder,
-                &config,
-                config.layers,
-                threads,
-            )?),
+            encoder: Arc::new(encoder),
             lower_case: pipeline.lower_case,
+            prompt: pipeline.prompt,
             pooling: pipeline.pooling,
-            normalize: pipeline.normalize,
+            steps: pipeline.steps,
         })
     }
 
@@ -85,82 +81,19 @@ impl Embedder {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let ids = if self.lower_case {
-            self.tokenizer.ids(&text.to_lowercase())
-        } else {
-            self.tokenizer.ids(text)
-        };
-        ids.map_err(inference)
+        let mut text = Cow::Borrowed(text);
+        if !self.prompt.is_empty() {
+            text = Cow::Owned(format!("{}{text}", self.prompt));
+        }
+        if self.lower_case {
+            text = Cow::Owned(text.to_lowercase());
+        }
+        self.tokenizer.ids(&text).map_err(inference)
     }
 
     /// From the tokens' vectors, `[tokens, width]`, to the text's.
     fn row(&self, hidden: &[f32], width: usize) -> Vec<f32> {
-        let mut row = pool(hidden, width, self.pooling);
-        if self.normalize {
-            normalize(&mut row);
-        }
-        row
-    }
-}
-
-/// Of `[tokens, width]`, at least one token.
-fn pool(hidden: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
-    let (first, others) = hidden.split_at(width);
-    let mut row = first.to_vec();
-    match pooling {
-        Pooling::Cls => {}
-        Pooling::Mean => {
-            ops::add_rows(others, &mut row);
-            let tokens = (hidden.len() / width) as f32;
-            row.iter_mut().for_each(|x| *x /= tokens);
-        }
-        Pooling::Max => {
-            for other in others.chunks_exact(width) {
-                let pairs = row.iter_mut().zip(other);
-                pairs.for_each(|(x, y)| *x = larger(*x, *y));
-            }
-        }
-    }
-    row
-}
-
-/// Scales `row` to length 1.
-fn normalize(row: &mut [f32]) {
-    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-    let divisor = if length < SHORTEST { SHORTEST } else { length };
-    for x in row {
-        *x /= divisor;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pooled(pooling: Pooling) -> Vec<f32> {
-        pool(&[1.0, -8.0, 3.0, -2.0], 2, pooling)
-    }
-
-    #[test]
-    fn pooling_is_what_it_says() {
-        assert_eq!(pooled(Pooling::Mean), [2.0, -5.0]);
-        assert_eq!(pooled(Pooling::Cls), [1.0, -8.0]);
-        assert_eq!(pooled(Pooling::Max), [3.0, -2.0]);
-    }
-
-    #[test]
-    fn normalising_leaves_no_holes() {
-        let mut row = [3.0, 4.0];
-        normalize(&mut row);
-        assert!(
-            (row[0] - 0.6).abs() < 1e-7 && (row[1] - 0.8).abs() < 1e-7,
-            "{row:?}"
-        );
-        let mut zero = [0.0, 0.0];
-        normalize(&mut zero);
-        assert!(zero.iter().all(|x| x.abs() < f32::EPSILON), "{zero:?}");
-        let mut odd = [f32::NAN, 1.0];
-        normalize(&mut odd);
-        assert!(odd.iter().all(|x| x.is_nan()));
+        let pooled = pool(hidden, width, &self.pooling);
+        self.steps.iter().fold(pooled, |row, step| step.apply(row))
     }
 }
