@@ -10,10 +10,11 @@ use anyhow::Context;
 use clap::Parser;
 use tracing::{error, info, warn};
 
-use crate::api::{self, ApiKey};
+use crate::api::{self, ApiKey, Services};
 use crate::engine::{Engine, EngineError, Progress};
+use crate::metrics::Metrics;
 use crate::models::{CandleEngine, EngineOptions};
-use crate::server;
+use crate::server::{self, Server};
 use crate::settings::Settings;
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
@@ -66,6 +67,25 @@ pub struct Cli {
     )]
     pub(crate) max_text_length: String,
 
+    /// Memory for requests and answers in transit, in MB of 1024 × 1024 bytes; when it is used up,
+    /// requests are told to come back later
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_MAX_BUFFERED_MB",
+        value_name = "N",
+        default_value = "512"
+    )]
+    pub(crate) max_buffered_mb: String,
+
+    /// Most connections at once; further ones wait
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value = "1024"
+    )]
+    pub(crate) max_connections: String,
+
     /// Model for embeddings where a request names none: a name or a folder
     #[arg(
         long,
@@ -84,7 +104,7 @@ pub struct Cli {
     )]
     pub(crate) model_bertscore: String,
 
-    /// Device to compute on: cpu
+    /// Device to compute on: cpu, or cuda or cuda:N where this build has CUDA
     #[arg(long, env = "GPU_BRIDGE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Option<String>,
 
@@ -158,31 +178,41 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         embed_batch: settings.embed_batch,
         bertscore_layers: settings.bertscore_layers,
     };
-    let engine = Arc::new(CandleEngine::new(settings.sources, options)?);
+    let metrics = Arc::new(Metrics::new(api::ENGINE)?);
+    let services = Services {
+        engine: Arc::new(CandleEngine::new(settings.sources, options)?),
+        metrics,
+        facts: settings.device.facts(),
+    };
+    server::allow_open_files(settings.max_connections);
+    let server = Server {
+        service: api::router(services.clone(), settings.api.clone()),
+        connections: settings.max_connections,
+        metrics: services.metrics.http.clone(),
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(run_until_stopped(engine, settings.listen, settings.api));
+    let warm_up = move || warm_up(&*services.engine, &settings.api);
+    let result = runtime.block_on(run_until_stopped(server, settings.listen, warm_up));
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
 }
 
 async fn run_until_stopped(
-    engine: Arc<CandleEngine>,
+    server: Server,
     listen: SocketAddr,
-    options: api::Options,
+    warm_up: impl FnOnce() + Send + 'static,
 ) -> anyhow::Result<()> {
     let mut stop = Box::pin(server::stop_signal()?);
     let listener = server::bind(listen).await?;
-    let warm = tokio::task::spawn_blocking({
-        let (engine, options) = (Arc::clone(&engine), options.clone());
-        move || warm_up(&*engine, &options)
-    });
+    let warm = tokio::task::spawn_blocking(warm_up);
     tokio::select! {
         warm = warm => warm.context("cannot load the default models")?,
         () = &mut stop => return Ok(()),
     }
     announce(&listener)?;
-    server::serve(listener, api::router(engine, options), stop).await
+    server.serve(listener, stop).await;
+    Ok(())
 }
 
 /// Loads the default models, so that the first request does not wait for it. A host without one of

@@ -1,10 +1,21 @@
 //! Which processor the models run on. The only file that knows what this build can drive.
 
+mod facts;
+#[cfg(any(feature = "nvml", test))]
+mod gpu;
+#[cfg(feature = "nvml")]
+mod nvml;
+
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
 use thiserror::Error;
+
+pub use facts::{DeviceFacts, Facts, Memory};
+
+/// True if this build can compute on NVIDIA GPUs.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
 /// A device as the operator names it: `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +45,40 @@ impl DeviceChoice {
                 })
             }
         }
+    }
+}
+
+impl DeviceChoice {
+    /// What is known of the device; kept up to date.
+    pub fn facts(self) -> DeviceFacts {
+        match self {
+            Self::Cpu => self.name_alone(),
+            Self::Cuda { ordinal } => self.gpu_facts(ordinal.unwrap_or(0)),
+        }
+    }
+
+    #[cfg(feature = "nvml")]
+    fn gpu_facts(self, ordinal: usize) -> DeviceFacts {
+        let gpu = gpu::Gpu {
+            ordinal,
+            visible: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+            fallback_name: self.to_string(),
+        };
+        gpu.watch(nvml::NvidiaDriver::open(), || {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        })
+    }
+
+    #[cfg(not(feature = "nvml"))]
+    fn gpu_facts(self, _: usize) -> DeviceFacts {
+        self.name_alone()
+    }
+
+    fn name_alone(self) -> DeviceFacts {
+        DeviceFacts::new(Facts {
+            name: self.to_string(),
+            ..Facts::default()
+        })
     }
 }
 
@@ -92,6 +137,16 @@ mod tests {
             let choice: DeviceChoice = name.parse().expect(name);
             assert_eq!(choice.to_string(), name);
         }
+    }
+
+    #[test]
+    fn the_processor_has_a_name_and_nothing_else() {
+        let expected = Facts {
+            name: "cpu".to_owned(),
+            memory: None,
+            cuda_version: None,
+        };
+        assert_eq!(*DeviceChoice::Cpu.facts().latest(), expected);
     }
 
     #[test]

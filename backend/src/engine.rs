@@ -87,6 +87,10 @@ pub enum EngineError {
     /// [`Progress::is_cancelled`] said so.
     #[error("cancelled")]
     Cancelled,
+    /// The device has no memory for the smallest piece of this request. What runs beside it may be
+    /// the reason, so that the request is worth repeating.
+    #[error("the device has too little free memory for this request")]
+    OutOfMemory,
     /// The computation failed. The text goes to the log.
     #[error("inference failed: {0}")]
     Inference(String),

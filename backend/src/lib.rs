@@ -5,6 +5,7 @@
 //! - [`server`] owns the socket and the end of the process.
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
 //!   and neither knows the other. [`device`] says which processor the models run on.
+//! - [`metrics`] counts what both sides do; it is handed to them and knows neither.
 //!
 //! The binary only calls [`cli::main`]; the library exists so that tests can drive either side
 //! without the other.
@@ -13,6 +14,7 @@ pub mod api;
 pub mod cli;
 pub mod device;
 pub mod engine;
+pub mod metrics;
 pub mod models;
 pub mod server;
 pub mod settings;

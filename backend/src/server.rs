@@ -1,18 +1,54 @@
-//! The socket: listens, serves until told to stop, lets running requests finish.
+//! The socket: accepts connections, serves until told to stop, lets running requests finish.
+//!
+//! What a client can keep busy is bounded: connections in number; a head in size, and with the wait
+//! for it in time; an answer in the time during which nobody takes any of it. Bodies are the
+//! [`api`](crate::api)'s to bound.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::metrics::HttpMetrics;
 
 /// How long running requests may take to finish once the service is told to stop.
 const GRACE: Duration = Duration::from_mins(1);
+
+/// How long a connection may lie idle, and how long the next head may take from then on.
+const NEXT_HEAD: Duration = Duration::from_secs(75);
+
+/// How long a client may take none of what is sent to it.
+#[cfg(target_os = "linux")]
+const STALLED: Duration = Duration::from_mins(1);
+
+/// Most bytes of a request's head, and of what is read ahead of a body.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Pause when the system can open no more connections, so that some can end.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is served, and to how many at once.
+pub struct Server {
+    /// Answers requests.
+    pub service: Router,
+    /// Most connections at once; further ones wait in the system's queue.
+    pub connections: usize,
+    /// Counts connections.
+    pub metrics: HttpMetrics,
+}
 
 /// Listens on `address`.
 ///
@@ -24,34 +60,107 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves until `stop` is ready, then accepts nothing new and waits up to a minute for what runs.
-///
-/// # Errors
-/// The listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    service: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    let (stopping, stopped) = oneshot::channel::<()>();
-    let stop = async move {
-        stop.await;
+impl Server {
+    /// Serves until `stop` is ready, then accepts nothing new and waits up to a minute for what
+    /// runs. Connections without a request end at once.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let connections = GracefulShutdown::new();
+        self.accept(&listener, &connections, stop).await;
+        drop(listener);
         info!("stopping: finishing what runs");
-        drop(stopping);
-    };
-    let grace_is_over = async {
-        // An error means that the sender is gone, which is the signal.
-        drop(stopped.await);
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = axum::serve(listener, service).with_graceful_shutdown(stop) => {
-            served.context("cannot serve")
-        }
-        () = grace_is_over => {
+        if timeout(GRACE, connections.shutdown()).await.is_err() {
             warn!("some requests did not finish in time");
-            Ok(())
         }
+    }
+
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        connections: &GracefulShutdown,
+        stop: impl Future<Output = ()>,
+    ) {
+        let free = Arc::new(Semaphore::new(self.connections));
+        let http = http();
+        let mut stop = pin!(stop);
+        loop {
+            let (stream, place) = tokio::select! {
+                accepted = next(listener, &free) => accepted,
+                () = &mut stop => return,
+            };
+            let service = TowerToHyperService::new(self.service.clone());
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            let connection = connections.watch(connection);
+            let counted = self.metrics.connection();
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    debug!(%error, "a connection broke off");
+                }
+                drop((place, counted));
+            });
+        }
+    }
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(NEXT_HEAD)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_HEAD);
+    http
+}
+
+/// The next connection, once there is a place for it.
+async fn next(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // Nobody closes the semaphore, so that there always is a place in the end.
+    let place = Arc::clone(free).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = prepare(&stream) {
+                    debug!(%error, "a connection has the system's defaults");
+                }
+                return (stream, place);
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALLED))?;
+    Ok(())
+}
+
+/// True if the connection failed before it was accepted; the next one may be fine.
+fn is_of_the_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionRefused | ConnectionAborted | ConnectionReset
+    )
+}
+
+/// Allows as many open files as the system lets us, since each connection is one.
+pub fn allow_open_files(connections: usize) {
+    // Some more for everything else.
+    let wanted = connections as u64 + 64;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => warn!(
+            limit,
+            wanted, "too few open files are allowed for --max-connections (see ulimit -n)"
+        ),
+        Err(error) => warn!(%error, "the limit of open files can't be raised"),
     }
 }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::api::{Limits, Options};
 use crate::cli::Cli;
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, HAS_CUDA};
 use crate::models::ModelSources;
 
 /// Each running request keeps one of the runtime's 512 blocking threads busy; half of them stay
@@ -25,11 +25,19 @@ const MOST_CONCURRENT: u32 = 256;
 /// More threads than any machine has processors.
 const MOST_THREADS: usize = 1024;
 
+/// More than any process may have open files.
+const MOST_CONNECTIONS: usize = 1 << 20;
+
+/// A tebibyte.
+const MOST_BUFFERED_MB: usize = 1 << 20;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Most connections at once.
+    pub max_connections: usize,
     /// The HTTP side.
     pub api: Options,
     /// Where the models run.
@@ -90,6 +98,11 @@ impl Settings {
         let device = check.device(cli);
         let settings = Self {
             listen: check.listen(&cli.listen),
+            max_connections: check.number(
+                "GPU_BRIDGE_MAX_CONNECTIONS (--max-connections)",
+                &cli.max_connections,
+                1..=MOST_CONNECTIONS,
+            ),
             api: check.api(cli, device),
             device,
             threads: check.threads(cli.threads.as_deref()),
@@ -179,6 +192,13 @@ impl Check {
                     0..=most,
                 ),
             },
+            max_buffered: self
+                .number(
+                    "GPU_BRIDGE_MAX_BUFFERED_MB (--max-buffered-mb)",
+                    &cli.max_buffered_mb,
+                    1..=MOST_BUFFERED_MB,
+                )
+                .saturating_mul(1 << 20),
             default_embed: self.text("MODEL_EMBED (--model-embed)", &cli.model_embed),
             default_bertscore: self
                 .text("MODEL_BERTSCORE (--model-bertscore)", &cli.model_bertscore),
@@ -196,17 +216,15 @@ impl Check {
         let Some((setting, name)) = given else {
             return DeviceChoice::default();
         };
-        match name.parse() {
-            Ok(DeviceChoice::Cpu) => DeviceChoice::Cpu,
-            Ok(DeviceChoice::Cuda { .. }) => {
-                self.wrong(setting, name, "cpu (this build has no CUDA)");
-                DeviceChoice::Cpu
-            }
-            Err(_) => {
-                self.wrong(setting, name, "cpu");
-                DeviceChoice::Cpu
-            }
-        }
+        let allowed = match name.parse() {
+            Ok(DeviceChoice::Cpu) => return DeviceChoice::Cpu,
+            Ok(gpu) if HAS_CUDA => return gpu,
+            Ok(_) => "cpu (this build has no CUDA)",
+            Err(_) if HAS_CUDA => "cpu, cuda, or cuda:N",
+            Err(_) => "cpu",
+        };
+        self.wrong(setting, name, allowed);
+        DeviceChoice::Cpu
     }
 
     /// 0 counts as 1, as in the Python service.

@@ -10,12 +10,12 @@ use crate::kernels::gemm::TILE;
 use crate::kernels::norm::LayerNorm;
 use crate::layer::{self, Layer, LayerWeights};
 use crate::position::Relation;
-use crate::scratch::Shelf;
+use crate::scratch::{Shelf, sized};
 use crate::threads::Threads;
 use crate::weights::{NormWeights, Shape, ShapeError};
 
 /// The most rows of one task: their intermediate results should stay in a core's cache.
-const MOST_ROWS: usize = 32 * TILE;
+const MOST_ROWS: usize = 16 * TILE;
 /// The least work of one attention task, in scores.
 const LEAST_SCORES: usize = 1 << 12;
 
@@ -28,8 +28,16 @@ pub struct Encoder {
     layers: Vec<Layer>,
     last_norm: Option<LayerNorm>,
     threads: Threads,
+    batch_buffers: Shelf<Buffers>,
     row_buffers: Shelf<layer::Scratch>,
     attention_buffers: Shelf<attention::Scratch>,
+}
+
+/// Intermediate results of a batch.
+#[derive(Debug, Default)]
+struct Buffers {
+    qkv: Vec<f32>,
+    context: Vec<f32>,
 }
 
 /// A batch that cannot be encoded.
@@ -75,6 +83,7 @@ impl Encoder {
             layers: Vec::new(),
             last_norm: None,
             threads,
+            batch_buffers: Shelf::default(),
             row_buffers: Shelf::default(),
             attention_buffers: Shelf::default(),
         })
@@ -140,14 +149,16 @@ impl Encoder {
         let width = self.shape.hidden;
         let places: Vec<usize> = batch.iter().flat_map(|ids| 0..ids.len()).collect();
         let mut hidden = vec![0.0; places.len() * width];
-        let mut qkv = vec![0.0; 3 * hidden.len()];
-        let mut context = vec![0.0; hidden.len()];
         self.embedding.run(batch, &mut hidden);
-        for layer in &self.layers {
-            self.project(layer, &places, &hidden, &mut qkv);
-            self.attend(layer, batch, &qkv, &mut context);
-            self.finish(layer, batch, &context, &mut hidden);
-        }
+        self.batch_buffers.with(|Buffers { qkv, context }| {
+            let qkv = sized(qkv, 3 * hidden.len());
+            let context = sized(context, hidden.len());
+            for layer in &self.layers {
+                self.project(layer, &places, &hidden, qkv);
+                self.attend(layer, batch, qkv, context);
+                self.finish(layer, batch, context, &mut hidden);
+            }
+        });
         if let Some(norm) = &self.last_norm {
             hidden
                 .par_chunks_mut(TILE * width)

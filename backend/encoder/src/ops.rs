@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::kernels::gemm::{Activation, Product, Rows};
 use crate::kernels::panels::Panels;
-use crate::kernels::simd::{self, dispatch};
+use crate::kernels::simd::{self, Multiply, dispatch};
 
 /// `out` = activation(first half) × second half, for each row of `wide`, which has `2 × width`
 /// numbers.
@@ -33,13 +33,8 @@ impl WithSimd for Gate<'_> {
         for (wide, out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
             let (first, second) = wide.split_at(self.width);
             out.copy_from_slice(first);
-            match self.activation {
-                Activation::Gelu => simd::map(s, out, |x| simd::gelu(s, x)),
-                Activation::GeluTanh => simd::map(s, out, |x| simd::gelu_tanh(s, x)),
-                Activation::Relu => simd::map(s, out, |x| simd::relu(s, x)),
-                Activation::Tanh => simd::map(s, out, |x| simd::tanh(s, x)),
-            }
-            simd::zip(s, out, second, |x, y| s.mul_f32s(x, y));
+            simd::activate(s, out, self.activation);
+            simd::zip(s, out, second, &Multiply);
         }
     }
 }

@@ -6,10 +6,11 @@
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, Status};
 use serde::{Serialize, Serializer};
 
+use crate::device::Facts;
 use crate::engine::{Embeddings, Scores};
 
 /// What computes, as `/info` names it. The key there is called `pytorch_version`.
-const ENGINE: &str = "candle 0.11.1";
+pub const ENGINE: &str = "candle 0.11.1";
 
 /// The description of this API, for `/openapi.json`.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -73,15 +74,15 @@ pub(super) fn health(device: &str) -> Json {
     })
 }
 
-/// Body of `GET /info`.
-pub(super) fn info(device: &str, loaded_models: Vec<String>) -> Json {
+/// Body of `GET /info`. An MB there has 1024 × 1024 bytes, and a part of one doesn't count.
+pub(super) fn info(device: &str, facts: &Facts, loaded_models: Vec<String>) -> Json {
     serde_json::to_vec(&Info {
         device: device.to_owned(),
-        device_name: device.to_owned(),
-        vram_total_mb: None,
-        vram_used_mb: None,
+        device_name: facts.name.clone(),
+        vram_total_mb: facts.memory.map(|memory| memory.total >> 20),
+        vram_used_mb: facts.memory.map(|memory| memory.used >> 20),
         pytorch_version: ENGINE.to_owned(),
-        cuda_version: None,
+        cuda_version: facts.cuda_version.clone(),
         loaded_models,
     })
 }
@@ -129,6 +130,25 @@ mod tests {
         };
         let body = Outcome::Embeddings(found).to_json("m").unwrap();
         let expected = r#"{"embeddings":[[0.5,-2.0]],"model":"m","dimensions":2}"#;
+        assert_eq!(String::from_utf8(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_gpu_is_described_in_whole_megabytes() {
+        let facts = Facts {
+            name: "NVIDIA H200".to_owned(),
+            memory: Some(crate::device::Memory {
+                total: (143_771 << 20) + 1,
+                used: (1 << 20) - 1,
+            }),
+            cuda_version: Some("13.0".to_owned()),
+        };
+        let body = info("cuda:1", &facts, vec!["embed:m".to_owned()]).unwrap();
+        let expected = concat!(
+            r#"{"device":"cuda:1","device_name":"NVIDIA H200","vram_total_mb":143771,"#,
+            r#""vram_used_mb":0,"pytorch_version":"candle 0.11.1","cuda_version":"13.0","#,
+            r#""loaded_models":["embed:m"]}"#
+        );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }
 

@@ -1,12 +1,13 @@
 //! Who may ask: one shared key in `X-API-Key`, or everybody where none is configured.
 //!
 //! Checked before anything else, so that without the key nobody learns which paths exist. Only
-//! `/health`, exactly, is open, for load balancers and orchestrators.
+//! `/health`, exactly, is open, for load balancers and orchestrators. `/metrics` takes the key as a
+//! bearer token too, since that is what Prometheus can send (`authorization: credentials:`).
 
 use std::fmt;
 
 use gpu_bridge_wire::API_KEY_HEADER;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq;
 
 use super::route;
@@ -51,6 +52,14 @@ pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> 
         || headers
             .get(API_KEY_HEADER)
             .is_some_and(|presented| key.matches(presented.as_bytes()))
+        || path == route::METRICS && bearer(headers).is_some_and(|token| key.matches(token))
+}
+
+/// The token of `Authorization: Bearer TOKEN`; the scheme's case doesn't matter (RFC 9110 §11.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 #[cfg(test)]
@@ -91,6 +100,37 @@ mod tests {
                 "{path} {presented:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_bearer_token_opens_the_metrics_alone() {
+        let key = ApiKey::from("s3cret-Key".to_owned());
+        let table = [
+            ("/metrics", "Bearer s3cret-Key", true),
+            ("/metrics", "bearer s3cret-Key", true),
+            ("/metrics", "Bearer wrong", false),
+            ("/metrics", "Basic s3cret-Key", false),
+            ("/metrics", "s3cret-Key", false),
+            ("/metrics", "", false),
+            ("/metrics/", "Bearer s3cret-Key", false),
+            ("/info", "Bearer s3cret-Key", false),
+        ];
+        for (path, value, expected) in table {
+            let headers =
+                HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
+            assert_eq!(
+                permits(Some(&key), path, &headers),
+                expected,
+                "{path} {value}"
+            );
+        }
+        assert!(!permits(Some(&key), "/metrics", &presenting(None)));
+        assert!(permits(
+            Some(&key),
+            "/metrics",
+            &presenting(Some("s3cret-Key"))
+        ));
+        assert!(permits(None, "/metrics", &presenting(None)));
     }
 
     #[test]

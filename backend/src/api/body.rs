@@ -1,18 +1,24 @@
-//! Reads the body of a request, bounded in size and time.
+//! Reads the body of a request, bounded in size, in time and in what all bodies take together.
 
 use std::time::Duration;
 
-use axum::extract::Request;
-use bytes::Bytes;
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::time::timeout;
 
+use super::budget::{Exhausted, Reservation};
 use super::error::ApiError;
 use super::validate::RawBody;
+use crate::metrics::Rejection;
 
 /// How long a client may take to send a body.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a client that was refused may go on sending, to no avail.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// A body in memory.
 pub(super) struct Received {
@@ -29,24 +35,65 @@ impl Received {
     }
 }
 
-/// Reads at most `limit` bytes.
-pub(super) async fn read(request: Request, limit: usize) -> Result<Received, ApiError> {
-    let is_json = is_json(request.headers());
-    let body = Limited::new(request.into_body(), limit);
-    let Ok(collected) = timeout(READ_TIMEOUT, body.collect()).await else {
-        return Err(ApiError::BodyTimeout {
+/// Reads at most `limit` bytes, reserving them first in `held`. A body that announces more is
+/// refused before any of it is read.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: usize,
+    held: &mut Reservation,
+) -> Result<Received, ApiError> {
+    let bytes = timeout(READ_TIMEOUT, collect(body, limit, held))
+        .await
+        .map_err(|_| ApiError::BodyTimeout {
             seconds: READ_TIMEOUT.as_secs(),
-        });
+        })??;
+    Ok(Received {
+        bytes,
+        is_json: is_json(headers),
+    })
+}
+
+async fn collect(body: &mut Body, limit: usize, held: &mut Reservation) -> Result<Bytes, ApiError> {
+    let too_large = ApiError::BodyTooLarge { limit };
+    let announced = match usize::try_from(body.size_hint().exact().unwrap_or(0)) {
+        Ok(announced) if announced <= limit => announced,
+        _ => return Err(too_large),
     };
-    match collected {
-        Ok(collected) => Ok(Received {
-            bytes: collected.to_bytes(),
-            is_json,
-        }),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge { limit }),
-        // The transfer broke off or was malformed.
-        Err(_) => Err(ApiError::Unparsable),
+    held.grow_to(announced).await?;
+    let mut bytes = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        // An error means that the transfer broke off or was malformed.
+        let frame = frame.map_err(|_| ApiError::Unparsable)?;
+        let Ok(piece) = frame.into_data() else {
+            continue;
+        };
+        let length = bytes.len().saturating_add(piece.len());
+        if length > limit {
+            return Err(too_large);
+        }
+        held.grow_to(length).await?;
+        bytes.extend_from_slice(&piece);
     }
+    Ok(bytes.freeze())
+}
+
+impl From<Exhausted> for ApiError {
+    fn from(_: Exhausted) -> Self {
+        Self::Busy(Rejection::Memory)
+    }
+}
+
+/// Lets go of a body that was not wanted. What the client is still sending is read and thrown away
+/// for a while: a connection that is closed with unread bytes takes the answer with it.
+pub(super) fn abandon(headers: &HeaderMap, mut body: Body) {
+    // Who waits to be asked for the body sends none.
+    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+        return;
+    }
+    tokio::spawn(timeout(LINGER, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
 }
 
 /// True for `application/json` and `application/*+json`, with or without parameters.
@@ -69,17 +116,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use http::HeaderValue;
 
+    use super::super::budget::Budget;
     use super::*;
-
-    fn request(body: Body) -> Request {
-        let mut request = Request::new(body);
-        let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::CONTENT_TYPE, json);
-        request
-    }
 
     #[test]
     fn json_is_known_by_its_content_type() {
@@ -104,30 +144,45 @@ mod tests {
         }
     }
 
+    fn held() -> Reservation {
+        Budget::new(1 << 20).open()
+    }
+
     #[tokio::test]
     async fn a_body_is_read_up_to_the_limit_and_no_further() {
-        let read_to = |limit| read(request(Body::from("12345")), limit);
-        assert_eq!(
-            read_to(5)
-                .await
-                .unwrap_or_else(|_| panic!("fits"))
-                .as_raw()
-                .bytes,
-            b"12345"
-        );
-        assert!(matches!(
-            read_to(4).await,
-            Err(ApiError::BodyTooLarge { limit: 4 })
-        ));
+        let chunked = || {
+            let pieces = ["12", "345"].map(Ok::<_, std::io::Error>);
+            Body::from_stream(futures_util::stream::iter(pieces))
+        };
+        for body in [|| Body::from("12345"), chunked] {
+            let bytes = collect(&mut body(), 5, &mut held()).await.unwrap();
+            assert_eq!(bytes, "12345");
+            let refused = collect(&mut body(), 4, &mut held()).await;
+            assert!(matches!(refused, Err(ApiError::BodyTooLarge { limit: 4 })));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_given_up() {
         let stalled = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
-        let outcome = read(request(Body::from_stream(stalled)), 10).await;
+        let mut body = Body::from_stream(stalled);
+        let outcome = read(&HeaderMap::new(), &mut body, 10, &mut held()).await;
         assert!(matches!(
             outcome,
             Err(ApiError::BodyTimeout { seconds: 60 })
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_together_take_no_more_than_the_budget() {
+        let budget = Budget::new(4096);
+        let send = |size: usize| Body::from(vec![b' '; size]);
+        let mut first = budget.open();
+        assert!(collect(&mut send(3000), 4096, &mut first).await.is_ok());
+        let mut second = budget.open();
+        let refused = collect(&mut send(3000), 4096, &mut second).await;
+        assert!(matches!(refused, Err(ApiError::Busy(Rejection::Memory))));
+        drop(first);
+        assert!(collect(&mut send(3000), 4096, &mut second).await.is_ok());
     }
 }

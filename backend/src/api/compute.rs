@@ -3,26 +3,27 @@
 //! Parsing, computing and writing the answer run on the blocking threads. The slot and the place
 //! in the job list live with the computation, not with the request: when the client goes away the
 //! handler is dropped at once, the engine learns of it between two batches, and only then are they
-//! given back. So a slot is never free while the device still works for it.
+//! given back. So a slot is never free while the device still works for it. The bytes that were
+//! reserved for the body move along in the same way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::Request;
-use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::answer::Outcome;
 use super::body::{self, Received};
-use super::error::{self, ApiError};
+use super::error::{self, Answer, ApiError};
 use super::jobs::{Job, Kind};
 use super::request_log::RequestLog;
-use super::slots::Slot;
+use super::slots::{Busy, Slot};
 use super::validate::{self, BertscoreRequest, EmbedRequest, Limits, Refusal};
-use super::{App, Options};
+use super::{App, Exchange, Options};
 use crate::engine::{Engine, EngineError, Progress};
+use crate::metrics::Rejection;
 
 /// Longest model name, in characters, that the log and the job list show.
 const SHOWN_NAME: usize = 200;
@@ -31,20 +32,13 @@ const SHOWN_NAME: usize = 200;
 pub(super) async fn serve(
     app: &Arc<App>,
     kind: Kind,
-    request: Request,
-    log: &mut RequestLog,
-) -> Result<Response, ApiError> {
-    let limits = app.options.limits;
-    let received = body::read(request, limits.max_body()).await?;
-    let work = spawn_blocking(move || Work::read(kind, &received, &limits))
-        .await
-        .map_err(|panic| log.internal(&panic))??
-        .or_default(&app.options);
-
+    exchange: &mut Exchange,
+) -> Result<Answer, ApiError> {
+    let work = receive(app, kind, exchange).await?;
     let shown: String = work.model().chars().take(SHOWN_NAME).collect();
-    log.about(work.items(), &shown);
+    exchange.log.about(work.items(), &shown);
     let job = app.jobs.start(kind, &shown, work.items(), Timestamp::now());
-    let slot = app.slots.acquire().await.map_err(|_| ApiError::Busy)?;
+    let slot = wait_for_slot(app).await?;
 
     let (_watch, wanted) = Watch::new();
     let running = Running {
@@ -52,13 +46,37 @@ pub(super) async fn serve(
         wanted,
         _slot: slot,
     };
-    let engine = Arc::clone(&app.engine);
-    let body = spawn_blocking(move || work.run(&*engine, running))
+    let engine = Arc::clone(&app.services.engine);
+    let held = exchange.held.take();
+    let (body, held) = spawn_blocking(move || (work.run(&*engine, running), held))
         .await
-        .map_err(|panic| log.internal(&panic))?
-        .map_err(|error| refusal(&error, log))?
-        .map_err(|error| log.internal(&error))?;
+        .map_err(|panic| exchange.log.internal(&panic))?;
+    exchange.held = held;
+    let body = body
+        .map_err(|error| refusal(&error, &exchange.log))?
+        .map_err(|error| exchange.log.internal(&error))?;
     Ok(error::json(StatusCode::OK, body))
+}
+
+/// Reads and checks what is to be computed.
+async fn receive(app: &Arc<App>, kind: Kind, exchange: &mut Exchange) -> Result<Work, ApiError> {
+    let limits = app.options.limits;
+    let most = limits.max_body().min(app.budget.total());
+    let headers = &exchange.head.headers;
+    let received = body::read(headers, &mut exchange.body, most, &mut exchange.held).await?;
+    let held = exchange.held.take();
+    let (work, held) = spawn_blocking(move || (Work::read(kind, &received, &limits), held))
+        .await
+        .map_err(|panic| exchange.log.internal(&panic))?;
+    exchange.held = held;
+    Ok(work?.or_default(&app.options))
+}
+
+async fn wait_for_slot(app: &App) -> Result<Slot, ApiError> {
+    let begin = Instant::now();
+    let slot = app.slots.acquire().await;
+    app.services.metrics.http.waited_for_slot(begin.elapsed());
+    slot.map_err(|Busy| ApiError::Busy(Rejection::Slots))
 }
 
 /// What to compute.
@@ -166,6 +184,7 @@ impl Drop for Watch {
 fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
         EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
+        EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
             log.internal(error)
         }

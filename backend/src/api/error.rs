@@ -4,22 +4,22 @@
 //! needs to know has gone to the log where the fault was noticed. Bodies are always JSON with one
 //! key, `detail`.
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use gpu_bridge_wire::ErrorBody;
 use http::{HeaderValue, Method, StatusCode, header};
-use serde::Serialize;
 use thiserror::Error;
 
-use super::problem::Problem;
 use super::validate::Refusal;
+use crate::metrics::Rejection;
 
 /// Seconds after which a client may find a free slot.
 const RETRY_AFTER: &str = "5";
 
+/// What is sent back: a head, and a body that is in memory as a whole.
+pub(super) type Answer = http::Response<Bytes>;
+
 /// Why a request got no result. The text is what the client reads as `detail`, but for
-/// [`ApiError::Invalid`], whose detail is a list.
+/// [`ApiError::Invalid`], which brings its body along.
 #[derive(Debug, Error)]
 pub(super) enum ApiError {
     #[error("Unauthorized")]
@@ -31,15 +31,15 @@ pub(super) enum ApiError {
     #[error("There was an error parsing the body")]
     Unparsable,
     #[error("validation failed")]
-    Invalid(Vec<Problem>),
+    Invalid(Vec<u8>),
     #[error("candidates and references must have equal length")]
     UnequalLengths,
     #[error("request body not received within {seconds} s")]
     BodyTimeout { seconds: u64 },
     #[error("request body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
-    #[error("GPU busy - retry later")]
-    Busy,
+    #[error("{}", busy(*.0))]
+    Busy(Rejection),
     #[error("{0}")]
     NotInstalled(String),
     #[error("internal error; the log of this host has more under request id {request_id}")]
@@ -56,14 +56,14 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Busy => Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER))),
+            Self::Busy(_) => Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER))),
             Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())
                 .ok()
                 .map(|allow| (header::ALLOW, allow)),
@@ -71,17 +71,28 @@ impl ApiError {
         }
     }
 
-    fn body(&self) -> serde_json::Result<Vec<u8>> {
-        #[derive(Serialize)]
-        struct Problems<'a> {
-            detail: &'a [Problem],
-        }
-        match self {
-            Self::Invalid(problems) => serde_json::to_vec(&Problems { detail: problems }),
-            other => serde_json::to_vec(&ErrorBody {
-                detail: other.to_string(),
-            }),
-        }
+    fn into_body(self) -> Vec<u8> {
+        let detail = match self {
+            Self::Invalid(body) => return body,
+            other => other.to_string(),
+        };
+        // A string always serialises; an empty body is the harmless way out.
+        serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default()
+    }
+
+    /// What the client gets.
+    pub(super) fn into_answer(self) -> Answer {
+        let (status, header) = (self.status(), self.header());
+        let mut answer = json(status, self.into_body());
+        answer.headers_mut().extend(header);
+        answer
+    }
+}
+
+fn busy(reason: Rejection) -> &'static str {
+    match reason {
+        Rejection::Slots | Rejection::Memory => "GPU busy - retry later",
+        Rejection::DeviceMemory => "GPU out of memory - retry later",
     }
 }
 
@@ -89,62 +100,53 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Unparsable => Self::Unparsable,
-            Refusal::Invalid(problems) => Self::Invalid(problems),
+            Refusal::Invalid(body) => Self::Invalid(body),
             Refusal::UnequalLengths => Self::UnequalLengths,
         }
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        // Strings and integers always serialise; an empty body is the harmless way out.
-        let mut response = json(self.status(), self.body().unwrap_or_default());
-        response.headers_mut().extend(self.header());
-        response
-    }
-}
-
-/// A response with a JSON body.
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Body::from(body.into()));
-    *response.status_mut() = status;
+/// An answer with a JSON body.
+pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Answer::new(body.into());
+    *answer.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    answer.headers_mut().insert(header::CONTENT_TYPE, json);
+    answer
 }
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
 
-    async fn body(error: ApiError) -> String {
-        let collected = error.into_response().into_body().collect().await.unwrap();
-        String::from_utf8(collected.to_bytes().to_vec()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_json_with_a_detail() {
-        assert_eq!(
-            body(ApiError::Busy).await,
-            r#"{"detail":"GPU busy - retry later"}"#
-        );
-        assert_eq!(
-            body(ApiError::Unauthorized).await,
-            r#"{"detail":"Unauthorized"}"#
-        );
+    #[test]
+    fn a_refusal_is_json_with_a_detail() {
+        let table = [
+            (ApiError::Unauthorized, "Unauthorized"),
+            (ApiError::Busy(Rejection::Slots), "GPU busy - retry later"),
+            (ApiError::Busy(Rejection::Memory), "GPU busy - retry later"),
+            (
+                ApiError::Busy(Rejection::DeviceMemory),
+                "GPU out of memory - retry later",
+            ),
+        ];
+        for (error, detail) in table {
+            let body = error.into_answer().into_body();
+            assert_eq!(body, format!(r#"{{"detail":"{detail}"}}"#));
+        }
     }
 
     #[test]
     fn busy_says_when_to_come_back_and_a_wrong_method_which_is_right() {
-        let busy = ApiError::Busy.into_response();
-        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
+        for reason in [Rejection::Slots, Rejection::DeviceMemory] {
+            let busy = ApiError::Busy(reason).into_answer();
+            assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
+        }
         let wrong = ApiError::MethodNotAllowed {
             allow: Method::POST,
         }
-        .into_response();
+        .into_answer();
         assert_eq!(wrong.headers()[header::ALLOW], "POST");
     }
 }

@@ -78,6 +78,11 @@ impl Jobs {
             .collect()
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Entry>>> {
         // No panic can leave the map half-changed.
         self.active.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,12 +8,14 @@
 //! ```
 //!
 //! `auth`, `route` and `validate` decide and are pure; `error` is the one map from refusals to
-//! responses; `jobs` is what `/status` shows; `request_log` writes one line for each request.
+//! answers; `jobs` is what `/status` shows; `request_log` writes one line for each request and counts
+//! it; `budget` bounds the bytes that all of them keep in memory.
 //! Nothing here computes, and nothing heavy runs on the async threads.
 
 mod answer;
 mod auth;
 mod body;
+mod budget;
 mod compute;
 mod encoding;
 mod error;
@@ -30,18 +32,24 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 
+pub use answer::ENGINE;
 pub use auth::ApiKey;
 pub use validate::Limits;
 
-use self::error::ApiError;
+use self::budget::{Budget, Reservation};
+use self::error::{Answer, ApiError};
 use self::jobs::Jobs;
 use self::request_log::{RequestIds, RequestLog};
 use self::route::{Decision, Route};
 use self::slots::Slots;
+use crate::device::DeviceFacts;
 use crate::engine::Engine;
+use crate::metrics::{self, Metrics};
 
 /// What the operator decides about the HTTP side.
 #[derive(Clone, Debug)]
@@ -52,6 +60,8 @@ pub struct Options {
     pub max_concurrent: u32,
     /// The largest request.
     pub limits: Limits,
+    /// Bytes of requests and answers that may be in memory at once.
+    pub max_buffered: usize,
     /// Model for requests to `/embed` that name none.
     pub default_embed: String,
     /// Model for requests to `/bertscore` that name none.
@@ -60,93 +70,142 @@ pub struct Options {
     pub device: String,
 }
 
+/// What the HTTP side serves.
+#[derive(Clone)]
+pub struct Services {
+    /// Computes.
+    pub engine: Arc<dyn Engine>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// What is known of the device.
+    pub facts: DeviceFacts,
+}
+
 /// What the handlers share.
 struct App {
-    engine: Arc<dyn Engine>,
+    services: Services,
     options: Options,
     slots: Slots,
     jobs: Jobs,
     ids: RequestIds,
+    budget: Budget,
+}
+
+/// One request on its way.
+struct Exchange {
+    head: Parts,
+    body: Body,
+    log: RequestLog,
+    held: Reservation,
 }
 
 /// The service as a whole, ready to be served.
-pub fn router(engine: Arc<dyn Engine>, options: Options) -> Router {
-    let slots = Slots::new(options.max_concurrent);
+pub fn router(services: Services, options: Options) -> Router {
     let app = App {
-        engine,
-        options,
-        slots,
+        services,
+        slots: Slots::new(options.max_concurrent),
         jobs: Jobs::default(),
         ids: RequestIds::new(),
+        budget: Budget::new(options.max_buffered),
+        options,
     };
     // `route` decides what a path means; axum's own routing has other ideas of HEAD and slashes.
     Router::new().fallback(handle).with_state(Arc::new(app))
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
-    let mut log = RequestLog::begin(&app.ids, &request);
-    let answer = answer(&app, request, &mut log).await;
-    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
-    if let Ok(id) = HeaderValue::from_str(log.id()) {
-        response.headers_mut().insert(request_log::REQUEST_ID, id);
+    let counts = &app.services.metrics.http;
+    let (head, body) = request.into_parts();
+    let mut exchange = Exchange {
+        log: RequestLog::begin(&app.ids, counts, &head),
+        held: app.budget.open(),
+        head,
+        body,
+    };
+    let outcome = answer(&app, &mut exchange).await;
+    if let Err(ApiError::Busy(reason)) = &outcome {
+        counts.rejected(*reason);
     }
-    log.finish(response.status());
-    response
+    exchange.finish(outcome.unwrap_or_else(ApiError::into_answer))
 }
 
-async fn answer(
-    app: &Arc<App>,
-    request: Request,
-    log: &mut RequestLog,
-) -> Result<Response, ApiError> {
-    let path = request.uri().path();
-    if !auth::permits(app.options.api_key.as_ref(), path, request.headers()) {
+impl Exchange {
+    fn finish(self, mut answer: Answer) -> Response {
+        if let Ok(id) = HeaderValue::from_str(self.log.id()) {
+            answer.headers_mut().insert(request_log::REQUEST_ID, id);
+        }
+        self.log.finish(answer.status());
+        body::abandon(&self.head.headers, self.body);
+        answer.map(|bytes| Body::from(self.held.keep(bytes)))
+    }
+}
+
+async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiError> {
+    let head = &exchange.head;
+    let path = head.uri.path();
+    if !auth::permits(app.options.api_key.as_ref(), path, &head.headers) {
         return Err(ApiError::Unauthorized);
     }
-    match route::decide(request.method(), path) {
-        Decision::Serve(route) => serve(app, route, request, log).await,
-        Decision::Redirect(path) => Ok(redirect(path, &request)),
+    match route::decide(&head.method, path) {
+        Decision::Serve(route) => serve(app, route, exchange).await,
+        Decision::Redirect(path) => Ok(redirect(path, head)),
         Decision::WrongMethod { allow } => Err(ApiError::MethodNotAllowed { allow }),
         Decision::Unknown => Err(ApiError::NotFound),
     }
 }
 
-async fn serve(
-    app: &Arc<App>,
-    route: Route,
-    request: Request,
-    log: &mut RequestLog,
-) -> Result<Response, ApiError> {
+async fn serve(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Answer, ApiError> {
+    let Services { engine, facts, .. } = &app.services;
     let device = &app.options.device;
     let body = match route {
-        Route::Compute(kind) => return compute::serve(app, kind, request, log).await,
+        Route::Compute(kind) => return compute::serve(app, kind, exchange).await,
+        Route::Metrics => return scrape(app, &exchange.log),
         Route::Health => answer::health(device),
-        Route::Info => answer::info(device, app.engine.loaded_models()),
+        Route::Info => answer::info(device, &facts.latest(), engine.loaded_models()),
         Route::Status => answer::status(app.slots.total(), app.jobs.list()),
         Route::OpenApi => Ok(answer::OPENAPI.into()),
     };
-    let body = body.map_err(|error| log.internal(&error))?;
+    let body = body.map_err(|error| exchange.log.internal(&error))?;
     Ok(error::json(StatusCode::OK, body))
 }
 
+/// The metrics, in Prometheus' text format.
+fn scrape(app: &App, log: &RequestLog) -> Result<Answer, ApiError> {
+    let memory = app.services.facts.latest().memory;
+    let state = metrics::State {
+        device: &app.options.device,
+        device_memory: memory.map(|memory| memory.total),
+        device_memory_used: memory.map(|memory| memory.used),
+        in_flight: app.jobs.count(),
+        slots: app.slots.total(),
+        buffered: app.budget.held(),
+    };
+    let text = app.services.metrics.render(&state);
+    let text = text.map_err(|error| log.internal(&error))?;
+    let mut answer = Answer::new(Bytes::from(text));
+    let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+    answer.headers_mut().insert(header::CONTENT_TYPE, format);
+    Ok(answer)
+}
+
 /// To `path` on the host that the client asked, with its query string.
-fn redirect(path: &str, request: &Request) -> Response {
-    let query = request
-        .uri()
+fn redirect(path: &str, head: &Parts) -> Answer {
+    let query = head
+        .uri
         .query()
         .map(|query| format!("?{query}"))
         .unwrap_or_default();
-    let host = request
-        .headers()
+    let host = head
+        .headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let base = host
         .map(|host| format!("http://{host}"))
         .unwrap_or_default();
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let mut answer = Answer::new(Bytes::new());
+    *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     if let Ok(location) = HeaderValue::from_str(&format!("{base}{path}{query}")) {
-        response.headers_mut().insert(header::LOCATION, location);
+        answer.headers_mut().insert(header::LOCATION, location);
     }
-    response
+    answer
 }

@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 
 /// What is wrong with one part of a request. `input` is the part as the client wrote it.
 #[derive(Debug, Serialize)]
-pub(super) struct Problem {
+pub(super) struct Problem<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     loc: Vec<Place>,
     msg: Cow<'static, str>,
-    input: Box<RawValue>,
+    input: Cow<'a, RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ctx: Option<Context>,
 }
@@ -40,33 +40,39 @@ enum Cause {
 
 const BODY: Place = Place::Name("body");
 
-impl Problem {
+impl<'a> Problem<'a> {
     /// There is no body.
     pub(super) fn missing_body() -> Self {
         Self::new("missing", vec![BODY], "Field required", RawValue::NULL)
     }
 
     /// The body is something else than an object.
-    pub(super) fn not_an_object(body: &RawValue) -> Self {
+    pub(super) fn not_an_object(body: &'a RawValue) -> Self {
         let msg = "Input should be a valid dictionary or object to extract fields from";
         Self::new("model_attributes_type", vec![BODY], msg, body)
+    }
+
+    /// The body is not even meant to be JSON: what it begins with, as a JSON string.
+    pub(super) fn not_json_at_all(beginning: Box<RawValue>) -> Self {
+        Self {
+            input: Cow::Owned(beginning),
+            ..Self::not_an_object(RawValue::NULL)
+        }
     }
 
     /// The body is no JSON; `position` counts code points.
     pub(super) fn not_json(reason: Cow<'static, str>, position: usize) -> Self {
         let loc = vec![BODY, Place::Index(position)];
-        let problem = Self::new("json_invalid", loc, "JSON decode error", RawValue::NULL);
-        let input = RawValue::from_string("{}".to_owned()).unwrap_or_default();
+        let input = serde_json::from_str("{}").unwrap_or(RawValue::NULL);
         let error = Cause::Reason(reason);
         Self {
-            input,
             ctx: Some(Context { error }),
-            ..problem
+            ..Self::new("json_invalid", loc, "JSON decode error", input)
         }
     }
 
     /// `object` lacks a field.
-    pub(super) fn missing(field: &'static str, object: &RawValue) -> Self {
+    pub(super) fn missing(field: &'static str, object: &'a RawValue) -> Self {
         Self::new(
             "missing",
             vec![BODY, Place::Name(field)],
@@ -76,7 +82,7 @@ impl Problem {
     }
 
     /// A field is something else than a list.
-    pub(super) fn not_a_list(field: &'static str, value: &RawValue) -> Self {
+    pub(super) fn not_a_list(field: &'static str, value: &'a RawValue) -> Self {
         let loc = vec![BODY, Place::Name(field)];
         Self::new("list_type", loc, "Input should be a valid list", value)
     }
@@ -85,7 +91,7 @@ impl Problem {
     pub(super) fn not_a_string(
         field: &'static str,
         index: Option<usize>,
-        value: &RawValue,
+        value: &'a RawValue,
     ) -> Self {
         let item = index.map(Place::Index);
         let loc = [BODY, Place::Name(field)].into_iter().chain(item).collect();
@@ -93,13 +99,12 @@ impl Problem {
     }
 
     /// A field exceeds a limit.
-    pub(super) fn excess(field: &'static str, what: &str, value: &RawValue) -> Self {
+    pub(super) fn excess(field: &'static str, what: &str, value: &'a RawValue) -> Self {
         let loc = vec![BODY, Place::Name(field)];
-        let problem = Self::new("value_error", loc, format!("Value error, {what}"), value);
         let error = Cause::Exception {};
         Self {
             ctx: Some(Context { error }),
-            ..problem
+            ..Self::new("value_error", loc, format!("Value error, {what}"), value)
         }
     }
 
@@ -107,13 +112,13 @@ impl Problem {
         kind: &'static str,
         loc: Vec<Place>,
         msg: impl Into<Cow<'static, str>>,
-        input: &RawValue,
+        input: &'a RawValue,
     ) -> Self {
         Self {
             kind,
             loc,
             msg: msg.into(),
-            input: input.to_owned(),
+            input: Cow::Borrowed(input),
             ctx: None,
         }
     }

@@ -1,19 +1,20 @@
-//! One log line for each request: id, method, route, status, items, model, milliseconds. Never
-//! texts, never keys, never a path as the client sent it.
+//! One log line for each request, and its place in the metrics: id, method, route, status, items,
+//! model, milliseconds. Never texts, never keys, never a path as the client sent it.
 //!
-//! A request whose client goes away before the answer is logged too, as status 499.
+//! A request whose client goes away before the answer counts too, as status 499.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use axum::extract::Request;
+use http::request::Parts;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::error::ApiError;
 use super::route;
+use crate::metrics::{HttpMetrics, Rejection};
 
 /// Header with the id that log lines and error messages carry.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -37,11 +38,8 @@ impl RequestIds {
     }
 
     /// The id that the caller gave if it is a plain short one, else a fresh one.
-    fn id(&self, request: &Request) -> String {
-        let given = request
-            .headers()
-            .get(REQUEST_ID)
-            .and_then(|id| id.to_str().ok());
+    fn id(&self, head: &Parts) -> String {
+        let given = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
         if let Some(id) = given.filter(|id| is_plain(id)) {
             return id.to_owned();
         }
@@ -68,14 +66,16 @@ pub(super) struct RequestLog {
     items: Option<usize>,
     model: Option<String>,
     status: u16,
+    metrics: HttpMetrics,
 }
 
 impl RequestLog {
-    pub(super) fn begin(ids: &RequestIds, request: &Request) -> Self {
+    pub(super) fn begin(ids: &RequestIds, metrics: &HttpMetrics, head: &Parts) -> Self {
         Self {
-            id: ids.id(request),
-            method: request.method().clone(),
-            route: route::label(request.uri().path()),
+            id: ids.id(head),
+            method: head.method.clone(),
+            route: route::label(head.uri.path()),
+            metrics: metrics.clone(),
             started: Instant::now(),
             items: None,
             model: None,
@@ -101,7 +101,19 @@ impl RequestLog {
         }
     }
 
-    /// Writes the line.
+    /// Logs that the device was too small for a request.
+    pub(super) fn out_of_memory(&self) -> ApiError {
+        warn!(
+            id = self.id,
+            route = self.route,
+            model = self.model,
+            items = self.items,
+            "the device has too little free memory"
+        );
+        ApiError::Busy(Rejection::DeviceMemory)
+    }
+
+    /// Counts the request and writes the line.
     pub(super) fn finish(mut self, status: StatusCode) {
         self.status = status.as_u16();
     }
@@ -117,16 +129,17 @@ impl Drop for RequestLog {
             model,
             status,
             started,
+            metrics,
         } = self;
-        let ms = started.elapsed().as_micros() as f64 / 1e3;
+        let took = started.elapsed();
+        metrics.request(route, *status, took);
+        let ms = took.as_micros() as f64 / 1e3;
         info!(id, %method, route, status, items, model, ms, "request");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
-
     use super::*;
 
     fn id(given: Option<&str>) -> String {
@@ -134,7 +147,8 @@ mod tests {
         if let Some(given) = given {
             request = request.header(REQUEST_ID, given);
         }
-        RequestIds::new().id(&request.body(Body::empty()).unwrap())
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        RequestIds::new().id(&head)
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(super) enum Route {
     Info,
     Status,
     OpenApi,
+    Metrics,
     Compute(Kind),
 }
 
@@ -30,17 +31,21 @@ pub(super) enum Decision {
     Unknown,
 }
 
-static ROUTES: [(&str, Method, Route); 6] = [
+static ROUTES: [(&str, Method, Route); 7] = [
     (HEALTH, Method::GET, Route::Health),
     ("/info", Method::GET, Route::Info),
     ("/status", Method::GET, Route::Status),
     ("/embed", Method::POST, Route::Compute(Kind::Embed)),
     ("/bertscore", Method::POST, Route::Compute(Kind::Bertscore)),
     ("/openapi.json", Method::GET, Route::OpenApi),
+    (METRICS, Method::GET, Route::Metrics),
 ];
 
 /// The path that is open without a key.
 pub(super) const HEALTH: &str = "/health";
+
+/// The path that scrapers know, who can present a key as a bearer token only.
+pub(super) const METRICS: &str = "/metrics";
 
 /// The meaning of `method` on `path` (without query string).
 pub(super) fn decide(method: &Method, path: &str) -> Decision {

@@ -9,20 +9,28 @@
 //! Unknown fields are ignored and the last of duplicate keys wins. A document is never turned into
 //! a tree: fields are borrowed slices of it, and at most the permitted number of texts is kept, so
 //! that memory stays within a small multiple of the body's size whatever the body is. What a
-//! problem quotes as `input` is the client's own JSON, digit for digit.
+//! problem quotes as `input` is the client's own JSON, digit for digit, written from where it stands
+//! in the body into the refusal.
+
+mod texts;
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::encoding;
 use super::json::{self, NotJson};
 use super::problem::Problem;
+use texts::Texts;
 
 /// Wrong items of a list that are told one by one; the rest goes unmentioned.
 pub(super) const MAX_WRONG_ITEMS: usize = 1_000;
+
+/// Bytes of a body that is not JSON which are quoted; written as JSON they may be six times as many.
+const QUOTED: usize = 64 * 1024;
 
 /// The largest request, counted in items and Unicode code points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,51 +88,71 @@ pub(super) struct BertscoreRequest {
 pub(super) enum Refusal {
     /// Not text, or nested absurdly.
     Unparsable,
-    /// What is wrong with which part.
-    Invalid(Vec<Problem>),
+    /// `{"detail": [...]}`: what is wrong with which part.
+    Invalid(Vec<u8>),
     /// As many candidates as references are needed.
+    UnequalLengths,
+}
+
+/// The same, while the body is at hand.
+enum Fault<'a> {
+    Unparsable,
+    Invalid(Vec<Problem<'a>>),
     UnequalLengths,
 }
 
 /// Reads a body of `POST /embed`.
 pub(super) fn embed(body: RawBody<'_>, limits: &Limits) -> Result<EmbedRequest, Refusal> {
-    let text = text_of(body)?;
-    let mut fields = Fields::read(&text, ["texts", "model"])?;
-    let texts = fields.texts(0, limits);
-    let model = fields.string(1);
-    fields.valid(EmbedRequest { texts, model })
+    with_text(body, |text| {
+        let mut fields = Fields::read(text, ["texts", "model"])?;
+        let texts = fields.texts(0, limits);
+        let model = fields.string(1);
+        fields.valid(EmbedRequest { texts, model })
+    })
 }
 
 /// Reads a body of `POST /bertscore`.
 pub(super) fn bertscore(body: RawBody<'_>, limits: &Limits) -> Result<BertscoreRequest, Refusal> {
+    with_text(body, |text| {
+        let mut fields = Fields::read(text, ["candidates", "references", "lang", "model_type"])?;
+        let candidates = fields.texts(0, limits);
+        let references = fields.texts(1, limits);
+        fields.string(2);
+        let model = fields.string(3);
+        let request = fields.valid(BertscoreRequest {
+            candidates,
+            references,
+            model,
+        })?;
+        if request.candidates.len() != request.references.len() {
+            return Err(Fault::UnequalLengths);
+        }
+        Ok(request)
+    })
+}
+
+/// What `read` makes of the body's text. Faults borrow from the text: they are written out before
+/// it goes.
+fn with_text<T>(
+    body: RawBody<'_>,
+    read: impl FnOnce(&str) -> Result<T, Fault<'_>>,
+) -> Result<T, Refusal> {
     let text = text_of(body)?;
-    let mut fields = Fields::read(&text, ["candidates", "references", "lang", "model_type"])?;
-    let candidates = fields.texts(0, limits);
-    let references = fields.texts(1, limits);
-    fields.string(2);
-    let model = fields.string(3);
-    let request = fields.valid(BertscoreRequest {
-        candidates,
-        references,
-        model,
-    })?;
-    if request.candidates.len() != request.references.len() {
-        return Err(Refusal::UnequalLengths);
-    }
-    Ok(request)
+    Ok(read(&text)?)
 }
 
 /// The body's text, if there is one and it claims to be JSON.
-fn text_of(body: RawBody<'_>) -> Result<Cow<'_, str>, Refusal> {
+fn text_of(body: RawBody<'_>) -> Result<Cow<'_, str>, Fault<'static>> {
     if body.bytes.is_empty() {
         return Err(Problem::missing_body().into());
     }
     if body.is_json {
-        return encoding::decode(body.bytes).map_err(|_| Refusal::Unparsable);
+        return encoding::decode(body.bytes).map_err(|_| Fault::Unparsable);
     }
-    let text = str::from_utf8(body.bytes).map_err(|_| Refusal::Unparsable)?;
-    let quoted = serde_json::value::to_raw_value(text).map_err(|_| Refusal::Unparsable)?;
-    Err(Problem::not_an_object(&quoted).into())
+    let text = str::from_utf8(body.bytes).map_err(|_| Fault::Unparsable)?;
+    let beginning = &text[..text.floor_char_boundary(QUOTED)];
+    let quoted = serde_json::value::to_raw_value(beginning).map_err(|_| Fault::Unparsable)?;
+    Err(Problem::not_json_at_all(quoted).into())
 }
 
 /// The wanted fields of an object, and what is wrong with them.
@@ -132,19 +160,19 @@ struct Fields<'a, const N: usize> {
     object: &'a RawValue,
     names: [&'static str; N],
     values: [Option<&'a RawValue>; N],
-    problems: Vec<Problem>,
+    problems: Vec<Problem<'a>>,
 }
 
 impl<'a, const N: usize> Fields<'a, N> {
-    fn read(text: &'a str, names: [&'static str; N]) -> Result<Self, Refusal> {
+    fn read(text: &'a str, names: [&'static str; N]) -> Result<Self, Fault<'a>> {
         json::check(text)?;
-        let object: &RawValue = serde_json::from_str(text).map_err(|_| Refusal::Unparsable)?;
+        let object: &RawValue = serde_json::from_str(text).map_err(|_| Fault::Unparsable)?;
         match object.get().as_bytes() {
             [b'{', ..] => {}
             b"null" => return Err(Problem::missing_body().into()),
             _ => return Err(Problem::not_an_object(object).into()),
         }
-        let values = read_as(object, Pick { names }).map_err(|_| Refusal::Unparsable)?;
+        let values = read_as(object, Pick { names }).map_err(|_| Fault::Unparsable)?;
         Ok(Self {
             object,
             names,
@@ -180,22 +208,39 @@ impl<'a, const N: usize> Fields<'a, N> {
         })
     }
 
-    fn valid<T>(self, request: T) -> Result<T, Refusal> {
+    fn valid<T>(self, request: T) -> Result<T, Fault<'a>> {
         if self.problems.is_empty() {
             Ok(request)
         } else {
-            Err(Refusal::Invalid(self.problems))
+            Err(Fault::Invalid(self.problems))
         }
     }
 }
 
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
+impl From<Fault<'_>> for Refusal {
+    fn from(fault: Fault<'_>) -> Self {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            detail: Vec<Problem<'a>>,
+        }
+        match fault {
+            Fault::Unparsable => Self::Unparsable,
+            Fault::UnequalLengths => Self::UnequalLengths,
+            Fault::Invalid(detail) => {
+                // Strings, numbers and JSON always serialise.
+                Self::Invalid(serde_json::to_vec(&Told { detail }).unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl<'a> From<Problem<'a>> for Fault<'a> {
+    fn from(problem: Problem<'a>) -> Self {
         Self::Invalid(vec![problem])
     }
 }
 
-impl From<NotJson> for Refusal {
+impl From<NotJson> for Fault<'_> {
     fn from(fault: NotJson) -> Self {
         match fault {
             NotJson::TooDeep => Self::Unparsable,
@@ -240,92 +285,6 @@ impl<'de, const N: usize> Visitor<'de> for Pick<N> {
             }
         }
         Ok(values)
-    }
-}
-
-/// Reads a list that should be one of texts.
-struct Texts<'l> {
-    limits: &'l Limits,
-}
-
-/// What a list holds, as far as it matters.
-#[derive(Default)]
-struct TextList<'a> {
-    /// The first texts, as many as may be; meaningless if anything is wrong.
-    texts: Vec<String>,
-    /// Items in all.
-    count: usize,
-    /// The first items that are no strings, with their indexes.
-    wrong: Vec<(usize, &'a RawValue)>,
-    /// Index and length in code points of the first text that is too long.
-    too_long: Option<(usize, usize)>,
-}
-
-impl<'de> DeserializeSeed<'de> for Texts<'_> {
-    type Value = TextList<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Texts<'_> {
-    type Value = TextList<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut list = TextList::default();
-        while let Some(item) = items.next_element::<&'de RawValue>()? {
-            list.add(item, self.limits);
-        }
-        Ok(list)
-    }
-}
-
-impl<'de> TextList<'de> {
-    fn add(&mut self, item: &'de RawValue, limits: &Limits) {
-        let index = self.count;
-        self.count += 1;
-        if !item.get().starts_with('"') {
-            if self.wrong.len() < MAX_WRONG_ITEMS {
-                self.wrong.push((index, item));
-            }
-            return;
-        }
-        if index >= limits.batch_size || self.too_long.is_some() {
-            return;
-        }
-        // `json::check` has read this string before, so it is one.
-        let text: String = serde_json::from_str(item.get()).unwrap_or_default();
-        let length = text.chars().count();
-        if length > limits.text_length {
-            self.too_long = Some((index, length));
-        } else {
-            self.texts.push(text);
-        }
-    }
-}
-
-impl TextList<'_> {
-    /// What is wrong with this list, which is what field `name` holds.
-    fn problems(&self, name: &'static str, value: &RawValue, limits: &Limits) -> Vec<Problem> {
-        if !self.wrong.is_empty() {
-            let tell = |&(index, item): &(usize, _)| Problem::not_a_string(name, Some(index), item);
-            return self.wrong.iter().map(tell).collect();
-        }
-        let excess = if self.count > limits.batch_size {
-            let (count, most) = (self.count, limits.batch_size);
-            format!("{name} array length {count} exceeds max batch size of {most}")
-        } else if let Some((index, length)) = self.too_long {
-            let most = limits.text_length;
-            format!("{name}[{index}] length {length} exceeds max text length of {most}")
-        } else {
-            return Vec::new();
-        };
-        vec![Problem::excess(name, &excess, value)]
     }
 }
 

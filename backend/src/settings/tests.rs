@@ -17,6 +17,8 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--max-text-length=10000",
         "--model-embed=all-MiniLM-L6-v2",
         "--model-bertscore=microsoft/deberta-xlarge-mnli",
+        "--max-connections=1024",
+        "--max-buffered-mb=512",
         "--hub-cache=/cache",
         "--hub-home=/home",
         "--log=info",
@@ -72,11 +74,20 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "MODEL_BERTSCORE (--model-bertscore)",
             "name or folder",
         ),
-        ("--device=cuda:1", "GPU_BRIDGE_DEVICE (--device)", "no CUDA"),
         (
             "--device=gpu",
             "GPU_BRIDGE_DEVICE (--device)",
             "allowed: cpu",
+        ),
+        (
+            "--max-connections=0",
+            "GPU_BRIDGE_MAX_CONNECTIONS (--max-connections)",
+            "from 1 to",
+        ),
+        (
+            "--max-buffered-mb=1.5",
+            "GPU_BRIDGE_MAX_BUFFERED_MB (--max-buffered-mb)",
+            "from 1 to",
         ),
         ("--listen=localhost", "--listen", "IP:PORT"),
         (
@@ -125,10 +136,26 @@ fn an_empty_key_is_none() {
 fn the_own_name_of_the_device_wins_and_an_empty_one_says_nothing() {
     assert!(settings(&["--device=cpu", "--torch-device=cuda"]).is_ok());
     assert!(settings(&["--device=", "--torch-device="]).is_ok());
-    let told = settings(&["--device=", "--torch-device=cuda"])
+    let told = settings(&["--device=", "--torch-device=tpu"])
         .unwrap_err()
         .to_string();
     assert!(told.contains("TORCH_DEVICE (--torch-device)"), "{told}");
+}
+
+#[test]
+fn a_gpu_needs_a_build_with_cuda() {
+    let gpu = settings(&["--device=cuda:1"]);
+    match gpu {
+        Ok(settings) => assert!(HAS_CUDA && settings.device.to_string() == "cuda:1"),
+        Err(told) => assert!(!HAS_CUDA && told.to_string().contains("no CUDA"), "{told}"),
+    }
+}
+
+#[test]
+fn memory_for_bodies_is_given_in_mb() {
+    assert_eq!(settings(&[]).unwrap().api.max_buffered, 512 << 20);
+    let largest = settings(&["--max-buffered-mb=1048576"]).unwrap();
+    assert_eq!(largest.api.max_buffered, 1 << 40);
 }
 
 #[test]

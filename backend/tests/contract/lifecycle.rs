@@ -4,25 +4,24 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use gpu_bridge_backend::api::{self, Limits, Options};
 use gpu_bridge_backend::engine::EngineError;
-use gpu_bridge_backend::server;
+use gpu_bridge_backend::server::{self, Server};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::fake::FakeEngine;
-use crate::replay::settings;
+use crate::replay::{services, settings};
 
 /// Only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn one_slot() -> Options {
+pub(crate) fn one_slot() -> Options {
     settings(&BTreeMap::from([(
         "GPU_MAX_CONCURRENT".to_owned(),
         "1".to_owned(),
@@ -32,19 +31,31 @@ fn one_slot() -> Options {
 }
 
 /// A service on a socket; dropping `stop` stops it.
-struct Running {
-    address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
-    served: JoinHandle<anyhow::Result<()>>,
+    served: JoinHandle<()>,
 }
 
-async fn start(service: Router) -> Running {
+pub(crate) async fn start(engine: FakeEngine, options: Options) -> Running {
+    start_for(engine, options, 100).await
+}
+
+/// A service that takes so many connections at once.
+pub(crate) async fn start_for(engine: FakeEngine, options: Options, connections: usize) -> Running {
+    let services = services(engine);
     let listener = server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(server::serve(listener, service, async {
+    let serve = Server {
+        metrics: services.metrics.http.clone(),
+        service: api::router(services, options),
+        connections,
+    }
+    .serve(listener, async {
         drop(stopped.await);
-    }));
+    });
+    let served = tokio::spawn(serve);
     Running {
         address,
         stop,
@@ -53,11 +64,11 @@ async fn start(service: Router) -> Running {
 }
 
 impl Running {
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    async fn embed(&self, text: &str) -> reqwest::Response {
+    pub(crate) async fn embed(&self, text: &str) -> reqwest::Response {
         embed(self.url("/embed"), text).await
     }
 
@@ -114,7 +125,7 @@ fn long_until_cancelled() -> (FakeEngine, Steps) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_frees_its_slot_when_the_running_batch_ends() {
     let (engine, mut steps) = long_until_cancelled();
-    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let service = start(engine, one_slot()).await;
     let body = r#"{"texts":["long"]}"#;
     let mut client = TcpStream::connect(service.address).unwrap();
     write!(
@@ -149,7 +160,7 @@ async fn a_service_that_stops_finishes_what_runs_and_accepts_nothing_new() {
         may_go_on.lock().unwrap().recv().unwrap();
         Ok(())
     });
-    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let service = start(engine, one_slot()).await;
     let running = tokio::spawn(embed(service.url("/embed"), "x"));
     told.recv().await.unwrap();
 
@@ -159,7 +170,7 @@ async fn a_service_that_stops_finishes_what_runs_and_accepts_nothing_new() {
     }
     go_on.send(()).unwrap();
     assert_eq!(running.await.unwrap().status(), 200);
-    service.served.await.unwrap().unwrap();
+    service.served.await.unwrap();
 }
 
 #[tokio::test]
@@ -168,7 +179,7 @@ async fn a_failing_engine_is_an_error_with_an_id_and_no_details() {
         "panic" => panic!("a bug in the engine"),
         _ => Err(EngineError::Inference("secret path /srv/models".to_owned())),
     });
-    let service = start(api::router(Arc::new(engine), one_slot())).await;
+    let service = start(engine, one_slot()).await;
     for text in ["fail", "panic"] {
         let answer = service.embed(text).await;
         assert_eq!(answer.status(), 500);
@@ -193,7 +204,7 @@ async fn a_body_beyond_any_legal_request_is_413() {
         limits,
         ..one_slot()
     };
-    let service = start(api::router(Arc::new(FakeEngine::quick()), options)).await;
+    let service = start(FakeEngine::quick(), options).await;
     let send = |size: usize| {
         reqwest::Client::new()
             .post(service.url("/embed"))
@@ -210,7 +221,7 @@ async fn a_body_beyond_any_legal_request_is_413() {
 
 #[tokio::test]
 async fn a_request_id_is_taken_over() {
-    let service = start(api::router(Arc::new(FakeEngine::quick()), one_slot())).await;
+    let service = start(FakeEngine::quick(), one_slot()).await;
     let client = reqwest::Client::new();
     let answer = client
         .get(service.url("/nope"))
@@ -222,7 +233,7 @@ async fn a_request_id_is_taken_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_announced_with_expect_is_asked_for() {
-    let service = start(api::router(Arc::new(FakeEngine::quick()), one_slot())).await;
+    let service = start(FakeEngine::quick(), one_slot()).await;
     let mut client = TcpStream::connect(service.address).unwrap();
     let body = r#"{"texts":["x"]}"#;
     write!(

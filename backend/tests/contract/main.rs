@@ -9,8 +9,10 @@
 )]
 
 mod differences;
+mod edges;
 mod fake;
 mod lifecycle;
 mod program;
 mod recording;
 mod replay;
+mod scrape;

@@ -29,7 +29,7 @@ async fn wrong_settings_end_the_program_with_code_2_and_name_the_variable() {
         ("GPU_MAX_CONCURRENT", "-1"),
         ("GPU_MAX_BATCH_SIZE", "1.5"),
         ("GPU_MAX_TEXT_LENGTH", ""),
-        ("TORCH_DEVICE", "cuda:1"),
+        ("TORCH_DEVICE", "cuda:x"),
         ("GPU_BRIDGE_DEVICE", "tpu"),
         ("MODEL_EMBED", ""),
         ("API_KEY", "s3cret\n"),

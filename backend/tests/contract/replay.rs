@@ -8,8 +8,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use clap::{CommandFactory, Parser};
-use gpu_bridge_backend::api;
+use gpu_bridge_backend::api::{self, Services};
 use gpu_bridge_backend::cli::Cli;
+use gpu_bridge_backend::device::DeviceChoice;
+use gpu_bridge_backend::metrics::Metrics;
 use gpu_bridge_backend::settings::{Problems, Settings};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -36,6 +38,20 @@ pub(crate) fn settings(env: &BTreeMap<String, String>) -> Result<Settings, Probl
     Settings::check(&Cli::try_parse_from(command_line).unwrap())
 }
 
+/// The HTTP side over `engine`, on a host without a GPU.
+pub(crate) fn service(engine: FakeEngine, options: api::Options) -> Router {
+    api::router(services(engine), options)
+}
+
+/// `engine` with fresh metrics, on a host without a GPU.
+pub(crate) fn services(engine: FakeEngine) -> Services {
+    Services {
+        engine: Arc::new(engine),
+        metrics: Arc::new(Metrics::new(api::ENGINE).unwrap()),
+        facts: DeviceChoice::Cpu.facts(),
+    }
+}
+
 fn request(case: &Case) -> http::Request<Body> {
     let mut request = http::Request::builder()
         .method(case.request.method.as_str())
@@ -46,7 +62,7 @@ fn request(case: &Case) -> http::Request<Body> {
     request.body(Body::from(case.body())).unwrap()
 }
 
-async fn send(service: Router, request: http::Request<Body>) -> Answer {
+pub(crate) async fn send(service: Router, request: http::Request<Body>) -> Answer {
     let response = service.oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes().to_vec();
@@ -63,7 +79,7 @@ async fn replay(suite: &str) {
     let options = settings(&recorded.env).unwrap().api;
     let default_bertscore = options.default_bertscore.clone();
     let engine = FakeEngine::quick().named(&options.default_embed, &options.default_bertscore);
-    let service = api::router(Arc::new(engine), options);
+    let service = service(engine, options);
     let mut wrong = Vec::new();
     for case in &recorded.cases {
         let begin = Instant::now();
@@ -149,7 +165,7 @@ async fn one_slot_that_is_taken() {
         }
         Ok(())
     });
-    let service = api::router(Arc::new(engine), settings(&recorded.env).unwrap().api);
+    let service = service(engine, settings(&recorded.env).unwrap().api);
     let long = http::Request::post("/embed")
         .header("content-type", "application/json")
         .body(Body::from(r#"{"texts":["long"]}"#))

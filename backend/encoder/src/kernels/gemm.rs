@@ -11,15 +11,13 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{Panels, most_registers};
-use super::simd::{self, dispatch};
+use super::panels::{MAX_WIDTH, Panels, most_registers};
+use super::simd::{self, Add, Times, dispatch};
 
 /// Rows of a tile.
 pub(crate) const TILE: usize = 6;
 /// Rows that one pass over the panels works on.
 const BLOCK: usize = 32 * TILE;
-/// The widest panel: four registers of 16 numbers.
-const MAX_WIDTH: usize = 64;
 
 /// What follows a linear layer, elementwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,23 +214,16 @@ impl Epilogue<'_> {
     fn finish<S: Simd>(&self, s: S, out: &mut [f32], row: usize, column: usize) {
         let columns = column..column + out.len();
         if let Some(bias) = self.bias {
-            simd::zip(s, out, &bias[columns.clone()], |x, b| s.add_f32s(x, b));
+            simd::zip(s, out, &bias[columns.clone()], &Add);
         }
-        match self.activation {
-            None => {}
-            Some(Activation::Gelu) => simd::map(s, out, |x| simd::gelu(s, x)),
-            Some(Activation::GeluTanh) => simd::map(s, out, |x| simd::gelu_tanh(s, x)),
-            Some(Activation::Relu) => simd::map(s, out, |x| simd::relu(s, x)),
-            Some(Activation::Tanh) => simd::map(s, out, |x| simd::tanh(s, x)),
+        if let Some(activation) = self.activation {
+            simd::activate(s, out, activation);
         }
         if let Some(residual) = self.residual {
-            simd::zip(s, out, &residual.from(row)[columns], |x, r| {
-                s.add_f32s(x, r)
-            });
+            simd::zip(s, out, &residual.from(row)[columns], &Add);
         }
         if let Some(scale) = self.row_scale {
-            let scale = s.splat_f32s(scale[row]);
-            simd::map(s, out, |x| s.mul_f32s(x, scale));
+            simd::map(s, out, &Times(scale[row]));
         }
     }
 }

@@ -8,6 +8,9 @@
 
 use super::simd::lanes;
 
+/// The widest panel: four registers of 16 numbers.
+pub(crate) const MAX_WIDTH: usize = 64;
+
 /// The right-hand side of a product: `k` rows, `n` columns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
@@ -29,14 +32,17 @@ impl Panels {
     pub(crate) fn fill_transposed<'a>(
         &mut self,
         rows: usize,
-        columns: impl ExactSizeIterator<Item = &'a [f32]>,
+        mut columns: impl ExactSizeIterator<Item = &'a [f32]>,
     ) {
         self.reset(rows, columns.len());
-        for (j, column) in columns.enumerate() {
-            let start = self.start_of(j);
-            let cells = self.data[start..].iter_mut().step_by(self.width);
-            for (cell, x) in cells.zip(column) {
-                *cell = *x;
+        for panel in self.data.chunks_exact_mut((rows * self.width).max(1)) {
+            let own: [&[f32]; MAX_WIDTH] =
+                std::array::from_fn(|nth| take_if(&mut columns, nth < self.width));
+            let count = own.iter().take_while(|column| !column.is_empty()).count();
+            for (i, cells) in panel.chunks_exact_mut(self.width).enumerate() {
+                for (cell, column) in cells.iter_mut().zip(&own[..count]) {
+                    *cell = column[i];
+                }
             }
         }
     }
@@ -89,10 +95,14 @@ impl Panels {
         self.data.clear();
         self.data.resize(rows * padded, 0.0);
     }
+}
 
-    /// Where column `j` begins; its numbers are `width` apart.
-    fn start_of(&self, j: usize) -> usize {
-        j / self.width * self.rows * self.width + j % self.width
+/// The next of `columns`; nothing if there is none or none is wanted.
+fn take_if<'a>(columns: &mut impl Iterator<Item = &'a [f32]>, wanted: bool) -> &'a [f32] {
+    if wanted {
+        columns.next().unwrap_or_default()
+    } else {
+        &[]
     }
 }
 

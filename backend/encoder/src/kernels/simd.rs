@@ -3,6 +3,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::gemm::Activation;
+
 /// Runs `op` with the widest instructions that this processor has.
 #[inline]
 pub(crate) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
@@ -145,15 +147,74 @@ pub(crate) fn relu<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.max_f32s(s.splat_f32s(0.0), x)
 }
 
+/// A function of one number, on a register of them. (A trait rather than closures, which the compiler
+/// would not inline into code for another instruction set.)
+pub(crate) trait Unary {
+    fn of<S: Simd>(&self, s: S, x: S::f32s) -> S::f32s;
+}
+
+/// A function of two numbers, on registers of them.
+pub(crate) trait Binary {
+    fn of<S: Simd>(&self, s: S, x: S::f32s, y: S::f32s) -> S::f32s;
+}
+
+macro_rules! unary {
+    ($(#[$doc:meta])* $name:ident $(($($field:ident: $type:ty),*))?, |$s:ident, $x:ident| $body:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name $(($(pub(crate) $type),*))?;
+        impl Unary for $name {
+            #[inline(always)]
+            fn of<S: Simd>(&self, $s: S, $x: S::f32s) -> S::f32s {
+                $(let Self($($field),*) = *self;)?
+                $body
+            }
+        }
+    };
+}
+
+macro_rules! binary {
+    ($(#[$doc:meta])* $name:ident, |$s:ident, $x:ident, $y:ident| $body:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+        impl Binary for $name {
+            #[inline(always)]
+            fn of<S: Simd>(&self, $s: S, $x: S::f32s, $y: S::f32s) -> S::f32s {
+                $body
+            }
+        }
+    };
+}
+
+unary!(Gelu, |s, x| gelu(s, x));
+unary!(GeluTanh, |s, x| gelu_tanh(s, x));
+unary!(Relu, |s, x| relu(s, x));
+unary!(Tanh, |s, x| tanh(s, x));
+unary!(
+    /// eˣ⁻ᶜ.
+    ExpMinus(c: f32), |s, x| exp(s, s.sub_f32s(x, s.splat_f32s(c)))
+);
+unary!(
+    /// x − c.
+    Minus(c: f32), |s, x| s.sub_f32s(x, s.splat_f32s(c))
+);
+unary!(
+    /// c·x.
+    Times(c: f32), |s, x| s.mul_f32s(x, s.splat_f32s(c))
+);
+unary!(Identity, |_s, x| x);
+unary!(Square, |s, x| s.mul_f32s(x, x));
+binary!(Add, |s, x, y| s.add_f32s(x, y));
+binary!(Multiply, |s, x, y| s.mul_f32s(x, y));
+
 /// Replaces each number of `row` by `function` of it.
 #[inline(always)]
-pub(crate) fn map<S: Simd>(s: S, row: &mut [f32], function: impl Fn(S::f32s) -> S::f32s) {
+pub(crate) fn map<S: Simd>(s: S, row: &mut [f32], function: &impl Unary) {
     let (whole, rest) = S::as_mut_simd_f32s(row);
     for x in whole {
-        *x = function(*x);
+        *x = function.of(s, *x);
     }
     if !rest.is_empty() {
-        let x = function(s.partial_load_f32s(rest));
+        let x = function.of(s, s.partial_load_f32s(rest));
         s.partial_store_f32s(rest, x);
     }
 }
@@ -161,19 +222,48 @@ pub(crate) fn map<S: Simd>(s: S, row: &mut [f32], function: impl Fn(S::f32s) -> 
 /// Replaces each number of `row` by `function` of it and its counterpart in `other`, which is as
 /// long.
 #[inline(always)]
-pub(crate) fn zip<S: Simd>(
-    s: S,
-    row: &mut [f32],
-    other: &[f32],
-    function: impl Fn(S::f32s, S::f32s) -> S::f32s,
-) {
+pub(crate) fn zip<S: Simd>(s: S, row: &mut [f32], other: &[f32], function: &impl Binary) {
     let (whole, rest) = S::as_mut_simd_f32s(row);
     let (others, others_rest) = S::as_simd_f32s(other);
     for (x, y) in whole.iter_mut().zip(others) {
-        *x = function(*x, *y);
+        *x = function.of(s, *x, *y);
     }
     if !rest.is_empty() {
-        let x = function(s.partial_load_f32s(rest), s.partial_load_f32s(others_rest));
-        s.partial_store_f32s(rest, x);
+        let (x, y) = (s.partial_load_f32s(rest), s.partial_load_f32s(others_rest));
+        s.partial_store_f32s(rest, function.of(s, x, y));
+    }
+}
+
+/// The sum of `function` of each number; `function` of 0 must be 0.
+#[inline(always)]
+pub(crate) fn sum<S: Simd>(s: S, row: &[f32], function: &impl Unary) -> f32 {
+    let (whole, rest) = S::as_simd_f32s(row);
+    // Four sums at a time hide the latency of an addition.
+    let (fours, ones) = whole.as_chunks::<4>();
+    let mut sums = [s.splat_f32s(0.0); 4];
+    for four in fours {
+        for (sum, x) in sums.iter_mut().zip(four) {
+            *sum = s.add_f32s(*sum, function.of(s, *x));
+        }
+    }
+    let [a, b, c, d] = sums;
+    let mut sum = s.add_f32s(s.add_f32s(a, b), s.add_f32s(c, d));
+    for x in ones {
+        sum = s.add_f32s(sum, function.of(s, *x));
+    }
+    if !rest.is_empty() {
+        sum = s.add_f32s(sum, function.of(s, s.partial_load_f32s(rest)));
+    }
+    s.reduce_sum_f32s(sum)
+}
+
+/// Replaces each number of `row` by its activation.
+#[inline(always)]
+pub(crate) fn activate<S: Simd>(s: S, row: &mut [f32], activation: Activation) {
+    match activation {
+        Activation::Gelu => map(s, row, &Gelu),
+        Activation::GeluTanh => map(s, row, &GeluTanh),
+        Activation::Relu => map(s, row, &Relu),
+        Activation::Tanh => map(s, row, &Tanh),
     }
 }

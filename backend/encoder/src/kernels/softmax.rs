@@ -3,8 +3,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::norm::sum;
-use super::simd::{self, dispatch};
+use super::simd::{self, ExpMinus, Identity, dispatch};
 
 /// Replaces each row of `rows`, `length` numbers `stride` apart, by its exponentials; `factors[i]`
 /// becomes the factor of row i.
@@ -31,9 +30,9 @@ impl WithSimd for Exponentials<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         for (row, factor) in self.rows.chunks_mut(self.stride).zip(self.factors) {
             let row = &mut row[..self.length];
-            let largest = s.splat_f32s(largest(s, row));
-            simd::map(s, row, |x| simd::exp(s, s.sub_f32s(x, largest)));
-            *factor = 1.0 / sum(s, row, |x| x);
+            let largest = largest(s, row);
+            simd::map(s, row, &ExpMinus(largest));
+            *factor = 1.0 / simd::sum(s, row, &Identity);
         }
     }
 }

@@ -1,4 +1,5 @@
-use proptest::prelude::*;
+mod properties;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,7 +18,7 @@ fn json_body(bytes: &[u8]) -> RawBody<'_> {
 
 fn problems(refusal: &Refusal) -> Value {
     match refusal {
-        Refusal::Invalid(problems) => serde_json::to_value(problems).unwrap(),
+        Refusal::Invalid(body) => serde_json::from_slice::<Value>(body).unwrap()["detail"].take(),
         other => panic!("no list of problems: {other:?}"),
     }
 }
@@ -161,6 +162,17 @@ fn no_body_and_other_content_types_are_told() {
 }
 
 #[test]
+fn what_is_no_json_is_quoted_up_to_a_bound_and_never_within_a_character() {
+    let form = "x".repeat(QUOTED - 1) + "é and more";
+    let body = RawBody {
+        bytes: form.as_bytes(),
+        is_json: false,
+    };
+    let told = problems(&embed(body, &LIMITS).unwrap_err());
+    assert_eq!(told[0]["input"].as_str(), Some(&form[..QUOTED - 1]));
+}
+
+#[test]
 fn malformed_json_is_told_with_its_place() {
     let expected = json!([{
         "type": "json_invalid", "loc": ["body", 9], "msg": "JSON decode error", "input": {},
@@ -273,64 +285,4 @@ fn every_legal_request_fits_the_largest_body() {
         text_length: usize::MAX,
     };
     assert_eq!(huge.max_body(), usize::MAX);
-}
-
-/// JSON-like values with the names that matter, often malformed in a detail.
-fn almost_a_request() -> impl Strategy<Value = String> {
-    let leaf = prop_oneof![
-        Just("1".to_owned()),
-        Just("null".to_owned()),
-        Just(r#""\ud800""#.to_owned()),
-        "\"[a-z🚀\\\\]{0,8}\"",
-        "[ -~]{0,4}",
-    ];
-    let list = prop::collection::vec(leaf.clone(), 0..6).prop_map(|v| format!("[{}]", v.join(",")));
-    let value = prop_oneof![leaf, list];
-    let name = prop_oneof![
-        "texts",
-        "model",
-        "candidates",
-        "references",
-        "lang",
-        "model_type"
-    ];
-    let field = (name, value).prop_map(|(name, value)| format!("\"{name}\":{value}"));
-    prop::collection::vec(field, 0..6).prop_map(|fields| format!("{{{}}}", fields.join(",")))
-}
-
-fn never_exceeds_limits(bytes: &[u8], is_json: bool) {
-    let body = RawBody { bytes, is_json };
-    let within = |texts: &[String]| {
-        texts.len() <= LIMITS.batch_size
-            && texts
-                .iter()
-                .all(|text| text.chars().count() <= LIMITS.text_length)
-    };
-    if let Ok(request) = embed(body, &LIMITS) {
-        assert!(within(&request.texts));
-    }
-    if let Ok(request) = bertscore(body, &LIMITS) {
-        assert!(within(&request.candidates) && within(&request.references));
-        assert_eq!(request.candidates.len(), request.references.len());
-    }
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_bytes_are_refused_or_valid(
-        bytes in prop::collection::vec(any::<u8>(), 0..200), is_json: bool
-    ) {
-        never_exceeds_limits(&bytes, is_json);
-    }
-
-    #[test]
-    fn near_requests_are_refused_or_valid(text in almost_a_request(), is_json: bool) {
-        never_exceeds_limits(text.as_bytes(), is_json);
-    }
-
-    #[test]
-    fn every_legal_text_arrives_as_it_was_sent(texts in prop::collection::vec(".{0,5}", 0..=3)) {
-        let body = json!({ "texts": &texts }).to_string();
-        prop_assert_eq!(embed(json_body(body.as_bytes()), &LIMITS).unwrap().texts, texts);
-    }
 }

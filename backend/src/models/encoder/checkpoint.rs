@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::names::{self, Names, Qkv};
 use crate::models::config::{Architecture, Disentangled, EncoderConfig};
+use crate::models::weights;
 
 /// Why tensors do not make an encoder.
 #[derive(Debug, Error)]
@@ -305,25 +306,18 @@ impl<'a> Checkpoint<'a> {
 /// The tensors of the encoder, which may be under its family's prefix.
 fn root(tensors: VarBuilder<'static>, names: &Names) -> Result<VarBuilder<'static>> {
     let landmark = format!("{}.weight", names.words);
-    let prefixed = tensors.pp(names.prefix);
-    let found = [tensors, prefixed]
-        .into_iter()
-        .find(|tensors| tensors.contains_tensor(&landmark));
+    let found = weights::prefixed(&tensors, &["", names.prefix], &landmark);
     found.ok_or(CheckpointError::OtherModel {
         landmark,
         prefix: names.prefix,
     })
 }
 
-/// Weight and bias of a norm. Checkpoints from TensorFlow call them gamma and beta; ModernBERT's
-/// norms have no bias.
+/// Weight and bias of a norm. ModernBERT's norms have no bias.
 fn norm_tensors(
     tensors: &VarBuilder<'static>,
     size: usize,
 ) -> candle_core::Result<(Tensor, Tensor)> {
-    if tensors.contains_tensor("gamma") {
-        return Ok((tensors.get(size, "gamma")?, tensors.get(size, "beta")?));
-    }
     let weight = tensors.get(size, "weight")?;
     let bias = if tensors.contains_tensor("bias") {
         tensors.get(size, "bias")?

@@ -6,6 +6,7 @@
 //! converted on the way.
 
 mod checkpoint;
+mod names;
 mod pickle;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use self::checkpoint::Checkpoint;
+use self::names::OldNames;
 use super::error::LoadError;
 use super::settings_file::SettingsFile;
 
@@ -48,6 +50,9 @@ const FORMS: [Form; 2] = [
 ];
 
 /// The weights in `folder`, read as they are asked for and put on `device`.
+///
+/// The tensors of a layer norm go by their names of today (`weight`, `bias`), also where an old
+/// checkpoint has `gamma` and `beta`.
 pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, LoadError> {
     let present = |form: &&Form| [form.single, form.index].map(|name| folder.join(name).is_file());
     let form = FORMS.iter().find(|form| present(form).contains(&true));
@@ -57,11 +62,24 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>
         return Err(problem(folder, message));
     };
     let tensors = (form.open)(&files(folder, form)?).map_err(|error| problem(folder, error))?;
+    let tensors = Box::new(OldNames(tensors));
     Ok(VarBuilder::from_backend(
         tensors,
         DType::F32,
         device.clone(),
     ))
+}
+
+/// `all`, or what is below the first of `prefixes` under which there is a tensor called `landmark`:
+/// a checkpoint with a task's head on top has the encoder's tensors under a prefix.
+pub(crate) fn prefixed<'a>(
+    all: &VarBuilder<'a>,
+    prefixes: &[&str],
+    landmark: &str,
+) -> Option<VarBuilder<'a>> {
+    let below = prefixes.iter().map(|prefix| all.pp(prefix));
+    let mut candidates = std::iter::once(all.clone()).chain(below);
+    candidates.find(|tensors| tensors.contains_tensor(landmark))
 }
 
 /// An error about the weights in `folder`.

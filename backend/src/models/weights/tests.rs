@@ -193,3 +193,37 @@ fn shards_stay_inside_the_folder() {
         assert!(error_of(folder.path()).contains("names '../other.bin'"));
     }
 }
+
+#[test]
+fn old_names_of_layer_norms_are_found() {
+    let folder = folder_with(&[]);
+    let tensor = |number: f32| Tensor::new(&[number], &Device::Cpu).expect("tensor");
+    let tensors = [
+        ("old.LayerNorm.gamma", tensor(1.0)),
+        ("old.LayerNorm.beta", tensor(2.0)),
+        ("new.LayerNorm.weight", tensor(3.0)),
+        ("new.LayerNorm.gamma", tensor(4.0)),
+    ];
+    save(&folder, SAFETENSORS, &tensors);
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    for (name, expected) in [
+        ("old.LayerNorm.weight", 1.0),
+        ("old.LayerNorm.bias", 2.0),
+        ("new.LayerNorm.weight", 3.0),
+    ] {
+        assert_eq!(numbers(&weights.get(1, name).expect(name)), [expected]);
+    }
+    assert!(!weights.contains_tensor("new.LayerNorm.bias"));
+}
+
+#[test]
+fn a_prefix_is_found_by_a_landmark() {
+    let folder = folder_with(&[]);
+    let tensor = Tensor::ones(1, DType::F32, &Device::Cpu).expect("tensor");
+    save(&folder, SAFETENSORS, &[("roberta.a.b", tensor)]);
+    let all = open(folder.path(), &Device::Cpu).expect("opens");
+    let found = |prefixes: &[&str], landmark| prefixed(&all, prefixes, landmark);
+    assert!(found(&["bert", "roberta"], "a.b").is_some_and(|below| below.contains_tensor("a.b")));
+    assert!(found(&[], "roberta.a.b").is_some());
+    assert!(found(&["bert"], "a.b").is_none());
+}

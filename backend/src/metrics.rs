@@ -1,0 +1,141 @@
+//! The metrics that Prometheus scrapes; see the naming guide
+//! <https://prometheus.io/docs/practices/naming/>.
+//!
+//! Handed in where they are counted, never global. The two sides of the program each have their
+//! part: [`HttpMetrics`] and [`EngineMetrics`], cheap to clone, with one method for each thing that
+//! happens. What is a state rather than an event ([`State`]) is read when it is scraped.
+//!
+//! Label values are bounded: routes, status codes and fixed words, never anything that a client
+//! makes up. Units are seconds and bytes.
+
+mod engine;
+mod http;
+mod maker;
+
+use prometheus::{Encoder, IntGauge, IntGaugeVec, Registry, TextEncoder};
+
+pub use engine::{BatchStats, EngineMetrics, Queued};
+pub use http::{HttpMetrics, OpenConnection, Rejection};
+
+use maker::{Maker, to_i64};
+
+/// All metrics of one host.
+#[derive(Debug)]
+pub struct Metrics {
+    /// What the HTTP side counts.
+    pub http: HttpMetrics,
+    /// What the engine counts.
+    pub engine: EngineMetrics,
+    state: StateGauges,
+    registry: Registry,
+}
+
+/// What is read when it is scraped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct State<'a> {
+    /// The device, such as `cuda:0`.
+    pub device: &'a str,
+    /// Its memory in bytes, where it is known.
+    pub device_memory: Option<u64>,
+    /// What of it is in use, by whomever, where it is known.
+    pub device_memory_used: Option<u64>,
+    /// Requests that wait for a slot or compute.
+    pub in_flight: usize,
+    /// Requests that may compute at once.
+    pub slots: u32,
+    /// Bytes of requests and answers that are held in memory.
+    pub buffered: u64,
+}
+
+impl Metrics {
+    /// A fresh set in a registry of its own; `engine` names what computes, with its version.
+    ///
+    /// # Errors
+    /// If two metrics have the same name, which would be a mistake in this module.
+    pub fn new(engine: &str) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        let make = Maker(&registry);
+        make.gauges(
+            "build_info",
+            "1; the labels say what is running.",
+            &["version", "engine"],
+        )?
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), engine])
+        .set(1);
+        Ok(Self {
+            http: HttpMetrics::new(&make)?,
+            engine: EngineMetrics::new(&make)?,
+            state: StateGauges::new(&make)?,
+            registry,
+        })
+    }
+
+    /// All metrics in Prometheus' text format, with the state as it is now.
+    ///
+    /// # Errors
+    /// If the encoder fails.
+    pub fn render(&self, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
+        self.state.set(state);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct StateGauges {
+    device_memory: IntGaugeVec,
+    device_memory_used: IntGaugeVec,
+    in_flight: IntGauge,
+    slots: IntGauge,
+    buffered: IntGauge,
+}
+
+impl StateGauges {
+    fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            device_memory: make.gauges(
+                "device_memory_bytes",
+                "Memory of the device; absent where it is not known, as on the processor.",
+                &["device"],
+            )?,
+            device_memory_used: make.gauges(
+                "device_memory_used_bytes",
+                "Memory of the device in use by all programs; absent where it is not known.",
+                &["device"],
+            )?,
+            in_flight: make.gauge(
+                "in_flight_requests",
+                "Requests that wait for a slot or compute.",
+            )?,
+            slots: make.gauge("slots", "Requests that may compute at once.")?,
+            buffered: make.gauge(
+                "buffered_bytes",
+                "Bytes of requests and answers held in memory.",
+            )?,
+        })
+    }
+
+    fn set(&self, state: &State<'_>) {
+        let memory = [
+            (&self.device_memory, state.device_memory),
+            (&self.device_memory_used, state.device_memory_used),
+        ];
+        for (gauge, bytes) in memory {
+            match bytes {
+                Some(bytes) => gauge.with_label_values(&[state.device]).set(to_i64(bytes)),
+                None => gauge.reset(),
+            }
+        }
+        self.in_flight.set(to_i64(state.in_flight));
+        self.slots.set(state.slots.into());
+        self.buffered.set(to_i64(state.buffered));
+    }
+}
+
+#[cfg(test)]
+mod tests;
