@@ -97,3 +97,59 @@ impl Embedder {
         self.steps.iter().fold(pooled, |row, step| step.apply(row))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::test_support::{folder_with, golden, golden_json};
+
+    struct Patient;
+
+    impl Progress for Patient {
+        fn finished(&self, _: usize) {}
+
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    /// A folder with every kind of step: prompt, all pooling modes, Dense, Normalize, and a limit
+    /// of 20 tokens (`scripts/pipeline_reference.py`).
+    #[test]
+    fn a_whole_pipeline_agrees_with_the_reference() {
+        let folder = folder_with(&[]);
+        let (pipeline, encoder) = (golden("pipeline"), golden("tiny/bert"));
+        for name in ["1_Pooling", "2_Dense"] {
+            std::fs::create_dir(folder.path().join(name)).expect(name);
+        }
+        for (from, name) in [
+            (&pipeline, "modules.json"),
+            (&pipeline, "config_sentence_transformers.json"),
+            (&pipeline, "sentence_bert_config.json"),
+            (&pipeline, "1_Pooling/config.json"),
+            (&pipeline, "2_Dense/config.json"),
+            (&pipeline, "2_Dense/model.safetensors"),
+            (&encoder, "config.json"),
+            (&encoder, "model.safetensors"),
+            (&encoder, "tokenizer.json"),
+            (&encoder, "tokenizer_config.json"),
+        ] {
+            std::fs::copy(from.join(name), folder.path().join(name)).expect(name);
+        }
+        let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
+        let embedder = Embedder::load(folder.path(), &threads).expect("loads");
+        let file = golden_json("pipeline/embeddings.json");
+        let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");
+        let expected: Vec<Vec<f32>> =
+            serde_json::from_value(file["embeddings"].clone()).expect("embeddings");
+        let embeddings = embedder.embed(&texts, NonZeroUsize::MIN, &Patient);
+        let rows = embeddings.expect("embeds").rows;
+        assert_eq!(rows.len(), expected.len());
+        for (text, (row, expected)) in texts.iter().zip(rows.iter().zip(&expected)) {
+            assert_eq!(row.len(), expected.len());
+            let differences = row.iter().zip(expected).map(|(x, y)| (x - y).abs());
+            let largest = differences.fold(0.0, f32::max);
+            assert!(largest < 1e-5, "{text:?}: {largest:e}");
+        }
+    }
+}

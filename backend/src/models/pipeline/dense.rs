@@ -29,11 +29,10 @@ impl Activation {
 
     fn apply(self, x: f32) -> f32 {
         match self {
-            Self::Identity => x,
             Self::Tanh => x.tanh(),
             // Not `max`, which would drop NaN.
             Self::Relu if x < 0.0 => 0.0,
-            Self::Relu => x,
+            Self::Identity | Self::Relu => x,
         }
     }
 }
@@ -67,9 +66,10 @@ impl Dense {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
             numbers.map_err(|error| weights::problem(folder, error.to_string()))
         };
-        let bias = match file.get("bias")?.unwrap_or(true) {
-            true => numbers(tensors.get(outputs, "bias"))?,
-            false => vec![0.0; outputs],
+        let bias = if file.get("bias")?.unwrap_or(true) {
+            numbers(tensors.get(outputs, "bias"))?
+        } else {
+            vec![0.0; outputs]
         };
         Ok(Self {
             weight: numbers(tensors.get((outputs, inputs), "weight"))?,

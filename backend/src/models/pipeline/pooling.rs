@@ -105,7 +105,9 @@ fn one(hidden: &[f32], mode: Pooling, out: &mut [f32]) {
 }
 
 fn divide(row: &mut [f32], divisor: f32) {
-    row.iter_mut().for_each(|x| *x /= divisor);
+    for x in row {
+        *x /= divisor;
+    }
 }
 
 #[cfg(test)]
