@@ -1,32 +1,30 @@
 //! Sentence embeddings, as sentence-transformers computes them: strip, (lower-case,) tokenize,
-//! encode, pool the tokens' vectors into one, (normalise it).
+//! encode, pool the tokens' vectors into one, (pass it through a layer, normalise it).
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use gpu_bridge_encoder::{Threads, ops};
+use gpu_bridge_encoder::Threads;
 
-use super::bertscore::larger;
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode};
 use super::error::{LoadError, inference};
-use super::pipeline::{Pipeline, Pooling};
+use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::scheduler::Scheduler;
 use super::steps::Steps;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress};
-
-/// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
-const SHORTEST: f32 = 1e-12;
 
 /// A model that turns texts into vectors.
 pub(crate) struct Embedder {
     encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
     lower_case: bool,
-    pooling: Pooling,
-    normalize: bool,
+    prompt: String,
+    pooling: Vec<Pooling>,
+    steps: Vec<Step>,
 }
 
 impl Embedder {
@@ -44,17 +42,15 @@ impl Embedder {
             .chain(config.longest)
             .min()
             .unwrap_or(usize::MAX);
+        let encoder = encoder::load(&pipeline.encoder, &config, config.layers, threads)?;
+        pipeline.dimensions(encoder.width())?;
         Ok(Self {
             tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
-            encoder: Arc::new(encoder::load(
-                &pipeline.encoder,
-                &config,
-                config.layers,
-                threads,
-            )?),
+            encoder: Arc::new(encoder),
             lower_case: pipeline.lower_case,
+            prompt: pipeline.prompt,
             pooling: pipeline.pooling,
-            normalize: pipeline.normalize,
+            steps: pipeline.steps,
         })
     }
 
@@ -83,84 +79,78 @@ impl Embedder {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let ids = if self.lower_case {
-            self.tokenizer.ids(&text.to_lowercase())
-        } else {
-            self.tokenizer.ids(text)
-        };
-        ids.map_err(inference)
+        let mut text = Cow::Borrowed(text);
+        if !self.prompt.is_empty() {
+            text = Cow::Owned(format!("{}{text}", self.prompt));
+        }
+        if self.lower_case {
+            text = Cow::Owned(text.to_lowercase());
+        }
+        self.tokenizer.ids(&text).map_err(inference)
     }
 
     /// From the tokens' vectors, `[tokens, width]`, to the text's.
     fn row(&self, hidden: &[f32], width: usize) -> Vec<f32> {
-        let mut row = pool(hidden, width, self.pooling);
-        if self.normalize {
-            normalize(&mut row);
-        }
-        row
-    }
-}
-
-/// Of `[tokens, width]`, at least one token.
-fn pool(hidden: &[f32], width: usize, pooling: Pooling) -> Vec<f32> {
-    let (first, others) = hidden.split_at(width);
-    let mut row = first.to_vec();
-    match pooling {
-        Pooling::Cls => {}
-        Pooling::Mean => {
-            ops::add_rows(others, &mut row);
-            let tokens = (hidden.len() / width) as f32;
-            for x in &mut row {
-                *x /= tokens;
-            }
-        }
-        Pooling::Max => {
-            for other in others.chunks_exact(width) {
-                let pairs = row.iter_mut().zip(other);
-                pairs.for_each(|(x, y)| *x = larger(*x, *y));
-            }
-        }
-    }
-    row
-}
-
-/// Scales `row` to length 1.
-fn normalize(row: &mut [f32]) {
-    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-    let divisor = if length < SHORTEST { SHORTEST } else { length };
-    for x in row {
-        *x /= divisor;
+        let pooled = pool(hidden, width, &self.pooling);
+        self.steps.iter().fold(pooled, |row, step| step.apply(row))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Cancellation;
+    use crate::metrics::EngineMetrics;
+    use crate::models::test_support::{folder_with, golden, golden_json};
 
-    fn pooled(pooling: Pooling) -> Vec<f32> {
-        pool(&[1.0, -8.0, 3.0, -2.0], 2, pooling)
+    struct Patient;
+
+    impl Progress for Patient {
+        fn finished(&self, _: usize) {}
+
+        fn cancellation(&self) -> Cancellation {
+            Cancellation::default()
+        }
     }
 
+    /// A folder with every kind of step: prompt, all pooling modes, Dense, Normalize, and a limit
+    /// of 20 tokens (`scripts/pipeline_reference.py`).
     #[test]
-    fn pooling_is_what_it_says() {
-        assert_eq!(pooled(Pooling::Mean), [2.0, -5.0]);
-        assert_eq!(pooled(Pooling::Cls), [1.0, -8.0]);
-        assert_eq!(pooled(Pooling::Max), [3.0, -2.0]);
-    }
-
-    #[test]
-    fn normalising_leaves_no_holes() {
-        let mut row = [3.0, 4.0];
-        normalize(&mut row);
-        assert!(
-            (row[0] - 0.6).abs() < 1e-7 && (row[1] - 0.8).abs() < 1e-7,
-            "{row:?}"
-        );
-        let mut zero = [0.0, 0.0];
-        normalize(&mut zero);
-        assert!(zero.iter().all(|x| x.abs() < f32::EPSILON), "{zero:?}");
-        let mut odd = [f32::NAN, 1.0];
-        normalize(&mut odd);
-        assert!(odd.iter().all(|x| x.is_nan()));
+    fn a_whole_pipeline_agrees_with_the_reference() {
+        let folder = folder_with(&[]);
+        let (pipeline, encoder) = (golden("pipeline"), golden("tiny/bert"));
+        for name in ["1_Pooling", "2_Dense"] {
+            std::fs::create_dir(folder.path().join(name)).expect(name);
+        }
+        for (from, name) in [
+            (&pipeline, "modules.json"),
+            (&pipeline, "config_sentence_transformers.json"),
+            (&pipeline, "sentence_bert_config.json"),
+            (&pipeline, "1_Pooling/config.json"),
+            (&pipeline, "2_Dense/config.json"),
+            (&pipeline, "2_Dense/model.safetensors"),
+            (&encoder, "config.json"),
+            (&encoder, "model.safetensors"),
+            (&encoder, "tokenizer.json"),
+            (&encoder, "tokenizer_config.json"),
+        ] {
+            std::fs::copy(from.join(name), folder.path().join(name)).expect(name);
+        }
+        let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
+        let embedder = Embedder::load(folder.path(), &threads).expect("loads");
+        let file = golden_json("pipeline/embeddings.json");
+        let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");
+        let expected: Vec<Vec<f32>> =
+            serde_json::from_value(file["embeddings"].clone()).expect("embeddings");
+        let scheduler = Scheduler::start(512, EngineMetrics::default()).expect("thread");
+        let embeddings = embedder.embed(&scheduler, &texts, NonZeroUsize::MIN, &Patient);
+        let rows = embeddings.expect("embeds").rows;
+        assert_eq!(rows.len(), expected.len());
+        for (text, (row, expected)) in texts.iter().zip(rows.iter().zip(&expected)) {
+            assert_eq!(row.len(), expected.len());
+            let differences = row.iter().zip(expected).map(|(x, y)| (x - y).abs());
+            let largest = differences.fold(0.0, f32::max);
+            assert!(largest < 1e-5, "{text:?}: {largest:e}");
+        }
     }
 }

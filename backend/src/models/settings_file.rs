@@ -77,14 +77,6 @@ impl SettingsFile {
         })
     }
 
-    /// The keys that are there and set to `true`.
-    pub(crate) fn true_keys(&self) -> impl Iterator<Item = &str> {
-        self.values
-            .iter()
-            .filter(|(_, value)| **value == true)
-            .map(|(key, _)| key.as_str())
-    }
-
     /// An error about the value of `key`; `problem` continues a sentence that begins with the key.
     pub(crate) fn problem(&self, key: &'static str, problem: String) -> LoadError {
         LoadError::Setting {

@@ -9,7 +9,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::config::{Special, Token, TokenizerConfig};
-use super::family::{Family, Marks, family};
+use super::family::{Family, Marks, family, is_general};
 use super::{byte_level, sentencepiece, wordpiece};
 
 const SAVED: &str = "tokenizer.json";
@@ -67,8 +67,8 @@ fn from_saved(
 ) -> tokenizers::Result<Tokenizer> {
     let mut tokenizer =
         Tokenizer::from_file(folder.join(SAVED)).map_err(|error| format!("{SAVED}: {error}"))?;
-    let own_class = config.class.as_deref() != Some("PreTrainedTokenizerFast");
-    if own_class && matches!(family, Some(Family::Bert | Family::Mpnet)) {
+    let general = config.class.as_deref().is_some_and(is_general);
+    if !general && matches!(family, Some(Family::Bert | Family::Mpnet)) {
         wordpiece::align(&mut tokenizer, config)?;
     }
     byte_level::set_prefix_space(&mut tokenizer, config.prefix_space.unwrap_or(false));

@@ -114,6 +114,11 @@ impl Family {
     }
 }
 
+/// Whether a class (by its names in transformers 4 and 5) runs any `tokenizer.json` as it is.
+pub(crate) fn is_general(class: &str) -> bool {
+    class == "PreTrainedTokenizerFast" || class == "TokenizersBackend"
+}
+
 /// The family of a folder that names this tokenizer `class` and `model_type` and has the files for
 /// which `present` holds. `None`: a class or a model that this program has no tokenizer for.
 pub(crate) fn family(
@@ -121,8 +126,7 @@ pub(crate) fn family(
     model_type: Option<&str>,
     present: impl Fn(&str) -> bool,
 ) -> Option<Family> {
-    let silent = |class: &str| class == "PreTrainedTokenizerFast" || class == "TokenizersBackend";
-    match (class.filter(|class| !silent(class)), model_type) {
+    match (class.filter(|class| !is_general(class)), model_type) {
         (Some(class), _) => Family::of_class(class),
         (None, Some(model_type)) => Family::of_model(model_type),
         (None, None) => Family::of_files(present),

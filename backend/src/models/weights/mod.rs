@@ -124,6 +124,9 @@ fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
 fn checkpoint(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
     match Checkpoint::open(files) {
         Ok(tensors) => Ok(Box::new(tensors)),
-        Err((file, error)) => Err(format!("{} {error}", file.display())),
+        Err((file, error)) => {
+            let name = file.file_name().unwrap_or_default();
+            Err(format!("{} {error}", name.display()))
+        }
     }
 }

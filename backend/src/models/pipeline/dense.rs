@@ -1,0 +1,189 @@
+//! sentence-transformers' Dense module: a linear layer and a non-linearity after pooling.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use crate::models::error::LoadError;
+use crate::models::settings_file::SettingsFile;
+use crate::models::weights;
+
+/// The non-linearity at a Dense module's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Identity,
+    Tanh,
+    Relu,
+}
+
+impl Activation {
+    /// By the last part of the Python class's dotted name.
+    fn named(class: &str) -> Option<Self> {
+        match class.rsplit('.').next() {
+            Some("Identity") => Some(Self::Identity),
+            Some("Tanh") => Some(Self::Tanh),
+            Some("ReLU") => Some(Self::Relu),
+            _ => None,
+        }
+    }
+
+    fn apply(self, x: f32) -> f32 {
+        match self {
+            Self::Tanh => x.tanh(),
+            // Not `max`, which would drop NaN.
+            Self::Relu if x < 0.0 => 0.0,
+            Self::Identity | Self::Relu => x,
+        }
+    }
+}
+
+/// A linear layer and a non-linearity.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dense {
+    folder: PathBuf,
+    /// `[outputs, inputs]`, flat.
+    weight: Vec<f32>,
+    /// One number for each output.
+    bias: Vec<f32>,
+    inputs: usize,
+    activation: Activation,
+}
+
+impl Dense {
+    /// Reads the module in `folder`: `config.json` and the weights.
+    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
+        const ACTIVATION: &str = "activation_function";
+        let file = SettingsFile::read(folder.join("config.json"))?;
+        let inputs = file.require_count("in_features")?;
+        let outputs = file.require_count("out_features")?;
+        let class: String = file.require(ACTIVATION)?;
+        let activation = Activation::named(&class).ok_or_else(|| {
+            let supported = "Identity, Tanh and ReLU are supported";
+            file.problem(ACTIVATION, format!("is '{class}'; {supported}"))
+        })?;
+        let tensors = weights::open(folder, &Device::Cpu)?.pp("linear");
+        let numbers = |tensor: candle_core::Result<Tensor>| {
+            let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
+            numbers.map_err(|error| weights::problem(folder, error.to_string()))
+        };
+        let bias = if file.get("bias")?.unwrap_or(true) {
+            numbers(tensors.get(outputs, "bias"))?
+        } else {
+            vec![0.0; outputs]
+        };
+        Ok(Self {
+            weight: numbers(tensors.get((outputs, inputs), "weight"))?,
+            folder: folder.to_owned(),
+            bias,
+            inputs,
+            activation,
+        })
+    }
+
+    /// How many numbers it gives for `inputs` numbers.
+    ///
+    /// # Errors
+    /// It takes another number of them.
+    pub(super) fn dimensions(&self, inputs: usize) -> Result<usize, LoadError> {
+        if inputs == self.inputs {
+            return Ok(self.bias.len());
+        }
+        let problem = format!("the layer takes {} numbers, not {inputs}", self.inputs);
+        Err(weights::problem(&self.folder, problem))
+    }
+
+    /// The outputs for one vector of [inputs](Self::dimensions).
+    pub(crate) fn apply(&self, row: &[f32]) -> Vec<f32> {
+        let outputs = self.weight.chunks_exact(self.inputs).zip(&self.bias);
+        outputs
+            .map(|(weight, bias)| self.activation.apply(dot(weight, row) + bias))
+            .collect()
+    }
+}
+
+/// In sixteen sums, which the compiler keeps in vector registers.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let mut sums = [0.0_f32; 16];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, x), y) in sums.iter_mut().zip(a).zip(b) {
+            *sum += x * y;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::models::test_support::folder_with;
+
+    fn folder(config: &str, bias: Option<[f32; 2]>) -> TempDir {
+        let folder = folder_with(&[("config.json", config)]);
+        let tensor = |numbers: &[f32], shape: &[usize]| {
+            Tensor::from_slice(numbers, shape, &Device::Cpu).expect("tensor")
+        };
+        let weight = tensor(&[1.0, 0.0, -1.0, 0.5, 0.5, 0.5], &[2, 3]);
+        let mut tensors = HashMap::from([("linear.weight", weight)]);
+        if let Some(bias) = bias {
+            tensors.insert("linear.bias", tensor(&bias, &[2]));
+        }
+        let path = folder.path().join("model.safetensors");
+        candle_core::safetensors::save(&tensors, path).expect("save");
+        folder
+    }
+
+    fn config(activation: &str, bias: bool) -> String {
+        format!(
+            r#"{{"in_features": 3, "out_features": 2, "bias": {bias},
+            "activation_function": "torch.nn.modules.{activation}"}}"#
+        )
+    }
+
+    #[test]
+    fn a_layer_is_weight_bias_and_activation() {
+        let row = [1.0, 2.0, 3.0];
+        for (activation, expected) in [
+            ("linear.Identity", [-1.0, 4.0]),
+            ("activation.ReLU", [0.0, 4.0]),
+            ("activation.Tanh", [(-1.0_f32).tanh(), 4.0_f32.tanh()]),
+        ] {
+            let folder = folder(&config(activation, true), Some([1.0, 1.0]));
+            let dense = Dense::read(folder.path()).expect("reads");
+            assert_eq!(dense.apply(&row), expected, "{activation}");
+        }
+        let folder = folder(&config("linear.Identity", false), None);
+        let dense = Dense::read(folder.path()).expect("reads");
+        assert_eq!(dense.apply(&row), [-2.0, 3.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let odd = folder(&config("activation.Softsign", true), Some([1.0, 1.0]));
+        let error = Dense::read(odd.path()).expect_err("activation").to_string();
+        assert!(
+            error.contains("is 'torch.nn.modules.activation.Softsign'"),
+            "{error}"
+        );
+        let no_bias = folder(&config("activation.Tanh", true), None);
+        let error = Dense::read(no_bias.path()).expect_err("bias").to_string();
+        assert!(error.contains("linear.bias"), "{error}");
+        let dense = folder(&config("activation.Tanh", false), None);
+        let dense = Dense::read(dense.path()).expect("reads");
+        assert_eq!(dense.dimensions(3).expect("fits"), 2);
+        let error = dense.dimensions(4).expect_err("width").to_string();
+        assert!(error.contains("takes 3 numbers, not 4"), "{error}");
+    }
+
+    #[test]
+    fn long_rows_are_summed_whole() {
+        let numbers: Vec<f32> = (0_u8..35).map(f32::from).collect();
+        let expected: f32 = numbers.iter().map(|x| x * x).sum();
+        assert!((dot(&numbers, &numbers) - expected).abs() < 1e-3);
+    }
+}
