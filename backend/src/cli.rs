@@ -191,6 +191,11 @@ pub struct Cli {
     #[arg(long, value_name = "NAME=N")]
     pub(crate) bertscore_layer: Vec<String>,
 
+    /// Folder with LANGUAGE/MODEL.tsv files, such as the one in bert-score's package, for
+    /// requests that want scores rescaled with a baseline
+    #[arg(long, env = "GPU_BRIDGE_BERTSCORE_BASELINES", value_name = "DIR")]
+    pub(crate) bertscore_baselines: Option<PathBuf>,
+
     /// What to log, such as info, debug or `gpu_bridge_backend=debug,warn`
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,

@@ -22,6 +22,7 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Embeddings, EngineError>;
 
     /// `BERTScore` of each `candidates[i]` against `references[i]`; both have the same length.
+    /// `scoring` says how.
     ///
     /// # Errors
     /// See [`EngineError`]; all or nothing.
@@ -30,6 +31,7 @@ pub trait Engine: Send + Sync + 'static {
         model: &str,
         candidates: &[String],
         references: &[String],
+        scoring: &Scoring,
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError>;
 
@@ -50,6 +52,15 @@ pub trait Engine: Send + Sync + 'static {
     fn model_usage(&self) -> ModelUsage {
         ModelUsage::default()
     }
+}
+
+/// How pairs are scored; the default is what the Python service does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scoring {
+    /// Tokens weigh by their inverse document frequency among the request's references.
+    pub idf: bool,
+    /// Scores are rescaled with the model's baseline in this language; `None`: they stay as they are.
+    pub baseline: Option<String>,
 }
 
 /// What models take of the memory that is theirs, and what came and went since the start.
@@ -190,6 +201,17 @@ pub enum EngineError {
         name: String,
         /// What is wrong, for the operator.
         reason: String,
+    },
+    /// Scores cannot be rescaled. The text is what the client reads.
+    #[error(
+        "no baseline for model '{name}' and language '{language}' on this host; ask without \
+         rescale_with_baseline, or have its operator add the file (--bertscore-baselines)"
+    )]
+    NoBaseline {
+        /// The name as the request gave it.
+        name: String,
+        /// The language as the request gave it, in lower case.
+        language: String,
     },
     /// Memory for models is in use up to the budget, and none of it got free in time. The text is
     /// what the client reads.

@@ -272,17 +272,22 @@ impl Check {
     }
 
     fn sources(&mut self, cli: &Cli) -> ModelSources {
-        if let Some(folder) = cli.models_dir.as_deref().filter(|folder| !folder.is_dir()) {
-            self.wrong(
-                "--models-dir",
-                &folder.display().to_string(),
-                "a folder that exists",
-            );
+        let models_dir = "GPU_BRIDGE_MODELS_DIR (--models-dir)";
+        let baselines = "GPU_BRIDGE_BERTSCORE_BASELINES (--bertscore-baselines)";
+        for (setting, folder) in [
+            (models_dir, &cli.models_dir),
+            (baselines, &cli.bertscore_baselines),
+        ] {
+            if let Some(folder) = folder.as_deref().filter(|folder| !folder.is_dir()) {
+                let found = folder.display().to_string();
+                self.wrong(setting, &found, "a folder that exists");
+            }
         }
         ModelSources {
             models_dir: cli.models_dir.clone(),
             hub_cache: hub_cache(cli.hub_cache.as_deref(), cli.hub_home.as_deref()),
             operator_folders: vec![cli.model_embed.clone(), cli.model_bertscore.clone()],
+            baselines: cli.bertscore_baselines.clone(),
         }
     }
 

@@ -139,8 +139,9 @@ impl Work {
                 candidates,
                 references,
                 model,
+                scoring,
             }) => engine
-                .bertscore(model, candidates, references, progress)
+                .bertscore(model, candidates, references, scoring, progress)
                 .map(Outcome::Scores),
         }
     }
@@ -176,7 +177,9 @@ impl Drop for Watch {
 /// What the client reads; what the operator needs goes to the log.
 fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
-        EngineError::NotInstalled { .. } => ApiError::NotInstalled(error.to_string()),
+        EngineError::NotInstalled { .. } | EngineError::NoBaseline { .. } => {
+            ApiError::NotInstalled(error.to_string())
+        }
         EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
             ApiError::Unavailable(error.to_string())

@@ -98,6 +98,12 @@ impl<'a> Problem<'a> {
         Self::new("string_type", loc, "Input should be a valid string", value)
     }
 
+    /// A field is neither true nor false.
+    pub(super) fn not_a_flag(field: &'static str, value: &'a RawValue) -> Self {
+        let loc = vec![BODY, Place::Name(field)];
+        Self::new("bool_type", loc, "Input should be a valid boolean", value)
+    }
+
     /// A field exceeds a limit.
     pub(super) fn excess(field: &'static str, what: &str, value: &'a RawValue) -> Self {
         let loc = vec![BODY, Place::Name(field)];

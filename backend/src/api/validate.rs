@@ -24,6 +24,7 @@ use serde_json::value::RawValue;
 use super::encoding;
 use super::json::{self, NotJson};
 use super::problem::Problem;
+use crate::engine::Scoring;
 use texts::Texts;
 
 /// Wrong items of a list that are told one by one; the rest goes unmentioned.
@@ -81,6 +82,8 @@ pub(super) struct BertscoreRequest {
     pub(super) references: Vec<String>,
     /// Empty for the default.
     pub(super) model: String,
+    /// How they are scored.
+    pub(super) scoring: Scoring,
 }
 
 /// Why a body is no valid request.
@@ -111,24 +114,46 @@ pub(super) fn embed(body: RawBody<'_>, limits: &Limits) -> Result<EmbedRequest, 
     })
 }
 
+const BERTSCORE_FIELDS: [&str; 6] = [
+    "candidates",
+    "references",
+    "lang",
+    "model_type",
+    "idf",
+    "rescale_with_baseline",
+];
+
 /// Reads a body of `POST /bertscore`.
 pub(super) fn bertscore(body: RawBody<'_>, limits: &Limits) -> Result<BertscoreRequest, Refusal> {
     with_text(body, |text| {
-        let mut fields = Fields::read(text, ["candidates", "references", "lang", "model_type"])?;
+        let mut fields = Fields::read(text, BERTSCORE_FIELDS)?;
         let candidates = fields.texts(0, limits);
         let references = fields.texts(1, limits);
-        fields.string(2);
+        let language = fields.string(2).to_lowercase();
         let model = fields.string(3);
+        let idf = fields.flag(4);
+        let rescale = fields.flag(5);
+        let baseline = rescale.then(|| or_english(language));
         let request = fields.valid(BertscoreRequest {
             candidates,
             references,
             model,
+            scoring: Scoring { idf, baseline },
         })?;
         if request.candidates.len() != request.references.len() {
             return Err(Fault::UnequalLengths);
         }
         Ok(request)
     })
+}
+
+/// The language of a request that names none, as in the Python service.
+fn or_english(language: String) -> String {
+    if language.is_empty() {
+        "en".to_owned()
+    } else {
+        language
+    }
 }
 
 /// What `read` makes of the body's text. Faults borrow from the text: they are written out before
@@ -205,6 +230,18 @@ impl<'a, const N: usize> Fields<'a, N> {
             let problem = Problem::not_a_string(self.names[field], None, value);
             self.problems.push(problem);
             String::new()
+        })
+    }
+
+    /// True or false, and false if it is left out.
+    fn flag(&mut self, field: usize) -> bool {
+        let Some(value) = self.values[field] else {
+            return false;
+        };
+        serde_json::from_str(value.get()).unwrap_or_else(|_| {
+            let problem = Problem::not_a_flag(self.names[field], value);
+            self.problems.push(problem);
+            false
         })
     }
 

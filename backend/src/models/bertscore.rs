@@ -1,10 +1,9 @@
 //! `BERTScore` of one pair, from the vectors of its tokens (Zhang et al., "BERTScore: Evaluating
-//! Text Generation with BERT", ICLR 2020; details as in bert-score 0.3.13 without idf weights and
-//! baseline rescaling).
+//! Text Generation with BERT", ICLR 2020; details as in bert-score 0.3.13).
 //!
 //! ```text
 //! s[i][j] = cosine of candidate token i and reference token j
-//! P = Σᵢ wᵢ · maxⱼ s[i][j] / Σᵢ wᵢ      w = 0 for special tokens, 1 for others
+//! P = Σᵢ wᵢ · maxⱼ s[i][j] / Σᵢ wᵢ      w: see `token_weights`
 //! R = Σⱼ wⱼ · maxᵢ s[i][j] / Σⱼ wⱼ
 //! F = 2PR / (P + R)
 //! ```
@@ -20,22 +19,15 @@ pub(crate) struct Side {
     /// The tokens' vectors, each of length 1: `[tokens, width]`, flat.
     directions: Vec<f32>,
     width: usize,
-    /// 0 for a special token, 1 for any other.
+    /// How much each token counts.
     weights: Vec<f32>,
-    /// True if nothing is there but the special tokens that every text gets.
     empty: bool,
 }
 
 impl Side {
-    /// The text with these `ids`, encoded as `hidden` (`[tokens, width]`, flat). `special` weigh
-    /// nothing wherever they occur; `frame` of them are around every text.
-    pub(crate) fn new(
-        hidden: &[f32],
-        width: usize,
-        ids: &[u32],
-        special: &[u32],
-        frame: usize,
-    ) -> Self {
+    /// The text that was encoded as `hidden` (`[tokens, width]`, flat), whose tokens have these
+    /// `weights`. `empty`: there is nothing in it but the tokens around every text.
+    pub(crate) fn new(hidden: &[f32], width: usize, weights: Vec<f32>, empty: bool) -> Self {
         let mut directions = hidden.to_vec();
         for row in directions.chunks_exact_mut(width) {
             let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -43,12 +35,11 @@ impl Side {
                 *x /= length;
             }
         }
-        let weight = |id| if special.contains(id) { 0.0 } else { 1.0 };
         Self {
             directions,
             width,
-            weights: ids.iter().map(weight).collect(),
-            empty: ids.len() <= frame,
+            weights,
+            empty,
         }
     }
 }
@@ -127,6 +118,7 @@ fn weighted_mean(values: &[f32], weights: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::token_weights::TokenWeights;
 
     /// Start and end of every text below.
     const START: u32 = 1;
@@ -143,7 +135,10 @@ mod tests {
     fn side_of(tokens: &[(u32, [f32; 3])]) -> Side {
         let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
         let hidden: Vec<f32> = tokens.iter().flat_map(|(_, vector)| *vector).collect();
-        Side::new(&hidden, 3, &ids, &[START, END], 2)
+        let weights = TokenWeights::Even {
+            special: [START, END],
+        };
+        Side::new(&hidden, 3, weights.of(&ids), ids.len() <= 2)
     }
 
     fn scored(candidate: &Side, reference: &Side) -> (f32, f32, f32) {

@@ -7,6 +7,7 @@ use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
 use thiserror::Error;
 use tracing::{error, warn};
 
+use super::baseline::Baselines;
 use super::catalog::Catalog;
 use super::downloads::{DownloadPlan, Downloads};
 use super::loader::Loader;
@@ -15,7 +16,8 @@ use super::registry::{Policy, Stage};
 use super::scheduler::Scheduler;
 use super::warm_up::{DefaultModel, WarmUp};
 use crate::engine::{
-    Cancellation, Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness, Scores,
+    Cancellation, Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness,
+    Scores, Scoring,
 };
 use crate::metrics::EngineMetrics;
 
@@ -74,6 +76,7 @@ impl Default for EngineOptions {
 /// memory lasts.
 pub struct CandleEngine {
     catalog: Catalog,
+    baselines: Baselines,
     scheduler: Scheduler,
     embed_batch: NonZeroUsize,
     warm_up: WarmUp,
@@ -90,9 +93,11 @@ impl CandleEngine {
         let downloads = Downloads::new(options.downloads, &options.defaults);
         let threads = Threads::new(options.threads)?;
         let loader = Loader::new(threads, options.metrics.clone());
+        let baselines = Baselines::new(sources.baselines.clone());
         let budget = TOKENS_PER_THREAD * options.threads.get();
         Ok(Self {
             catalog: Catalog::new(sources, downloads, layers, loader, policy),
+            baselines,
             scheduler: Scheduler::start(budget, options.metrics)?,
             embed_batch: options.embed_batch,
             warm_up: WarmUp::of(options.defaults),
@@ -130,7 +135,9 @@ impl CandleEngine {
         loop {
             let computed = match purpose {
                 Purpose::Embed => self.embed(name, &text, &Nobody).map(drop),
-                Purpose::BertScore => self.bertscore(name, &text, &text, &Nobody).map(drop),
+                Purpose::BertScore => self
+                    .bertscore(name, &text, &text, &Scoring::default(), &Nobody)
+                    .map(drop),
             };
             // Unlike a request, this has the time.
             let loads = self.catalog.stage(*purpose, name) != Stage::Absent;
@@ -159,11 +166,19 @@ impl Engine for CandleEngine {
         model: &str,
         candidates: &[String],
         references: &[String],
+        scoring: &Scoring,
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
         let (scheduler, step) = (&self.scheduler, self.embed_batch);
-        let scorer = self.catalog.scorer(model, progress)?;
-        scorer.score(scheduler, candidates, references, step, progress)
+        let leased = self.catalog.scorer(model, progress)?;
+        let find = |language: &String| self.baselines.find(model, language, leased.layer());
+        let baseline = scoring.baseline.as_ref().map(find).transpose()?;
+        let pairs = (candidates, references);
+        let mut scores = leased.score(scheduler, pairs, scoring.idf, step, progress)?;
+        if let Some(baseline) = baseline {
+            baseline.rescale(&mut scores);
+        }
+        Ok(scores)
     }
 
     fn loaded_models(&self) -> Vec<String> {

@@ -32,6 +32,8 @@ pub(crate) enum LoadError {
     Weights { path: PathBuf, problem: String },
     #[error("layer {wanted} was asked for, but the model has {available}")]
     Layer { wanted: usize, available: usize },
+    #[error("{}: no line 'layer,P,R,F' for layer {layer}", path.display())]
+    Baseline { path: PathBuf, layer: usize },
     #[error("the list of published layers is broken: {0}")]
     PublishedLayers(serde_json::Error),
 }

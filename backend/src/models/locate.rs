@@ -27,6 +27,8 @@ pub struct ModelSources {
     pub hub_cache: Option<PathBuf>,
     /// Names that the operator gave at start (the default models), which may be folder paths.
     pub operator_folders: Vec<String>,
+    /// Holds `LANGUAGE/MODEL.tsv` files with what unrelated texts score.
+    pub baselines: Option<PathBuf>,
 }
 
 impl ModelSources {
@@ -179,6 +181,7 @@ mod tests {
             models_dir: Some(root.path().join("models")),
             hub_cache: Some(root.path().join("hub")),
             operator_folders: vec!["plain".to_owned(), "not-there".to_owned()],
+            baselines: None,
         };
         (root, sources)
     }

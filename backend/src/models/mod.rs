@@ -11,6 +11,7 @@
 //!
 //! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed.
 
+mod baseline;
 mod bertscore;
 mod candle_engine;
 mod catalog;
@@ -30,6 +31,7 @@ mod scorer;
 mod settings_file;
 mod size;
 mod steps;
+mod token_weights;
 mod tokenizer;
 mod warm_up;
 mod weights;

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn side(direction: [f32; 2]) -> Side {
-        Side::new(&direction, 2, &[7], &[], 0)
+        Side::new(&direction, 2, vec![1.0], false)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::error::{LoadError, inference};
 use super::pairs::Pairs;
 use super::scheduler::Scheduler;
 use super::steps::Steps;
+use super::token_weights::TokenWeights;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{EngineError, Progress, Scores};
 
@@ -21,8 +22,9 @@ use crate::engine::{EngineError, Progress, Scores};
 pub(crate) struct Scorer {
     encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
-    /// Ids that weigh nothing: those that mark a text's start and end.
+    /// Ids that mark a text's start and end.
     special: [u32; 2],
+    layer: usize,
 }
 
 impl Scorer {
@@ -54,6 +56,7 @@ impl Scorer {
             encoder,
             tokenizer,
             special,
+            layer,
         })
     }
 
@@ -62,22 +65,40 @@ impl Scorer {
         self.encoder.bytes()
     }
 
-    /// The score of each pair. Progress is told after each `step` pairs.
+    /// The layer that is compared.
+    pub(crate) fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// The score of each pair of candidate and reference; with `idf`, rare tokens weigh more.
+    /// Progress is told after each `step` pairs.
     pub(crate) fn score(
         &self,
         scheduler: &Scheduler,
-        candidates: &[String],
-        references: &[String],
+        (candidates, references): (&[String], &[String]),
+        idf: bool,
         step: NonZeroUsize,
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
         let Texts { ids, pairs } = self.texts(candidates, references)?;
+        let weights = if idf {
+            TokenWeights::idf(
+                pairs
+                    .iter()
+                    .map(|(_, reference)| ids[*reference].as_slice()),
+            )
+        } else {
+            TokenWeights::Even {
+                special: self.special,
+            }
+        };
         let mut pairs = Pairs::new(pairs, ids.len());
         let mut steps = Steps::new(candidates.len(), step, progress);
         let (width, frame) = (self.encoder.width(), self.tokenizer.frame());
         let submitted = ids.iter().map(|ids| Ok(ids.clone()));
         scheduler.encode(&self.encoder, progress, submitted, |text, hidden| {
-            let side = Side::new(hidden, width, &ids[text], &self.special, frame);
+            let ids = &ids[text];
+            let side = Side::new(hidden, width, weights.of(ids), ids.len() <= frame);
             (0..pairs.put(text, side)).for_each(|_| steps.finished_one());
         })?;
         pairs
@@ -168,6 +189,7 @@ mod tests {
             encoder: Arc::new(CountingEncoder(encoded)),
             tokenizer,
             special: [2, 3],
+            layer: 0,
         }
     }
 
@@ -184,7 +206,7 @@ mod tests {
         let scheduler = Scheduler::start(100, EngineMetrics::default()).expect("starts");
         let two = NonZeroUsize::new(2).expect("two");
         let scores = scorer(&ENCODED)
-            .score(&scheduler, &candidates, &references, two, &steps)
+            .score(&scheduler, (&candidates, &references), false, two, &steps)
             .expect("scores");
         assert_eq!(ENCODED.load(Ordering::SeqCst), 5, "a, b, c, e and r");
         assert_eq!(*steps.0.lock().expect("lock"), [2, 4, 5]);

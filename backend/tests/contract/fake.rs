@@ -1,6 +1,6 @@
 //! An engine that knows two models by name and computes nothing.
 
-use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Progress, Scores};
+use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Progress, Scores, Scoring};
 
 type Script = dyn Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync;
 
@@ -73,6 +73,7 @@ impl Engine for FakeEngine {
         model: &str,
         candidates: &[String],
         references: &[String],
+        _: &Scoring,
         _: &dyn Progress,
     ) -> Result<Scores, EngineError> {
         assert_eq!(

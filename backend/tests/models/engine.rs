@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
-use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError};
+use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Scoring};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,7 +43,13 @@ fn embed(engine: &CandleEngine, texts: &[&str]) -> Result<Embeddings, EngineErro
 
 fn score(engine: &CandleEngine, candidate: &str) -> Result<f32, EngineError> {
     let (candidates, references) = (strings(&[candidate]), strings(&["a reference"]));
-    let scores = engine.bertscore(TINY, &candidates, &references, &Watcher::patient())?;
+    let scores = engine.bertscore(
+        TINY,
+        &candidates,
+        &references,
+        &Scoring::default(),
+        &Watcher::patient(),
+    )?;
     Ok(scores.f1[0])
 }
 
@@ -72,7 +78,13 @@ fn names_that_are_not_installed_are_refused_with_those_that_are() {
         let texts = strings(&["text"]);
         let embedded = engine.embed(name, &texts, &Watcher::patient()).map(|_| ());
         let scored = engine
-            .bertscore(name, &texts, &texts, &Watcher::patient())
+            .bertscore(
+                name,
+                &texts,
+                &texts,
+                &Scoring::default(),
+                &Watcher::patient(),
+            )
             .map(|_| ());
         for result in [embedded, scored] {
             let Err(EngineError::NotInstalled {
@@ -119,7 +131,7 @@ fn empty_requests_have_empty_answers_but_a_checked_name() {
         }
     );
     let scores = engine
-        .bertscore(TINY, &[], &[], &Watcher::patient())
+        .bertscore(TINY, &[], &[], &Scoring::default(), &Watcher::patient())
         .expect("nothing to do");
     assert!(scores.f1.is_empty());
     assert!(engine.embed("nope", &[], &Watcher::patient()).is_err());
@@ -184,7 +196,7 @@ fn a_request_that_nobody_waits_for_stops_between_batches() {
     assert_eq!(impatient.steps(), [2, 4]);
 
     let impatient = Watcher::until(2);
-    let scored = engine.bertscore(TINY, &texts, &texts, &impatient);
+    let scored = engine.bertscore(TINY, &texts, &texts, &Scoring::default(), &impatient);
     assert!(matches!(scored, Err(EngineError::Cancelled)), "{scored:?}");
     assert_eq!(impatient.steps(), [2]);
 

@@ -1,6 +1,6 @@
 //! Numbers against those of the Python implementations (`tests/golden/README.md` says which).
 
-use gpu_bridge_backend::engine::{Engine, Scores};
+use gpu_bridge_backend::engine::{Engine, Scores, Scoring};
 use gpu_bridge_backend::models::CandleEngine;
 use serde_json::Value;
 
@@ -50,7 +50,13 @@ fn compare_scores(engine: &CandleEngine, model: &str, file: &str) -> f32 {
     let (candidates, references) = (texts(&items, "candidate"), texts(&items, "reference"));
     let watcher = Watcher::patient();
     let scores = engine
-        .bertscore(model, &candidates, &references, &watcher)
+        .bertscore(
+            model,
+            &candidates,
+            &references,
+            &Scoring::default(),
+            &watcher,
+        )
         .expect("scores");
     let Scores {
         precision,
@@ -144,7 +150,13 @@ fn a_pair_of_a_batch_is_the_single_result() {
     let engine = minilm(6);
     let score = |candidates: &[String], references: &[String]| {
         engine
-            .bertscore(MINILM, candidates, references, &Watcher::patient())
+            .bertscore(
+                MINILM,
+                candidates,
+                references,
+                &Scoring::default(),
+                &Watcher::patient(),
+            )
             .expect("scores")
     };
     let together = score(&candidates, &references);

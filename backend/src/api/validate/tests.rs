@@ -63,8 +63,43 @@ fn both_lists_of_a_bertscore_request_are_read() {
         candidates: vec!["a".into()],
         references: vec!["b".into()],
         model: String::new(),
+        scoring: Scoring::default(),
     };
     assert_eq!(bertscore(json_body(text), &LIMITS).unwrap(), expected);
+}
+
+#[test]
+fn scores_are_weighted_and_rescaled_only_if_the_request_says_so() {
+    let scoring = |fields: &str| {
+        let text = format!(r#"{{"candidates":[],"references":[]{fields}}}"#);
+        let request = bertscore(json_body(text.as_bytes()), &LIMITS).unwrap();
+        (request.scoring.idf, request.scoring.baseline)
+    };
+    let (idf, rescaled) = (r#","idf":true"#, r#","rescale_with_baseline":true"#);
+    let language = |name: &str| Some(name.to_owned());
+    let german = r#","lang":"DE""#;
+    for (fields, expected) in [
+        (String::new(), (false, None)),
+        (german.to_owned(), (false, None)),
+        (
+            format!(r#"{idf},"rescale_with_baseline":false"#),
+            (true, None),
+        ),
+        (rescaled.to_owned(), (false, language("en"))),
+        (format!("{german}{rescaled}{idf}"), (true, language("de"))),
+    ] {
+        assert_eq!(scoring(&fields), expected, "{fields}");
+    }
+    let odd = r#"{"candidates":[],"references":[],"idf":"yes","rescale_with_baseline":null}"#;
+    let problem = |field: &str, input: Value| {
+        json!({"type": "bool_type", "loc": ["body", field],
+        "msg": "Input should be a valid boolean", "input": input})
+    };
+    let expected = [
+        problem("idf", json!("yes")),
+        problem("rescale_with_baseline", json!(null)),
+    ];
+    assert_eq!(bertscore_problems(odd), json!(expected));
 }
 
 #[test]

@@ -200,7 +200,8 @@ proptest! {
             "references": &references, "model_type": &model, "lang": "en", "candidates": &candidates,
         });
         let request = bertscore(json_body(body.to_string().as_bytes()), &LIMITS).unwrap();
-        prop_assert_eq!(request, BertscoreRequest { candidates, references, model });
+        let scoring = Scoring::default();
+        prop_assert_eq!(request, BertscoreRequest { candidates, references, model, scoring });
     }
 
     #[test]
