@@ -68,6 +68,8 @@ pub struct Scoring {
 pub struct ModelUsage {
     /// Memory for models, in bytes.
     pub budget: u64,
+    /// Models that are loaded.
+    pub loaded: usize,
     /// Bytes that loaded models take and those being loaded will take.
     pub used: u64,
     /// Loads that ended well.

@@ -12,11 +12,14 @@ mod engine;
 mod http;
 mod maker;
 
-use prometheus::{Encoder, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use engine::{BatchStats, EngineMetrics, Queued};
 pub use http::{HttpMetrics, OpenConnection, Rejection};
 
+use crate::engine::ModelUsage;
 use maker::{Maker, to_i64};
 
 /// All metrics of one host.
@@ -26,7 +29,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// What the engine counts.
     pub engine: EngineMetrics,
-    state: StateGauges,
+    /// Locked while it is scraped.
+    state: Mutex<StateGauges>,
     registry: Registry,
 }
 
@@ -45,6 +49,8 @@ pub struct State<'a> {
     pub slots: u32,
     /// Bytes of requests and answers that are held in memory.
     pub buffered: u64,
+    /// Models in memory.
+    pub models: ModelUsage,
 }
 
 impl Metrics {
@@ -69,7 +75,7 @@ impl Metrics {
         Ok(Self {
             http: HttpMetrics::new(&make)?,
             engine: EngineMetrics::new(&make)?,
-            state: StateGauges::new(&make)?,
+            state: Mutex::new(StateGauges::new(&make)?),
             registry,
         })
     }
@@ -79,7 +85,9 @@ impl Metrics {
     /// # Errors
     /// If the encoder fails.
     pub fn render(&self, state: &State<'_>) -> prometheus::Result<Vec<u8>> {
-        self.state.set(state);
+        // Nothing is half-done if a scrape panics: the next one sets all of it again.
+        let gauges = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.set(state);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -93,6 +101,10 @@ struct StateGauges {
     in_flight: IntGauge,
     slots: IntGauge,
     buffered: IntGauge,
+    models: IntGauge,
+    model_memory: IntGauge,
+    model_memory_budget: IntGauge,
+    evictions: IntCounter,
 }
 
 impl StateGauges {
@@ -117,6 +129,19 @@ impl StateGauges {
                 "buffered_bytes",
                 "Bytes of requests and answers held in memory.",
             )?,
+            models: make.gauge("models_loaded", "Models in memory.")?,
+            model_memory: make.gauge(
+                "model_memory_bytes",
+                "Memory that models take, those being loaded included.",
+            )?,
+            model_memory_budget: make.gauge(
+                "model_memory_budget_bytes",
+                "Memory that models may take together.",
+            )?,
+            evictions: make.counter(
+                "model_evictions_total",
+                "Models that were put out of memory to make room.",
+            )?,
         })
     }
 
@@ -134,6 +159,12 @@ impl StateGauges {
         self.in_flight.set(to_i64(state.in_flight));
         self.slots.set(state.slots.into());
         self.buffered.set(to_i64(state.buffered));
+        let models = &state.models;
+        self.models.set(to_i64(models.loaded));
+        self.model_memory.set(to_i64(models.used));
+        self.model_memory_budget.set(to_i64(models.budget));
+        let seen = self.evictions.get();
+        self.evictions.inc_by(models.evictions.saturating_sub(seen));
     }
 }
 

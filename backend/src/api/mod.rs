@@ -180,6 +180,7 @@ fn scrape(app: &App, log: &RequestLog) -> Result<Answer, ApiError> {
         in_flight: app.jobs.count(),
         slots: app.slots.total(),
         buffered: app.budget.held(),
+        models: app.services.engine.model_usage(),
     };
     let text = app.services.metrics.render(&state);
     let text = text.map_err(|error| log.internal(&error))?;

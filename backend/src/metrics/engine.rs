@@ -41,13 +41,9 @@ struct Inner {
     batch_tokens: Histogram,
     padding_saved: IntCounter,
     inference: Histogram,
-    tokenization: Histogram,
     out_of_memory: IntCounter,
     loads: IntCounterVec,
     load_duration: HistogramVec,
-    evictions: IntCounter,
-    models: IntGauge,
-    model_memory: IntGauge,
 }
 
 impl EngineMetrics {
@@ -55,8 +51,7 @@ impl EngineMetrics {
         Inner::new(make).map(|inner| Self(Some(Arc::new(inner))))
     }
 
-    /// Texts wait to be computed, until the guard is dropped. A guard may be split off piece by
-    /// piece with [`Queued::leave`].
+    /// Texts wait to be computed, until the guard is dropped.
     pub fn queued(&self, texts: usize, tokens: usize) -> Queued {
         if let Some(inner) = &self.0 {
             inner.queue_texts.add(to_i64(texts));
@@ -79,13 +74,6 @@ impl EngineMetrics {
         inner.inference.observe(batch.took.as_secs_f64());
     }
 
-    /// The texts of one request (or one part of it) were turned into tokens.
-    pub fn tokenized(&self, took: Duration) {
-        if let Some(inner) = &self.0 {
-            inner.tokenization.observe(took.as_secs_f64());
-        }
-    }
-
     /// The device had no memory for a batch.
     pub fn out_of_memory(&self) {
         if let Some(inner) = &self.0 {
@@ -103,21 +91,6 @@ impl EngineMetrics {
             .with_label_values(&[purpose])
             .observe(took.as_secs_f64());
     }
-
-    /// A model was put out of memory to make room.
-    pub fn evicted(&self) {
-        if let Some(inner) = &self.0 {
-            inner.evictions.inc();
-        }
-    }
-
-    /// The models in memory are now `models`, with `bytes` in all.
-    pub fn models_held(&self, models: usize, bytes: u64) {
-        if let Some(inner) = &self.0 {
-            inner.models.set(to_i64(models));
-            inner.model_memory.set(to_i64(bytes));
-        }
-    }
 }
 
 /// Texts that wait to be computed.
@@ -128,22 +101,12 @@ pub struct Queued {
     tokens: usize,
 }
 
-impl Queued {
-    /// Some of the texts wait no more.
-    pub fn leave(&mut self, texts: usize, tokens: usize) {
-        let (texts, tokens) = (texts.min(self.texts), tokens.min(self.tokens));
-        self.texts -= texts;
-        self.tokens -= tokens;
-        if let Some(inner) = &self.metrics.0 {
-            inner.queue_texts.sub(to_i64(texts));
-            inner.queue_tokens.sub(to_i64(tokens));
-        }
-    }
-}
-
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.leave(self.texts, self.tokens);
+        if let Some(inner) = &self.metrics.0 {
+            inner.queue_texts.sub(to_i64(self.texts));
+            inner.queue_tokens.sub(to_i64(self.tokens));
+        }
     }
 }
 
@@ -163,11 +126,6 @@ impl Inner {
                 "Time that a batch took to compute.",
                 &SECONDS,
             )?,
-            tokenization: make.histogram(
-                "tokenization_duration_seconds",
-                "Time that the texts of a request took to be turned into tokens.",
-                &SECONDS,
-            )?,
             out_of_memory: make.counter(
                 "out_of_memory_total",
                 "Batches that the device had no memory for.",
@@ -183,12 +141,6 @@ impl Inner {
                 &LOAD_SECONDS,
                 &["purpose"],
             )?,
-            evictions: make.counter(
-                "model_evictions_total",
-                "Models that were put out of memory to make room.",
-            )?,
-            models: make.gauge("models_loaded", "Models in memory.")?,
-            model_memory: make.gauge("model_memory_bytes", "Memory that models take.")?,
         })
     }
 }

@@ -22,12 +22,9 @@ fn used() -> Metrics {
         padded_tokens: 30,
         took: seconds(1),
     });
-    metrics.engine.tokenized(seconds(1));
     metrics.engine.out_of_memory();
     metrics.engine.model_loaded("embed", seconds(3), true);
     metrics.engine.model_loaded("embed", seconds(3), false);
-    metrics.engine.evicted();
-    metrics.engine.models_held(2, 1 << 40);
     metrics
 }
 
@@ -38,6 +35,14 @@ const STATE: State<'_> = State {
     in_flight: 4,
     slots: 2,
     buffered: 5,
+    models: ModelUsage {
+        budget: 1 << 41,
+        loaded: 2,
+        used: 1 << 40,
+        loads: 4,
+        failed_loads: 1,
+        evictions: 2,
+    },
 };
 
 /// `(kind, value)` of each name, as the format's comments give them.
@@ -61,14 +66,14 @@ fn what_happened_is_what_is_scraped() {
         "batch_tokens_sum 20",
         "padding_saved_tokens_total 10",
         "inference_duration_seconds_count 1",
-        "tokenization_duration_seconds_count 1",
         "out_of_memory_total 1",
         "model_loads_total{outcome=\"ok\",purpose=\"embed\"} 1",
         "model_loads_total{outcome=\"failed\",purpose=\"embed\"} 1",
         "model_load_duration_seconds_sum{purpose=\"embed\"} 6",
-        "model_evictions_total 1",
+        "model_evictions_total 2",
         "models_loaded 2",
         "model_memory_bytes 1099511627776",
+        "model_memory_budget_bytes 2199023255552",
         "device_memory_bytes{device=\"cuda:0\"} 1073741824",
         "device_memory_used_bytes{device=\"cuda:0\"} 1048576",
         "in_flight_requests 4",
@@ -117,14 +122,20 @@ fn what_waits_is_counted_while_it_waits() {
             && text.contains(&format!("_queue_tokens {tokens}\n"))
     };
     let first = metrics.engine.queued(2, 20);
-    let mut second = metrics.engine.clone().queued(3, 30);
+    let second = metrics.engine.clone().queued(3, 30);
     assert!(queue(5, 50));
-    second.leave(1, 10);
-    assert!(queue(4, 40));
-    second.leave(9, 90);
+    drop(second);
     assert!(queue(2, 20));
-    drop((first, second));
+    drop(first);
     assert!(queue(0, 0));
+}
+
+#[test]
+fn evictions_only_grow_however_often_they_are_scraped() {
+    let metrics = Metrics::new("x").unwrap();
+    for _ in 0..2 {
+        assert!(scraped(&metrics, &STATE).contains("_model_evictions_total 2\n"));
+    }
 }
 
 #[test]

@@ -258,6 +258,12 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         self.entries.values().map(Entry::bytes).sum()
     }
 
+    /// How many models are ready.
+    pub(super) fn loaded_models(&self) -> usize {
+        let ready = |entry: &&Entry<M>| matches!(entry.state, State::Ready { .. });
+        self.entries.values().filter(ready).count()
+    }
+
     /// Bytes of models that could be evicted.
     fn idle(&self) -> u64 {
         let idle = self.entries.values().filter(|entry| entry.is_evictable());

@@ -158,6 +158,7 @@ impl<S: Source> Registry<S> {
         } = guarded.counts;
         ModelUsage {
             budget: self.shared.policy.budget,
+            loaded: guarded.core.loaded_models(),
             used: guarded.core.used(),
             loads,
             failed_loads,
