@@ -35,6 +35,26 @@ pub trait Engine: Send + Sync + 'static {
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError>;
 
+    /// Whether a request for the model need not wait until it is loaded.
+    fn is_loaded(&self, purpose: Purpose, model: &str) -> bool {
+        let _ = (purpose, model);
+        true
+    }
+
+    /// Loads the model if need be, so that a request for it will not wait. Blocks.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn load(
+        &self,
+        purpose: Purpose,
+        model: &str,
+        progress: &dyn Progress,
+    ) -> Result<(), EngineError> {
+        let _ = (purpose, model, progress);
+        Ok(())
+    }
+
     /// Models in memory, as `/info` lists them: `"bertscore:NAME"` first, then `"embed:NAME"`, each
     /// group sorted.
     fn loaded_models(&self) -> Vec<String>;

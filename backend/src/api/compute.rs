@@ -1,4 +1,4 @@
-//! The compute routes: body, validation, slot, engine, answer.
+//! The compute routes: body, validation, model, slot, engine, answer.
 //!
 //! Parsing, computing and writing the answer run on the blocking threads. The slot and the place
 //! in the job list live with the computation, not with the request: when the client goes away the
@@ -21,7 +21,7 @@ use super::request_log::RequestLog;
 use super::slots::{Busy, Slot};
 use super::validate::{self, BertscoreRequest, EmbedRequest, Limits, Refusal};
 use super::{App, Exchange, Options};
-use crate::engine::{Cancellation, Engine, EngineError, Progress};
+use crate::engine::{Cancellation, Engine, EngineError, Progress, Purpose};
 use crate::metrics::Rejection;
 
 /// Longest model name, in characters, that the log and the job list show.
@@ -37,9 +37,10 @@ pub(super) async fn serve(
     let shown: String = work.model().chars().take(SHOWN_NAME).collect();
     exchange.log.about(work.items(), &shown);
     let job = app.jobs.start(kind, &shown, work.items(), Timestamp::now());
+    let watch = Watch::default();
+    load(app, &work, &watch, &exchange.log).await?;
     let slot = wait_for_slot(app).await?;
 
-    let watch = Watch::default();
     let running = Running {
         job,
         cancellation: watch.0.clone(),
@@ -69,6 +70,29 @@ async fn receive(app: &Arc<App>, kind: Kind, exchange: &mut Exchange) -> Result<
         .map_err(|panic| exchange.log.internal(&panic))?;
     exchange.held = held;
     Ok(work?.or_default(&app.options))
+}
+
+/// Sees to it that the model is loaded before the request takes a slot, so that requests for other
+/// models go on in the meantime.
+async fn load(app: &App, work: &Work, watch: &Watch, log: &RequestLog) -> Result<(), ApiError> {
+    let (purpose, model) = (work.purpose(), work.model().to_owned());
+    if app.services.engine.is_loaded(purpose, &model) {
+        return Ok(());
+    }
+    let place = Arc::clone(&app.loading).try_acquire_owned();
+    let place = place.map_err(|_| ApiError::Busy(Rejection::Slots))?;
+    let waiting = Waiting(watch.0.clone());
+    let engine = Arc::clone(&app.services.engine);
+    let loaded = spawn_blocking(move || {
+        let _place = place;
+        engine.load(purpose, &model, &waiting)
+    });
+    match loaded.await.map_err(|panic| log.internal(&panic))? {
+        // The Python service notices such a name only with a slot: so who is told is no one who
+        // would have been told "busy".
+        Ok(()) | Err(EngineError::NotInstalled { .. } | EngineError::Load { .. }) => Ok(()),
+        Err(error) => Err(refusal(&error, log)),
+    }
 }
 
 async fn wait_for_slot(app: &App) -> Result<Slot, ApiError> {
@@ -109,6 +133,13 @@ impl Work {
         match self {
             Self::Embed(request) => &request.model,
             Self::Bertscore(request) => &request.model,
+        }
+    }
+
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::Embed(_) => Purpose::Embed,
+            Self::Bertscore(_) => Purpose::BertScore,
         }
     }
 
@@ -161,6 +192,17 @@ impl Progress for Running {
 
     fn cancellation(&self) -> Cancellation {
         self.cancellation.clone()
+    }
+}
+
+/// A request that waits for its model.
+struct Waiting(Cancellation);
+
+impl Progress for Waiting {
+    fn finished(&self, _: usize) {}
+
+    fn cancellation(&self) -> Cancellation {
+        self.0.clone()
     }
 }
 

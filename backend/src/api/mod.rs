@@ -36,6 +36,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
+use tokio::sync::Semaphore;
 
 pub use answer::ENGINE;
 pub use auth::ApiKey;
@@ -71,6 +72,9 @@ pub struct Options {
     pub device: String,
 }
 
+/// Requests that may wait for a model at once; far below the runtime's 512 blocking threads.
+const MOST_LOADING: usize = 64;
+
 /// What the HTTP side serves.
 #[derive(Clone)]
 pub struct Services {
@@ -87,6 +91,8 @@ struct App {
     services: Services,
     options: Options,
     slots: Slots,
+    /// Places for requests that wait for their model to be loaded: each keeps a thread busy.
+    loading: Arc<Semaphore>,
     jobs: Jobs,
     ids: RequestIds,
     budget: Budget,
@@ -105,6 +111,7 @@ pub fn router(services: Services, options: Options) -> Router {
     let app = App {
         services,
         slots: Slots::new(options.max_concurrent),
+        loading: Arc::new(Semaphore::new(MOST_LOADING)),
         jobs: Jobs::default(),
         ids: RequestIds::new(),
         budget: Budget::new(options.max_buffered),

@@ -181,6 +181,22 @@ impl Engine for CandleEngine {
         Ok(scores)
     }
 
+    fn is_loaded(&self, purpose: Purpose, model: &str) -> bool {
+        self.catalog.stage(purpose, model) == Stage::Ready
+    }
+
+    fn load(
+        &self,
+        purpose: Purpose,
+        model: &str,
+        progress: &dyn Progress,
+    ) -> Result<(), EngineError> {
+        match purpose {
+            Purpose::Embed => self.catalog.embedder(model, progress).map(drop),
+            Purpose::BertScore => self.catalog.scorer(model, progress).map(drop),
+        }
+    }
+
     fn loaded_models(&self) -> Vec<String> {
         self.catalog.loaded()
     }

@@ -1,6 +1,10 @@
 //! An engine that knows two models by name and computes nothing.
 
-use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Progress, Scores, Scoring};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gpu_bridge_backend::engine::{
+    Embeddings, Engine, EngineError, Progress, Purpose, Scores, Scoring,
+};
 
 type Script = dyn Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync;
 
@@ -9,6 +13,9 @@ pub(crate) struct FakeEngine {
     embed: String,
     bertscore: String,
     script: Box<Script>,
+    /// Loads the model for scores; without it, that is there from the start.
+    load: Option<Box<dyn Fn() + Send + Sync>>,
+    loaded: AtomicBool,
 }
 
 const DIMENSIONS: usize = 384;
@@ -27,6 +34,17 @@ impl FakeEngine {
             embed: "all-MiniLM-L6-v2".to_owned(),
             bertscore: "microsoft/deberta-xlarge-mnli".to_owned(),
             script: Box::new(script),
+            load: None,
+            loaded: AtomicBool::new(true),
+        }
+    }
+
+    /// Has to load the model for scores first, which `load` does.
+    pub(crate) fn loading(self, load: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            load: Some(Box::new(load)),
+            loaded: AtomicBool::new(false),
+            ..self
         }
     }
 
@@ -52,6 +70,18 @@ impl FakeEngine {
 }
 
 impl Engine for FakeEngine {
+    fn is_loaded(&self, purpose: Purpose, _: &str) -> bool {
+        purpose == Purpose::Embed || self.loaded.load(Ordering::SeqCst)
+    }
+
+    fn load(&self, _: Purpose, _: &str, _: &dyn Progress) -> Result<(), EngineError> {
+        if let Some(load) = &self.load {
+            load();
+        }
+        self.loaded.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
     fn embed(
         &self,
         model: &str,

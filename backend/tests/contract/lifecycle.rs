@@ -123,6 +123,31 @@ fn long_until_cancelled() -> (FakeEngine, Steps) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_its_model_takes_no_slot() {
+    let (tell, mut told) = unbounded_channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let engine = FakeEngine::quick().loading(move || {
+        tell.send(()).unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+    });
+    let service = start(engine, one_slot()).await;
+    let pair = serde_json::json!({ "candidates": ["a"], "references": ["b"] });
+    let scores = reqwest::Client::new()
+        .post(service.url("/bertscore"))
+        .json(&pair)
+        .send();
+    let scores = tokio::spawn(scores);
+    told.recv().await.expect("the load begins");
+    assert_eq!(service.in_flight().await, 1);
+
+    assert_eq!(service.embed("meanwhile").await.status(), 200);
+
+    go_on.send(()).unwrap();
+    assert_eq!(scores.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_frees_its_slot_when_the_running_batch_ends() {
     let (engine, mut steps) = long_until_cancelled();
     let service = start(engine, one_slot()).await;
