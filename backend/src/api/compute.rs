@@ -88,8 +88,8 @@ async fn load(app: &App, work: &Work, watch: &Watch, log: &RequestLog) -> Result
         engine.load(purpose, &model, &waiting)
     });
     match loaded.await.map_err(|panic| log.internal(&panic))? {
-        // The Python service notices such a name only with a slot: so who is told is no one who
-        // would have been told "busy".
+        // Told by the computation: the Python service notices these only with a slot, and without
+        // one answers "busy".
         Ok(()) | Err(EngineError::NotInstalled { .. } | EngineError::Load { .. }) => Ok(()),
         Err(error) => Err(refusal(&error, log)),
     }
