@@ -11,30 +11,14 @@ use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{TINY, Watcher, engine_over, golden, strings, tiny};
+use crate::support::{TINY, Watcher, change_setting, copy_of, engine_over, golden, strings, tiny};
 
-/// A models folder that holds a copy of the tiny model under its usual name.
 fn copy_of_tiny() -> TempDir {
-    let folder = TempDir::new().expect("temporary folder");
-    let copy = folder.path().join(TINY);
-    std::fs::create_dir(&copy).expect("create folder");
-    for file in [
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "model.safetensors",
-    ] {
-        std::fs::copy(golden("tiny").join(TINY).join(file), copy.join(file)).expect("copy");
-    }
-    folder
+    copy_of(TINY)
 }
 
 fn change_config(models_dir: &Path, key: &str, value: Value) {
-    let path = models_dir.join(TINY).join("config.json");
-    let text = std::fs::read(&path).expect("config");
-    let mut config: Value = serde_json::from_slice(&text).expect("JSON");
-    config[key] = value;
-    std::fs::write(path, config.to_string()).expect("write");
+    change_setting(&models_dir.join(TINY).join("config.json"), key, value);
 }
 
 fn embed(engine: &CandleEngine, texts: &[&str]) -> Result<Embeddings, EngineError> {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use gpu_bridge_backend::engine::{Cancellation, Progress};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// The real model's name.
 pub(crate) const MINILM: &str = "all-MiniLM-L6-v2";
@@ -27,6 +28,30 @@ pub(crate) fn golden(path: &str) -> PathBuf {
 pub(crate) fn golden_json(path: &str) -> Value {
     let text = std::fs::read(golden(path)).expect(path);
     serde_json::from_slice(&text).expect(path)
+}
+
+/// A models folder that holds a copy of `model` under its usual name.
+pub(crate) fn copy_of(model: &str) -> TempDir {
+    let folder = TempDir::new().expect("temporary folder");
+    let (original, copy) = (golden("tiny").join(model), folder.path().join(model));
+    std::fs::create_dir(&copy).expect("create folder");
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        std::fs::copy(original.join(file), copy.join(file)).expect("copy");
+    }
+    folder
+}
+
+/// Changes one setting of a JSON file.
+pub(crate) fn change_setting(path: &Path, key: &str, value: Value) {
+    let text = std::fs::read(path).expect("settings");
+    let mut settings: Value = serde_json::from_slice(&text).expect("JSON");
+    settings[key] = value;
+    std::fs::write(path, settings.to_string()).expect("write");
 }
 
 /// An engine over one folder of models.

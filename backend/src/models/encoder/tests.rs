@@ -82,6 +82,7 @@ macro_rules! every_layer_agrees_with_the_reference {
 
 every_layer_agrees_with_the_reference! {
     bert roberta xlm_roberta deberta_v1 deberta_v1_span24
+    distilbert mpnet deberta_v2 deberta_v2_conv modernbert
 }
 
 #[test]

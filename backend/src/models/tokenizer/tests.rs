@@ -186,15 +186,23 @@ fn bert_score_has_the_ids_of_the_tokenizers_in_python() {
 #[test]
 fn a_saved_tokenizer_and_its_raw_files_agree() {
     let texts = references().texts;
+    let byte_pairs = &["deberta_v1/vocab.json", "deberta_v1/merges.txt"];
     for (name, raw) in [
-        ("bert", &["vocab.txt"][..]),
-        ("roberta", &["vocab.json", "merges.txt"]),
-        ("deberta_v1", &["vocab.json", "merges.txt"]),
+        ("bert", &["bert/vocab.txt"][..]),
+        ("roberta", &["roberta/vocab.json", "roberta/merges.txt"]),
+        ("deberta_v1", byte_pairs),
+        ("distilbert", &["distilbert/vocab.txt"]),
+        ("mpnet", &["mpnet/vocab.txt"]),
+        ("deberta_v2", &["deberta_v2/spm.model"]),
+        ("modernbert", byte_pairs),
     ] {
         let saved = golden("tiny").join(name);
         let folder = folder_with(&[]);
-        for file in raw.iter().chain(&["config.json", "tokenizer_config.json"]) {
-            std::fs::copy(saved.join(file), folder.path().join(file)).expect(file);
+        let settings = ["config.json", "tokenizer_config.json"].map(|file| saved.join(file));
+        let raw = raw.iter().map(|file| golden("tiny").join(file));
+        for file in raw.chain(settings) {
+            let copy = folder.path().join(file.file_name().expect("a file"));
+            std::fs::copy(&file, copy).expect(name);
         }
         for purpose in [Use::Embedding, Use::BertScore] {
             let (saved, built) = (load_for(&saved, purpose), load_for(folder.path(), purpose));
@@ -261,23 +269,33 @@ fn settings_win_over_the_saved_tokenizer() {
     );
 }
 
+/// The folders with a model of each family.
+const GOLDEN_FOLDERS: [&str; 10] = [
+    "bert",
+    "roberta",
+    "xlm_roberta",
+    "deberta_v1",
+    "deberta_v1_span24",
+    "distilbert",
+    "mpnet",
+    "deberta_v2",
+    "deberta_v2_conv",
+    "modernbert",
+];
+
+/// As bert-score asks for it.
+fn load_with_own_limit(folder: &Path) -> TextTokenizer {
+    let config = TokenizerConfig::read(folder).expect("config");
+    let limit = config.max_length.expect("a limit");
+    TextTokenizer::load(folder, &config, limit, Use::BertScore).expect("loads")
+}
+
 /// Every golden folder's `bertscore.json` has the number of tokens of its texts.
 #[test]
 fn bert_score_counts_tokens_as_the_reference() {
-    for name in [
-        "bert",
-        "roberta",
-        "xlm_roberta",
-        "deberta_v1",
-        "deberta_v1_span24",
-    ] {
+    for name in GOLDEN_FOLDERS {
         let reference = golden_json(&format!("tiny/{name}/bertscore.json"));
-        let limit = reference["model_max_length"].as_u64().expect("limit");
-        let folder = golden("tiny").join(name);
-        let config = TokenizerConfig::read(&folder).expect("config");
-        let limit = usize::try_from(limit).expect("limit");
-        let tokenizer =
-            TextTokenizer::load(&folder, &config, limit, Use::BertScore).expect("loads");
+        let tokenizer = load_with_own_limit(&golden("tiny").join(name));
         for pair in reference["items"].as_array().expect("items") {
             let count = |key: &str| {
                 tokenizer
@@ -293,8 +311,8 @@ fn bert_score_counts_tokens_as_the_reference() {
 
 #[test]
 fn every_golden_folder_tokenizes_as_its_hidden_states_were_made() {
-    for name in ["bert", "roberta", "xlm_roberta", "deberta_v1"] {
-        let tokenizer = load_for(&golden("tiny").join(name), Use::BertScore);
+    for name in GOLDEN_FOLDERS {
+        let tokenizer = load_with_own_limit(&golden("tiny").join(name));
         let file = golden_json(&format!("tiny/{name}/hidden_states.json"));
         for item in file["items"].as_array().expect("items") {
             let text = item["text"].as_str().expect("text");
