@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::error::LoadError;
 
-/// Facts from `model2layers` in bert-score 0.3.12 (`bert_score/utils.py`).
+/// Facts from `model2layers` in bert-score 0.3.13 (`bert_score/utils.py`).
 const PUBLISHED: &str = include_str!("bert_score_model2layers.json");
 
 #[derive(Deserialize)]

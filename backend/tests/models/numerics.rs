@@ -1,6 +1,6 @@
 //! Numbers against those of the Python implementations (`tests/golden/README.md` says which).
 
-use gpu_bridge_backend::engine::{Engine, Scores, Scoring};
+use gpu_bridge_backend::engine::{Engine, EngineError, Scores, Scoring};
 use gpu_bridge_backend::models::CandleEngine;
 use serde_json::{Value, json};
 
@@ -45,19 +45,18 @@ fn largest(differences: impl Iterator<Item = f32>) -> f32 {
     differences.fold(0.0, |a, b| if a.is_nan() || a > b { a } else { b })
 }
 
+/// [`expect_scored`] without weights and baseline.
+fn expect_scores(engine: &CandleEngine, model: &str, items: &[Value]) {
+    expect_scored(engine, model, items, &Scoring::default());
+}
+
 /// Scores all pairs of `items` in one request and expects the reference's numbers. Where those
 /// depend on the rest of the batch, an item has the pair's own as `single`.
-fn expect_scores(engine: &CandleEngine, model: &str, items: &[Value]) {
+fn expect_scored(engine: &CandleEngine, model: &str, items: &[Value], scoring: &Scoring) {
     let (candidates, references) = (texts(items, "candidate"), texts(items, "reference"));
     let watcher = Watcher::patient();
     let scores = engine
-        .bertscore(
-            model,
-            &candidates,
-            &references,
-            &Scoring::default(),
-            &watcher,
-        )
+        .bertscore(model, &candidates, &references, scoring, &watcher)
         .expect("scores");
     let Scores {
         precision,
@@ -134,6 +133,50 @@ macro_rules! scores_of_every_family_agree_with_bert_score {
 scores_of_every_family_agree_with_bert_score! {
     bert roberta xlm_roberta deberta_v1 deberta_v1_span24
     distilbert mpnet deberta_v2 deberta_v2_conv modernbert
+}
+
+#[test]
+fn weighted_and_rescaled_scores_agree_with_bert_score() {
+    for model in ["bert", "roberta"] {
+        let engine = engine_over(golden("tiny"), &[(model, 3)]);
+        let file = golden_json(&format!("tiny/{model}/bertscore_idf.json"));
+        for request in file["requests"].as_array().expect("requests") {
+            for (variant, idf, rescaled) in [
+                ("idf", true, false),
+                ("rescaled", false, true),
+                ("idf_rescaled", true, true),
+            ] {
+                let pairs = request.as_array().expect("pairs").iter();
+                let items: Vec<Value> = pairs
+                    .map(|pair| {
+                        let mut item = pair[variant].clone();
+                        item["candidate"] = pair["candidate"].clone();
+                        item["reference"] = pair["reference"].clone();
+                        item
+                    })
+                    .collect();
+                let baseline = rescaled.then(|| "en".to_owned());
+                expect_scored(&engine, model, &items, &Scoring { idf, baseline });
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_not_rescaled_without_a_baseline() {
+    let engine = engine_over(golden("tiny"), &[]);
+    for (model, language) in [("bert", "de"), ("mpnet", "en")] {
+        let scoring = Scoring {
+            idf: false,
+            baseline: Some(language.to_owned()),
+        };
+        let text = ["a text".to_owned()];
+        let refused = engine.bertscore(model, &text, &text, &scoring, &Watcher::patient());
+        let Err(EngineError::NoBaseline { name, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(name, model);
+    }
 }
 
 /// The published DeBERTa v1 have no limit, and an encoder without positions of its own needs none.

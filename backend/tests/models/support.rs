@@ -54,10 +54,11 @@ pub(crate) fn change_setting(path: &Path, key: &str, value: Value) {
     std::fs::write(path, settings.to_string()).expect("write");
 }
 
-/// An engine over one folder of models.
+/// An engine over one folder of models, and the baselines in `tests/golden`.
 pub(crate) fn engine_over(models_dir: PathBuf, layers: &[(&str, usize)]) -> CandleEngine {
     let sources = ModelSources {
         models_dir: Some(models_dir),
+        baselines: Some(golden("rescale_baseline")),
         ..ModelSources::default()
     };
     let layers = layers

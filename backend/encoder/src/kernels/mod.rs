@@ -9,3 +9,6 @@ pub(crate) mod norm;
 pub(crate) mod panels;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
 //! Elementary functions on vector registers, accurate to a few units in the last place of `f32`.
-//! NaN comes out where NaN goes in, through the factor that every formula keeps unclamped.
+//! NaN comes out where NaN goes in.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -36,7 +36,21 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::f32s, coefficients: [f32; N])
 
 #[inline(always)]
 fn clamp<S: Simd>(s: S, x: S::f32s, least: f32, most: f32) -> S::f32s {
-    s.min_f32s(s.splat_f32s(most), s.max_f32s(s.splat_f32s(least), x))
+    at_most(s, at_least(s, x, least), most)
+}
+
+/// x, or `least` if x is less; unlike the instruction for a maximum, on every processor NaN for NaN.
+#[inline(always)]
+fn at_least<S: Simd>(s: S, x: S::f32s, least: f32) -> S::f32s {
+    let least = s.splat_f32s(least);
+    s.select_f32s(s.less_than_f32s(x, least), least, x)
+}
+
+/// x, or `most` if x is greater.
+#[inline(always)]
+fn at_most<S: Simd>(s: S, x: S::f32s, most: f32) -> S::f32s {
+    let most = s.splat_f32s(most);
+    s.select_f32s(s.greater_than_f32s(x, most), most, x)
 }
 
 /// eˣ; 0 (nearly) below −87, the largest power below infinity above 88.
@@ -144,7 +158,7 @@ pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 /// x, or 0 where x is negative.
 #[inline(always)]
 pub(crate) fn relu<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    s.max_f32s(s.splat_f32s(0.0), x)
+    at_least(s, x, 0.0)
 }
 
 /// A function of one number, on a register of them. (A trait rather than closures, which the compiler
