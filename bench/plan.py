@@ -10,7 +10,7 @@ class Plan:
     rounds: int  # times that each engine does each set of texts
     starts: int  # times that each service is started
     visits: int  # times that each service is asked everything
-    visit_tokens: int  # tokens that a visit sends at least, unless its requests become too many
+    visit_tokens: int  # tokens that a visit sends, about: each client sends at least one request
     requests_per_client: int  # most requests of one client in a visit
     clients: tuple[int, ...]
     batches: tuple[int, ...]  # texts in a request

@@ -161,11 +161,11 @@ def measure_cell(running: Sequence[Service], cell: Cell, plan: Plan) -> CellResu
 
 
 def work_of_visit(cell: Cell, plan: Plan, visit: int) -> list[TextSet]:
-    """What the requests of a visit hold; another visit has other texts."""
+    """What the requests of a visit hold, as many for each client; another visit has other texts."""
     seed = 1000 * (visit + 1)
     first = texts_of_request(cell, seed)
-    wanted = plan.visit_tokens // first.tokens
-    count = min(max(wanted, cell.clients), plan.requests_per_client * cell.clients)
+    wanted = plan.visit_tokens // (first.tokens * cell.clients)
+    count = cell.clients * min(max(wanted, 1), plan.requests_per_client)
     distinct = [first]
     for number in range(1, min(count, DISTINCT_REQUESTS)):
         distinct.append(texts_of_request(cell, seed + number))

@@ -59,15 +59,16 @@ class Forward(unittest.TestCase):
 
 
 class Serving(unittest.TestCase):
-    def test_a_visit_sends_enough_tokens_but_not_too_many_requests(self) -> None:
+    def test_in_a_visit_each_client_sends_as_many_requests_but_not_too_many(self) -> None:
         for cell in serving.cells(FULL):
-            work = serving.work_of_visit(cell, FULL, visit=0)
-            most = FULL.requests_per_client * cell.clients
-            self.assertTrue(cell.clients <= len(work) <= most, cell)
-            if len(work) == cell.clients or len(work) == most or cell.length == "mixed":
-                continue
-            tokens = sum(text_set.tokens for text_set in work)
-            self.assertGreater(tokens + work[0].tokens, FULL.visit_tokens, cell)
+            each, rest = divmod(len(serving.work_of_visit(cell, FULL, visit=0)), cell.clients)
+            self.assertEqual(rest, 0, cell)
+            self.assertTrue(1 <= each <= FULL.requests_per_client, cell)
+
+    def test_a_visit_ends_at_about_the_tokens_it_is_meant_to_send(self) -> None:
+        cell = serving.Cell(serving.EMBED, "medium", batch=8, clients=4)
+        work = serving.work_of_visit(cell, FULL, visit=0)
+        self.assertEqual(sum(text_set.tokens for text_set in work), 20 * 480)
 
     def test_quick_measures_a_part_of_what_full_does(self) -> None:
         self.assertLess(set(serving.cells(QUICK)) - bertscore(QUICK), set(serving.cells(FULL)))
