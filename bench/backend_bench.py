@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    warn_of_load()
     plan = QUICK if args.quick else FULL
     model, binaries = args.model.resolve(), args.bin_dir.resolve()
     facts, versions = machine.machine(), machine.versions(ROOT)
@@ -76,6 +77,14 @@ def run(args: argparse.Namespace) -> None:
         text = report.document(facts, versions, args.threads, engines, served)
         RESULTS.write_text(text + "\n", encoding="utf-8")
         note(f"bench: wrote {RESULTS.relative_to(ROOT)}")
+
+
+def warn_of_load() -> None:
+    """A busy machine's figures mean little; but the load may be of a build that is just over."""
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(
+            f"bench: the machine's load is {load:.1f}; is it doing something else?", file=sys.stderr
+        )
 
 
 def note(text: str) -> None:

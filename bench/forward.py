@@ -50,13 +50,15 @@ class SetResult:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """All of part A; the peak is the highest that was measured before, between and after the sets."""
+    """All of part A; the peak is the highest measured before, between and after the sets."""
 
     sets: tuple[SetResult, ...]
     peak_gflops: float
 
 
-def measure(encode_bench: Path, python: str, model: Path, threads: int, rounds: int) -> ForwardResult:
+def measure(
+    encode_bench: Path, python: str, model: Path, threads: int, rounds: int
+) -> ForwardResult:
     """Runs part A."""
     torch_worker = str(Path(__file__).with_name("torch_worker.py"))
     options = ["--model", str(model), "--threads", str(threads)]

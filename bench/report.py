@@ -61,7 +61,8 @@ def forward_section(result: ForwardResult, threads: int) -> str:
             ratio_table(result),
             f"Share of the peak: the machine's fastest matrix product on {threads} threads "
             f"(384×384×384, our kernel) reached {result.peak_gflops:.0f} GFLOP/s, the most "
-            "of measurements before, between and after the sets. A forward pass counts 2·n·(4H² + 2HI) + 4·n²·H operations for each layer and text of "
+            "of measurements before, between and after the sets. A "
+            "forward pass counts 2·n·(4H² + 2HI) + 4·n²·H operations for each layer and text of "
             "n tokens (H = 384, I = 1536, 6 layers), without padding; its time is the best round, "
             "tokenisation included.",
             peak_table(result),
@@ -164,13 +165,19 @@ def tei_note(result: ServingResult) -> str:
             "*TEI* is text-embeddings-inference, started from `TEI_BIN` with its own defaults "
             "(it has no slots and no BERTScore)."
         )
-    return (
-        "text-embeddings-inference (TEI) was not measured in this run: no `TEI_BIN` was given."
-    )
+    return "text-embeddings-inference (TEI) was not measured in this run: no `TEI_BIN` was given."
 
 
 def start_table(result: ServingResult) -> str:
-    head = ("service", "first answer, s", "RSS after load", "PSS", "RSS after the run", "PSS", "peak")
+    head = (
+        "service",
+        "first answer, s",
+        "RSS after load",
+        "PSS",
+        "RSS after the run",
+        "PSS",
+        "peak",
+    )
     rows = []
     for name in result.services:
         start, after = result.starts[name], result.memory_after[name]

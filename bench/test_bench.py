@@ -14,7 +14,7 @@ import serving
 import texts
 from client import AnswerError, Request
 from forward import SetResult, Timing
-from plan import FULL, QUICK
+from plan import FULL, QUICK, Plan
 
 
 class Texts(unittest.TestCase):
@@ -78,7 +78,7 @@ class Serving(unittest.TestCase):
         self.assertEqual(turns, [list("abc"), list("bca"), list("cab")])
 
 
-def bertscore(plan: serving.Plan) -> set[serving.Cell]:
+def bertscore(plan: Plan) -> set[serving.Cell]:
     return {cell for cell in serving.cells(plan) if cell.path == serving.BERTSCORE}
 
 

@@ -14,7 +14,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """One answer: how long the texts took, how many tokens they had, the first embedding's start."""
+    """An answer: how long the texts took, their tokens, the start of the first embedding."""
 
     seconds: float
     tokens: int
