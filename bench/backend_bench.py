@@ -57,7 +57,10 @@ def run(args: argparse.Namespace) -> None:
     warn_of_load()
     plan = QUICK if args.quick else FULL
     model, binaries = args.model.resolve(), args.bin_dir.resolve()
+    tei = os.environ.get("TEI_BIN")
     facts, versions = machine.machine(), machine.versions(ROOT)
+    if tei:
+        versions["TEI"] = machine.run(ROOT, tei, "--version")
     encode_bench = binaries / "examples" / "encode_bench"
     note("A. the engines alone")
     engines = forward.measure(encode_bench, sys.executable, model, args.threads, plan.rounds)
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         sys.executable,
         model,
         args.threads,
-        os.environ.get("TEI_BIN"),
+        tei,
     )
     with tempfile.TemporaryDirectory(prefix="gpu-bridge-bench-") as logs:
         served = serving.measure(kinds, Path(logs), plan)
