@@ -2,16 +2,20 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test build model preflight cargo-deny clean
+.PHONY: help demo test build model bench-backend preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+
+# The benchmark's own Python, unless BENCH_PYTHON names one that has what bench/requirements.txt says.
+BENCH_VENV := .bench/venv
+BENCH_READY := $(if $(BENCH_PYTHON),,$(BENCH_VENV)/installed)
 
 # Where preflight puts a cmake of our own, and `make cargo-deny` that tool.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: model build ## Run two GPU hosts and the proxy until Ctrl-C (ONCE=1: check and end)
 	@python3 scripts/demo.py --bin-dir "$(RELEASE)" $(if $(filter-out 0,$(ONCE)),--once)
@@ -25,6 +29,16 @@ build: preflight ## Build the release binaries
 model: preflight ## Fetch all-MiniLM-L6-v2 into .models/ (MODEL_DIR=... to copy it from there)
 	@python3 scripts/fetch-model.py
 
+bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorch and candle (QUICK=1: a try)
+	cargo build --release --locked --package gpu-bridge-backend --example encode_bench
+	@$(or $(BENCH_PYTHON),$(BENCH_VENV)/bin/python) bench/backend_bench.py \
+		--bin-dir "$(RELEASE)" $(if $(filter-out 0,$(QUICK)),--quick)
+
+$(BENCH_VENV)/installed: bench/requirements.txt
+	python3 -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 preflight: ## Check that this machine can build; fetch cmake if it lacks it
 	@scripts/preflight.sh
 
@@ -33,4 +47,4 @@ cargo-deny: ## Install cargo-deny into .tools/ unless it is there (some minutes)
 		cargo install --locked --root .tools cargo-deny --version $(CARGO_DENY_VERSION)
 
 clean: ## Remove everything that was built or fetched
-	rm -rf target .tools .models
+	rm -rf target .tools .models .bench
