@@ -10,6 +10,7 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--api-key=",
         "--device=cpu",
         "--torch-device=cpu",
+        "--dtype=auto",
         "--threads=3",
         "--max-concurrent=2",
         "--embed-batch=32",
@@ -84,6 +85,17 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "--device=gpu",
             "GPU_BRIDGE_DEVICE (--device)",
             "allowed: cpu",
+        ),
+        ("--device=cpu,,cpu", "GPU_BRIDGE_DEVICE", "allowed: cpu"),
+        (
+            "--dtype=float16",
+            "GPU_BRIDGE_DTYPE (--dtype)",
+            "auto, f32, f16 or bf16",
+        ),
+        (
+            "--dtype=f16",
+            "GPU_BRIDGE_DTYPE (--dtype)",
+            "auto or f32 on the processor",
         ),
         (
             "--max-connections=0",
@@ -199,9 +211,20 @@ fn the_own_name_of_the_device_wins_and_an_empty_one_says_nothing() {
 fn a_gpu_needs_a_build_with_cuda() {
     let gpu = settings(&["--device=cuda:1"]);
     match gpu {
-        Ok(settings) => assert!(HAS_CUDA && settings.device.to_string() == "cuda:1"),
-        Err(told) => assert!(!HAS_CUDA && told.to_string().contains("no CUDA"), "{told}"),
+        Ok(settings) => assert!(HAS_CUDA && settings.devices.first.to_string() == "cuda:1"),
+        Err(told) => assert!(
+            !HAS_CUDA && told.to_string().contains("build with --features cuda"),
+            "{told}"
+        ),
     }
+}
+
+#[test]
+fn devices_are_given_with_commas_between() {
+    let two = settings(&["--device=cpu,cpu", "--dtype=f32"]).unwrap();
+    assert_eq!(two.devices.iter().count(), 2);
+    assert_eq!(two.precision, Precision::F32);
+    assert_eq!(two.api.device, "cpu");
 }
 
 #[test]
