@@ -86,17 +86,6 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "GPU_BRIDGE_DEVICE (--device)",
             "allowed: cpu",
         ),
-        ("--device=cpu,,cpu", "GPU_BRIDGE_DEVICE", "allowed: cpu"),
-        (
-            "--dtype=float16",
-            "GPU_BRIDGE_DTYPE (--dtype)",
-            "auto, f32, f16 or bf16",
-        ),
-        (
-            "--dtype=f16",
-            "GPU_BRIDGE_DTYPE (--dtype)",
-            "auto or f32 on the processor",
-        ),
         (
             "--max-connections=0",
             "GPU_BRIDGE_MAX_CONNECTIONS (--max-connections)",
@@ -225,6 +214,20 @@ fn devices_are_given_with_commas_between() {
     assert_eq!(two.devices.iter().count(), 2);
     assert_eq!(two.precision, Precision::F32);
     assert_eq!(two.api.device, "cpu");
+    let told = problem("--device=cpu,,cpu");
+    assert!(told.contains("GPU_BRIDGE_DEVICE (--device)"), "{told}");
+}
+
+#[test]
+fn precision_is_one_of_four_and_the_processor_s_is_f32() {
+    let wrong = problem("--dtype=float16");
+    assert!(wrong.contains("GPU_BRIDGE_DTYPE (--dtype)"), "{wrong}");
+    assert!(wrong.contains("auto, f32, f16 or bf16"), "{wrong}");
+    let not_here = problem("--dtype=f16");
+    assert!(
+        not_here.contains("auto or f32 on the processor"),
+        "{not_here}"
+    );
 }
 
 #[test]

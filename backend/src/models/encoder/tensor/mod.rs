@@ -110,13 +110,12 @@ impl Assemble for TensorEncoder {
 
 /// See the module's head.
 fn dtype(precision: Precision, shape: Shape, relation: &Relation) -> DType {
+    let wide = shape.norm_first || matches!(relation, Relation::Disentangled { .. });
     match precision {
-        Precision::F32 => DType::F32,
-        Precision::F16 => DType::F16,
+        Precision::Auto if wide => DType::F32,
+        Precision::Auto | Precision::F16 => DType::F16,
         Precision::Bf16 => DType::BF16,
-        Precision::Auto if shape.norm_first => DType::F32,
-        Precision::Auto if matches!(relation, Relation::Disentangled { .. }) => DType::F32,
-        Precision::Auto => DType::F16,
+        Precision::F32 => DType::F32,
     }
 }
 
@@ -220,3 +219,6 @@ impl Encode for TensorEncoder {
         (self.embedding.bytes() + layers + last_norm) as u64
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,16 +13,13 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn matrix(&self, matrix: Matrix) -> Result<Tensor> {
-        self.upload(Tensor::from_vec(
-            matrix.data,
-            (matrix.rows, matrix.columns),
-            &Device::Cpu,
-        )?)
+        let size = (matrix.rows, matrix.columns);
+        self.upload(&Tensor::from_vec(matrix.data, size, &Device::Cpu)?)
     }
 
     pub(super) fn vector(&self, numbers: Vec<f32>) -> Result<Tensor> {
         let count = numbers.len();
-        self.upload(Tensor::from_vec(numbers, count, &Device::Cpu)?)
+        self.upload(&Tensor::from_vec(numbers, count, &Device::Cpu)?)
     }
 
     pub(super) fn linear(&self, weights: LinearWeights) -> Result<Linear> {
@@ -45,7 +42,7 @@ impl Upload {
     }
 
     /// Rounded before it travels: half as many bytes.
-    fn upload(&self, tensor: Tensor) -> Result<Tensor> {
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
         tensor.to_dtype(self.dtype)?.to_device(&self.device)
     }
 }
