@@ -35,9 +35,11 @@ impl Flash {
         longest: usize,
         window: Option<usize>,
     ) -> Result<Tensor> {
-        candle_flash_attn::flash_attn_varlen_windowed(
-            queries, keys, values, bounds, bounds, longest, longest, 1.0, window, window,
-        )
+        match self {
+            Self::Available => candle_flash_attn::flash_attn_varlen_windowed(
+                queries, keys, values, bounds, bounds, longest, longest, 1.0, window, window,
+            ),
+        }
     }
 }
 
