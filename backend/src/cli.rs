@@ -11,12 +11,12 @@ use clap::Parser;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, DeviceFacts};
 use crate::engine::Purpose;
 use crate::hub::Token;
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions};
+use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions, Fleet};
 use crate::server::{self, Server};
 use crate::settings::{Downloads, Settings};
 
@@ -107,7 +107,8 @@ pub struct Cli {
     )]
     pub(crate) model_bertscore: String,
 
-    /// Device to compute on: cpu, or cuda or cuda:N where this build has CUDA
+    /// Device to compute on: cpu, or cuda or cuda:N where this build has CUDA; or several of them,
+    /// such as cuda:0,cuda:1. Each loads its own models, and a request runs on one of them
     #[arg(long, env = "GPU_BRIDGE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Option<String>,
 
@@ -115,7 +116,17 @@ pub struct Cli {
     #[arg(long, env = "TORCH_DEVICE", value_name = "DEVICE")]
     pub(crate) torch_device: Option<String>,
 
-    /// Threads that compute [default: one for each processor that this process may use]
+    /// Numbers that GPUs compute with: auto, f32, f16 or bf16. auto takes f32 for BERTScore, and for
+    /// embeddings f16 unless the model needs the range of f32
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_DTYPE",
+        value_name = "TYPE",
+        default_value = "auto"
+    )]
+    pub(crate) dtype: String,
+
+    /// Threads that compute on the processor [default: one for each processor that this process may use]
     #[arg(long, env = "GPU_BRIDGE_THREADS", value_name = "N")]
     pub(crate) threads: Option<String>,
 
@@ -131,8 +142,8 @@ pub struct Cli {
     #[arg(long, env = "HF_HOME", value_name = "DIR")]
     pub(crate) hub_home: Option<PathBuf>,
 
-    /// Memory for models in MB; those not used for longest make room for others [default: half of
-    /// the device's memory]
+    /// Memory for models in MB, on each device; those not used for longest make room for others
+    /// [default: half of the device's memory]
     #[arg(
         long,
         env = "GPU_MODEL_MEMORY_MB",
@@ -237,24 +248,12 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
     let metrics = Arc::new(Metrics::new(api::ENGINE)?);
-    let defaults = [
-        (Purpose::Embed, &settings.api.default_embed),
-        (Purpose::BertScore, &settings.api.default_bertscore),
-    ];
-    let options = EngineOptions {
-        threads: settings.threads,
-        embed_batch: settings.embed_batch,
-        bertscore_layers: settings.bertscore_layers,
-        metrics: metrics.engine.clone(),
-        model_memory: model_memory(settings.model_memory, settings.device),
-        defaults: defaults.map(DefaultModel::from).to_vec(),
-        downloads: downloads(settings.downloads),
-    };
-    let engine = Arc::new(CandleEngine::new(settings.sources, options)?);
+    let facts = settings.devices.first.facts();
+    let engine = Arc::new(fleet(&settings, &facts, &metrics)?);
     let services = Services {
         engine: engine.clone(),
         metrics,
-        facts: settings.device.facts(),
+        facts,
     };
     server::allow_open_files(settings.max_connections);
     let server = Server {
@@ -269,12 +268,41 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     result
 }
 
+/// An engine on each device. `facts` are the first one's.
+fn fleet(settings: &Settings, facts: &DeviceFacts, metrics: &Metrics) -> anyhow::Result<Fleet> {
+    let defaults = [
+        (Purpose::Embed, &settings.api.default_embed),
+        (Purpose::BertScore, &settings.api.default_bertscore),
+    ];
+    let common = EngineOptions {
+        device: candle_core::Device::Cpu,
+        precision: settings.precision,
+        threads: settings.threads,
+        embed_batch: settings.embed_batch,
+        bertscore_layers: settings.bertscore_layers.clone(),
+        metrics: metrics.engine.clone(),
+        model_memory: u64::MAX,
+        defaults: defaults.map(DefaultModel::from).to_vec(),
+        downloads: downloads(&settings.downloads),
+    };
+    let others = settings.devices.others.iter();
+    let others = others.map(|choice| (*choice, choice.facts()));
+    let all = [(settings.devices.first, facts.clone())]
+        .into_iter()
+        .chain(others);
+    let engines = all.map(|(choice, facts)| {
+        let options = EngineOptions {
+            device: choice.open()?,
+            model_memory: model_memory(settings.model_memory, choice, &facts),
+            ..common.clone()
+        };
+        Ok(CandleEngine::new(settings.sources.clone(), options)?)
+    });
+    Ok(Fleet::new(engines.collect::<anyhow::Result<_>>()?))
+}
+
 /// Listens at once; the default models are loaded meanwhile. Until a stop signal.
-async fn serve(
-    server: Server,
-    engine: Arc<CandleEngine>,
-    listen: SocketAddr,
-) -> anyhow::Result<()> {
+async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow::Result<()> {
     let stop = server::stop_signal()?;
     let listener = server::bind(listen).await?;
     announce(&listener)?;
@@ -284,29 +312,29 @@ async fn serve(
 }
 
 /// What may be downloaded, if anything.
-fn downloads(downloads: Downloads) -> Option<DownloadPlan> {
+fn downloads(downloads: &Downloads) -> Option<DownloadPlan> {
     match downloads {
         Downloads::Off => None,
         Downloads::Offline => {
             warn!("nothing is downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE says so");
             None
         }
-        Downloads::On(plan) => Some(plan),
+        Downloads::On(plan) => Some(plan.clone()),
     }
 }
 
 /// Memory for models in bytes: what the operator gave, else a share of the device's.
-fn model_memory(given: Option<u64>, device: DeviceChoice) -> u64 {
+fn model_memory(given: Option<u64>, device: DeviceChoice, facts: &DeviceFacts) -> u64 {
     let total = match device {
         DeviceChoice::Cpu => memory::of_this_process(),
-        DeviceChoice::Cuda { .. } => None,
+        DeviceChoice::Cuda { .. } => facts.latest().memory.map(|memory| memory.total),
     };
     let bytes = given.or_else(|| total.map(memory::share_for_models));
     let Some(bytes) = bytes else {
-        warn!("memory for models is not limited: GPU_MODEL_MEMORY_MB is not set");
+        warn!(%device, "memory for models is not limited: GPU_MODEL_MEMORY_MB is not set");
         return u64::MAX;
     };
-    info!(model_memory_mb = bytes >> 20, "memory for models");
+    info!(%device, model_memory_mb = bytes >> 20, "memory for models");
     bytes
 }
 
@@ -344,6 +372,7 @@ mod tests {
             "MODEL_BERTSCORE",
             "TORCH_DEVICE",
             "GPU_BRIDGE_DEVICE",
+            "GPU_BRIDGE_DTYPE",
             "GPU_MODEL_MEMORY_MB",
             "GPU_BRIDGE_DOWNLOAD",
             "HF_HUB_OFFLINE",

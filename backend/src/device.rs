@@ -1,10 +1,14 @@
 //! Which processor the models run on. The only file that knows what this build can drive.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod facts;
+mod flash;
 #[cfg(any(feature = "nvml", test))]
 mod gpu;
 #[cfg(feature = "nvml")]
 mod nvml;
+mod precision;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +17,8 @@ use candle_core::Device;
 use thiserror::Error;
 
 pub use facts::{DeviceFacts, Facts, Memory};
+pub(crate) use flash::Flash;
+pub use precision::{Precision, UnknownPrecision};
 
 /// True if this build can compute on NVIDIA GPUs.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
@@ -39,9 +45,9 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda { ordinal } => {
-                Device::new_cuda(ordinal.unwrap_or(0)).map_err(|error| DeviceError::Unavailable {
+                open_gpu(ordinal.unwrap_or(0)).map_err(|reason| DeviceError::Unavailable {
                     device: self.to_string(),
-                    reason: error.to_string(),
+                    reason,
                 })
             }
         }
@@ -49,6 +55,19 @@ impl DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// Whether it is a GPU.
+    pub fn is_gpu(self) -> bool {
+        self != Self::Cpu
+    }
+
+    /// The GPU's number; `None`: it is none.
+    fn ordinal(self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda { ordinal } => Some(ordinal.unwrap_or(0)),
+        }
+    }
+
     /// What is known of the device; kept up to date.
     pub fn facts(self) -> DeviceFacts {
         match self {
@@ -82,6 +101,24 @@ impl DeviceChoice {
     }
 }
 
+#[cfg(feature = "cuda")]
+use cuda::{is_out_of_memory as out_of_memory, open as open_gpu};
+
+#[cfg(not(feature = "cuda"))]
+fn open_gpu(_: usize) -> Result<Device, String> {
+    Err("this build has no CUDA; build with --features cuda".to_owned())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn out_of_memory(_: &candle_core::Error) -> bool {
+    false
+}
+
+/// Whether a device failed because it had no memory left.
+pub(crate) fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    out_of_memory(error)
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -111,12 +148,56 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// One device or several, as the operator names them: `cuda:0,cuda:1`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceChoices {
+    /// The one that the host says it is.
+    pub first: DeviceChoice,
+    /// Those beside it.
+    pub others: Vec<DeviceChoice>,
+}
+
+impl DeviceChoices {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = DeviceChoice> {
+        [self.first].into_iter().chain(self.others.iter().copied())
+    }
+
+    /// Whether any is a GPU.
+    pub fn has_gpu(&self) -> bool {
+        self.iter().any(DeviceChoice::is_gpu)
+    }
+}
+
+impl FromStr for DeviceChoices {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let (first, others) = text.split_once(',').unwrap_or((text, ""));
+        let others = others.split_terminator(',').map(|name| name.trim().parse());
+        let choices = Self {
+            first: first.trim().parse()?,
+            others: others.collect::<Result<_, _>>()?,
+        };
+        let gpus: Vec<usize> = choices.iter().filter_map(DeviceChoice::ordinal).collect();
+        for (nth, gpu) in gpus.iter().enumerate() {
+            if gpus[..nth].contains(gpu) {
+                return Err(DeviceError::Twice(*gpu));
+            }
+        }
+        Ok(choices)
+    }
+}
+
 /// Why a device cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DeviceError {
     /// Not one of the names above.
     #[error("unknown device '{0}'; use cpu, cuda or cuda:N (N counts GPUs from 0)")]
     Unknown(String),
+    /// A GPU is named twice.
+    #[error("GPU {0} is named twice")]
+    Twice(usize),
     /// A good name for something that is not here.
     #[error("device '{device}' cannot be used: {reason}")]
     Unavailable {
@@ -136,6 +217,19 @@ mod tests {
         for name in ["cpu", "cuda", "cuda:0", "cuda:7"] {
             let choice: DeviceChoice = name.parse().expect(name);
             assert_eq!(choice.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn several_are_named_with_commas_between() {
+        let several = |text: &str| text.parse::<DeviceChoices>();
+        let two = several("cuda:1, cuda:0").expect("two GPUs");
+        let names: Vec<String> = two.iter().map(|device| device.to_string()).collect();
+        assert_eq!(names, ["cuda:1", "cuda:0"]);
+        assert_eq!(several("cpu,cpu").expect("allowed").iter().count(), 2);
+        assert_eq!(several("cuda,cuda:0"), Err(DeviceError::Twice(0)));
+        for text in ["", ",", "cpu,,cpu", ",cpu", "cpu,gpu", "cpu;cpu"] {
+            assert!(several(text).is_err(), "{text:?}");
         }
     }
 

@@ -19,7 +19,7 @@ pub use self::downloads::Downloads;
 
 use crate::api::{Limits, Options};
 use crate::cli::Cli;
-use crate::device::{DeviceChoice, HAS_CUDA};
+use crate::device::{DeviceChoice, DeviceChoices, HAS_CUDA, Precision};
 use crate::models::ModelSources;
 
 /// Each running request keeps one of the runtime's 512 blocking threads busy; half of them stay
@@ -50,7 +50,9 @@ pub struct Settings {
     /// The HTTP side.
     pub api: Options,
     /// Where the models run.
-    pub device: DeviceChoice,
+    pub devices: DeviceChoices,
+    /// How precisely, on GPUs.
+    pub precision: Precision,
     /// Threads that compute.
     pub threads: NonZeroUsize,
     /// Texts for each step of progress.
@@ -111,7 +113,7 @@ impl Settings {
     /// Every wrong value.
     pub fn check(cli: &Cli) -> Result<Self, Problems> {
         let mut check = Check::default();
-        let device = check.device(cli);
+        let devices = check.devices(cli);
         let settings = Self {
             listen: check.listen(&cli.listen),
             max_connections: check.number(
@@ -119,8 +121,9 @@ impl Settings {
                 &cli.max_connections,
                 1..=MOST_CONNECTIONS,
             ),
-            api: check.api(cli, device),
-            device,
+            api: check.api(cli, devices.first),
+            precision: check.precision(&cli.dtype, &devices),
+            devices,
             threads: check.threads(cli.threads.as_deref()),
             embed_batch: check.embed_batch(&cli.embed_batch),
             sources: check.sources(cli),
@@ -225,24 +228,37 @@ impl Check {
     }
 
     /// The own name wins; an empty variable says nothing.
-    fn device(&mut self, cli: &Cli) -> DeviceChoice {
+    fn devices(&mut self, cli: &Cli) -> DeviceChoices {
         let own = ("GPU_BRIDGE_DEVICE (--device)", cli.device.as_deref());
         let inherited = ("TORCH_DEVICE (--torch-device)", cli.torch_device.as_deref());
         let given = [own, inherited]
             .into_iter()
             .find_map(|(setting, name)| name.filter(|name| !name.is_empty()).map(|n| (setting, n)));
-        let Some((setting, name)) = given else {
-            return DeviceChoice::default();
+        let Some((setting, names)) = given else {
+            return DeviceChoices::default();
         };
-        let allowed = match name.parse() {
-            Ok(DeviceChoice::Cpu) => return DeviceChoice::Cpu,
-            Ok(gpu) if HAS_CUDA => return gpu,
-            Ok(_) => "cpu (this build has no CUDA)",
-            Err(_) if HAS_CUDA => "cpu, cuda, or cuda:N",
-            Err(_) => "cpu",
+        let allowed = match names.parse::<DeviceChoices>() {
+            Ok(devices) if HAS_CUDA || !devices.has_gpu() => return devices,
+            Err(error) if HAS_CUDA => {
+                format!("cpu, cuda, cuda:N, or several with commas between them ({error})")
+            }
+            _ => "cpu (this build has no CUDA: build with --features cuda)".to_owned(),
         };
-        self.wrong(setting, name, allowed);
-        DeviceChoice::Cpu
+        self.wrong(setting, names, allowed);
+        DeviceChoices::default()
+    }
+
+    /// The processor knows one precision.
+    fn precision(&mut self, text: &str, devices: &DeviceChoices) -> Precision {
+        let on_gpus_only = devices.iter().all(DeviceChoice::is_gpu);
+        let allowed = match text.parse() {
+            Ok(precision @ (Precision::Auto | Precision::F32)) => return precision,
+            Ok(precision) if on_gpus_only => return precision,
+            Ok(_) => "auto or f32 on the processor",
+            Err(_) => "auto, f32, f16 or bf16",
+        };
+        self.wrong("GPU_BRIDGE_DTYPE (--dtype)", text, allowed);
+        Precision::Auto
     }
 
     /// 0 counts as 1, as in the Python service.

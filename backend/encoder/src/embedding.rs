@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::encoder::ForwardError;
 use crate::kernels::norm::LayerNorm;
+use crate::limits::{Limits, to_index};
 use crate::linear::Linear;
 use crate::weights::{LinearWeights, Matrix, NormWeights, Shape, ShapeError};
 
@@ -46,7 +47,8 @@ impl PositionIds {
         }
     }
 
-    fn rows(self, ids: &[u32]) -> impl Iterator<Item = usize> {
+    /// The row of each token of a sequence.
+    pub fn rows(self, ids: &[u32]) -> impl Iterator<Item = usize> {
         let mut seen = 0;
         ids.iter().map(move |id| match self {
             Self::FromZero => {
@@ -62,12 +64,20 @@ impl PositionIds {
     }
 }
 
-fn to_index(id: u32) -> usize {
-    usize::try_from(id).unwrap_or(usize::MAX)
+impl EmbeddingWeights {
+    /// What a model with this embedding takes.
+    pub fn limits(&self) -> Limits {
+        let positions = self.positions.as_ref();
+        Limits {
+            vocabulary: self.words.rows,
+            longest: positions.map(|(rows, ids)| ids.longest(rows.rows)),
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Embedding {
+    limits: Limits,
     words: Matrix,
     positions: Option<(Matrix, PositionIds)>,
     projection: Option<Linear>,
@@ -77,6 +87,7 @@ pub(crate) struct Embedding {
 
 impl Embedding {
     pub(crate) fn build(weights: EmbeddingWeights, shape: &Shape) -> Result<Self, ShapeError> {
+        let limits = weights.limits();
         let EmbeddingWeights {
             words,
             positions,
@@ -95,6 +106,7 @@ impl Embedding {
         let projection = projection
             .map(|linear| Linear::build("the embedding's projection", linear, width, shape.hidden));
         Ok(Self {
+            limits,
             words,
             positions,
             projection: projection.transpose()?,
@@ -105,8 +117,7 @@ impl Embedding {
 
     /// The most tokens of a sequence; `None`: no limit.
     pub(crate) fn longest(&self) -> Option<usize> {
-        let (rows, ids) = self.positions.as_ref()?;
-        Some(ids.longest(rows.rows))
+        self.limits.longest
     }
 
     /// Bytes that this holds.
@@ -121,27 +132,7 @@ impl Embedding {
 
     /// Refuses ids and lengths that the tables don't have.
     pub(crate) fn check(&self, batch: &[&[u32]]) -> Result<(), ForwardError> {
-        let longest = self.longest().unwrap_or(usize::MAX);
-        for (sequence, ids) in batch.iter().enumerate() {
-            if ids.len() > longest {
-                let tokens = ids.len();
-                return Err(ForwardError::TooLong {
-                    sequence,
-                    tokens,
-                    longest,
-                });
-            }
-            let vocabulary = self.words.rows;
-            if let Some(id) = ids.iter().find(|id| to_index(**id) >= vocabulary) {
-                let id = *id;
-                return Err(ForwardError::UnknownToken {
-                    sequence,
-                    id,
-                    vocabulary,
-                });
-            }
-        }
-        Ok(())
+        self.limits.check(batch)
     }
 
     /// Vectors of a batch's tokens, into `hidden`. The batch has been checked.

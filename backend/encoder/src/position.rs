@@ -125,7 +125,7 @@ impl Rotation {
     }
 
     /// Sine and cosine for each number of half a head at `position`.
-    pub(crate) fn angles(self, position: usize, head: usize, angles: &mut Vec<(f32, f32)>) {
+    pub fn angles(self, position: usize, head: usize, angles: &mut Vec<(f32, f32)>) {
         angles.clear();
         angles.extend((0..head / 2).map(|i| {
             let frequency = 1.0 / self.theta.powf((2 * i) as f32 / head as f32);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
+use candle_core::Device;
 use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
 use thiserror::Error;
 use tracing::{error, warn};
@@ -10,11 +11,13 @@ use tracing::{error, warn};
 use super::baseline::Baselines;
 use super::catalog::Catalog;
 use super::downloads::{DownloadPlan, Downloads};
+use super::encoder::Place;
 use super::loader::Loader;
 use super::locate::ModelSources;
 use super::registry::{Policy, Stage};
 use super::scheduler::Scheduler;
 use super::warm_up::{DefaultModel, WarmUp};
+use crate::device::Precision;
 use crate::engine::{
     Cancellation, Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness,
     Scores, Scoring,
@@ -24,11 +27,17 @@ use crate::metrics::EngineMetrics;
 /// Tokens of a batch for each thread: enough to keep it busy, few enough that a request which comes
 /// in the meantime waits only briefly.
 const TOKENS_PER_THREAD: usize = 512;
+/// The same for a GPU. text-embeddings-inference takes as many (`--max-batch-tokens`).
+const TOKENS_PER_GPU: usize = 16 * 1024;
 
 /// How models are run.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Threads that compute.
+    /// Where models run.
+    pub device: Device,
+    /// How precisely they are computed on a GPU.
+    pub precision: Precision,
+    /// Threads that compute on the processor.
     pub threads: NonZeroUsize,
     /// Texts, or pairs, for each step of progress (`GPU_EMBED_BATCH`).
     pub embed_batch: NonZeroUsize,
@@ -56,11 +65,13 @@ pub enum StartError {
 }
 
 impl Default for EngineOptions {
-    /// One thread for each processor that this process may use, 32 texts, published layers, as many
+    /// On the processor, one thread for each that this process may use, 32 texts, published layers, as many
     /// models as come, none in advance.
     fn default() -> Self {
         const TEXTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
         Self {
+            device: Device::Cpu,
+            precision: Precision::Auto,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             embed_batch: TEXTS,
             bertscore_layers: BTreeMap::new(),
@@ -92,9 +103,13 @@ impl CandleEngine {
         let layers = options.bertscore_layers;
         let downloads = Downloads::new(options.downloads, &options.defaults);
         let threads = Threads::new(options.threads)?;
-        let loader = Loader::new(threads, options.metrics.clone());
+        let budget = match options.device {
+            Device::Cpu => TOKENS_PER_THREAD * threads.count(),
+            _ => TOKENS_PER_GPU,
+        };
+        let place = Place::new(options.device, options.precision, threads);
+        let loader = Loader::new(place, options.metrics.clone());
         let baselines = Baselines::new(sources.baselines.clone());
-        let budget = TOKENS_PER_THREAD * options.threads.get();
         Ok(Self {
             catalog: Catalog::new(sources, downloads, layers, loader, policy),
             baselines,

@@ -6,10 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use gpu_bridge_encoder::Threads;
-
 use super::config::EncoderConfig;
-use super::encoder::{self, Encode};
+use super::encoder::{self, Encode, Place};
 use super::error::{LoadError, inference};
 use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::scheduler::Scheduler;
@@ -32,7 +30,7 @@ impl Embedder {
     ///
     /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after
     /// more tokens than the encoder has positions.
-    pub(crate) fn load(folder: &Path, threads: &Threads) -> Result<Self, LoadError> {
+    pub(crate) fn load(folder: &Path, place: &Place) -> Result<Self, LoadError> {
         let pipeline = Pipeline::read(folder)?;
         let config = EncoderConfig::read(&pipeline.encoder)?;
         let tokens = TokenizerConfig::read(&pipeline.encoder)?;
@@ -42,11 +40,11 @@ impl Embedder {
             .chain(config.longest)
             .min()
             .unwrap_or(usize::MAX);
-        let encoder = encoder::load(&pipeline.encoder, &config, config.layers, threads)?;
+        let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
         pipeline.dimensions(encoder.width())?;
         Ok(Self {
             tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
-            encoder: Arc::new(encoder),
+            encoder,
             lower_case: pipeline.lower_case,
             prompt: pipeline.prompt,
             pooling: pipeline.pooling,
@@ -98,6 +96,8 @@ impl Embedder {
 
 #[cfg(test)]
 mod tests {
+    use gpu_bridge_encoder::Threads;
+
     use super::*;
     use crate::engine::Cancellation;
     use crate::metrics::EngineMetrics;
@@ -136,8 +136,8 @@ mod tests {
         ] {
             std::fs::copy(from.join(name), folder.path().join(name)).expect(name);
         }
-        let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
-        let embedder = Embedder::load(folder.path(), &threads).expect("loads");
+        let place = Place::Processor(Threads::new(NonZeroUsize::MIN).expect("threads"));
+        let embedder = Embedder::load(folder.path(), &place).expect("loads");
         let file = golden_json("pipeline/embeddings.json");
         let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");
         let expected: Vec<Vec<f32>> =

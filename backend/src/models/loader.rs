@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use gpu_bridge_encoder::Threads;
 use tracing::info;
 
 use super::embed::Embedder;
+use super::encoder::Place;
 use super::pipeline::Pipeline;
 use super::registry::{Facts, Resident, Source, Version};
 use super::scorer::Scorer;
@@ -67,14 +67,14 @@ impl Resident for Model {
 
 /// Reads models from their folders.
 pub(crate) struct Loader {
-    threads: Threads,
+    place: Place,
     metrics: EngineMetrics,
 }
 
 impl Loader {
-    /// Models will run on `threads`.
-    pub(crate) fn new(threads: Threads, metrics: EngineMetrics) -> Self {
-        Self { threads, metrics }
+    /// Models will run in `place`.
+    pub(crate) fn new(place: Place, metrics: EngineMetrics) -> Self {
+        Self { place, metrics }
     }
 }
 
@@ -87,21 +87,24 @@ impl Source for Loader {
             Some(_) => Ok(key.folder.clone()),
             None => Pipeline::read(&key.folder).map(|pipeline| pipeline.encoder),
         };
-        let bytes = encoder.map_or(0, |folder| {
-            size::encoder_bytes(&folder, key.layer).unwrap_or(0)
+        let numbers = encoder.map_or(0, |folder| {
+            size::encoder_numbers(&folder, key.layer).unwrap_or(0)
         });
+        let bytes = numbers * self.place.serving(key.purpose()).bytes_per_number();
         let version = version(&key.folder);
         Facts { bytes, version }
     }
 
     fn load(&self, key: &ModelKey) -> Result<Model, String> {
         let start = Instant::now();
-        let loaded = match key.layer {
-            Some(layer) => Scorer::load(&key.folder, layer, &self.threads)
-                .map(|model| Model::Scorer(Arc::new(model))),
-            None => Embedder::load(&key.folder, &self.threads)
-                .map(|model| Model::Embedder(Arc::new(model))),
-        };
+        let place = self.place.serving(key.purpose());
+        let loaded =
+            match key.layer {
+                Some(layer) => Scorer::load(&key.folder, layer, &place)
+                    .map(|model| Model::Scorer(Arc::new(model))),
+                None => Embedder::load(&key.folder, &place)
+                    .map(|model| Model::Embedder(Arc::new(model))),
+            };
         let purpose = key.purpose().name();
         self.metrics
             .model_loaded(purpose, start.elapsed(), loaded.is_ok());

@@ -20,6 +20,7 @@ mod downloads;
 mod embed;
 mod encoder;
 mod error;
+mod fleet;
 mod layers;
 mod loader;
 mod locate;
@@ -41,5 +42,6 @@ mod test_support;
 
 pub use candle_engine::{CandleEngine, EngineOptions, StartError};
 pub use downloads::DownloadPlan;
+pub use fleet::Fleet;
 pub use locate::ModelSources;
 pub use warm_up::DefaultModel;

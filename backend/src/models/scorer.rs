@@ -5,11 +5,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use gpu_bridge_encoder::Threads;
-
 use super::bertscore::Side;
 use super::config::EncoderConfig;
-use super::encoder::{self, Encode};
+use super::encoder::{self, Encode, Place};
 use super::error::{LoadError, inference};
 use super::pairs::Pairs;
 use super::scheduler::Scheduler;
@@ -33,7 +31,7 @@ impl Scorer {
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference
     /// cuts nothing and then fails on a text with more tokens than the encoder has positions; here
     /// such a text is cut at the positions.
-    pub(crate) fn load(folder: &Path, layer: usize, threads: &Threads) -> Result<Self, LoadError> {
+    pub(crate) fn load(folder: &Path, layer: usize, place: &Place) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
         let limit = tokens
@@ -51,9 +49,8 @@ impl Scorer {
             tokenizer.cls_id().ok_or_else(missing)?,
             tokenizer.sep_id().ok_or_else(missing)?,
         ];
-        let encoder = Arc::new(encoder::load(folder, &config, layer, threads)?);
         Ok(Self {
-            encoder,
+            encoder: encoder::load(folder, &config, layer, place)?,
             tokenizer,
             special,
             layer,

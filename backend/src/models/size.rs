@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle;
 use safetensors::tensor::Metadata;
 
-/// Models compute in 32-bit floats, whatever precision their files have.
-const BYTES_PER_NUMBER: u64 = 4;
 /// The longest header that the format's own library accepts, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
 /// Name parts before the number of a layer.
@@ -25,8 +23,9 @@ const HEADS: [&str; 6] = [
     "head",
 ];
 
-/// Bytes that the encoder in `folder` takes once loaded; `layers` of its layers, or all.
-pub(crate) fn encoder_bytes(folder: &Path, layers: Option<usize>) -> io::Result<u64> {
+/// How many numbers the encoder in `folder` holds once loaded; `layers` of its layers, or all.
+/// What they take in memory depends on the precision that they are kept in, not on the file's.
+pub(crate) fn encoder_numbers(folder: &Path, layers: Option<usize>) -> io::Result<u64> {
     let mut numbers = 0;
     for file in weights_files(folder)? {
         for (name, count) in tensors(&file)? {
@@ -35,7 +34,7 @@ pub(crate) fn encoder_bytes(folder: &Path, layers: Option<usize>) -> io::Result<
             }
         }
     }
-    Ok(numbers * BYTES_PER_NUMBER)
+    Ok(numbers)
 }
 
 /// The files that hold the weights: safetensors where there are any, else what `PyTorch` writes itself.
@@ -112,13 +111,13 @@ mod tests {
     #[test]
     fn a_lower_part_takes_less() {
         let folder = golden("tiny/bert");
-        let all = encoder_bytes(&folder, None).expect("readable");
+        let all = 4 * encoder_numbers(&folder, None).expect("readable");
         let file = fs::metadata(folder.join("model.safetensors"))
             .expect("there")
             .len();
         // The file has 32-bit floats already; it has a header and a pooler besides.
         assert!(all < file && all > file * 9 / 10, "{all} of {file}");
-        let layer = |n| encoder_bytes(&folder, Some(n)).expect("readable");
+        let layer = |n| 4 * encoder_numbers(&folder, Some(n)).expect("readable");
         assert_eq!(layer(5), all);
         assert_eq!(layer(3) - layer(2), layer(1) - layer(0));
         assert!(layer(0) > 0 && layer(1) > layer(0));
@@ -143,7 +142,7 @@ mod tests {
     #[test]
     fn files_that_are_no_weights_are_errors_and_none_are_nothing() {
         let none = folder_with(&[("config.json", "{}")]);
-        assert_eq!(encoder_bytes(none.path(), None).expect("empty"), 0);
+        assert_eq!(encoder_numbers(none.path(), None).expect("empty"), 0);
         for (name, content) in [
             ("model.safetensors", ""),
             (
@@ -155,7 +154,7 @@ mod tests {
         ] {
             let folder = folder_with(&[(name, content)]);
             assert!(
-                encoder_bytes(folder.path(), None).is_err(),
+                encoder_numbers(folder.path(), None).is_err(),
                 "{name} {content:?}"
             );
         }

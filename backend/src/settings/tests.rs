@@ -10,6 +10,7 @@ fn settings(flags: &[&str]) -> Result<Settings, Problems> {
         "--api-key=",
         "--device=cpu",
         "--torch-device=cpu",
+        "--dtype=auto",
         "--threads=3",
         "--max-concurrent=2",
         "--embed-batch=32",
@@ -199,9 +200,34 @@ fn the_own_name_of_the_device_wins_and_an_empty_one_says_nothing() {
 fn a_gpu_needs_a_build_with_cuda() {
     let gpu = settings(&["--device=cuda:1"]);
     match gpu {
-        Ok(settings) => assert!(HAS_CUDA && settings.device.to_string() == "cuda:1"),
-        Err(told) => assert!(!HAS_CUDA && told.to_string().contains("no CUDA"), "{told}"),
+        Ok(settings) => assert!(HAS_CUDA && settings.devices.first.to_string() == "cuda:1"),
+        Err(told) => assert!(
+            !HAS_CUDA && told.to_string().contains("build with --features cuda"),
+            "{told}"
+        ),
     }
+}
+
+#[test]
+fn devices_are_given_with_commas_between() {
+    let two = settings(&["--device=cpu,cpu", "--dtype=f32"]).unwrap();
+    assert_eq!(two.devices.iter().count(), 2);
+    assert_eq!(two.precision, Precision::F32);
+    assert_eq!(two.api.device, "cpu");
+    let told = problem("--device=cpu,,cpu");
+    assert!(told.contains("GPU_BRIDGE_DEVICE (--device)"), "{told}");
+}
+
+#[test]
+fn precision_is_one_of_four_and_the_processor_s_is_f32() {
+    let wrong = problem("--dtype=float16");
+    assert!(wrong.contains("GPU_BRIDGE_DTYPE (--dtype)"), "{wrong}");
+    assert!(wrong.contains("auto, f32, f16 or bf16"), "{wrong}");
+    let not_here = problem("--dtype=f16");
+    assert!(
+        not_here.contains("auto or f32 on the processor"),
+        "{not_here}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::engine::Cancellation;
 use crate::metrics::EngineMetrics;
+use crate::models::encoder::Place;
 use crate::models::test_support::{folder_with, golden};
 
 struct Nobody;
@@ -43,7 +44,7 @@ fn catalog(models: &TempDir, layers: &[(&str, usize)], budget: u64) -> Catalog {
     };
     let downloads = Downloads::new(None, &[]);
     let threads = Threads::new(std::num::NonZeroUsize::MIN).expect("threads");
-    let loader = Loader::new(threads, EngineMetrics::default());
+    let loader = Loader::new(Place::Processor(threads), EngineMetrics::default());
     Catalog::new(sources, downloads, layers.collect(), loader, policy)
 }
 

@@ -7,8 +7,8 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use gpu_bridge_encoder::{
-    ConvolutionWeights, EmbeddingWeights, Encoder, LayerWeights, LinearWeights, Matrix,
-    NormWeights, Relation, Rotation, Shape, ShapeError, Threads,
+    ConvolutionWeights, EmbeddingWeights, LayerWeights, LinearWeights, Matrix, NormWeights,
+    Relation, Rotation, Shape, ShapeError,
 };
 use thiserror::Error;
 
@@ -32,6 +32,26 @@ pub(super) enum CheckpointError {
 
 type Result<T> = std::result::Result<T, CheckpointError>;
 
+/// What can be put together from the parts of a checkpoint.
+pub(super) trait Assemble: Sized {
+    /// Where it will run.
+    type Place;
+
+    /// An encoder without layers yet.
+    fn start(
+        place: &Self::Place,
+        shape: Shape,
+        relation: Relation,
+        embedding: EmbeddingWeights,
+    ) -> Result<Self>;
+
+    /// Puts a layer on top.
+    fn push(&mut self, layer: LayerWeights) -> Result<()>;
+
+    /// Normalises what the last layer gives.
+    fn set_last_norm(&mut self, norm: NormWeights) -> Result<()>;
+}
+
 /// The tensors of one model.
 pub(super) struct Checkpoint<'a> {
     tensors: VarBuilder<'static>,
@@ -54,19 +74,20 @@ impl<'a> Checkpoint<'a> {
         Ok(checkpoint)
     }
 
-    /// The encoder without its layers.
-    pub(super) fn start(&self, threads: Threads) -> Result<Encoder> {
-        let embedding = self.embedding()?;
-        Ok(Encoder::new(
-            self.shape(),
-            self.relation()?,
-            embedding,
-            threads,
-        )?)
+    /// The encoder with the first `layers` of its layers.
+    pub(super) fn assemble<E: Assemble>(&self, layers: usize, place: &E::Place) -> Result<E> {
+        let mut encoder = E::start(place, self.shape(), self.relation()?, self.embedding()?)?;
+        for index in 0..layers {
+            encoder.push(self.layer(index)?)?;
+        }
+        if let Some(norm) = self.last_norm()? {
+            encoder.set_last_norm(norm)?;
+        }
+        Ok(encoder)
     }
 
     /// Layer `index`, counted from 0.
-    pub(super) fn layer(&self, index: usize) -> Result<LayerWeights> {
+    fn layer(&self, index: usize) -> Result<LayerWeights> {
         let Self { config, names, .. } = self;
         let (hidden, intermediate) = (config.hidden, config.intermediate);
         let modern = config.architecture == Architecture::ModernBert;
@@ -99,7 +120,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// The norm after the last layer, if the model has one.
-    pub(super) fn last_norm(&self) -> Result<Option<NormWeights>> {
+    fn last_norm(&self) -> Result<Option<NormWeights>> {
         match self.config.architecture {
             Architecture::ModernBert => Ok(Some(self.norm(&self.tensors.pp("final_norm"))?)),
             _ => Ok(None),

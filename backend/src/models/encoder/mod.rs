@@ -1,25 +1,34 @@
 //! What every architecture does: token ids in, one vector for each token out.
 //!
 //! `checkpoint` brings the tensors of a family of models, under the names that its authors gave
-//! them, into the form that the encoder takes; nothing after it knows which family a model is of.
+//! them, into the form that encoders take; nothing after it knows which family a model is of. There
+//! are two encoders: the processor's own (`gpu_bridge_encoder`) and one on candle's tensors
+//! (`tensor`), for GPUs.
 
 mod checkpoint;
 mod names;
+mod tensor;
 
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Device;
-use gpu_bridge_encoder::{Encoder, ForwardError, Hidden, Threads};
+use gpu_bridge_encoder::{
+    EmbeddingWeights, Encoder, ForwardError, Hidden, LayerWeights, NormWeights, Relation, Shape,
+    Threads,
+};
 use thiserror::Error;
 
 use super::config::EncoderConfig;
 use super::error::LoadError;
 use super::weights;
-use crate::engine::EngineError;
-use checkpoint::Checkpoint;
+use crate::device::{self, Precision};
+use crate::engine::{EngineError, Purpose};
+use checkpoint::{Assemble, Checkpoint, CheckpointError};
+use tensor::{TensorEncoder, TensorPlace};
 
 /// A transformer encoder, loaded. How a batch is laid out inside is its own business; a sequence's
 /// result must not depend on its neighbours.
@@ -45,11 +54,22 @@ pub(crate) enum EncodeError {
     Sequence(#[from] ForwardError),
     /// The device has no room for the batch.
     #[error("the device is out of memory")]
-    #[cfg_attr(not(test), expect(dead_code, reason = "the processor never says so"))]
     OutOfMemory,
+    /// Something else is wrong with the device, or with what was asked of it.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// A defect.
     #[error("the forward pass panicked")]
     Panicked,
+}
+
+impl From<candle_core::Error> for EncodeError {
+    fn from(error: candle_core::Error) -> Self {
+        if device::is_out_of_memory(&error) {
+            return Self::OutOfMemory;
+        }
+        Self::Device(error.to_string())
+    }
 }
 
 impl From<EncodeError> for EngineError {
@@ -75,6 +95,65 @@ impl Encode for Encoder {
     }
 }
 
+impl Assemble for Encoder {
+    type Place = Threads;
+
+    fn start(
+        place: &Threads,
+        shape: Shape,
+        relation: Relation,
+        embedding: EmbeddingWeights,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Self::new(shape, relation, embedding, place.clone())?)
+    }
+
+    fn push(&mut self, layer: LayerWeights) -> Result<(), CheckpointError> {
+        Ok(Encoder::push(self, layer)?)
+    }
+
+    fn set_last_norm(&mut self, norm: NormWeights) -> Result<(), CheckpointError> {
+        Ok(Encoder::set_last_norm(self, norm)?)
+    }
+}
+
+/// Where encoders run.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// On the processor, in 32-bit floats.
+    Processor(Threads),
+    /// On a device that candle drives.
+    Device(TensorPlace),
+}
+
+impl Place {
+    /// On `device`, in the given precision; the processor computes on `threads`.
+    pub(crate) fn new(device: Device, precision: Precision, threads: Threads) -> Self {
+        match device {
+            Device::Cpu => Self::Processor(threads),
+            device => Self::Device(TensorPlace { device, precision }),
+        }
+    }
+
+    /// The same with the precision that `purpose` asks for.
+    pub(crate) fn serving(&self, purpose: Purpose) -> Self {
+        match self {
+            Self::Processor(threads) => Self::Processor(threads.clone()),
+            Self::Device(TensorPlace { device, precision }) => Self::Device(TensorPlace {
+                device: device.clone(),
+                precision: precision.serving(purpose),
+            }),
+        }
+    }
+
+    /// Bytes of a weight, at most.
+    pub(crate) fn bytes_per_number(&self) -> u64 {
+        match self {
+            Self::Processor(_) => Precision::F32.bytes(),
+            Self::Device(place) => place.precision.bytes(),
+        }
+    }
+}
+
 /// Loads the encoder in `folder`, its first `layers` layers only.
 ///
 /// Hidden layer L of a model is the output of the same model with its layers above L left out, so a
@@ -83,20 +162,24 @@ pub(crate) fn load(
     folder: &Path,
     config: &EncoderConfig,
     layers: usize,
-    threads: &Threads,
-) -> Result<Encoder, LoadError> {
+    place: &Place,
+) -> Result<Arc<dyn Encode>, LoadError> {
+    Ok(match place {
+        Place::Processor(threads) => {
+            Arc::new(assemble::<Encoder>(folder, config, layers, threads)?)
+        }
+        Place::Device(place) => Arc::new(assemble::<TensorEncoder>(folder, config, layers, place)?),
+    })
+}
+
+fn assemble<E: Assemble>(
+    folder: &Path,
+    config: &EncoderConfig,
+    layers: usize,
+    place: &E::Place,
+) -> Result<E, LoadError> {
     let tensors = weights::open(folder, &Device::Cpu)?;
-    let problem = |error: &dyn std::fmt::Display| weights::problem(folder, error.to_string());
-    let checkpoint = Checkpoint::new(&tensors, config).map_err(|error| problem(&error))?;
-    let build = || -> Result<Encoder, checkpoint::CheckpointError> {
-        let mut encoder = checkpoint.start(threads.clone())?;
-        for index in 0..layers {
-            encoder.push(checkpoint.layer(index)?)?;
-        }
-        if let Some(norm) = checkpoint.last_norm()? {
-            encoder.set_last_norm(norm)?;
-        }
-        Ok(encoder)
-    };
-    build().map_err(|error| problem(&error))
+    Checkpoint::new(&tensors, config)
+        .and_then(|checkpoint| checkpoint.assemble(layers, place))
+        .map_err(|error| weights::problem(folder, error.to_string()))
 }

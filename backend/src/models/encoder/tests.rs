@@ -8,7 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use gpu_bridge_encoder::{Encoder, Threads};
 use serde::Deserialize;
 
-use super::load;
+use super::checkpoint::Assemble;
+use super::tensor::{TensorEncoder, TensorPlace};
+use super::{Encode, assemble};
+use crate::device::Precision;
 use crate::models::config::EncoderConfig;
 use crate::models::error::LoadError;
 use crate::models::test_support::{folder_with, golden, golden_json};
@@ -28,14 +31,51 @@ fn references(model: &str) -> Vec<Reference> {
     serde_json::from_value(file["items"].take()).expect("golden format")
 }
 
-fn load_layers(folder: &Path, layers: usize) -> Result<Encoder, LoadError> {
+/// An implementation under test.
+trait Tested: Assemble + Encode {
+    fn place() -> Self::Place;
+    fn drop_last_norm(&mut self);
+}
+
+impl Tested for Encoder {
+    fn place() -> Threads {
+        Threads::new(NonZeroUsize::new(3).expect("not 0")).expect("threads")
+    }
+
+    fn drop_last_norm(&mut self) {
+        Encoder::drop_last_norm(self);
+    }
+}
+
+/// On the processor, in 32 bits: the tensors' operations are the same on every device.
+impl Tested for TensorEncoder {
+    fn place() -> TensorPlace {
+        TensorPlace {
+            device: Device::Cpu,
+            precision: Precision::F32,
+        }
+    }
+
+    fn drop_last_norm(&mut self) {
+        TensorEncoder::drop_last_norm(self);
+    }
+}
+
+fn load_as<E: Tested>(folder: &Path, layers: usize) -> Result<E, LoadError> {
     let config = EncoderConfig::read(folder)?;
-    let threads = Threads::new(NonZeroUsize::new(3).expect("not 0")).expect("threads");
-    load(folder, &config, layers, &threads)
+    assemble(folder, &config, layers, &E::place())
+}
+
+fn load_layers(folder: &Path, layers: usize) -> Result<Encoder, LoadError> {
+    load_as(folder, layers)
+}
+
+fn tiny_as<E: Tested>(model: &str, layers: usize) -> E {
+    load_as(&golden(&format!("tiny/{model}")), layers).expect(model)
 }
 
 fn tiny(model: &str, layers: usize) -> Encoder {
-    load_layers(&golden(&format!("tiny/{model}")), layers).expect(model)
+    tiny_as(model, layers)
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -51,13 +91,13 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Each layer of `model`, for all texts in one batch.
-fn expect_every_layer(model: &str) {
+fn expect_every_layer<E: Tested>(model: &str) {
     let references = references(model);
     let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
     let layers = references[0].hidden_states.len() - 1;
     let mut worst = 0.0_f32;
     for layer in 0..=layers {
-        let mut encoder = tiny(model, layer);
+        let mut encoder: E = tiny_as(model, layer);
         encoder.drop_last_norm();
         let hidden = encoder.forward(&batch).expect("forward");
         for (rows, reference) in hidden.sequences().zip(&references) {
@@ -75,7 +115,15 @@ fn expect_every_layer(model: &str) {
 macro_rules! every_layer_agrees_with_the_reference {
     ($($model:ident)*) => {
         mod every_layer_agrees_with_the_reference {
-            $(#[test] fn $model() { super::expect_every_layer(stringify!($model)); })*
+            use super::*;
+
+            $(#[test] fn $model() { expect_every_layer::<Encoder>(stringify!($model)); })*
+
+            mod on_tensors {
+                use super::*;
+
+                $(#[test] fn $model() { expect_every_layer::<TensorEncoder>(stringify!($model)); })*
+            }
         }
     };
 }
@@ -88,17 +136,22 @@ every_layer_agrees_with_the_reference! {
 #[test]
 fn a_sequence_does_not_see_its_neighbours() {
     for model in ["bert", "deberta_v1"] {
-        let encoder = tiny(model, 5);
-        let references = references(model);
-        let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
-        let together = encoder.forward(&batch).expect("forward");
-        for (ids, rows) in batch.iter().zip(together.sequences()) {
-            let alone = encoder.forward(&[ids]).expect("forward");
-            assert!(
-                largest_difference(alone.sequence(0), rows) < 1e-5,
-                "{model}"
-            );
-        }
+        expect_no_influence::<Encoder>(model);
+        expect_no_influence::<TensorEncoder>(model);
+    }
+}
+
+fn expect_no_influence<E: Tested>(model: &str) {
+    let encoder: E = tiny_as(model, 5);
+    let references = references(model);
+    let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
+    let together = encoder.forward(&batch).expect("forward");
+    for (ids, rows) in batch.iter().zip(together.sequences()) {
+        let alone = encoder.forward(&[ids]).expect("forward");
+        assert!(
+            largest_difference(alone.sequence(0), rows) < 1e-5,
+            "{model}"
+        );
     }
 }
 
