@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     tei = os.environ.get("TEI_BIN")
     facts, versions = machine.machine(), machine.versions(ROOT)
     if tei:
-        versions["TEI"] = machine.run(ROOT, tei, "--version")
+        version = machine.run(ROOT, tei, "--version")
+        versions["TEI"] = f"{version}, {os.environ.get('TEI_BUILD', 'built in an unknown way')}"
     encode_bench = binaries / "examples" / "encode_bench"
     note("A. the engines alone")
     engines = forward.measure(encode_bench, sys.executable, model, args.threads, plan.rounds)

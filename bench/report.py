@@ -31,8 +31,8 @@ def document(
             "file. It makes a Python environment with the versions of `requirements.txt`, builds "
             "the release binaries, fetches the model, and measures. The machine should have "
             "nothing else to do. `make bench-backend QUICK=1` tries everything out and writes "
-            "nothing; `BENCH_PYTHON` names a Python that has the packages, and `TEI_BIN` a "
-            "`text-embeddings-router` to compare with.",
+            "nothing. `BENCH_PYTHON` names a Python that has the packages; `TEI_BIN` a "
+            "`text-embeddings-router` to compare with, and `TEI_BUILD` says how it was built.",
             f"Every engine and service: all-MiniLM-L6-v2 in f32 on the CPU, {threads} threads.",
             "## Machine and versions",
             table(("", ""), [*machine.items(), *versions.items()]),
@@ -149,8 +149,8 @@ def serving_section(result: ServingResult) -> str:
             start_table(result),
             "### Latency and throughput",
             f"Lengths of texts: {lengths}. p50 is the median latency of all requests, texts/s "
-            "(or pairs/s) the median of the visits. The difference is the largest between the "
-            "services' numbers in the answers to the same request.",
+            "(or pairs/s) the median of the visits. The difference is the largest between "
+            "the numbers of ours and of the other in the answers to the same request.",
             *(load_table(result, clients) for clients in client_counts(result)),
             "### In short",
             "Throughput of ours as a multiple of the other's, over all rows above.",
@@ -162,8 +162,8 @@ def serving_section(result: ServingResult) -> str:
 def tei_note(result: ServingResult) -> str:
     if services.TEI in result.services:
         return (
-            "*TEI* is text-embeddings-inference, started from `TEI_BIN` with its own defaults "
-            "(it has no slots and no BERTScore)."
+            "*TEI* is text-embeddings-inference, started from `TEI_BIN` in f32, else as it comes "
+            "(it has no slots and no BERTScore, and computes GELU by its tanh approximation)."
         )
     return "text-embeddings-inference (TEI) was not measured in this run: no `TEI_BIN` was given."
 
@@ -198,7 +198,7 @@ def load_table(result: ServingResult, clients: int) -> str:
         *(f"{name} texts/s" for name in names),
         *(f"{services.OURS} / {peer}" for peer in peers),
         f"refusals ({' / '.join(names)})",
-        "difference",
+        f"difference ({' / '.join(peers)})",
     )
     rows = [load_row(cell, names) for cell in result.cells if cell.cell.clients == clients]
     return f"{clients} client{'s' if clients > 1 else ''}:\n\n" + table(head, rows)
@@ -212,6 +212,7 @@ def load_row(found: CellResult, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(show.get(name, "–") for name in names)
 
     ratios = {peer: f"{ratio(found, peer):.2f}×" for peer in peers if peer in able}
+    differences = {peer: f"{value:.1e}" for peer, value in found.differences.items()}
     return (
         cell.path,
         cell.length,
@@ -220,7 +221,7 @@ def load_row(found: CellResult, names: Sequence[str]) -> tuple[str, ...]:
         *of_each({name: number(found.rate(name)) for name in able}),
         *(ratios.get(peer, "–") for peer in peers),
         " / ".join(str(found.refusals(name)) if name in able else "–" for name in names),
-        f"{found.difference:.1e}",
+        " / ".join(differences.get(peer, "–") for peer in peers),
     )
 
 

@@ -100,7 +100,8 @@ def text_embeddings_inference(program: str, model: Path, threads: int) -> Kind:
     def command(port: int) -> list[str]:
         address = ["--hostname", "127.0.0.1", "--port", str(port)]
         limits = ["--max-client-batch-size", "100", "--auto-truncate"]
-        return [program, "--model-id", str(model), *address, *limits]
+        # Some of its builds compute in f16 otherwise, which is slow and inexact on a CPU.
+        return [program, "--model-id", str(model), "--dtype", "float32", *address, *limits]
 
     def embed(texts: Sequence[str]) -> Request:
         payload = {"inputs": texts, "truncate": True}

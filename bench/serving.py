@@ -47,7 +47,7 @@ class CellResult:
 
     cell: Cell
     loads: dict[str, tuple[Load, ...]]
-    difference: float  # largest number between the services' answers to the first request
+    differences: dict[str, float]  # largest to ours in the first answer, by peer
 
     def p50(self, service: str) -> float:
         """Median latency of all requests, in seconds."""
@@ -157,7 +157,7 @@ def measure_cell(running: Sequence[Service], cell: Cell, plan: Plan) -> CellResu
             load = client.send_all(service.address, requests, cell.clients)
             loads[service.kind.name].append(load)
     done = {name: tuple(visits) for name, visits in loads.items()}
-    return CellResult(cell, done, difference([s.kind for s in able], cell, done))
+    return CellResult(cell, done, differences([s.kind for s in able], cell, done))
 
 
 def work_of_visit(cell: Cell, plan: Plan, visit: int) -> list[TextSet]:
@@ -187,14 +187,22 @@ def request_of(kind: Kind, cell: Cell, text_set: TextSet) -> Request:
     return services.bertscore_request(text_set.texts[: cell.batch], text_set.texts[cell.batch :])
 
 
-def difference(kinds: Sequence[Kind], cell: Cell, loads: dict[str, tuple[Load, ...]]) -> float:
-    """The largest between the services' numbers for the first request."""
-    answers = []
-    for kind in kinds:
-        rows_of = kind.rows if cell.path == EMBED else services.scores
-        rows = rows_of(loads[kind.name][0].first_answer)
-        answers.append([number for row in rows for number in row])
-    return max(max(numbers) - min(numbers) for numbers in zip(*answers, strict=True))
+def differences(
+    kinds: Sequence[Kind], cell: Cell, loads: dict[str, tuple[Load, ...]]
+) -> dict[str, float]:
+    """The largest between the numbers of ours and of each peer for the first request, by peer."""
+    numbers = {kind.name: answer_numbers(kind, cell, loads[kind.name][0]) for kind in kinds}
+    ours = numbers.pop(services.OURS)
+    return {
+        peer: max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+        for peer, theirs in numbers.items()
+    }
+
+
+def answer_numbers(kind: Kind, cell: Cell, load: Load) -> list[float]:
+    """All numbers of the answer to the first request, in order."""
+    rows = (kind.rows if cell.path == EMBED else services.scores)(load.first_answer)
+    return [number for row in rows for number in row]
 
 
 def turned(items: Sequence[T], turn: int) -> list[T]:

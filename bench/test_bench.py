@@ -10,11 +10,13 @@ from pathlib import Path
 import client
 import forward
 import report
+import services
 import serving
 import texts
 from client import AnswerError, Request
 from forward import SetResult, Timing
 from plan import FULL, QUICK, Plan
+from services import Kind
 
 
 class Texts(unittest.TestCase):
@@ -72,6 +74,18 @@ class Serving(unittest.TestCase):
 
     def test_quick_measures_a_part_of_what_full_does(self) -> None:
         self.assertLess(set(serving.cells(QUICK)) - bertscore(QUICK), set(serving.cells(FULL)))
+
+    def test_differences_are_those_to_ours(self) -> None:
+        names = (services.OURS, services.PYTHON, services.TEI)
+        kinds = [Kind(name, lambda _: [], {}, services.embed_request, json.loads) for name in names]
+        answers = (b"[[1, 2], [3, 4]]", b"[[1, 2], [3, 4]]", b"[[1, 2.5], [2, 4]]")
+        loads = {
+            name: (client.Load((), 1.0, 0, 0, answer),)
+            for name, answer in zip(names, answers, strict=True)
+        }
+        cell = serving.Cell(serving.EMBED, "short", batch=2, clients=1)
+        found = serving.differences(kinds, cell, loads)
+        self.assertEqual(found, {services.PYTHON: 0.0, services.TEI: 1.0})
 
     def test_everyone_is_first_in_turn(self) -> None:
         turns = [serving.turned("abc", turn) for turn in range(3)]
