@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a folder with NVIDIA's CUDA compiler and the libraries that a build with the feature `cuda`
-# needs, from NVIDIA's packages for Python: no root, no driver, no GPU. About 3 GB.
+# needs, from NVIDIA's packages for Python: no root, no driver, no GPU. 1.2 GB.
 #
 #   scripts/cuda-toolchain.sh [FOLDER]     (default: .tools/cuda)
 #   source FOLDER/env.sh
@@ -21,7 +21,7 @@ main() {
     install_parts "$folder"
     local home="$folder/nvidia/cu13"
     link_libraries "$home/lib"
-    add_driver_stub "$home/lib/stubs"
+    add_driver_stub "$home"
     write_environment "$home" "$folder/env.sh"
     "$home/bin/nvcc" --version | tail -n 2
     echo "now: source $folder/env.sh"
@@ -42,11 +42,17 @@ link_libraries() {
     ln -sfn lib "$(dirname "$1")/lib64"
 }
 
-# The driver's library comes with the driver. To link against it without one, an empty one will do:
-# programs load the real one when they run.
+# The driver's library comes with the driver. To link against it without one, a library with the same
+# functions will do, each of which gives CUDA_ERROR_STUB_LIBRARY (34): programs load the real one when
+# they run.
 add_driver_stub() {
-    mkdir -p "$1"
-    cc -shared -Wl,-soname,libcuda.so.1 -o "$1/libcuda.so" -x c /dev/null
+    mkdir -p "$1/lib/stubs"
+    echo '#include <cuda.h>' |
+        cc -E -P -I "$1/include" - |
+        grep -oE 'CUresult +cu[A-Za-z0-9_]+ *\(' |
+        sed -E 's/CUresult +(cu[A-Za-z0-9_]+).*/int \1(void) { return 34; }/' |
+        sort -u |
+        cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$1/lib/stubs/libcuda.so" -x c -
 }
 
 write_environment() {

@@ -114,6 +114,14 @@ fn out_of_memory(_: &candle_core::Error) -> bool {
     false
 }
 
+/// What went wrong, without the backtrace that candle adds to its errors if `RUST_BACKTRACE` is set.
+pub(crate) fn reason(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason(inner),
+        plain => plain.to_string(),
+    }
+}
+
 /// Whether a device failed because it had no memory left.
 pub(crate) fn is_out_of_memory(error: &candle_core::Error) -> bool {
     out_of_memory(error)

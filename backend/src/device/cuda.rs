@@ -1,7 +1,6 @@
 //! What only a build with CUDA can ask or tell.
 
 use std::error::Error as StdError;
-use std::panic::catch_unwind;
 
 use candle_core::cuda_backend::CudaError;
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasStatus_t;
@@ -10,21 +9,7 @@ use candle_core::{Device, Error};
 
 /// Opens a GPU. The error is for the operator.
 pub(super) fn open(ordinal: usize) -> Result<Device, String> {
-    // Where the driver's library is missing, or too old for what this build calls, the binding
-    // panics.
-    match catch_unwind(|| Device::new_cuda(ordinal)) {
-        Ok(device) => device.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!(
-            "NVIDIA's driver cannot be used ({})",
-            text_of(panic.as_ref())
-        )),
-    }
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no reason given")
+    Device::new_cuda(ordinal).map_err(|error| super::reason(&error))
 }
 
 /// Whether the device had no memory left.
@@ -49,6 +34,7 @@ fn cause(error: &(dyn StdError + Send + Sync + 'static)) -> bool {
 }
 
 /// Major and minor number of what the GPU can do.
+#[cfg(feature = "flash-attn")]
 pub(super) fn compute_capability(device: &Device) -> Option<(i32, i32)> {
     let Device::Cuda(device) = device else {
         return None;

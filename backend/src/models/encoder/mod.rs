@@ -68,7 +68,7 @@ impl From<candle_core::Error> for EncodeError {
         if device::is_out_of_memory(&error) {
             return Self::OutOfMemory;
         }
-        Self::Device(error.to_string())
+        Self::Device(device::reason(&error))
     }
 }
 
