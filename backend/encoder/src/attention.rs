@@ -14,7 +14,7 @@ use crate::scratch::sized;
 use crate::weights::Matrix;
 
 /// Queries whose scores are held at a time.
-const QUERIES: usize = 8 * TILE;
+const QUERIES: usize = 2 * TILE;
 
 /// One head of one sequence.
 pub(crate) struct Head<'a> {

@@ -15,7 +15,7 @@ use crate::threads::Threads;
 use crate::weights::{NormWeights, Shape, ShapeError};
 
 /// The most rows of one task: their intermediate results should stay in a core's cache.
-const MOST_ROWS: usize = 16 * TILE;
+const MOST_ROWS: usize = 32 * TILE;
 /// The least work of one attention task, in scores.
 const LEAST_SCORES: usize = 1 << 12;
 
