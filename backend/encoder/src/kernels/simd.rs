@@ -87,12 +87,28 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.mul_f32s(power, scale)
 }
 
-/// The error function, as a rational approximation on [−4, 4], beyond which it is ±1 in `f32`.
+/// `x · numerator(x²) / denominator(x²)`, and exactly ±1 from ±`limit` on. Exactly, because
+/// [`gelu`] multiplies what is missing there by numbers of any size. `limit · (1 / limit)` must be 1
+/// in `f32`.
+#[inline(always)]
+fn saturating<S: Simd, const N: usize, const D: usize>(
+    s: S,
+    x: S::f32s,
+    limit: f32,
+    (numerator, denominator): ([f32; N], [f32; D]),
+) -> S::f32s {
+    let x = clamp(s, x, -limit, limit);
+    let x2 = s.mul_f32s(x, x);
+    let numerator = s.mul_f32s(x, polynomial(s, x2, numerator));
+    let quotient = s.div_f32s(numerator, polynomial(s, x2, denominator));
+    let inside = s.less_than_f32s(x2, s.splat_f32s(limit * limit));
+    s.select_f32s(inside, quotient, s.mul_f32s(x, s.splat_f32s(1.0 / limit)))
+}
+
+/// The error function; beyond ±3.84 the approximation is farther from it than ±1 is.
 /// Coefficients: Eigen 3, `generic_fast_erf_float`.
 #[inline(always)]
 fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    let x = clamp(s, x, -4.0, 4.0);
-    let x2 = s.mul_f32s(x, x);
     let numerator = [
         -1.609_603_3e-2,
         -2.954_6e-3,
@@ -109,17 +125,12 @@ fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         -2.133_740_6e-4,
         -1.456_607_2e-5,
     ];
-    let numerator = s.mul_f32s(x, polynomial(s, x2, numerator));
-    s.div_f32s(numerator, polynomial(s, x2, denominator))
+    saturating(s, x, 3.84, (numerator, denominator))
 }
 
-/// The hyperbolic tangent, as a rational approximation on [−7.9, 7.9], beyond which it is ±1.
-/// Coefficients: Eigen 3, `generic_fast_tanh_float`.
+/// The hyperbolic tangent. Limit and coefficients: Eigen 3, `generic_fast_tanh_float`.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    const LIMIT: f32 = 7.905_311;
-    let x = clamp(s, x, -LIMIT, LIMIT);
-    let x2 = s.mul_f32s(x, x);
     let numerator = [
         4.893_524_6e-3,
         6.372_619e-4,
@@ -130,8 +141,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         -2.760_768_5e-16,
     ];
     let denominator = [4.893_525_3e-3, 2.268_434_6e-3, 1.185_347e-4, 1.198_258_4e-6];
-    let numerator = s.mul_f32s(x, polynomial(s, x2, numerator));
-    s.div_f32s(numerator, polynomial(s, x2, denominator))
+    saturating(s, x, 7.905_311, (numerator, denominator))
 }
 
 /// x · Φ(x), exact (with the error function). Hendrycks and Gimpel, "Gaussian Error Linear Units".
