@@ -98,10 +98,10 @@ impl<'a> Product<'a> {
     }
 }
 
-struct Multiply<'a> {
-    product: Product<'a>,
-    out: &'a mut [f32],
-    stride: usize,
+pub(super) struct Multiply<'a> {
+    pub(super) product: Product<'a>,
+    pub(super) out: &'a mut [f32],
+    pub(super) stride: usize,
 }
 
 impl WithSimd for Multiply<'_> {

@@ -11,4 +11,6 @@ pub(crate) mod simd;
 pub(crate) mod softmax;
 
 #[cfg(test)]
+mod instruction_set;
+#[cfg(test)]
 mod tests;

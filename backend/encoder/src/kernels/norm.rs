@@ -26,9 +26,9 @@ impl LayerNorm {
     }
 }
 
-struct Apply<'a> {
-    norm: &'a LayerNorm,
-    rows: &'a mut [f32],
+pub(super) struct Apply<'a> {
+    pub(super) norm: &'a LayerNorm,
+    pub(super) rows: &'a mut [f32],
 }
 
 impl WithSimd for Apply<'_> {

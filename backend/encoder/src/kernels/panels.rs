@@ -6,21 +6,41 @@
 //!                     [B[0][0..w], B[1][0..w], …] [B[0][w..2w], …]   columns beyond n are 0
 //! ```
 
-use super::simd::lanes;
+use super::simd::{Lanes, dispatch};
 
 /// The widest panel: four registers of 16 numbers.
 pub(crate) const MAX_WIDTH: usize = 64;
 
 /// The right-hand side of a product: `k` rows, `n` columns.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Panels {
+    /// Of the registers that multiply it.
+    lanes: usize,
     width: usize,
     rows: usize,
     columns: usize,
     data: Vec<f32>,
 }
 
+impl Default for Panels {
+    /// An empty one, for the registers that [`dispatch`] finds.
+    fn default() -> Self {
+        Self::for_lanes(dispatch(Lanes))
+    }
+}
+
 impl Panels {
+    /// An empty one, for registers of so many numbers.
+    pub(super) fn for_lanes(lanes: usize) -> Self {
+        Self {
+            lanes,
+            width: 0,
+            rows: 0,
+            columns: 0,
+            data: Vec::new(),
+        }
+    }
+
     /// From a linear layer's weight, whose rows are the outputs: B = `weight`ᵀ, with `inputs` rows.
     pub(crate) fn from_linear(weight: &[f32], inputs: usize) -> Self {
         let mut panels = Self::default();
@@ -88,7 +108,7 @@ impl Panels {
     }
 
     fn reset(&mut self, rows: usize, columns: usize) {
-        self.width = width_for(columns);
+        self.width = width_for(columns, self.lanes);
         self.rows = rows;
         self.columns = columns;
         let padded = columns.next_multiple_of(self.width);
@@ -113,8 +133,7 @@ pub(crate) fn most_registers(lanes: usize) -> usize {
 }
 
 /// The width that pads `columns` least; of equals, the widest.
-fn width_for(columns: usize) -> usize {
-    let lanes = lanes();
+fn width_for(columns: usize, lanes: usize) -> usize {
     let mut best = lanes;
     for registers in [2, 4] {
         let width = registers * lanes;
@@ -130,6 +149,9 @@ fn width_for(columns: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// Registers without vectors, on aarch64, with AVX2 and with AVX-512.
+    const LANES: [usize; 4] = [1, 4, 8, 16];
+
     /// B\[i\]\[j\] = 100 i + j.
     fn expect_cells(panels: &Panels) {
         for i in 0..panels.rows() {
@@ -143,14 +165,16 @@ mod tests {
 
     #[test]
     fn both_ways_of_filling_give_the_same_matrix() {
-        for (k, n) in [(1, 1), (3, 5), (7, 64), (4, 65), (2, 130), (0, 3), (3, 0)] {
+        let sizes = [(1, 1), (3, 5), (7, 64), (4, 65), (2, 130), (0, 3), (3, 0)];
+        let cases = LANES.map(|lanes| sizes.map(|(k, n)| (lanes, k, n)));
+        for (lanes, k, n) in cases.into_iter().flatten() {
             let b: Vec<Vec<f32>> = (0..k)
                 .map(|i| (0..n).map(|j| (100 * i + j) as f32).collect())
                 .collect();
             let columns: Vec<Vec<f32>> = (0..n)
                 .map(|j| b.iter().map(|row| row[j]).collect())
                 .collect();
-            let mut panels = Panels::default();
+            let mut panels = Panels::for_lanes(lanes);
             panels.fill(n, b.iter().map(Vec::as_slice));
             expect_cells(&panels);
             panels.fill_transposed(k, columns.iter().map(Vec::as_slice));
@@ -161,11 +185,13 @@ mod tests {
 
     #[test]
     fn cells_beyond_the_last_column_are_zero() {
-        let mut panels = Panels::default();
-        panels.fill(1, [[7.0].as_slice()].into_iter());
-        panels.fill(1, [[8.0].as_slice()].into_iter());
-        let row = panels.panel(0, 0, 1);
-        assert_eq!(row.len(), panels.width());
-        assert!(row[1..].iter().all(|x| *x == 0.0));
+        for lanes in LANES {
+            let mut panels = Panels::for_lanes(lanes);
+            panels.fill(1, [[7.0].as_slice()].into_iter());
+            panels.fill(1, [[8.0].as_slice()].into_iter());
+            let row = panels.panel(0, 0, 1);
+            assert_eq!(row.len(), lanes, "the narrowest");
+            assert!(row[1..].iter().all(|x| *x == 0.0));
+        }
     }
 }

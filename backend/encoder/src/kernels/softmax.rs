@@ -16,11 +16,11 @@ pub(crate) fn exponentials(rows: &mut [f32], stride: usize, length: usize, facto
     });
 }
 
-struct Exponentials<'a> {
-    rows: &'a mut [f32],
-    stride: usize,
-    length: usize,
-    factors: &'a mut [f32],
+pub(super) struct Exponentials<'a> {
+    pub(super) rows: &'a mut [f32],
+    pub(super) stride: usize,
+    pub(super) length: usize,
+    pub(super) factors: &'a mut [f32],
 }
 
 impl WithSimd for Exponentials<'_> {

@@ -1,22 +1,23 @@
-//! Every kernel against the plain formula in `f64`, with the instructions of this processor and, for
-//! what does not depend on a panel's width, without any.
+//! Every kernel against the plain formula in `f64`, with each of the machine's instruction sets.
 
 use std::f64::consts::PI;
 
 use proptest::prelude::*;
-use pulp::{Scalar, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
-use super::gemm::{Activation, Epilogue, Product, Rows};
-use super::norm::LayerNorm;
+use super::gemm::{Activation, Epilogue, Multiply, Product, Rows};
+use super::instruction_set::InstructionSet;
+use super::norm::{Apply, LayerNorm};
 use super::panels::Panels;
-use super::simd::{self, ExpMinus, Unary, dispatch};
-use super::softmax;
+use super::simd::{self, ExpMinus, Unary};
+use super::softmax::Exponentials;
 
 struct Map<'a, F>(&'a F, &'a mut [f32]);
 
 impl<F: Unary> WithSimd for Map<'_, F> {
     type Output = ();
 
+    #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
         simd::map(s, self.1, self.0);
     }
@@ -32,15 +33,17 @@ fn grid(end: f32) -> Vec<f32> {
 /// `ours` of each value is `theirs` but for an error of `tolerance`, relative above 1.
 fn expect_function(ours: &impl Unary, end: f32, tolerance: f64, theirs: impl Fn(f64) -> f64) {
     let values = grid(end);
-    let (mut wide, mut narrow) = (values.clone(), values.clone());
-    dispatch(Map(ours, &mut wide));
-    Map(ours, &mut narrow).with_simd(Scalar::new());
-    for results in [wide, narrow] {
+    for set in InstructionSet::all() {
+        let mut results = values.clone();
+        set.run(Map(ours, &mut results));
         for (x, y) in values.iter().zip(results) {
             let expected = theirs(f64::from(*x));
             let error = (f64::from(y) - expected).abs() / expected.abs().max(1.0);
             let both_nan = y.is_nan() && expected.is_nan();
-            assert!(both_nan || error < tolerance, "{x}: {y}, not {expected}");
+            assert!(
+                both_nan || error < tolerance,
+                "{set:?}, {x}: {y}, not {expected}"
+            );
         }
     }
 }
@@ -121,11 +124,62 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
+/// Numbers between two rows of a [`Part`].
+const GAP: usize = 3;
+
+struct Part {
+    out: Vec<f32>,
+    /// The first row of B.
+    depth: usize,
+    /// The first column.
+    column: usize,
+}
+
 impl Case {
-    fn panels(&self) -> Panels {
-        let mut panels = Panels::default();
+    fn panels(&self, set: InstructionSet) -> Panels {
+        let mut panels = Panels::for_lanes(set.lanes());
         panels.fill(self.columns, self.b.chunks_exact(self.columns));
         panels
+    }
+
+    /// The whole product, with everything that may follow it.
+    fn whole(&self, set: InstructionSet) -> Vec<f32> {
+        let panels = self.panels(set);
+        let mut product = Product::new(self.rows, Rows::new(&self.a, self.depth), &panels);
+        product.epilogue = Epilogue {
+            bias: Some(&self.bias),
+            activation: Some(Activation::Relu),
+            residual: Some(Rows::new(&self.residual, self.columns)),
+            row_scale: Some(&self.scale),
+        };
+        let mut out = vec![f32::NAN; self.rows * self.columns];
+        set.run(Multiply {
+            product,
+            out: &mut out,
+            stride: self.columns,
+        });
+        out
+    }
+
+    /// Some of the panels, some of the depth, and an output with a gap after each row, in which is
+    /// 7.
+    fn part(&self, set: InstructionSet, from: usize, skip: usize) -> Part {
+        let panels = self.panels(set);
+        let depth = from.min(self.depth);
+        let first = skip.min(self.columns.div_ceil(panels.width()) - 1);
+        let column = first * panels.width();
+        let left = self.a.get(depth..).unwrap_or_default();
+        let mut product = Product::new(self.rows, Rows::new(left, self.depth), &panels);
+        product.panels.start = first;
+        product.depth.start = depth;
+        let stride = self.columns - column + GAP;
+        let mut out = vec![7.0; self.rows * stride];
+        set.run(Multiply {
+            product,
+            out: &mut out,
+            stride,
+        });
+        Part { out, depth, column }
     }
 
     /// A · B + bias, at least 0, + residual, × scale.
@@ -146,61 +200,46 @@ impl Case {
 proptest! {
     #[test]
     fn products_agree_with_plain_sums(case in case()) {
-        let panels = case.panels();
-        let mut product = Product::new(case.rows, Rows::new(&case.a, case.depth), &panels);
-        product.epilogue = Epilogue {
-            bias: Some(&case.bias),
-            activation: Some(Activation::Relu),
-            residual: Some(Rows::new(&case.residual, case.columns)),
-            row_scale: Some(&case.scale),
-        };
-        let mut out = vec![f32::NAN; case.rows * case.columns];
-        product.write(&mut out, case.columns);
-        for row in 0..case.rows {
-            for column in 0..case.columns {
-                let (ours, plain) = (out[row * case.columns + column], case.expected(row, column));
-                prop_assert!((f64::from(ours) - plain).abs() < 1e-4, "{ours} {plain}");
+        for set in InstructionSet::all() {
+            let out = case.whole(set);
+            for (nth, ours) in out.iter().enumerate() {
+                let plain = case.expected(nth / case.columns, nth % case.columns);
+                prop_assert!((f64::from(*ours) - plain).abs() < 1e-4, "{set:?}: {ours} {plain}");
             }
         }
     }
 
-    /// Some of the panels, some of the depth, and an output with a gap after each row.
     #[test]
     fn parts_of_a_product_are_parts_of_the_whole(case in case(), from in 0..40_usize, skip in 0..3_usize) {
-        let panels = case.panels();
-        let from = from.min(case.depth);
-        let first = skip.min(case.columns.div_ceil(panels.width()) - 1);
-        let start = first * panels.width();
-        let (columns, stride) = (case.columns - start, case.columns - start + 3);
-        let left = case.a.get(from..).unwrap_or_default();
-        let mut product = Product::new(case.rows, Rows::new(left, case.depth), &panels);
-        product.panels.start = first;
-        product.depth.start = from;
-        let mut out = vec![7.0; case.rows * stride];
-        product.write(&mut out, stride);
-        for (row, cells) in out.chunks_exact(stride).enumerate() {
-            for (column, ours) in cells[..columns].iter().enumerate() {
-                let product = |k: usize| {
-                    let b = case.b[k * case.columns + start + column];
-                    f64::from(case.a[row * case.depth + k]) * f64::from(b)
-                };
-                let plain = (from..case.depth).map(product).sum::<f64>();
-                prop_assert!((f64::from(*ours) - plain).abs() < 1e-4, "{ours} {plain}");
+        for set in InstructionSet::all() {
+            let Part { out, depth, column } = case.part(set, from, skip);
+            let columns = case.columns - column;
+            for (row, cells) in out.chunks_exact(columns + GAP).enumerate() {
+                for (nth, ours) in cells[..columns].iter().enumerate() {
+                    let product = |k: usize| {
+                        let b = case.b[k * case.columns + column + nth];
+                        f64::from(case.a[row * case.depth + k]) * f64::from(b)
+                    };
+                    let plain = (depth..case.depth).map(product).sum::<f64>();
+                    prop_assert!((f64::from(*ours) - plain).abs() < 1e-4, "{set:?}: {ours} {plain}");
+                }
+                prop_assert_eq!(&cells[columns..], [7.0; GAP]);
             }
-            prop_assert_eq!(&cells[columns..], [7.0; 3]);
         }
     }
 
     #[test]
     fn softmax_sums_to_one_and_keeps_the_ratios(row in prop::collection::vec(-60.0_f32..60.0, 1..70)) {
-        let (mut ours, mut factor) = (row.clone(), [0.0]);
-        softmax::exponentials(&mut ours, row.len(), row.len(), &mut factor);
         let largest = row.iter().copied().fold(f32::MIN, f32::max);
         let powers = row.iter().map(|x| f64::from(x - largest).exp());
         let total: f64 = powers.clone().sum();
-        for (ours, plain) in ours.iter().zip(powers) {
-            let ours = f64::from(ours * factor[0]);
-            prop_assert!((ours - plain / total).abs() < 1e-6, "{ours} {}", plain / total);
+        for set in InstructionSet::all() {
+            let (mut ours, mut factor) = (row.clone(), [0.0]);
+            exponentials(set, &mut ours, &mut factor);
+            for (ours, power) in ours.iter().zip(powers.clone()) {
+                let (ours, plain) = (f64::from(ours * factor[0]), power / total);
+                prop_assert!((ours - plain).abs() < 1e-6, "{set:?}: {ours} {plain}");
+            }
         }
     }
 
@@ -209,31 +248,57 @@ proptest! {
         rows in prop::collection::vec(-3.0_f32..3.0, 37 * 2), weight in numbers(37), bias in numbers(37)
     ) {
         let norm = LayerNorm { weight, bias, epsilon: 1e-5 };
-        let mut ours = rows.clone();
-        norm.apply(&mut ours);
-        for (row, ours) in rows.chunks_exact(37).zip(ours.chunks_exact(37)) {
-            let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / 37.0;
-            let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / 37.0;
-            for (i, ours) in ours.iter().enumerate() {
-                let plain = (f64::from(row[i]) - mean) / (variance + 1e-5).sqrt();
-                let plain = plain * f64::from(norm.weight[i]) + f64::from(norm.bias[i]);
-                prop_assert!((f64::from(*ours) - plain).abs() < 1e-5, "{ours} {plain}");
+        for set in InstructionSet::all() {
+            let mut ours = rows.clone();
+            set.run(Apply { norm: &norm, rows: &mut ours });
+            for (row, ours) in rows.chunks_exact(37).zip(ours.chunks_exact(37)) {
+                for (ours, plain) in ours.iter().zip(normalised(row, &norm)) {
+                    prop_assert!((f64::from(*ours) - plain).abs() < 1e-5, "{set:?}: {ours} {plain}");
+                }
             }
         }
     }
 }
 
+fn exponentials(set: InstructionSet, row: &mut [f32], factors: &mut [f32]) {
+    let length = row.len();
+    set.run(Exponentials {
+        rows: row,
+        stride: length,
+        length,
+        factors,
+    });
+}
+
+fn normalised(row: &[f32], norm: &LayerNorm) -> Vec<f64> {
+    let count = row.len() as f64;
+    let row: Vec<f64> = row.iter().copied().map(f64::from).collect();
+    let mean = row.iter().sum::<f64>() / count;
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    let parameters = norm.weight.iter().zip(&norm.bias);
+    let numbers = row.iter().zip(parameters).map(|(x, (weight, bias))| {
+        let plain = (x - mean) / (variance + f64::from(norm.epsilon)).sqrt();
+        plain * f64::from(*weight) + f64::from(*bias)
+    });
+    numbers.collect()
+}
+
 #[test]
 fn what_is_no_number_spreads() {
-    let (mut row, mut factor) = ([1.0, f32::NAN, 3.0], [0.0]);
-    softmax::exponentials(&mut row, 3, 3, &mut factor);
-    assert!(factor[0].is_nan());
     let norm = LayerNorm {
         weight: vec![1.0; 3],
         bias: vec![0.0; 3],
         epsilon: 1e-5,
     };
-    let mut row = [1.0, f32::NAN, 3.0];
-    norm.apply(&mut row);
-    assert!(row.iter().all(|x| x.is_nan()));
+    for set in InstructionSet::all() {
+        let (mut row, mut factor) = ([1.0, f32::NAN, 3.0], [0.0]);
+        exponentials(set, &mut row, &mut factor);
+        assert!(factor[0].is_nan(), "{set:?}");
+        let mut row = [1.0, f32::NAN, 3.0];
+        set.run(Apply {
+            norm: &norm,
+            rows: &mut row,
+        });
+        assert!(row.iter().all(|x| x.is_nan()), "{set:?}");
+    }
 }
