@@ -69,13 +69,17 @@ impl Encoder {
     /// An encoder without layers yet.
     ///
     /// # Errors
-    /// The weights do not fit the shape.
+    /// The shape is no shape, or the weights do not fit it.
     pub fn new(
         shape: Shape,
         relation: Relation,
         embedding: EmbeddingWeights,
         threads: Threads,
     ) -> Result<Self, ShapeError> {
+        shape.check()?;
+        if let Relation::Bias { table, classes } = &relation {
+            table.expect("the bias of distances", classes.classes(), shape.heads)?;
+        }
         Ok(Self {
             embedding: Embedding::build(embedding, &shape)?,
             shape,
@@ -269,3 +273,6 @@ impl Encoder {
             .max(TILE)
     }
 }
+
+#[cfg(test)]
+mod tests;

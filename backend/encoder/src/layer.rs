@@ -80,6 +80,10 @@ pub(crate) struct Scratch {
 
 impl Layer {
     pub(crate) fn build(weights: LayerWeights, shape: Shape) -> Result<Self, ShapeError> {
+        let head = shape.head();
+        if weights.rotation.is_some() && !head.is_multiple_of(2) {
+            return Err(ShapeError::Rotation { head });
+        }
         let Shape {
             hidden,
             intermediate,

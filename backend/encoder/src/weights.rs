@@ -25,6 +25,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Refuses heads that cannot share a token's vector evenly.
+    pub(crate) fn check(&self) -> Result<(), ShapeError> {
+        let Self { hidden, heads, .. } = *self;
+        if hidden > 0 && heads > 0 && hidden.is_multiple_of(heads) {
+            return Ok(());
+        }
+        Err(ShapeError::Heads { hidden, heads })
+    }
+
     /// Numbers of each head.
     pub fn head(&self) -> usize {
         self.hidden / self.heads
@@ -74,18 +83,35 @@ pub struct NormWeights {
 
 /// Weights that do not fit the [`Shape`] or each other.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{what} is {found_rows} × {found_columns}; expected {rows} × {columns}")]
-pub struct ShapeError {
-    /// The part of the model.
-    pub what: &'static str,
-    /// What was handed over.
-    pub found_rows: usize,
-    /// What was handed over.
-    pub found_columns: usize,
-    /// What would fit.
-    pub rows: usize,
-    /// What would fit.
-    pub columns: usize,
+pub enum ShapeError {
+    /// A part has another size.
+    #[error("{what} is {found_rows} × {found_columns}; expected {rows} × {columns}")]
+    Part {
+        /// The part of the model.
+        what: &'static str,
+        /// What was handed over.
+        found_rows: usize,
+        /// What was handed over.
+        found_columns: usize,
+        /// What would fit.
+        rows: usize,
+        /// What would fit.
+        columns: usize,
+    },
+    /// The heads cannot share a token's vector evenly.
+    #[error("{hidden} numbers cannot be shared out evenly among {heads} heads")]
+    Heads {
+        /// Length of a token's vector.
+        hidden: usize,
+        /// Attention heads.
+        heads: usize,
+    },
+    /// [`Rotation`](crate::Rotation) turns pairs of numbers.
+    #[error("a head of {head} numbers cannot be rotated: they must be an even count")]
+    Rotation {
+        /// Numbers of a head.
+        head: usize,
+    },
 }
 
 impl Matrix {
@@ -100,7 +126,7 @@ impl Matrix {
         if whole && (self.rows, self.columns) == (rows, columns) {
             return Ok(());
         }
-        Err(ShapeError {
+        Err(ShapeError::Part {
             what,
             found_rows: self.rows,
             found_columns: self.columns,
@@ -133,7 +159,7 @@ pub(crate) fn expect_length(
     if found == expected {
         return Ok(());
     }
-    Err(ShapeError {
+    Err(ShapeError::Part {
         what,
         found_rows: 1,
         found_columns: found,

@@ -293,6 +293,11 @@ impl EncoderConfig {
             let problem = format!("{} is not a multiple of {} heads", self.hidden, self.heads);
             return Err(file.problem("hidden_size", problem));
         }
+        let head = self.hidden / self.heads;
+        if self.rotary.is_some() && !head.is_multiple_of(2) {
+            let problem = format!("gives each head {head} numbers; rotation needs an even count");
+            return Err(file.problem("hidden_size", problem));
+        }
         let padding: Option<usize> = file.get("pad_token_id")?;
         if padding.is_some_and(|id| id >= self.vocabulary) {
             return Err(file.problem("pad_token_id", "is not in the vocabulary".to_owned()));
@@ -407,7 +412,12 @@ mod tests {
     use crate::models::test_support::{folder_with, golden};
 
     fn config_with(key: &str, value: Value) -> TempDir {
-        let text = std::fs::read(golden("tiny/bert/config.json")).expect("golden file");
+        config_of("bert", key, value)
+    }
+
+    fn config_of(model: &str, key: &str, value: Value) -> TempDir {
+        let file = golden("tiny").join(model).join("config.json");
+        let text = std::fs::read(file).expect("golden file");
         let mut config: Value = serde_json::from_slice(&text).expect("JSON");
         config[key] = value;
         folder_with(&[("config.json", &config.to_string())])
@@ -461,5 +471,19 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn heads_that_are_rotated_have_an_even_size() {
+        let heads = |count| {
+            let folder = config_of("modernbert", "num_attention_heads", json!(count));
+            EncoderConfig::read(folder.path())
+        };
+        let config = heads(4).expect("valid");
+        let error = heads(config.hidden).expect_err("one number for each head");
+        assert!(
+            error.to_string().contains("gives each head 1 numbers"),
+            "{error}"
+        );
     }
 }
