@@ -1,5 +1,7 @@
 //! The encoder: an embedding and a stack of layers.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -8,7 +10,7 @@ use crate::embedding::{Embedding, EmbeddingWeights};
 use crate::hidden::Hidden;
 use crate::kernels::gemm::TILE;
 use crate::kernels::norm::LayerNorm;
-use crate::layer::{self, Layer, LayerWeights};
+use crate::layer::{self, Convolution, Layer, LayerWeights};
 use crate::position::Relation;
 use crate::scratch::{Shelf, sized};
 use crate::threads::Threads;
@@ -243,13 +245,29 @@ impl Encoder {
                 .with(|scratch| layer.finish(scratch, parts, hidden));
         });
         if let (Some(convolution), Some(before)) = (&layer.convolution, before) {
-            let mut start = 0;
-            for ids in batch {
-                let end = start + ids.len() * width;
-                convolution.apply(&before[start..end], &mut hidden[start..end]);
-                start = end;
-            }
+            self.convolve(convolution, batch, &before, hidden);
         }
+    }
+
+    fn convolve(
+        &self,
+        convolution: &Convolution,
+        batch: &[&[u32]],
+        before: &[f32],
+        hidden: &mut [f32],
+    ) {
+        let width = self.shape.hidden;
+        let sequences = sequences(batch);
+        let rows = self.rows_of_a_task(sequences.len());
+        let tasks = hidden
+            .par_chunks_mut(rows * width)
+            .zip(sequences.par_chunks(rows))
+            .enumerate();
+        tasks.for_each(|(nth, (hidden, sequences))| {
+            self.row_buffers.with(|scratch| {
+                convolution.apply(scratch, before, nth * rows, sequences, hidden);
+            });
+        });
     }
 
     /// For each token: where its first head's context begins, and how many tokens its sequence has.
@@ -272,6 +290,17 @@ impl Encoder {
             .next_multiple_of(TILE)
             .max(TILE)
     }
+}
+
+/// For each row of a batch: the rows of its sequence.
+fn sequences(batch: &[&[u32]]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let ranges = batch.iter().flat_map(|ids| {
+        let range = start..start + ids.len();
+        start = range.end;
+        std::iter::repeat_n(range, ids.len())
+    });
+    ranges.collect()
 }
 
 #[cfg(test)]

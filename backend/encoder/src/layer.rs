@@ -1,6 +1,8 @@
 //! One layer of an encoder, in three steps: `project`, `attend`, `finish` (see the crate's chart).
 //! The first and the last work on a block of rows and leave everything in one core's cache.
 
+use std::ops::Range;
+
 use crate::attention::Positions;
 use crate::kernels::gemm::Activation;
 use crate::kernels::norm::LayerNorm;
@@ -242,23 +244,33 @@ impl Convolution {
         })
     }
 
-    /// For one sequence: `output` becomes the norm of itself plus the convolution of `input`.
-    pub(crate) fn apply(&self, input: &[f32], output: &mut [f32]) {
+    /// For the rows of a batch from `first` on: `output` becomes the norm of itself plus the
+    /// convolution of `input`, which is the whole batch. `sequences` gives, for each row, the rows of
+    /// its sequence.
+    pub(crate) fn apply(
+        &self,
+        scratch: &mut Scratch,
+        input: &[f32],
+        first: usize,
+        sequences: &[Range<usize>],
+        output: &mut [f32],
+    ) {
         let hidden = self.kernel.outputs();
-        let (tokens, reach) = (input.len() / hidden, self.width / 2);
-        let mut seen = vec![0.0; tokens * self.width * hidden];
-        for (token, row) in seen.chunks_exact_mut(self.width * hidden).enumerate() {
-            for (nth, cell) in row.chunks_exact_mut(hidden).enumerate() {
-                let Some(other) = (token + nth).checked_sub(reach).filter(|t| *t < tokens) else {
-                    continue;
-                };
-                cell.copy_from_slice(&input[other * hidden..(other + 1) * hidden]);
+        let seen = sized(&mut scratch.wide, self.width * output.len());
+        let rows = seen.chunks_exact_mut(self.width * hidden);
+        for (row, (cells, sequence)) in rows.zip(sequences).enumerate() {
+            for (nth, cell) in cells.chunks_exact_mut(hidden).enumerate() {
+                let other = (first + row + nth).checked_sub(self.width / 2);
+                match other.filter(|other| sequence.contains(other)) {
+                    Some(other) => cell.copy_from_slice(&input[other * hidden..][..hidden]),
+                    None => cell.fill(0.0),
+                }
             }
         }
-        let mut sum = vec![0.0; output.len()];
+        let sum = sized(&mut scratch.sum, output.len());
         self.kernel
-            .apply(&seen, &mut sum, Some(self.activation), Some(output));
-        self.norm.apply(&mut sum);
-        output.copy_from_slice(&sum);
+            .apply(seen, sum, Some(self.activation), Some(output));
+        self.norm.apply(sum);
+        output.copy_from_slice(sum);
     }
 }

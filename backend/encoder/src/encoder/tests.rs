@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::layer::ConvolutionWeights;
 use crate::position::{Distances, Rotation};
 use crate::weights::{LinearWeights, Matrix};
 use crate::{Activation, Relation};
@@ -117,4 +118,33 @@ fn odd_heads_are_not_rotated() {
     };
     assert_eq!(rotated(shape(12, 4)), Err(ShapeError::Rotation { head: 3 }));
     assert_eq!(rotated(shape(16, 4)), Ok(()));
+}
+
+/// What a convolution sees ends with the sequence, not with a task's block of rows.
+#[test]
+fn convolutions_are_the_same_in_blocks_and_alone() {
+    let shape = shape(8, 2);
+    let encoder = |threads| {
+        let mut encoder = start(shape, Relation::None, threads).expect("a shape");
+        let convolution = ConvolutionWeights {
+            kernel: linear(8, 5 * 8),
+            width: 5,
+            activation: Activation::Tanh,
+            norm: norm(8),
+        };
+        let layer = LayerWeights {
+            convolution: Some(convolution),
+            ..layer(shape)
+        };
+        encoder.push(layer).expect("fits");
+        encoder
+    };
+    let (blocks, whole) = (encoder(4), encoder(1));
+    let ids: Vec<u32> = (0..60).map(|nth| nth * nth % 7).collect();
+    let batch = [&ids[..50], &[], &ids[..1], &ids[3..20]];
+    let together = blocks.forward(&batch).expect("known tokens");
+    for (ids, together) in batch.iter().zip(together.sequences()) {
+        let alone = whole.forward(&[ids]).expect("known tokens");
+        assert_eq!(alone.sequences().next(), Some(together));
+    }
 }
