@@ -102,7 +102,7 @@ impl DeviceChoice {
 }
 
 #[cfg(feature = "cuda")]
-use cuda::{is_out_of_memory as out_of_memory, open as open_gpu};
+use cuda::{is_out_of_memory as out_of_memory, memory as gpu_memory, open as open_gpu};
 
 #[cfg(not(feature = "cuda"))]
 fn open_gpu(_: usize) -> Result<Device, String> {
@@ -112,6 +112,16 @@ fn open_gpu(_: usize) -> Result<Device, String> {
 #[cfg(not(feature = "cuda"))]
 fn out_of_memory(_: &candle_core::Error) -> bool {
     false
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_memory(_: &Device) -> Option<u64> {
+    None
+}
+
+/// All of a GPU's memory, in bytes, if it can be found out.
+pub(crate) fn memory(device: &Device) -> Option<u64> {
+    gpu_memory(device)
 }
 
 /// What went wrong, without the backtrace that candle adds to its errors if `RUST_BACKTRACE` is set.

@@ -33,6 +33,15 @@ fn cause(error: &(dyn StdError + Send + Sync + 'static)) -> bool {
     }
 }
 
+/// All of a GPU's memory, in bytes.
+pub(super) fn memory(device: &Device) -> Option<u64> {
+    let Device::Cuda(device) = device else {
+        return None;
+    };
+    let bytes = device.cuda_stream().context().total_mem().ok()?;
+    u64::try_from(bytes).ok()
+}
+
 /// Major and minor number of what the GPU can do.
 #[cfg(feature = "flash-attn")]
 pub(super) fn compute_capability(device: &Device) -> Option<(i32, i32)> {

@@ -12,7 +12,7 @@
 //!
 //! Without flash attention, the scores of a group are in memory at once, three times over at the
 //! peak: a single sequence of 8,192 tokens with 12 heads takes about 10 GB. What does not fit is
-//! [`EncodeError::OutOfMemory`].
+//! [`EncodeError::OutOfMemory`]; a sequence that cannot is refused before anything is computed.
 
 mod attention;
 mod batch;
@@ -34,7 +34,7 @@ use self::plan::Plan;
 use self::relation::Positions;
 use super::checkpoint::{Assemble, CheckpointError};
 use super::{Encode, EncodeError};
-use crate::device::{Flash, Precision};
+use crate::device::{self, Flash, Precision};
 
 /// A transformer encoder on a device.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(super) struct TensorEncoder {
     limits: Limits,
     upload: Upload,
     flash: Option<Flash>,
+    /// Bytes that the scores of a sequence may take.
+    room: u64,
     relation: Positions,
     embedding: Embedding,
     layers: Vec<Layer>,
@@ -87,6 +89,7 @@ impl Assemble for TensorEncoder {
             relation: Positions::new(relation, &upload.device)?,
             embedding: Embedding::new(embedding, &upload)?,
             flash: flash.filter(|_| !related),
+            room: plan::room(device::memory(&upload.device)),
             upload,
             layers: Vec::new(),
             last_norm: None,
@@ -177,6 +180,12 @@ impl TensorEncoder {
         Ok(Hidden::new(rows, width, ends))
     }
 
+    /// Whether there is room for the scores of each sequence.
+    fn has_room(&self, batch: &[&[u32]]) -> bool {
+        let longest = batch.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        self.flash.is_some() || plan::fits(longest, self.shape.heads, self.room)
+    }
+
     /// Leaves the states as the last layer gives them.
     #[cfg(test)]
     pub(super) fn drop_last_norm(&mut self) {
@@ -206,6 +215,9 @@ impl TensorEncoder {
 impl Encode for TensorEncoder {
     fn forward(&self, batch: &[&[u32]]) -> std::result::Result<Hidden, EncodeError> {
         self.limits.check(batch)?;
+        if !self.has_room(batch) {
+            return Err(EncodeError::OutOfMemory);
+        }
         Ok(self.run(batch)?)
     }
 

@@ -12,6 +12,26 @@ const MOST_STRETCHED: usize = 2;
 /// Scores of all heads that a group of several sequences may have: 1 GiB in 32-bit floats.
 const MOST_SCORES: usize = 1 << 28;
 
+/// How many times the scores of a sequence are in memory at the peak: themselves, what is added to
+/// them or their exponentials, the result, and a bias by distance.
+const COPIES: u64 = 4;
+/// Bytes that they may take on a device of unknown size.
+const ROOM: u64 = 4 << 30;
+
+/// Bytes that the scores of one sequence may take on a device with so much memory: half. More would
+/// not leave enough for the weights and everything else that is computed.
+pub(super) fn room(memory: Option<u64>) -> u64 {
+    memory.map_or(ROOM, |bytes| bytes / 2)
+}
+
+/// Whether the scores of a sequence of so many tokens fit into `room`.
+pub(super) fn fits(tokens: usize, heads: usize, room: u64) -> bool {
+    let scores = (tokens as u64)
+        .saturating_pow(2)
+        .saturating_mul(heads as u64);
+    scores.saturating_mul(COPIES * size_of::<f32>() as u64) <= room
+}
+
 /// The order of a batch's rows, and the groups that attend together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -160,6 +180,16 @@ mod tests {
         }
         // What a single sequence takes, it takes.
         assert_eq!(groups(&[8192]), [[8192]]);
+    }
+
+    #[test]
+    fn a_sequence_may_take_half_of_the_memory() {
+        // 12 heads × 8192² × 4 bytes × 4: 12 GiB.
+        assert!(fits(8192, 12, room(Some(24 << 30))));
+        assert!(!fits(8193, 12, room(Some(24 << 30))));
+        assert!(fits(4096, 12, room(None)));
+        assert!(!fits(8192, 12, room(None)));
+        assert!(!fits(usize::MAX, 12, room(Some(u64::MAX))));
     }
 
     #[test]

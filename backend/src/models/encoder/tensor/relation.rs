@@ -116,15 +116,14 @@ fn outside(window: usize, tokens: usize, device: &Device) -> Result<Tensor> {
 }
 
 fn bias(table: &Tensor, classes: Distances, tokens: usize) -> Result<Tensor> {
-    let pairs = pairs(tokens).map(|(query, key)| classes.class(distance(query, key)));
-    let index: Vec<u32> = numbers(pairs).collect();
-    let index = Tensor::from_vec(index, tokens * tokens, table.device())?;
+    let device = table.device();
+    let by_distance = upload(by_distance(classes, tokens).into_iter(), device)?;
     table
-        .index_select(&index, 0)?
-        .reshape((tokens, tokens, ()))?
-        .permute((2, 0, 1))?
+        .index_select(&by_distance, 0)?
+        .t()?
         .contiguous()?
-        .unsqueeze(1)
+        .index_select(&places(tokens, device)?, 1)?
+        .reshape(((), 1, tokens, tokens))
 }
 
 /// Where the products of content and position lie that belong to each pair of tokens.
@@ -144,23 +143,27 @@ pub(super) struct ClassIndex {
 
 impl ClassIndex {
     fn new(distances: Distances, tokens: usize, device: &Device) -> Result<Self> {
-        let class = |query, key| distances.class(distance(query, key));
-        let all = || {
-            let by_distance = (0..tokens).map(|key| class(0, key));
-            by_distance.chain((0..tokens).map(|query| class(query, 0)))
-        };
-        let (first, last) = (all().min().unwrap_or(0), all().max().unwrap_or(0));
+        let by_distance = by_distance(distances, tokens);
+        let first = by_distance.iter().copied().min().unwrap_or(0);
+        let last = by_distance.iter().copied().max().unwrap_or(0);
         let count = last + 1 - first;
-        let upload = |index: &mut dyn Iterator<Item = usize>| {
-            let index: Vec<u32> = numbers(index).collect();
-            Tensor::from_vec(index, tokens * tokens, device)
-        };
-        let place = |token: usize, class: usize| token * count + class - first;
+        if u32::try_from(tokens * count).is_err() {
+            candle_core::bail!("{tokens} tokens have too many products with {count} classes");
+        }
+        let by_distance = upload(by_distance.iter().map(|class| class - first), device)?;
+        let classes = by_distance
+            .index_select(&places(tokens, device)?, 0)?
+            .reshape((tokens, tokens))?;
+        let starts = upload((0..tokens).map(|token| token * count), device)?;
         Ok(Self {
             first,
             count,
-            by_query: upload(&mut pairs(tokens).map(|(q, k)| place(q, class(q, k))))?,
-            by_key: upload(&mut pairs(tokens).map(|(q, k)| place(k, class(q, k))))?,
+            by_query: classes
+                .broadcast_add(&starts.unsqueeze(1)?)?
+                .flatten_all()?,
+            by_key: classes
+                .broadcast_add(&starts.unsqueeze(0)?)?
+                .flatten_all()?,
         })
     }
 
@@ -173,11 +176,106 @@ impl ClassIndex {
     }
 }
 
-/// Every query with every key, as the scores lie.
-fn pairs(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..tokens).flat_map(move |query| (0..tokens).map(move |key| (query, key)))
+/// The class of each distance of a sequence, from that of its last query and first key down. The
+/// classes of a query and all keys in turn are neighbours here, those of the next query begin one
+/// before.
+fn by_distance(classes: Distances, tokens: usize) -> Vec<usize> {
+    let farthest = tokens.cast_signed() - 1;
+    let distances = (-farthest..=farthest).rev();
+    distances.map(|distance| classes.class(distance)).collect()
 }
 
-fn distance(query: usize, key: usize) -> isize {
-    query.cast_signed() - key.cast_signed()
+/// For each query and key, as the scores lie, its place in [`by_distance`]: `[queries × keys]`.
+/// Computed on the device, as there are many.
+fn places(tokens: usize, device: &Device) -> Result<Tensor> {
+    let starts = upload((0..tokens).rev(), device)?.unsqueeze(1)?;
+    let keys = upload(0..tokens, device)?.unsqueeze(0)?;
+    starts.broadcast_add(&keys)?.flatten_all()
+}
+
+fn upload(rows: impl Iterator<Item = usize>, device: &Device) -> Result<Tensor> {
+    let rows: Vec<u32> = numbers(rows).collect();
+    let count = rows.len();
+    Tensor::from_vec(rows, count, device)
+}
+
+#[cfg(test)]
+mod tests {
+    use gpu_bridge_encoder::Matrix;
+
+    use super::*;
+
+    const TOKENS: usize = 23;
+
+    fn all() -> [Distances; 4] {
+        [
+            Distances::Clamped { span: 9 },
+            Distances::Clamped { span: 40 },
+            Distances::Logarithmic {
+                buckets: 8,
+                farthest: 16,
+            },
+            Distances::T5 { buckets: 32 },
+        ]
+    }
+
+    /// The class of each query and key, as the scores lie.
+    fn pairs(classes: Distances) -> Vec<(usize, usize, usize)> {
+        let tokens = 0..TOKENS;
+        let pairs = tokens.flat_map(|query| (0..TOKENS).map(move |key| (query, key)));
+        let distance = |query: usize, key: usize| query.cast_signed() - key.cast_signed();
+        pairs
+            .map(|(query, key)| (query, key, classes.class(distance(query, key))))
+            .collect()
+    }
+
+    #[test]
+    fn products_of_content_and_position_are_found_for_every_pair() {
+        for classes in all() {
+            let index = ClassIndex::new(classes, TOKENS, &Device::Cpu).expect("index");
+            let ClassIndex { first, count, .. } = index;
+            let by_query: Vec<u32> = index.by_query.to_vec1().expect("numbers");
+            let by_key: Vec<u32> = index.by_key.to_vec1().expect("numbers");
+            let pairs = pairs(classes);
+            let place = |token: usize, class: usize| token * count + class - first;
+            let expected = pairs.iter().map(|(query, _, class)| place(*query, *class));
+            assert_eq!(by_query, numbers(expected).collect::<Vec<_>>());
+            let expected = pairs.iter().map(|(_, key, class)| place(*key, *class));
+            assert_eq!(by_key, numbers(expected).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_bias_is_that_of_the_class_of_every_pair() {
+        let classes = Distances::T5 { buckets: 32 };
+        let table = Matrix {
+            data: (0..64_u16).map(f32::from).collect(),
+            rows: 32,
+            columns: 2,
+        };
+        let relation = Relation::Bias {
+            table: table.clone(),
+            classes,
+        };
+        let positions = Positions::new(relation, &Device::Cpu).expect("table");
+        let Positions::Bias { table: device, .. } = positions else {
+            panic!("a bias");
+        };
+        let bias = bias(&device, classes, TOKENS).expect("bias");
+        assert_eq!(bias.dims(), [2, 1, TOKENS, TOKENS]);
+        let found: Vec<f32> = bias.flatten_all().expect("flat").to_vec1().expect("row");
+        let pairs = pairs(classes);
+        let expected = (0..2).flat_map(|head| {
+            let rows = pairs.iter().map(|(_, _, class)| table.row(*class));
+            rows.map(move |row| row[head])
+        });
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_long_sequence_has_few_numbers_on_the_host() {
+        let classes = by_distance(Distances::T5 { buckets: 32 }, 30_000);
+        assert_eq!(classes.len(), 2 * 30_000 - 1);
+        assert_eq!((classes[0], classes[29_999]), (15, 0));
+    }
 }

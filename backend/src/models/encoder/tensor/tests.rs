@@ -241,3 +241,21 @@ fn what_the_model_does_not_take_is_refused() {
     let nothing = Encode::forward(&encoder, &[&[], &[]]).expect("nothing to do");
     assert_eq!(nothing.sequences().len(), 2);
 }
+
+#[test]
+fn a_sequence_whose_scores_no_memory_holds_is_refused_at_once() {
+    let place = TensorPlace {
+        device: Device::Cpu,
+        precision: Precision::F32,
+    };
+    let longest = json!({"max_position_embeddings": 40_000});
+    for model in ["modernbert", "mpnet", "deberta"] {
+        let encoder: TensorEncoder = random(&config(model, &longest), &place);
+        let ids = vec![2; 30_000];
+        let refused = Encode::forward(&encoder, &[&[1, 2], &ids]);
+        assert!(
+            matches!(refused, Err(EncodeError::OutOfMemory)),
+            "{model}: {refused:?}"
+        );
+    }
+}
