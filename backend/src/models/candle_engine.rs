@@ -227,7 +227,7 @@ impl Engine for CandleEngine {
 }
 
 /// Nobody watches the progress.
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Progress for Nobody {
     fn finished(&self, _: usize) {}

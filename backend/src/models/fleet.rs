@@ -1,26 +1,35 @@
 //! Several devices in one process: an engine for each, and a choice for each request.
 //!
-//! A request runs on one device as a whole. It goes where the least work is, work being counted in
-//! texts (or pairs) of the requests that run or wait there. A device that does not have the model
-//! counts as if [`LOADING`] more were there, so that a second device loads a model once the first
-//! has more to do than that, and not for a single text.
+//! A request runs on one device as a whole, of those that have its model if any has it. It goes where
+//! the least work is, work being counted in texts (or pairs) of the requests that run or wait there.
+//! Once every device that has a model has much more to do than one that does not, that one loads the
+//! model, too, in the background: no request waits for a load that another device can do without.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use super::candle_engine::CandleEngine;
+use tracing::{info, warn};
+
+use super::candle_engine::{CandleEngine, Nobody};
 use crate::engine::{
     Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness, Scores, Scoring,
 };
 
 /// What loading a model is worth, in texts: as many as the largest request has by default.
 const LOADING: usize = 100;
+/// A load in the background is not begun again for so long: it takes as long at most, and may fail.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Engines of several devices, as one.
 pub struct Fleet {
-    members: Vec<CandleEngine>,
+    members: Vec<Arc<CandleEngine>>,
     /// The work of each member, in texts.
     work: Mutex<Vec<usize>>,
+    /// When a member last began to load a model in the background.
+    begun: Mutex<BTreeMap<(usize, Purpose, String), Instant>>,
 }
 
 /// A member in the eyes of one request.
@@ -32,14 +41,33 @@ struct Candidate {
     has_model: bool,
 }
 
-/// The best of the candidates; of equals one that has the model, then the first.
-fn choose(candidates: impl Iterator<Item = Candidate>) -> Option<usize> {
-    let cost = |candidate: &Candidate| {
-        let loading = if candidate.has_model { 0 } else { LOADING };
-        (candidate.work + loading, !candidate.has_model)
+/// What is to be done about one request; members by their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Choice {
+    /// Which one computes.
+    computes: usize,
+    /// Which one is to load the model for later requests.
+    loads: Option<usize>,
+}
+
+/// The candidate with the least work of those that have the model, or of all if none has; of equals
+/// the first. `None`: there is no candidate.
+fn choose(candidates: &[Candidate]) -> Option<Choice> {
+    let least = |has_model| {
+        let all = candidates.iter().enumerate();
+        let such = all.filter(|(_, each)| each.has_model == has_model);
+        such.min_by_key(|(_, each)| each.work)
     };
-    let best = candidates.enumerate().min_by_key(|(_, each)| cost(each));
-    best.map(|(place, _)| place)
+    let Some((computes, with)) = least(true) else {
+        let choice = |(computes, _)| Choice {
+            computes,
+            loads: None,
+        };
+        return least(false).map(choice);
+    };
+    let loads = least(false).filter(|(_, without)| with.work > without.work + LOADING);
+    let loads = loads.map(|(place, _)| place);
+    Some(Choice { computes, loads })
 }
 
 impl Fleet {
@@ -47,13 +75,14 @@ impl Fleet {
     pub fn new(members: Vec<CandleEngine>) -> Self {
         Self {
             work: Mutex::new(vec![0; members.len()]),
-            members,
+            members: members.into_iter().map(Arc::new).collect(),
+            begun: Mutex::default(),
         }
     }
 
     /// See [`CandleEngine::warm_up`]; one device after the other, so that a model is downloaded once.
     pub fn warm_up(&self) {
-        self.members.iter().for_each(CandleEngine::warm_up);
+        self.members.iter().for_each(|member| member.warm_up());
     }
 
     /// The member that a request goes to, and the guard that counts its work there.
@@ -65,19 +94,22 @@ impl Fleet {
     ) -> Result<(&CandleEngine, Work<'_>), EngineError> {
         // Decided and noted under one lock: two requests at once don't choose the same idle device.
         let mut work = self.lock();
-        let candidates = work
-            .iter()
-            .zip(&self.members)
-            .map(|(work, member)| Candidate {
-                work: *work,
-                has_model: member.is_loaded(purpose, model),
-            });
-        let member = choose(candidates);
-        let assigned = member.and_then(|place| Some((place, self.members.get(place)?)));
-        let Some((place, engine)) = assigned else {
+        let members = work.iter().zip(&self.members);
+        let candidates = members.map(|(work, member)| Candidate {
+            work: *work,
+            has_model: member.is_loaded(purpose, model),
+        });
+        let choice = choose(&candidates.collect::<Vec<_>>());
+        let engine = choice.and_then(|choice| self.members.get(choice.computes));
+        let (Some(choice), Some(engine)) = (choice, engine) else {
             return Err(EngineError::Inference("there is no device".to_owned()));
         };
+        let place = choice.computes;
         work[place] += texts;
+        drop(work);
+        if let Some(idle) = choice.loads {
+            self.spread(idle, purpose, model);
+        }
         let fleet = self;
         Ok((
             engine,
@@ -87,6 +119,31 @@ impl Fleet {
                 texts,
             },
         ))
+    }
+
+    /// Has the member at `place` load a model in the background, unless it has begun to a short while
+    /// ago. If that fails, the others go on without it.
+    fn spread(&self, place: usize, purpose: Purpose, model: &str) -> Option<JoinHandle<()>> {
+        let member = Arc::clone(self.members.get(place)?);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (place, purpose, model.to_owned());
+        let now = Instant::now();
+        if begun.get(&key).is_some_and(|last| now - *last < AGAIN) {
+            return None;
+        }
+        begun.insert(key, now);
+        drop(begun);
+        let model = model.to_owned();
+        let name = "load-elsewhere".to_owned();
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            match member.load(purpose, &model, &Nobody) {
+                Ok(()) => info!(model, device = place, "loaded on another device"),
+                Err(fault) => warn!(model, device = place, "not on another device yet: {fault}"),
+            }
+        });
+        thread
+            .inspect_err(|fault: &io::Error| warn!("no thread to load a model: {fault}"))
+            .ok()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
@@ -150,13 +207,16 @@ impl Engine for Fleet {
 
     /// What any device has.
     fn loaded_models(&self) -> Vec<String> {
-        let loaded = self.members.iter().flat_map(CandleEngine::loaded_models);
+        let loaded = self
+            .members
+            .iter()
+            .flat_map(|member| member.loaded_models());
         loaded.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// That of the first device that is ready, else of the first: one is enough to be of use.
     fn readiness(&self) -> Readiness {
-        let mut all = self.members.iter().map(CandleEngine::readiness);
+        let mut all = self.members.iter().map(|member| member.readiness());
         let first = all.next().unwrap_or(Readiness {
             ready: false,
             models: Vec::new(),
@@ -169,7 +229,7 @@ impl Engine for Fleet {
 
     /// Of all devices together.
     fn model_usage(&self) -> ModelUsage {
-        let usages = self.members.iter().map(CandleEngine::model_usage);
+        let usages = self.members.iter().map(|member| member.model_usage());
         usages.fold(ModelUsage::default(), |sum, usage| ModelUsage {
             budget: sum.budget.saturating_add(usage.budget),
             loaded: sum.loaded + usage.loaded,
@@ -188,24 +248,37 @@ mod tests {
     use crate::models::test_support::golden;
     use crate::models::{EngineOptions, ModelSources};
 
-    fn chosen(candidates: &[(usize, bool)]) -> Option<usize> {
+    /// Who computes, and who loads.
+    fn chosen(candidates: &[(usize, bool)]) -> Option<(usize, Option<usize>)> {
         let candidates = candidates.iter().map(|(work, has_model)| Candidate {
             work: *work,
             has_model: *has_model,
         });
-        choose(candidates)
+        let choice = choose(&candidates.collect::<Vec<_>>());
+        choice.map(|Choice { computes, loads }| (computes, loads))
     }
 
     #[test]
-    fn the_least_work_wins_unless_a_model_must_be_loaded_for_little() {
+    fn the_least_work_wins_among_those_that_have_the_model() {
         assert_eq!(chosen(&[]), None);
-        assert_eq!(chosen(&[(0, false)]), Some(0));
-        assert_eq!(chosen(&[(3, true), (2, true)]), Some(1));
-        assert_eq!(chosen(&[(2, true), (2, true)]), Some(0), "the first");
-        assert_eq!(chosen(&[(5, false), (4, false)]), Some(1));
+        assert_eq!(chosen(&[(0, false)]), Some((0, None)));
+        assert_eq!(chosen(&[(3, true), (2, true)]), Some((1, None)));
+        assert_eq!(chosen(&[(2, true), (2, true)]), Some((0, None)), "first");
+        let nowhere = [(5, false), (4, false)];
+        assert_eq!(chosen(&nowhere), Some((1, None)), "it loads as it computes");
+        assert_eq!(chosen(&[(0, false), (9, true)]), Some((1, None)));
+    }
+
+    #[test]
+    fn much_work_calls_for_another_device_but_does_not_wait_for_it() {
         let busy = |work| chosen(&[(0, false), (work, true)]);
-        assert_eq!(busy(LOADING), Some(1), "loading is worth as much");
-        assert_eq!(busy(LOADING + 1), Some(0));
+        assert_eq!(busy(LOADING), Some((1, None)), "loading is worth as much");
+        assert_eq!(busy(LOADING + 1), Some((1, Some(0))));
+        let all = [(500, true), (7, false), (6, false), (400, true)];
+        assert_eq!(chosen(&all), Some((3, Some(2))));
+        let one_is_idle = [(500, true), (6, false), (0, true)];
+        assert_eq!(chosen(&one_is_idle), Some((2, None)));
+        assert_eq!(chosen(&[(500, true), (499, false)]), Some((0, None)));
     }
 
     fn fleet() -> Fleet {
@@ -250,18 +323,39 @@ mod tests {
     }
 
     #[test]
-    fn much_work_on_one_device_makes_another_load_the_model() {
+    fn much_work_on_one_device_has_another_load_the_model_in_the_background() {
         let fleet = fleet();
         let texts = ["one".to_owned()];
         let watching = Watching(&fleet, Mutex::default());
         fleet.embed("bert", &texts, &watching).expect("embeds");
         let busy = fleet.assign(Purpose::Embed, "bert", LOADING + 1);
+        assert!(fleet.begun.lock().expect("lock").is_empty());
         fleet.embed("bert", &texts, &watching).expect("embeds");
         drop(busy);
         let work = watching.1.into_inner().expect("lock");
-        assert_eq!(work, [[1, 0], [LOADING + 1, 1]]);
-        assert_eq!(fleet.loaded_models(), ["embed:bert"]);
-        assert_eq!(fleet.model_usage().loads, 2);
+        assert_eq!(work, [[1, 0], [LOADING + 2, 0]], "the first computes both");
+        let begun = fleet.begun.into_inner().expect("lock");
+        let (place, purpose, model) = begun.into_keys().next().expect("a load");
+        assert_eq!((place, purpose, &*model), (1, Purpose::Embed, "bert"));
+    }
+
+    #[test]
+    fn a_load_in_the_background_is_begun_once() {
+        let fleet = fleet();
+        let begun = fleet.spread(1, Purpose::Embed, "bert");
+        assert!(fleet.spread(1, Purpose::Embed, "bert").is_none());
+        begun.expect("a thread").join().expect("no panic");
+        assert!(fleet.members[1].is_loaded(Purpose::Embed, "bert"));
+        assert!(!fleet.members[0].is_loaded(Purpose::Embed, "bert"));
+    }
+
+    #[test]
+    fn a_load_that_fails_in_the_background_does_no_harm() {
+        let fleet = fleet();
+        let failing = fleet.spread(1, Purpose::Embed, "unknown");
+        failing.expect("a thread").join().expect("no panic");
+        assert!(fleet.loaded_models().is_empty());
+        assert!(fleet.spread(2, Purpose::Embed, "bert").is_none(), "nobody");
     }
 
     #[test]
