@@ -68,7 +68,7 @@ impl Embedder {
         let mut rows = vec![Vec::new(); texts.len()];
         let mut steps = Steps::new(texts.len(), step, progress);
         let ids = texts.iter().map(|text| self.ids(text));
-        scheduler.encode(&self.encoder, progress, ids, |place, hidden| {
+        scheduler.encode(&self.encoder, progress, ids, |place, _, hidden| {
             rows[place] = self.row(hidden, self.encoder.width());
             steps.finished_one();
         })?;
