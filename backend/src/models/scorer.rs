@@ -30,16 +30,17 @@ impl Scorer {
     ///
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference
     /// cuts nothing and then fails on a text with more tokens than the encoder has positions; here
-    /// such a text is cut at the positions.
-    pub(crate) fn load(folder: &Path, layer: usize, place: &Place) -> Result<Self, LoadError> {
+    /// such a text is cut at the positions, and any text after `max_tokens`.
+    pub(crate) fn load(
+        folder: &Path,
+        layer: usize,
+        place: &Place,
+        max_tokens: usize,
+    ) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
-        let limit = tokens
-            .max_length
-            .into_iter()
-            .chain(config.longest)
-            .min()
-            .unwrap_or(usize::MAX);
+        let limits = tokens.max_length.into_iter().chain(config.longest);
+        let limit = limits.fold(max_tokens, usize::min);
         let tokenizer = TextTokenizer::load(folder, &tokens, limit, Use::BertScore)?;
         let missing = || LoadError::Tokenizer {
             path: folder.to_owned(),
