@@ -11,6 +11,7 @@ main() {
     step "format" cargo fmt --all --check
     step "dependencies" check_dependencies
     step "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
+    step "benchmark's tests" python3 -m unittest discover --start-directory bench --quiet
     step "model" python3 scripts/fetch-model.py
     # Tests start the binaries of both packages, which `cargo test` alone would not build.
     step "build" cargo build --locked --workspace --bins --tests

@@ -70,6 +70,17 @@ pub struct Cli {
     )]
     pub(crate) max_text_length: String,
 
+    /// Most tokens of one text; what goes beyond is cut off. Most models have a lower limit of their
+    /// own, but some, such as DeBERTa, have none, and the time that a text takes grows with the square
+    /// of its length
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_MAX_TOKENS",
+        value_name = "N",
+        default_value = "8192"
+    )]
+    pub(crate) max_tokens: String,
+
     /// Memory for requests and answers in transit, in MB of 1024 × 1024 bytes; when it is used up,
     /// requests are told to come back later
     #[arg(
@@ -279,6 +290,7 @@ fn fleet(settings: &Settings, facts: &DeviceFacts, metrics: &Metrics) -> anyhow:
         precision: settings.precision,
         threads: settings.threads,
         embed_batch: settings.embed_batch,
+        max_tokens: settings.max_tokens,
         bertscore_layers: settings.bertscore_layers.clone(),
         metrics: metrics.engine.clone(),
         model_memory: u64::MAX,

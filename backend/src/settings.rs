@@ -26,6 +26,9 @@ use crate::models::ModelSources;
 /// free for everything else.
 const MOST_CONCURRENT: u32 = 256;
 
+/// More than any text of the largest allowed body.
+const MOST_TOKENS: usize = 1 << 30;
+
 /// More threads than any machine has processors.
 const MOST_THREADS: usize = 1024;
 
@@ -57,6 +60,8 @@ pub struct Settings {
     pub threads: NonZeroUsize,
     /// Texts for each step of progress.
     pub embed_batch: NonZeroUsize,
+    /// The most tokens of a text.
+    pub max_tokens: usize,
     /// Where the models lie.
     pub sources: ModelSources,
     /// What may be downloaded.
@@ -126,6 +131,11 @@ impl Settings {
             devices,
             threads: check.threads(cli.threads.as_deref()),
             embed_batch: check.embed_batch(&cli.embed_batch),
+            max_tokens: check.number(
+                "GPU_BRIDGE_MAX_TOKENS (--max-tokens)",
+                &cli.max_tokens,
+                16..=MOST_TOKENS,
+            ),
             sources: check.sources(cli),
             downloads: check.downloads(cli),
             model_memory: check.model_memory(&cli.model_memory_mb),

@@ -10,7 +10,7 @@ use crate::kernels::gemm::{Epilogue, Product, Rows, TILE};
 use crate::kernels::panels::Panels;
 use crate::kernels::softmax;
 use crate::position::{Distances, Relation};
-use crate::scratch::sized;
+use crate::scratch::{Reusable, bytes_of, sized};
 use crate::weights::Matrix;
 
 /// Queries whose scores are held at a time.
@@ -61,6 +61,15 @@ pub(crate) struct Scratch {
     from_query: Vec<f32>,
     from_key: Vec<f32>,
     classes: Vec<usize>,
+}
+
+impl Reusable for Scratch {
+    fn bytes(&self) -> usize {
+        let panels = [&self.keys, &self.values, &self.queries];
+        let panels: usize = panels.iter().map(|panels| panels.bytes()).sum();
+        let classes = size_of::<usize>() * self.classes.capacity();
+        panels + classes + bytes_of(&[&self.scores, &self.from_query, &self.from_key])
+    }
 }
 
 impl Head<'_> {

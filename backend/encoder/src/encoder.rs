@@ -12,7 +12,7 @@ use crate::kernels::gemm::TILE;
 use crate::kernels::norm::LayerNorm;
 use crate::layer::{self, Convolution, Layer, LayerWeights};
 use crate::position::Relation;
-use crate::scratch::{Shelf, sized};
+use crate::scratch::{Reusable, Shelf, bytes_of, sized};
 use crate::threads::Threads;
 use crate::weights::{NormWeights, Shape, ShapeError};
 
@@ -42,6 +42,12 @@ struct Buffers {
     context: Vec<f32>,
 }
 
+impl Reusable for Buffers {
+    fn bytes(&self) -> usize {
+        bytes_of(&[&self.qkv, &self.context])
+    }
+}
+
 /// A batch that cannot be encoded.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ForwardError {
@@ -65,7 +71,23 @@ pub enum ForwardError {
         /// The most tokens.
         longest: usize,
     },
+    /// Nobody wanted the result any more.
+    #[error("stopped on request")]
+    Stopped,
 }
+
+impl ForwardError {
+    /// The place in the batch of the sequence that is to blame, if one is.
+    pub fn sequence(&self) -> Option<usize> {
+        match self {
+            Self::UnknownToken { sequence, .. } | Self::TooLong { sequence, .. } => Some(*sequence),
+            Self::Stopped => None,
+        }
+    }
+}
+
+/// Whether a forward pass is to end without a result. Asked often, from several threads.
+pub type Stop<'a> = dyn Fn() -> bool + Sync + 'a;
 
 impl Encoder {
     /// An encoder without layers yet.
@@ -147,11 +169,22 @@ impl Encoder {
     /// # Errors
     /// An id or a length that the model does not have; nothing is computed then.
     pub fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, ForwardError> {
-        self.embedding.check(batch)?;
-        Ok(self.threads.run(|| self.run(batch)))
+        self.forward_until(batch, &|| false)
     }
 
-    fn run(&self, batch: &[&[u32]]) -> Hidden {
+    /// The same, unless `stop` says true meanwhile, which is asked many times in each layer.
+    ///
+    /// # Errors
+    /// As of [`forward`](Self::forward), and [`ForwardError::Stopped`].
+    pub fn forward_until(&self, batch: &[&[u32]], stop: &Stop<'_>) -> Result<Hidden, ForwardError> {
+        self.embedding.check(batch)?;
+        self.threads
+            .run(|| self.run(batch, stop))
+            .ok_or(ForwardError::Stopped)
+    }
+
+    /// `None` if it was stopped.
+    fn run(&self, batch: &[&[u32]], stop: &Stop<'_>) -> Option<Hidden> {
         let width = self.shape.hidden;
         let places: Vec<usize> = batch.iter().flat_map(|ids| 0..ids.len()).collect();
         let mut hidden = vec![0.0; places.len() * width];
@@ -161,10 +194,14 @@ impl Encoder {
             let context = sized(context, hidden.len());
             for layer in &self.layers {
                 self.project(layer, &places, &hidden, qkv);
-                self.attend(layer, batch, qkv, context);
+                self.attend(layer, batch, qkv, context, stop);
+                if stop() {
+                    return None;
+                }
                 self.finish(layer, batch, context, &mut hidden);
             }
-        });
+            Some(())
+        })?;
         if let Some(norm) = &self.last_norm {
             hidden
                 .par_chunks_mut(TILE * width)
@@ -174,7 +211,7 @@ impl Encoder {
             *end += ids.len();
             Some(*end)
         });
-        Hidden::new(hidden, width, ends.collect())
+        Some(Hidden::new(hidden, width, ends.collect()))
     }
 
     fn project(&self, layer: &Layer, places: &[usize], hidden: &[f32], qkv: &mut [f32]) {
@@ -191,7 +228,15 @@ impl Encoder {
     }
 
     /// `context` holds, for each sequence, for each head, a row for each token.
-    fn attend(&self, layer: &Layer, batch: &[&[u32]], qkv: &[f32], context: &mut [f32]) {
+    /// Incomplete if `stop` says true meanwhile.
+    fn attend(
+        &self,
+        layer: &Layer,
+        batch: &[&[u32]],
+        qkv: &[f32],
+        context: &mut [f32],
+        stop: &Stop<'_>,
+    ) {
         let size = self.shape.head();
         let (mut qkv, mut context) = (qkv, context);
         let mut tasks = Vec::with_capacity(batch.len() * self.shape.heads);
@@ -219,6 +264,7 @@ impl Encoder {
         tasks
             .into_par_iter()
             .with_min_len(least.max(1))
+            .filter(|_| !stop())
             .for_each(|(head, out)| {
                 self.attention_buffers
                     .with(|scratch| head.attend(scratch, out));

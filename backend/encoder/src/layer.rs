@@ -9,7 +9,7 @@ use crate::kernels::norm::LayerNorm;
 use crate::linear::Linear;
 use crate::ops;
 use crate::position::Rotation;
-use crate::scratch::sized;
+use crate::scratch::{Reusable, bytes_of, sized};
 use crate::weights::{LinearWeights, Matrix, NormWeights, Shape, ShapeError};
 
 /// Weights of one layer.
@@ -78,6 +78,19 @@ pub(crate) struct Scratch {
     normed: Vec<f32>,
     wide: Vec<f32>,
     narrow: Vec<f32>,
+}
+
+impl Reusable for Scratch {
+    fn bytes(&self) -> usize {
+        let Self {
+            context,
+            sum,
+            normed,
+            wide,
+            narrow,
+        } = self;
+        bytes_of(&[context, sum, normed, wide, narrow])
+    }
 }
 
 impl Layer {

@@ -35,7 +35,7 @@ mod threads;
 mod weights;
 
 pub use embedding::{EmbeddingWeights, PositionIds};
-pub use encoder::{Encoder, ForwardError};
+pub use encoder::{Encoder, ForwardError, Stop};
 pub use hidden::Hidden;
 pub use kernels::gemm::Activation;
 pub use layer::{ConvolutionWeights, LayerWeights};

@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::kernels::gemm::{Activation, Product, Rows};
+use crate::kernels::gemm::{Activation, Product, Rows, TILE};
 use crate::kernels::panels::Panels;
 use crate::kernels::simd::{self, Multiply, dispatch};
 
@@ -39,15 +39,22 @@ impl WithSimd for Gate<'_> {
     }
 }
 
-/// Every dot product of a row of `left` with a row of `right`: `[left rows, right rows]`. Both have
-/// rows of `width` numbers.
-pub fn dot_products(left: &[f32], right: &[f32], width: usize) -> Vec<f32> {
+/// Rows of a block of dot products.
+const BLOCK: usize = 8 * TILE;
+
+/// Every dot product of a row of `left` with a row of `right`, both of which have rows of `width`
+/// numbers: `each` gets `[some left rows, right rows]` after the other, in order.
+pub fn dot_products(left: &[f32], right: &[f32], width: usize, mut each: impl FnMut(&[f32])) {
     let mut panels = Panels::default();
     panels.fill_transposed(width, right.chunks_exact(width));
-    let (rows, columns) = (left.len() / width, panels.columns());
-    let mut out = vec![0.0; rows * columns];
-    Product::new(rows, Rows::new(left, width), &panels).write(&mut out, columns);
-    out
+    let columns = panels.columns();
+    let mut out = vec![0.0; BLOCK * columns];
+    for left in left.chunks(BLOCK * width) {
+        let rows = left.len() / width;
+        let out = &mut out[..rows * columns];
+        Product::new(rows, Rows::new(left, width), &panels).write(out, columns);
+        each(out);
+    }
 }
 
 /// Adds each row of `rows`, as long as `sum`, to `sum`.

@@ -74,30 +74,28 @@ pub(crate) fn score(candidate: &Side, reference: &Side) -> Score {
     if candidate.empty || reference.empty {
         return Score::NOTHING;
     }
-    let columns = reference.weights.len();
-    // [candidate tokens, reference tokens]
-    let similarity = ops::dot_products(
-        &candidate.directions,
-        &reference.directions,
-        candidate.width,
-    );
-    let (of_candidate, of_reference) = best_matches(&similarity, columns);
+    let (of_candidate, of_reference) = best_matches(candidate, reference);
     let precision = weighted_mean(&of_candidate, &candidate.weights);
     let recall = weighted_mean(&of_reference, &reference.weights);
     Score::new(precision, recall)
 }
 
-/// The largest number of each row and of each of the `columns` columns.
-fn best_matches(similarity: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut of_columns = vec![f32::NEG_INFINITY; columns];
-    let mut of_rows = Vec::with_capacity(similarity.len() / columns);
-    for row in similarity.chunks_exact(columns) {
-        of_rows.push(row.iter().copied().fold(f32::NEG_INFINITY, larger));
-        for (best, x) in of_columns.iter_mut().zip(row) {
-            *best = larger(*best, *x);
+/// The best match of each candidate token and of each reference token.
+fn best_matches(candidate: &Side, reference: &Side) -> (Vec<f32>, Vec<f32>) {
+    let columns = reference.weights.len();
+    let mut of_reference = vec![f32::NEG_INFINITY; columns];
+    let mut of_candidate = Vec::with_capacity(candidate.weights.len());
+    let (left, right) = (&candidate.directions, &reference.directions);
+    // A block of rows at a time: for long texts the whole matrix would be large.
+    ops::dot_products(left, right, candidate.width, |similarity| {
+        for row in similarity.chunks_exact(columns) {
+            of_candidate.push(row.iter().copied().fold(f32::NEG_INFINITY, larger));
+            for (best, x) in of_reference.iter_mut().zip(row) {
+                *best = larger(*best, *x);
+            }
         }
-    }
-    (of_rows, of_columns)
+    });
+    (of_candidate, of_reference)
 }
 
 /// The larger of two numbers, NaN if either is: unlike `f32::max`, which drops NaN.

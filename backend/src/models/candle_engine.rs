@@ -41,6 +41,8 @@ pub struct EngineOptions {
     pub threads: NonZeroUsize,
     /// Texts, or pairs, for each step of progress (`GPU_EMBED_BATCH`).
     pub embed_batch: NonZeroUsize,
+    /// The most tokens of a text, special ones included, for models that would take more.
+    pub max_tokens: usize,
     /// The hidden layer that `BERTScore` compares, by model name; for others the published one, else
     /// the last.
     pub bertscore_layers: BTreeMap<String, usize>,
@@ -74,6 +76,7 @@ impl Default for EngineOptions {
             precision: Precision::Auto,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             embed_batch: TEXTS,
+            max_tokens: usize::MAX,
             bertscore_layers: BTreeMap::new(),
             metrics: EngineMetrics::default(),
             model_memory: u64::MAX,
@@ -108,7 +111,7 @@ impl CandleEngine {
             _ => TOKENS_PER_GPU,
         };
         let place = Place::new(options.device, options.precision, threads);
-        let loader = Loader::new(place, options.metrics.clone());
+        let loader = Loader::new(place, options.max_tokens, options.metrics.clone());
         let baselines = Baselines::new(sources.baselines.clone());
         Ok(Self {
             catalog: Catalog::new(sources, downloads, layers, loader, policy),

@@ -29,17 +29,14 @@ impl Embedder {
     /// Loads the model in `folder`.
     ///
     /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after
-    /// more tokens than the encoder has positions.
-    pub(crate) fn load(folder: &Path, place: &Place) -> Result<Self, LoadError> {
+    /// more tokens than the encoder has positions or than `max_tokens`.
+    pub(crate) fn load(folder: &Path, place: &Place, max_tokens: usize) -> Result<Self, LoadError> {
         let pipeline = Pipeline::read(folder)?;
         let config = EncoderConfig::read(&pipeline.encoder)?;
         let tokens = TokenizerConfig::read(&pipeline.encoder)?;
         let limit = pipeline.max_length.or(tokens.max_length);
-        let limit = limit
-            .into_iter()
-            .chain(config.longest)
-            .min()
-            .unwrap_or(usize::MAX);
+        let limits = limit.into_iter().chain(config.longest);
+        let limit = limits.fold(max_tokens, usize::min);
         let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
         pipeline.dimensions(encoder.width())?;
         Ok(Self {
@@ -68,7 +65,7 @@ impl Embedder {
         let mut rows = vec![Vec::new(); texts.len()];
         let mut steps = Steps::new(texts.len(), step, progress);
         let ids = texts.iter().map(|text| self.ids(text));
-        scheduler.encode(&self.encoder, progress, ids, |place, hidden| {
+        scheduler.encode(&self.encoder, progress, ids, |place, _, hidden| {
             rows[place] = self.row(hidden, self.encoder.width());
             steps.finished_one();
         })?;
@@ -137,7 +134,7 @@ mod tests {
             std::fs::copy(from.join(name), folder.path().join(name)).expect(name);
         }
         let place = Place::Processor(Threads::new(NonZeroUsize::MIN).expect("threads"));
-        let embedder = Embedder::load(folder.path(), &place).expect("loads");
+        let embedder = Embedder::load(folder.path(), &place, usize::MAX).expect("loads");
         let file = golden_json("pipeline/embeddings.json");
         let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");
         let expected: Vec<Vec<f32>> =

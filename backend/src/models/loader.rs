@@ -68,13 +68,18 @@ impl Resident for Model {
 /// Reads models from their folders.
 pub(crate) struct Loader {
     place: Place,
+    max_tokens: usize,
     metrics: EngineMetrics,
 }
 
 impl Loader {
-    /// Models will run in `place`.
-    pub(crate) fn new(place: Place, metrics: EngineMetrics) -> Self {
-        Self { place, metrics }
+    /// Models will run in `place` and read at most `max_tokens` of a text.
+    pub(crate) fn new(place: Place, max_tokens: usize, metrics: EngineMetrics) -> Self {
+        Self {
+            place,
+            max_tokens,
+            metrics,
+        }
     }
 }
 
@@ -98,13 +103,14 @@ impl Source for Loader {
     fn load(&self, key: &ModelKey) -> Result<Model, String> {
         let start = Instant::now();
         let place = self.place.serving(key.purpose());
-        let loaded =
-            match key.layer {
-                Some(layer) => Scorer::load(&key.folder, layer, &place)
-                    .map(|model| Model::Scorer(Arc::new(model))),
-                None => Embedder::load(&key.folder, &place)
-                    .map(|model| Model::Embedder(Arc::new(model))),
-            };
+        let (folder, most) = (&key.folder, self.max_tokens);
+        let loaded = match key.layer {
+            Some(layer) => Scorer::load(folder, layer, &place, most)
+                .map(|model| Model::Scorer(Arc::new(model))),
+            None => {
+                Embedder::load(folder, &place, most).map(|model| Model::Embedder(Arc::new(model)))
+            }
+        };
         let purpose = key.purpose().name();
         self.metrics
             .model_loaded(purpose, start.elapsed(), loaded.is_ok());

@@ -13,7 +13,7 @@ use super::pairs::Pairs;
 use super::scheduler::Scheduler;
 use super::steps::Steps;
 use super::token_weights::TokenWeights;
-use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
+use super::tokenizer::{TextTokenizer, TokenizerConfig, Use, strip};
 use crate::engine::{EngineError, Progress, Scores};
 
 /// A model that compares texts.
@@ -30,16 +30,17 @@ impl Scorer {
     ///
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference
     /// cuts nothing and then fails on a text with more tokens than the encoder has positions; here
-    /// such a text is cut at the positions.
-    pub(crate) fn load(folder: &Path, layer: usize, place: &Place) -> Result<Self, LoadError> {
+    /// such a text is cut at the positions, and any text after `max_tokens`.
+    pub(crate) fn load(
+        folder: &Path,
+        layer: usize,
+        place: &Place,
+        max_tokens: usize,
+    ) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
         let tokens = TokenizerConfig::read(folder)?;
-        let limit = tokens
-            .max_length
-            .into_iter()
-            .chain(config.longest)
-            .min()
-            .unwrap_or(usize::MAX);
+        let limits = tokens.max_length.into_iter().chain(config.longest);
+        let limit = limits.fold(max_tokens, usize::min);
         let tokenizer = TextTokenizer::load(folder, &tokens, limit, Use::BertScore)?;
         let missing = || LoadError::Tokenizer {
             path: folder.to_owned(),
@@ -77,24 +78,13 @@ impl Scorer {
         step: NonZeroUsize,
         progress: &dyn Progress,
     ) -> Result<Scores, EngineError> {
-        let Texts { ids, pairs } = self.texts(candidates, references)?;
-        let weights = if idf {
-            TokenWeights::idf(
-                pairs
-                    .iter()
-                    .map(|(_, reference)| ids[*reference].as_slice()),
-            )
-        } else {
-            TokenWeights::Even {
-                special: self.special,
-            }
-        };
-        let mut pairs = Pairs::new(pairs, ids.len());
+        let Texts { texts, pairs } = Texts::of(candidates, references);
+        let weights = self.weights(idf, pairs.iter().map(|(_, reference)| texts[*reference]))?;
+        let mut pairs = Pairs::new(&pairs, texts.len());
         let mut steps = Steps::new(candidates.len(), step, progress);
         let (width, frame) = (self.encoder.width(), self.tokenizer.frame());
-        let submitted = ids.iter().map(|ids| Ok(ids.clone()));
-        scheduler.encode(&self.encoder, progress, submitted, |text, hidden| {
-            let ids = &ids[text];
+        let ids = texts.iter().map(|text| self.ids(text));
+        scheduler.encode(&self.encoder, progress, ids, |text, ids, hidden| {
             let side = Side::new(hidden, width, weights.of(ids), ids.len() <= frame);
             (0..pairs.put(text, side)).for_each(|_| steps.finished_one());
         })?;
@@ -103,32 +93,53 @@ impl Scorer {
             .ok_or_else(|| inference("a text of a pair was not encoded"))
     }
 
-    fn texts(&self, candidates: &[String], references: &[String]) -> Result<Texts, EngineError> {
-        let mut texts = Texts::default();
-        let mut places = HashMap::new();
-        for (candidate, reference) in candidates.iter().zip(references) {
-            let mut place = |text: &str| -> Result<usize, EngineError> {
-                let ids = self.tokenizer.ids(text).map_err(inference)?;
-                let place = *places.entry(ids.clone()).or_insert(texts.ids.len());
-                if place == texts.ids.len() {
-                    texts.ids.push(ids);
-                }
-                Ok(place)
-            };
-            let both = (place(candidate)?, place(reference)?);
-            texts.pairs.push(both);
+    fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.tokenizer.ids(text).map_err(inference)
+    }
+
+    /// Frequencies are counted before anything is computed: this reads the references once more.
+    fn weights<'a>(
+        &self,
+        idf: bool,
+        references: impl Iterator<Item = &'a str>,
+    ) -> Result<TokenWeights, EngineError> {
+        if !idf {
+            let special = self.special;
+            return Ok(TokenWeights::Even { special });
         }
-        Ok(texts)
+        let documents: Vec<Vec<u32>> = references
+            .map(|text| self.ids(text))
+            .collect::<Result<_, _>>()?;
+        Ok(TokenWeights::idf(documents.iter().map(Vec::as_slice)))
     }
 }
 
-/// The different texts of a request, numbered in order of appearance.
+/// The different texts of a request, numbered in order of appearance. White space around a text
+/// makes no difference.
 #[derive(Default)]
-struct Texts {
-    /// Token ids of each text.
-    ids: Vec<Vec<u32>>,
+struct Texts<'a> {
+    texts: Vec<&'a str>,
     /// Candidate and reference of each pair.
     pairs: Vec<(usize, usize)>,
+}
+
+impl<'a> Texts<'a> {
+    fn of(candidates: &'a [String], references: &'a [String]) -> Self {
+        let mut all = Self::default();
+        let mut numbers = HashMap::new();
+        for (candidate, reference) in candidates.iter().zip(references) {
+            let mut number = |text: &'a str| {
+                let text = strip(text);
+                *numbers.entry(text).or_insert_with(|| {
+                    all.texts.push(text);
+                    all.texts.len() - 1
+                })
+            };
+            let both = (number(candidate), number(reference));
+            all.pairs.push(both);
+        }
+        all
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +147,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use gpu_bridge_encoder::Hidden;
+    use gpu_bridge_encoder::{Hidden, Stop};
 
     use super::*;
     use crate::engine::Cancellation;
@@ -148,7 +159,7 @@ mod tests {
     struct CountingEncoder(&'static AtomicUsize);
 
     impl Encode for CountingEncoder {
-        fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
+        fn forward_until(&self, batch: &[&[u32]], _: &Stop<'_>) -> Result<Hidden, EncodeError> {
             self.0.fetch_add(batch.len(), Ordering::SeqCst);
             let vector = |id: &u32| [(*id as f32).cos(), (*id as f32).sin()];
             let rows = batch.concat().iter().flat_map(vector).collect();

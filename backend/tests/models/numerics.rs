@@ -1,7 +1,7 @@
 //! Numbers against those of the Python implementations (`tests/golden/README.md` says which).
 
 use gpu_bridge_backend::engine::{Engine, EngineError, Scores, Scoring};
-use gpu_bridge_backend::models::CandleEngine;
+use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -133,6 +133,31 @@ macro_rules! scores_of_every_family_agree_with_bert_score {
 scores_of_every_family_agree_with_bert_score! {
     bert roberta xlm_roberta deberta_v1 deberta_v1_span24
     distilbert mpnet deberta_v2 deberta_v2_conv modernbert
+}
+
+#[test]
+fn a_text_is_cut_after_the_most_tokens_that_the_operator_allows() {
+    let engine = |max_tokens| {
+        let sources = ModelSources {
+            models_dir: Some(golden("tiny")),
+            ..ModelSources::default()
+        };
+        let options = EngineOptions {
+            max_tokens,
+            ..EngineOptions::default()
+        };
+        CandleEngine::new(sources, options).expect("starts")
+    };
+    let embed = |engine: &CandleEngine, words: usize| {
+        let text = ["a ".repeat(words)];
+        let embeddings = engine.embed("deberta_v1", &text, &Watcher::patient());
+        embeddings.expect("embeds").rows
+    };
+    let (capped, free) = (engine(16), engine(usize::MAX));
+    // Start and end take two of the tokens.
+    assert_eq!(embed(&capped, 100), embed(&capped, 14));
+    assert_ne!(embed(&capped, 14), embed(&capped, 13));
+    assert_ne!(embed(&free, 100), embed(&free, 14));
 }
 
 #[test]

@@ -44,7 +44,11 @@ fn catalog(models: &TempDir, layers: &[(&str, usize)], budget: u64) -> Catalog {
     };
     let downloads = Downloads::new(None, &[]);
     let threads = Threads::new(std::num::NonZeroUsize::MIN).expect("threads");
-    let loader = Loader::new(Place::Processor(threads), EngineMetrics::default());
+    let loader = Loader::new(
+        Place::Processor(threads),
+        usize::MAX,
+        EngineMetrics::default(),
+    );
     Catalog::new(sources, downloads, layers.collect(), loader, policy)
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use gpu_bridge_encoder::{
     EmbeddingWeights, Encoder, ForwardError, Hidden, LayerWeights, NormWeights, Relation, Shape,
-    Threads,
+    Stop, Threads,
 };
 use thiserror::Error;
 
@@ -33,11 +33,17 @@ use tensor::{TensorEncoder, TensorPlace};
 /// A transformer encoder, loaded. How a batch is laid out inside is its own business; a sequence's
 /// result must not depend on its neighbours.
 pub(crate) trait Encode: Send + Sync {
-    /// The last layer's output for each sequence, in order.
+    /// The last layer's output for each sequence, in order, unless `stop` says true meanwhile.
     ///
     /// # Errors
     /// See [`EncodeError`]; all or nothing.
-    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError>;
+    fn forward_until(&self, batch: &[&[u32]], stop: &Stop<'_>) -> Result<Hidden, EncodeError>;
+
+    /// The same to the end.
+    #[cfg(test)]
+    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
+        self.forward_until(batch, &|| false)
+    }
 
     /// Length of a token's vector.
     fn width(&self) -> usize;
@@ -51,7 +57,10 @@ pub(crate) trait Encode: Send + Sync {
 pub(crate) enum EncodeError {
     /// The model cannot take a sequence.
     #[error(transparent)]
-    Sequence(#[from] ForwardError),
+    Sequence(ForwardError),
+    /// Nobody wanted the result any more.
+    #[error("stopped on request")]
+    Stopped,
     /// The device has no room for the batch.
     #[error("the device is out of memory")]
     OutOfMemory,
@@ -61,6 +70,25 @@ pub(crate) enum EncodeError {
     /// A defect.
     #[error("the forward pass panicked")]
     Panicked,
+}
+
+impl From<ForwardError> for EncodeError {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::Stopped => Self::Stopped,
+            other => Self::Sequence(other),
+        }
+    }
+}
+
+impl EncodeError {
+    /// The sequence of the batch that is to blame, where that is known.
+    pub(crate) fn culprit(&self) -> Option<usize> {
+        match self {
+            Self::Sequence(error) => error.sequence(),
+            _ => None,
+        }
+    }
 }
 
 impl From<candle_core::Error> for EncodeError {
@@ -76,14 +104,15 @@ impl From<EncodeError> for EngineError {
     fn from(error: EncodeError) -> Self {
         match error {
             EncodeError::OutOfMemory => Self::OutOfMemory,
+            EncodeError::Stopped => Self::Cancelled,
             other => Self::Inference(other.to_string()),
         }
     }
 }
 
 impl Encode for Encoder {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
-        Ok(Encoder::forward(self, batch)?)
+    fn forward_until(&self, batch: &[&[u32]], stop: &Stop<'_>) -> Result<Hidden, EncodeError> {
+        Ok(Encoder::forward_until(self, batch, stop)?)
     }
 
     fn width(&self) -> usize {

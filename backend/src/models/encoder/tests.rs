@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use gpu_bridge_encoder::{Encoder, Threads};
@@ -10,7 +11,7 @@ use serde::Deserialize;
 
 use super::checkpoint::Assemble;
 use super::tensor::{TensorEncoder, TensorPlace};
-use super::{Encode, assemble};
+use super::{Encode, EncodeError, assemble};
 use crate::device::Precision;
 use crate::models::config::EncoderConfig;
 use crate::models::error::LoadError;
@@ -131,6 +132,21 @@ macro_rules! every_layer_agrees_with_the_reference {
 every_layer_agrees_with_the_reference! {
     bert roberta xlm_roberta deberta_v1 deberta_v1_span24
     distilbert mpnet deberta_v2 deberta_v2_conv modernbert
+}
+
+#[test]
+fn a_pass_that_nobody_wants_is_stopped() {
+    fn expect_stop<E: Tested>() {
+        let encoder: E = tiny_as("bert", 5);
+        let asked = AtomicUsize::new(0);
+        // The third time, so in the middle.
+        let stop = || asked.fetch_add(1, Ordering::SeqCst) >= 2;
+        let outcome = encoder.forward_until(&[&[2, 48, 99, 3]], &stop);
+        assert!(matches!(outcome, Err(EncodeError::Stopped)), "{outcome:?}");
+        assert!(asked.into_inner() <= 10, "ends soon");
+    }
+    expect_stop::<Encoder>();
+    expect_stop::<TensorEncoder>();
 }
 
 #[test]

@@ -9,8 +9,8 @@
 //! Batches form while the one before runs, from all requests for the same model, up to a budget of
 //! tokens; nothing waits for a timer. What comes before and after (tokens, pooling, scores) runs on
 //! the request's own thread meanwhile. A batch that fails is halved until the text that breaks it is
-//! alone; the others go on. The texts of a request that nobody waits for are dropped before the next
-//! batch.
+//! alone; the others go on. The texts of a request that nobody waits for are dropped, and a batch of
+//! which that is true as a whole is stopped while it runs.
 
 mod fair_queue;
 mod worker;
@@ -44,7 +44,10 @@ pub(crate) struct Scheduler {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// There is work, or the scheduler stops.
     work: Condvar,
+    /// A batch has ended.
+    idle: Condvar,
     budget: usize,
     metrics: EngineMetrics,
 }
@@ -58,6 +61,7 @@ impl Scheduler {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new()),
             work: Condvar::new(),
+            idle: Condvar::new(),
             budget,
             metrics,
         });
@@ -73,8 +77,10 @@ impl Scheduler {
         })
     }
 
-    /// Encodes texts and hands each one's number and hidden states (`[tokens, width]`, flat) to
-    /// `keep`, in any order. `ids` gives the tokens of one text after the other, until `None`.
+    /// Encodes texts and hands each one's number, tokens and hidden states (`[tokens, width]`, flat)
+    /// to `keep`, in any order. `ids` gives the tokens of one text after the other, until `None`.
+    ///
+    /// However it returns, the device does nothing for the request any more.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] once nobody waits, [`EngineError::Inference`] or
@@ -84,15 +90,15 @@ impl Scheduler {
         encoder: &Arc<dyn Encode>,
         progress: &dyn Progress,
         mut ids: impl Iterator<Item = Result<Vec<u32>, EngineError>>,
-        mut keep: impl FnMut(usize, &[f32]),
+        mut keep: impl FnMut(usize, &[u32], &[f32]),
     ) -> Result<(), EngineError> {
         let mut request = self.open(Arc::clone(encoder), progress.cancellation());
         while !progress.is_cancelled() {
             while request.out < WINDOW && request.submit_portion(&mut ids)? {}
-            let Some((number, hidden)) = request.receive()? else {
+            let Some((number, text)) = request.receive()? else {
                 return Ok(());
             };
-            keep(number, hidden.rows());
+            keep(number, &text.ids, text.rows());
         }
         Err(EngineError::Cancelled)
     }
@@ -135,6 +141,8 @@ impl Shared {
 struct Encoded {
     batch: Arc<Hidden>,
     nth: usize,
+    /// Its tokens.
+    ids: Vec<u32>,
 }
 
 impl Encoded {
@@ -209,14 +217,20 @@ impl Request<'_> {
         let (number, outcome) = self.results.recv().map_err(|_| EngineError::Cancelled)?;
         let encoded = outcome?;
         self.waiting -= 1;
-        self.out -= encoded.rows().len() / self.model.0.width();
+        self.out -= encoded.ids.len();
         Ok(Some((number, encoded)))
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.shared.lock().close(self.id);
+        let mut state = self.shared.lock();
+        state.close(self.id);
+        // Whoever asked may give the model back next.
+        while state.is_running(self.id) {
+            let woken = self.shared.idle.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 

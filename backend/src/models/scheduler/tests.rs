@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::thread;
 
-use gpu_bridge_encoder::Hidden;
+use gpu_bridge_encoder::{Hidden, Stop};
 
 use super::*;
 
@@ -20,16 +20,20 @@ const LARGE: u32 = 1000;
 const ROOM: usize = 2;
 
 impl Encode for Scripted {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Hidden, EncodeError> {
+    fn forward_until(&self, batch: &[&[u32]], stop: &Stop<'_>) -> Result<Hidden, EncodeError> {
         drop(
             self.began
                 .send(batch.iter().map(|ids| ids.to_vec()).collect()),
         );
         self.go_on.lock().expect("lock").recv().ok();
+        if stop() {
+            return Err(EncodeError::Stopped);
+        }
         let all = batch.concat();
         assert!(!all.contains(&WORSE), "on purpose");
         if all.contains(&BAD) {
-            let (sequence, id, vocabulary) = (0, BAD, 0);
+            let bad = batch.iter().position(|ids| ids.contains(&BAD));
+            let (sequence, id, vocabulary) = (bad.expect("found"), BAD, 0);
             return Err(gpu_bridge_encoder::ForwardError::UnknownToken {
                 sequence,
                 id,
@@ -100,7 +104,7 @@ impl Bench {
         let mut rows = vec![Vec::new(); texts.len()];
         let ids = texts.iter().map(|ids| Ok(ids.to_vec()));
         self.scheduler
-            .encode(&self.encoder, progress, ids, |nth, hidden| {
+            .encode(&self.encoder, progress, ids, |nth, _, hidden| {
                 rows[nth] = hidden.to_vec();
             })?;
         Ok(rows)
@@ -233,11 +237,51 @@ fn an_error_of_the_tokenizer_ends_the_request_and_takes_its_texts_back() {
         &bench.encoder,
         &Waiting::default(),
         ids.into_iter(),
-        |_, _| {},
+        |_, _, _| {},
     );
     assert!(
         matches!(outcome, Err(EngineError::Inference(_))),
         "{outcome:?}"
     );
     assert!(bench.encode(&[&[7]], &Waiting::default()).is_ok());
+}
+
+#[test]
+fn a_batch_that_nobody_waits_for_is_stopped_and_holds_its_request_until_then() {
+    let bench = bench(100);
+    let progress = Waiting::default();
+    thread::scope(|scope| {
+        let request = scope.spawn(|| bench.encode(&[&[1]], &progress));
+        assert_eq!(bench.next_batch(), [[1]]);
+        progress.0.cancel();
+        assert!(!request.is_finished(), "the device still works for it");
+        bench.go_on.send(()).expect("the encoder lives");
+        let outcome = request.join().expect("thread");
+        assert!(
+            matches!(outcome, Err(EngineError::Cancelled)),
+            "{outcome:?}"
+        );
+    });
+    bench.release();
+    let rows = bench.encode(&[&[7]], &Waiting::default()).expect("goes on");
+    assert_eq!(rows, [[7.0]]);
+}
+
+#[test]
+fn the_text_that_is_to_blame_is_taken_out_of_its_batch() {
+    let bench = bench(100);
+    bench.release();
+    let outcome = bench.encode(&[&[1], &[2], &[BAD], &[3]], &Waiting::default());
+    assert!(
+        matches!(outcome, Err(EngineError::Inference(_))),
+        "{outcome:?}"
+    );
+    assert_eq!(bench.next_batch().len(), 4);
+    let rows = bench.encode(&[&[7]], &Waiting::default()).expect("goes on");
+    assert_eq!(rows, [[7.0]]);
+    let mut batches = vec![bench.next_batch()];
+    while batches.last() != Some(&vec![vec![7]]) {
+        batches.push(bench.next_batch());
+    }
+    assert!(batches.len() <= 2, "not halved: {batches:?}");
 }

@@ -1,6 +1,6 @@
 //! The thread that runs batches, and what it shares with the requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Instant;
@@ -47,6 +47,8 @@ type Chosen = (RequestId, usize, Vec<u32>);
 pub(super) struct State {
     queue: FairQueue<Model, Item>,
     open: BTreeMap<RequestId, Open>,
+    /// Requests with a text in the batch that runs.
+    running: BTreeSet<RequestId>,
     next: RequestId,
     stopped: bool,
 }
@@ -55,7 +57,15 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Open {
     cancellation: Cancellation,
+    /// Cancelled when the request is closed.
+    closed: Cancellation,
     done: mpsc::Sender<Outcome>,
+}
+
+impl Open {
+    fn is_over(&self) -> bool {
+        self.cancellation.is_cancelled() || self.closed.is_cancelled()
+    }
 }
 
 impl State {
@@ -63,6 +73,7 @@ impl State {
         Self {
             queue: FairQueue::new(),
             open: BTreeMap::new(),
+            running: BTreeSet::new(),
             next: 0,
             stopped: false,
         }
@@ -75,14 +86,27 @@ impl State {
     ) -> RequestId {
         self.next += 1;
         if !self.stopped {
-            self.open.insert(self.next, Open { cancellation, done });
+            let closed = Cancellation::default();
+            let open = Open {
+                cancellation,
+                closed,
+                done,
+            };
+            self.open.insert(self.next, open);
         }
         self.next
     }
 
     pub(super) fn close(&mut self, request: RequestId) {
-        self.open.remove(&request);
+        if let Some(open) = self.open.remove(&request) {
+            open.closed.cancel();
+        }
         self.queue.remove(request);
+    }
+
+    /// Whether a text of the request is in the batch that runs.
+    pub(super) fn is_running(&self, request: RequestId) -> bool {
+        self.running.contains(&request)
     }
 
     /// Queues texts; false if the request is closed.
@@ -108,17 +132,30 @@ impl State {
     /// No more batches; whoever waits for one learns of it.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
-        self.open.clear();
+        self.running.clear();
+        for (_, open) in std::mem::take(&mut self.open) {
+            open.closed.cancel();
+        }
+    }
+
+    /// Notes what is about to run. Texts of closed requests are dropped: who closed it may have given
+    /// the model back.
+    fn begin(&mut self, texts: Vec<Chosen>) -> Running {
+        let open = |(request, _, _): &Chosen| self.open.contains_key(request);
+        let texts: Vec<Chosen> = texts.into_iter().filter(open).collect();
+        self.running = texts.iter().map(|(request, _, _)| *request).collect();
+        let waiting = self.running.iter().filter_map(|id| self.open.get(id));
+        let waiting = waiting.map(|open| [open.cancellation.clone(), open.closed.clone()]);
+        Running {
+            waiting: waiting.collect(),
+            texts,
+        }
     }
 
     /// The next batch, without requests that nobody waits for.
     fn next_batch(&mut self, budget: usize) -> Option<(Model, Vec<Chosen>)> {
-        let over = |open: &Open| open.cancellation.is_cancelled();
-        let cancelled = self
-            .open
-            .iter()
-            .filter(|(_, open)| over(open))
-            .map(|(id, _)| *id);
+        let over = self.open.iter().filter(|(_, open)| open.is_over());
+        let cancelled = over.map(|(id, _)| *id);
         for request in cancelled.collect::<Vec<_>>() {
             self.close(request);
         }
@@ -161,6 +198,7 @@ struct HangUp<'a>(&'a Shared);
 impl Drop for HangUp<'_> {
     fn drop(&mut self) {
         self.0.lock().stop();
+        self.0.idle.notify_all();
     }
 }
 
@@ -180,20 +218,44 @@ fn wait_for_batch(shared: &Shared) -> Option<(Model, Vec<Chosen>)> {
     }
 }
 
-/// Runs texts as one batch; if that fails, each half of them, down to a single text.
-fn run(shared: &Shared, model: &Model, mut texts: Vec<Chosen>) {
-    let outcome = forward(shared, model, &texts);
+/// A batch that runs.
+struct Running {
+    texts: Vec<Chosen>,
+    /// For each request: cancelled by its client, or closed.
+    waiting: Vec<[Cancellation; 2]>,
+}
+
+impl Running {
+    /// Whether nobody waits for any of it any more.
+    fn is_over(&self) -> bool {
+        let over =
+            |[client, closed]: &[Cancellation; 2]| client.is_cancelled() || closed.is_cancelled();
+        self.waiting.iter().all(over)
+    }
+}
+
+/// Runs texts as one batch. If that fails, without the text that is to blame; if that is not known,
+/// each half of them by itself, down to a single text.
+fn run(shared: &Shared, model: &Model, texts: Vec<Chosen>) {
+    let running = shared.lock().begin(texts);
+    if running.texts.is_empty() {
+        return;
+    }
+    let outcome = forward(shared, model, &running);
+    shared.lock().running.clear();
+    shared.idle.notify_all();
+    let mut texts = running.texts;
     match outcome {
         Ok(hidden) => deliver_all(shared, texts, hidden),
-        Err(error) if texts.len() == 1 => {
-            if matches!(error, EncodeError::OutOfMemory) {
-                shared.metrics.out_of_memory();
+        Err(EncodeError::Stopped) => {}
+        Err(error) => {
+            let alone = (texts.len() == 1).then_some(0);
+            let culprit = error.culprit().filter(|nth| *nth < texts.len());
+            if let Some(nth) = culprit.or(alone) {
+                fail(shared, texts.remove(nth), error);
+                run(shared, model, texts);
+                return;
             }
-            for (request, number, _) in texts {
-                shared.lock().deliver(request, (number, Err(error.clone())));
-            }
-        }
-        Err(_) => {
             let second = texts.split_off(texts.len() / 2);
             run(shared, model, texts);
             run(shared, model, second);
@@ -201,20 +263,30 @@ fn run(shared: &Shared, model: &Model, mut texts: Vec<Chosen>) {
     }
 }
 
+fn fail(shared: &Shared, (request, number, _): Chosen, error: EncodeError) {
+    if matches!(error, EncodeError::OutOfMemory) {
+        shared.metrics.out_of_memory();
+    }
+    shared.lock().deliver(request, (number, Err(error)));
+}
+
 fn deliver_all(shared: &Shared, texts: Vec<Chosen>, hidden: Hidden) {
     let batch = Arc::new(hidden);
     let state = shared.lock();
-    for (nth, (request, number, _)) in texts.into_iter().enumerate() {
+    for (nth, (request, number, ids)) in texts.into_iter().enumerate() {
         let batch = Arc::clone(&batch);
-        state.deliver(request, (number, Ok(Encoded { batch, nth })));
+        state.deliver(request, (number, Ok(Encoded { batch, nth, ids })));
     }
 }
 
-fn forward(shared: &Shared, model: &Model, texts: &[Chosen]) -> Result<Hidden, EncodeError> {
-    let batch: Vec<&[u32]> = texts.iter().map(|(_, _, ids)| ids.as_slice()).collect();
+fn forward(shared: &Shared, model: &Model, running: &Running) -> Result<Hidden, EncodeError> {
+    let ids = running.texts.iter().map(|(_, _, ids)| ids.as_slice());
+    let batch: Vec<&[u32]> = ids.collect();
     let start = Instant::now();
     // A panic is this batch's failure; encoders keep nothing half-done between batches.
-    let outcome = catch_unwind(AssertUnwindSafe(|| model.0.forward(&batch)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        model.0.forward_until(&batch, &|| running.is_over())
+    }));
     let hidden = outcome.unwrap_or(Err(EncodeError::Panicked))?;
     let longest = batch.iter().map(|ids| ids.len()).max().unwrap_or(0);
     shared.metrics.batch(&BatchStats {

@@ -161,6 +161,6 @@ fn limit(tokenizer: &mut Tokenizer, max_length: usize) -> tokenizers::Result<usi
 
 /// `text` without the white space around it, as Python's `str.strip` has it: that counts the four
 /// separators U+001C–U+001F, which Unicode's `White_Space` leaves out.
-fn strip(text: &str) -> &str {
+pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }

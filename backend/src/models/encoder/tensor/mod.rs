@@ -23,7 +23,7 @@ mod relation;
 
 use candle_core::{DType, Device, Result, Tensor};
 use gpu_bridge_encoder::{
-    EmbeddingWeights, Hidden, LayerWeights, Limits, NormWeights, PositionIds, Relation, Shape,
+    EmbeddingWeights, Hidden, LayerWeights, Limits, NormWeights, PositionIds, Relation, Shape, Stop,
 };
 
 use self::attention::PaddedGroup;
@@ -157,7 +157,7 @@ impl Embedding {
 
 impl TensorEncoder {
     /// The hidden states of a batch that has been checked.
-    fn run(&self, batch: &[&[u32]]) -> Result<Hidden> {
+    fn run(&self, batch: &[&[u32]], stop: &Stop<'_>) -> std::result::Result<Hidden, EncodeError> {
         let width = self.shape.hidden;
         let lengths: Vec<usize> = batch.iter().map(|ids| ids.len()).collect();
         let ends = lengths.iter().scan(0, |end, length| {
@@ -170,7 +170,7 @@ impl TensorEncoder {
             return Ok(Hidden::new(Vec::new(), width, ends));
         }
         let sequences: Vec<&[u32]> = plan.order.iter().map(|nth| batch[*nth]).collect();
-        let mut hidden = self.encode(&sequences, &plan)?;
+        let mut hidden = self.encode(&sequences, &plan, stop)?;
         if let Some(rows) = plan.unsorted(&lengths) {
             let count = rows.len();
             let rows = Tensor::from_vec(rows, count, &self.upload.device)?;
@@ -193,32 +193,43 @@ impl TensorEncoder {
     }
 
     /// `[tokens, hidden]`, in the plan's order, as `sequences` are.
-    fn encode(&self, sequences: &[&[u32]], plan: &Plan) -> Result<Tensor> {
+    fn encode(
+        &self,
+        sequences: &[&[u32]],
+        plan: &Plan,
+        stop: &Stop<'_>,
+    ) -> std::result::Result<Tensor, EncodeError> {
         let Upload { device, dtype } = &self.upload;
         let padded = || PaddedGroup::all(plan, &self.relation, &self.windows, device);
         let mut batch = Batch::new(sequences, device, self.flash, padded)?;
         for rotation in self.layers.iter().filter_map(|layer| layer.rotation) {
             batch.rotate(rotation, self.shape.head(), *dtype)?;
         }
-        let embedded = self.embedding.forward(&batch, sequences)?;
-        let hidden = self
-            .layers
-            .iter()
-            .try_fold(embedded, |hidden, layer| layer.forward(&batch, &hidden))?;
-        match &self.last_norm {
-            None => Ok(hidden),
-            Some(norm) => norm.apply(&hidden),
+        let mut hidden = self.embedding.forward(&batch, sequences)?;
+        for layer in &self.layers {
+            if stop() {
+                return Err(EncodeError::Stopped);
+            }
+            hidden = layer.forward(&batch, &hidden)?;
         }
+        if let Some(norm) = &self.last_norm {
+            hidden = norm.apply(&hidden)?;
+        }
+        Ok(hidden)
     }
 }
 
 impl Encode for TensorEncoder {
-    fn forward(&self, batch: &[&[u32]]) -> std::result::Result<Hidden, EncodeError> {
+    fn forward_until(
+        &self,
+        batch: &[&[u32]],
+        stop: &Stop<'_>,
+    ) -> std::result::Result<Hidden, EncodeError> {
         self.limits.check(batch)?;
         if !self.has_room(batch) {
             return Err(EncodeError::OutOfMemory);
         }
-        Ok(self.run(batch)?)
+        self.run(batch, stop)
     }
 
     fn width(&self) -> usize {
