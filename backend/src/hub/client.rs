@@ -193,9 +193,14 @@ fn verdict(response: Response<Body>, what: &str) -> Result<Response<Body>, HubEr
 }
 
 fn connection(what: &str, error: &ureq::Error) -> HubError {
+    let reason = match error {
+        // Its text has the address, and one that the hub redirects to may be signed.
+        ureq::Error::BadUri(_) => "the hub redirects to an address that cannot be used".to_owned(),
+        other => other.to_string(),
+    };
     HubError::Connection {
         what: what.to_owned(),
-        reason: error.to_string(),
+        reason,
     }
 }
 

@@ -120,7 +120,10 @@ impl Hub {
             });
         }
         let folder = Repository::open(&self.cache, repository)?;
-        let total = files.iter().map(|file| file.size).sum();
+        let total = files
+            .iter()
+            .map(|file| file.size)
+            .fold(0, u64::saturating_add);
         info!(
             model = repository,
             bytes = total,
@@ -186,13 +189,13 @@ impl Transfer<'_> {
     fn file(&self, file: &RemoteFile, progress: &mut Progress) -> Result<(), HubError> {
         let before = progress.done();
         if self.folder.has(file) {
-            progress.reach(before + file.size);
+            progress.reach(before.saturating_add(file.size));
             return Ok(());
         }
         let partial = self.folder.partial(file);
         let resumed = length(&partial) > 0;
         let complete = self.complete(file, &partial, progress).and_then(|()| {
-            progress.reach(before + file.size);
+            progress.reach(before.saturating_add(file.size));
             self.folder.accept(file, &partial)
         });
         match complete {

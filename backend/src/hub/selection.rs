@@ -34,12 +34,25 @@ pub(super) fn wanted(files: &[RemoteFile]) -> Vec<RemoteFile> {
         .values()
         .flat_map(|files| of_folder(files))
         .collect();
-    let has = |is: fn(&str) -> bool| wanted.iter().any(|file| is(split(&file.path).1));
-    if has(|name| name == "config.json") && has(|name| is_safetensors(name) || is_pytorch(name)) {
-        wanted
-    } else {
-        Vec::new()
-    }
+    let whole = |folder: Option<&str>| {
+        let own = wanted.iter().map(|file| split(&file.path));
+        let own: Vec<&str> = own
+            .filter(|(of, _)| *of == folder)
+            .map(|(_, name)| name)
+            .collect();
+        let weights = |name: &&str| is_safetensors(name) || is_pytorch(name);
+        own.contains(&"config.json") && own.iter().any(weights)
+    };
+    let mut own = folders
+        .keys()
+        .copied()
+        .filter(|folder| may_hold_encoder(*folder));
+    if own.any(whole) { wanted } else { Vec::new() }
+}
+
+/// The model's own folder, or that of its first module.
+fn may_hold_encoder(folder: Option<&str>) -> bool {
+    folder.is_none_or(|folder| folder.starts_with("0_"))
 }
 
 /// Settings, and the weights in the best format that there is.
@@ -155,6 +168,20 @@ mod tests {
             "1_Pooling/config.json",
         ];
         assert_eq!(wanted, expected);
+    }
+
+    #[test]
+    fn a_config_and_weights_of_modules_alone_are_no_model() {
+        let parts = ["1_Pooling/config.json", "2_Dense/model.safetensors"];
+        assert!(of(&parts).is_empty());
+        let apart = ["config.json", "2_Dense/model.safetensors"];
+        assert!(of(&apart).is_empty());
+        let below = [
+            "modules.json",
+            "0_BERT/config.json",
+            "0_BERT/model.safetensors",
+        ];
+        assert_eq!(of(&below).len(), 3);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::Device;
 use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
@@ -127,7 +128,14 @@ impl CandleEngine {
     /// all the same. Blocks; to be called once.
     pub fn warm_up(&self) {
         for model in self.warm_up.models() {
-            self.warm_up.done(self.prepare(model));
+            // A panic over one model is that model's failure.
+            let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(model)));
+            let panicked = |_| {
+                let fault = format!("model '{}': preparing it panicked", model.name);
+                error!("default {fault}");
+                Err(fault)
+            };
+            self.warm_up.done(prepared.unwrap_or_else(panicked));
         }
         self.catalog.obtain_others();
     }

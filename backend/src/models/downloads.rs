@@ -62,7 +62,7 @@ impl Downloads {
     ) -> Result<(), HubError> {
         match (&self.plan, name_on_hub(name, *purpose)) {
             (Some(plan), Some(on_hub)) => {
-                let installed = sources.find(name, *purpose).is_some();
+                let installed = sources.has_whole(name, *purpose);
                 self.settle(&plan.hub, &on_hub, installed)
             }
             _ => Ok(()),
@@ -79,7 +79,7 @@ impl Downloads {
         let Some(plan) = &self.plan else { return };
         for name in &plan.models {
             // The purpose for which a name is taken as it is.
-            let installed = sources.find(name, Purpose::BertScore).is_some();
+            let installed = sources.has_whole(name, Purpose::BertScore);
             if let Err(error) = self.settle(&plan.hub, name, installed) {
                 failed(name, &error);
             }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_installed_is_not_downloaded() {
+    fn what_is_installed_is_not_downloaded_and_what_lacks_its_weights_is() {
         let models = folder_with(&[("mini/config.json", "{}")]);
         let sources = ModelSources {
             models_dir: Some(models.path().to_owned()),
@@ -176,6 +176,9 @@ mod tests {
         };
         let mini = default_model("mini");
         let downloads = downloads(models.path(), std::slice::from_ref(&mini));
+        let incomplete = downloads.obtain(&sources, &mini);
+        assert!(incomplete.is_err(), "the download was tried");
+        std::fs::write(models.path().join("mini/model.safetensors"), "").expect("write");
         downloads.obtain(&sources, &mini).expect("nothing to do");
         assert!(!downloads.is_pending(Purpose::Embed, "mini"));
     }

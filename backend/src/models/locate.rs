@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::pipeline::Pipeline;
+use super::weights;
 use crate::engine::Purpose;
 
 /// The organisation that sentence-transformers puts before a name without one.
@@ -42,6 +44,16 @@ impl ModelSources {
         }
         self.in_models_dir(name)
             .or_else(|| self.in_hub_cache(name, purpose))
+    }
+
+    /// Whether the model is there with its weights. Other programs leave folders without, which a
+    /// download completes.
+    pub(crate) fn has_whole(&self, name: &str, purpose: Purpose) -> bool {
+        self.find(name, purpose).is_some_and(|folder| {
+            // A folder that cannot be understood is left to the load, which says what is wrong.
+            let encoder = Pipeline::read(&folder).map_or(folder, |pipeline| pipeline.encoder);
+            weights::complete(&encoder)
+        })
     }
 
     /// Names that [`find`](Self::find) knows, sorted; at most 50 of them. Clients read them, so that
@@ -184,6 +196,35 @@ mod tests {
             baselines: None,
         };
         (root, sources)
+    }
+
+    #[test]
+    fn a_model_without_its_weights_is_found_but_not_whole() {
+        let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+        let root = folder_with(&[
+            ("bare/config.json", "{}"),
+            ("single/config.json", "{}"),
+            ("single/pytorch_model.bin", ""),
+            ("half/config.json", "{}"),
+            ("half/model.safetensors.index.json", index),
+            ("half/model-1.safetensors", ""),
+        ]);
+        let sources = ModelSources {
+            models_dir: Some(root.path().to_owned()),
+            ..ModelSources::default()
+        };
+        let whole = |name| sources.has_whole(name, Purpose::Embed);
+        assert!(
+            ["bare", "single", "half"]
+                .iter()
+                .all(|name| sources.find(name, Purpose::Embed).is_some())
+        );
+        assert_eq!(
+            ["bare", "single", "half", "none"].map(whole),
+            [false, true, false, false]
+        );
+        std::fs::write(root.path().join("half/model-2.safetensors"), "").expect("write");
+        assert!(whole("half"));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle;
 use safetensors::tensor::Metadata;
+
+use super::weights;
 
 /// The longest header that the format's own library accepts, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -62,11 +63,7 @@ fn weights_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// Each tensor's name and how many numbers it has.
 fn tensors(file: &Path) -> io::Result<Vec<(String, u64)>> {
     if file.extension().is_some_and(|ending| ending == "bin") {
-        let listed = pickle::read_pth_tensor_info(file, false, None).map_err(io::Error::other)?;
-        let tensors = listed.into_iter();
-        return Ok(tensors
-            .map(|tensor| (tensor.name, tensor.layout.shape().elem_count() as u64))
-            .collect());
+        return weights::counts_in_checkpoint(file);
     }
     let metadata: Metadata = serde_json::from_slice(&safetensors_header(file)?)?;
     let tensors = metadata.tensors().into_iter();

@@ -148,6 +148,15 @@ impl Stored {
     }
 }
 
+/// Each tensor of numbers in `file`, and how many it has.
+pub(super) fn counts(file: &Path) -> Result<Vec<(String, u64)>, CheckpointError> {
+    let count = |stored: &Stored| stored.shape.iter().map(|n| *n as u64).product();
+    let tensors = stored(file)?.into_iter();
+    Ok(tensors
+        .map(|(name, stored)| (name, count(&stored)))
+        .collect())
+}
+
 /// The tensors of numbers in `file`.
 fn stored(file: &Path) -> Result<Vec<(String, Stored)>, CheckpointError> {
     check_start(file)?;

@@ -13,6 +13,7 @@ mod pickle;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
@@ -80,6 +81,19 @@ pub(crate) fn prefixed<'a>(
     let below = prefixes.iter().map(|prefix| all.pp(prefix));
     let mut candidates = std::iter::once(all.clone()).chain(below);
     candidates.find(|tensors| tensors.contains_tensor(landmark))
+}
+
+/// The name of each tensor in a checkpoint of `PyTorch`, and how many numbers it has. No number is
+/// read.
+pub(crate) fn counts_in_checkpoint(file: &Path) -> io::Result<Vec<(String, u64)>> {
+    checkpoint::counts(file).map_err(io::Error::other)
+}
+
+/// Whether the weights in `folder` are there as a whole: one file, or an index and all it names.
+pub(crate) fn complete(folder: &Path) -> bool {
+    let whole =
+        |form: &Form| files(folder, form).is_ok_and(|files| files.iter().all(|f| f.is_file()));
+    FORMS.iter().any(whole)
 }
 
 /// An error about the weights in `folder`.
