@@ -1,7 +1,8 @@
 //! Models in memory. Each is loaded when it is first asked for, once however many ask, on a thread
 //! of its own; who asked waits for that load, and nobody waits for the load of another model. What
 //! is loaded stays within a budget of memory: the model that was not used for longest makes room,
-//! but never one in use.
+//! but never one in use. Memory is not reserved for a waiter: while overlapping requests keep all of
+//! it in use, a request for another model is refused when its patience ends, however often it comes.
 //!
 //! [`core`] decides; this file holds the one lock around it, waits, and calls the [`Source`], which
 //! does the reading. The lock is held for decisions only, never while a file is read or a model is
