@@ -150,7 +150,10 @@ def serving_section(result: ServingResult) -> str:
             "### Latency and throughput",
             f"Lengths of texts: {lengths}. p50 is the median latency of all requests, texts/s "
             "(or pairs/s) the median of the visits. The difference is the largest between "
-            "the numbers of ours and of the other in the answers to the same request.",
+            "the numbers of ours and of the other in the answers to the same request. Where pairs "
+            "of quite different lengths share a batch, bert-score's padding changes some of its "
+            "scores (compared with the same pair alone by up to 1e-2); ours are those of the pair "
+            "alone.",
             *(load_table(result, clients) for clients in client_counts(result)),
             "### In short",
             "Throughput of ours as a multiple of the other's, over all rows above.",
