@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
 use crate::budget::Budget;
-use crate::config::{Config, Host};
+use crate::config::{self, Config, Host};
 use crate::dispatch::{self, Dispatcher};
 use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
 use crate::pool::{self, Event, EventKind, HostSpec, Pool, Thresholds, Transition};
@@ -32,9 +32,9 @@ use crate::upstream::{self, Hosts};
 /// # Errors
 /// If an address can't be listened on.
 pub async fn serve(config: Config) -> Result<()> {
-    let admin_listener = tokio::net::TcpListener::bind(config.admin)
+    let admin_listener = tokio::net::TcpListener::bind(config.admin.address)
         .await
-        .with_context(|| format!("admin.address: can't listen on {}", config.admin))?;
+        .with_context(|| format!("admin.address: can't listen on {}", config.admin.address))?;
     let admin_address = admin_listener.local_addr()?;
     let (fds, addresses) = listen(&config.listen)?;
     let mut signals = Signals::new()?;
@@ -228,10 +228,10 @@ fn log(event: &Event) {
 }
 
 /// Binds all addresses before anything is served, and tells which ones they became (port 0).
-fn listen(wanted: &[SocketAddr]) -> Result<(ListenFds, Vec<SocketAddr>)> {
+fn listen(wanted: &[config::Listen]) -> Result<(ListenFds, Vec<SocketAddr>)> {
     let mut fds = Fds::new();
     let mut addresses = Vec::new();
-    for address in wanted {
+    for config::Listen { address, .. } in wanted {
         let listener = TcpListener::bind(address)
             .with_context(|| format!("listen: can't listen on {address}"))?;
         listener.set_nonblocking(true)?;

@@ -44,9 +44,10 @@ impl AsRef<str> for HostName {
     }
 }
 
-/// Where a host is: `http://NAME-OR-ADDRESS[:PORT]`.
+/// Where a host is: `http[s]://NAME-OR-ADDRESS[:PORT]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostUrl {
+    https: bool,
     host: String,
     port: u16,
     authority: String,
@@ -58,11 +59,8 @@ pub enum BadHostUrl {
     /// Not a URL at all.
     #[error("is not a URL ({0}); write e.g. http://192.168.1.20:8765")]
     Malformed(url::ParseError),
-    /// TLS.
-    #[error("https:// to hosts is not supported yet; write http://")]
-    Https,
     /// Another scheme.
-    #[error("must start with http://, e.g. http://192.168.1.20:8765")]
+    #[error("must start with http:// or https://, e.g. http://192.168.1.20:8765")]
     Scheme,
     /// User and password.
     #[error("must not hold a user or password; write the host's key as api_key")]
@@ -73,12 +71,17 @@ pub enum BadHostUrl {
 }
 
 impl HostUrl {
+    /// Is it reached over TLS?
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
     /// A name or an address; an IPv6 address is without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, 80 if not given.
+    /// The port; 80, or 443 for `https`, if not given.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -94,11 +97,11 @@ impl FromStr for HostUrl {
 
     fn from_str(text: &str) -> Result<Self, BadHostUrl> {
         let url = Url::parse(text).map_err(BadHostUrl::Malformed)?;
-        match url.scheme() {
-            "http" => {}
-            "https" => return Err(BadHostUrl::Https),
+        let https = match url.scheme() {
+            "http" => false,
+            "https" => true,
             _ => return Err(BadHostUrl::Scheme),
-        }
+        };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(BadHostUrl::Credentials);
         }
@@ -113,6 +116,7 @@ impl FromStr for HostUrl {
         let port = url.port_or_known_default().unwrap_or(80);
         let authority = url[Position::BeforeHost..Position::AfterPort].to_owned();
         Ok(Self {
+            https,
             host,
             port,
             authority,
@@ -122,7 +126,8 @@ impl FromStr for HostUrl {
 
 impl fmt::Display for HostUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -154,6 +159,7 @@ mod tests {
             ),
             ("http://gpu.example/", "gpu.example", 80, "gpu.example"),
             ("http://[::1]:9", "::1", 9, "[::1]:9"),
+            ("https://gpu.example", "gpu.example", 443, "gpu.example"),
         ];
         for (text, host, port, authority) in table {
             let url: HostUrl = text.parse().unwrap();
@@ -161,13 +167,14 @@ mod tests {
                 (url.host(), url.port(), url.authority()),
                 (host, port, authority)
             );
+            assert_eq!(url.is_https(), text.starts_with("https"));
+            assert_eq!(url.to_string(), text.trim_end_matches('/'));
         }
     }
 
     #[test]
     fn bad_urls() {
         let table = [
-            ("https://a", BadHostUrl::Https),
             ("ftp://a", BadHostUrl::Scheme),
             ("localhost:8765", BadHostUrl::Scheme),
             ("http://u:hunter2@a", BadHostUrl::Credentials),

@@ -11,6 +11,7 @@
 
 mod expand;
 mod host;
+mod network;
 mod places;
 mod problem;
 mod reader;
@@ -19,20 +20,21 @@ mod sections;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use host::{HostName, HostUrl};
+pub use network::Network;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses for clients. Port 0: any free one.
-    pub listen: Vec<SocketAddr>,
-    /// The address for operators.
-    pub admin: SocketAddr,
+    /// Where clients connect; at least one.
+    pub listen: Vec<Listen>,
+    /// Where operators connect.
+    pub admin: Admin,
     /// Who may use the proxy.
     pub auth: Auth,
     /// The hosts.
@@ -41,10 +43,43 @@ pub struct Config {
     pub health: Health,
     /// How requests wait.
     pub queue: Queue,
+    /// How often a request is tried again.
+    pub retries: Retries,
     /// Bounds on time.
     pub timeouts: Timeouts,
     /// Bounds on size and number.
     pub limits: Limits,
+    /// What is said of a request to hosts and clients.
+    pub headers: Headers,
+}
+
+/// An item of `listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<ServerTls>,
+}
+
+/// How the proxy proves itself to clients. Paths are absolute or relative to the working folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// PEM file: the certificate, then those that sign it.
+    pub certificate: PathBuf,
+    /// PEM file: its private key.
+    pub key: PathBuf,
+    /// PEM file: clients must present a certificate signed by one of these.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Section `admin`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// What operations ask for; `None`: they are open to everybody who can connect.
+    pub key: Option<Secret>,
 }
 
 /// Section `auth`.
@@ -61,6 +96,12 @@ pub struct ClientKey {
     pub name: String,
     /// What the client sends.
     pub key: Secret,
+    /// Requests of a higher priority are served first; 0 unless set.
+    pub priority: u8,
+    /// Requests that it may have in the proxy at once.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// Requests that it may send each second, on average; as many may come at once.
+    pub max_per_second: Option<NonZeroU32>,
 }
 
 /// Section `pool`.
@@ -75,11 +116,15 @@ pub struct Pool {
 /// Which of the hosts that can take a request gets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// The one with the smallest share of its slots in use.
+    /// The one with the least expected work outstanding.
     #[default]
     LeastBusy,
     /// The one that rested longest.
     RoundRobin,
+    /// The better one of two drawn at random.
+    PowerOfTwo,
+    /// The one with the smallest share of its memory in use.
+    LeastVram,
 }
 
 /// One host.
@@ -93,6 +138,32 @@ pub struct Host {
     pub api_key: Option<Secret>,
     /// Its slots, if the operator knows better than the host.
     pub max_concurrent: Option<NonZeroU32>,
+    /// Its share of the work compared with others; 1 unless set.
+    pub weight: NonZeroU32,
+    /// How to prove ourselves and whom to trust, for an `https` URL.
+    pub tls: ClientTls,
+    /// One host for each address that the name in its URL stands for.
+    pub discover: Option<Discover>,
+}
+
+/// How the proxy connects to a host over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// PEM file: whom to trust instead of the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// PEM files: our certificate and its private key, for hosts that ask for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name that the host's certificate must have, if it is not that of the URL.
+    pub server_name: Option<String>,
+    /// Accept any certificate.
+    pub insecure: bool,
+}
+
+/// How the hosts behind a name are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// Time between two look-ups; `None`: as long as the answer says that it holds.
+    pub interval: Option<Duration>,
 }
 
 /// Section `health`.
@@ -108,11 +179,35 @@ pub struct Health {
     pub unhealthy_after: NonZeroU32,
 }
 
+/// Section `retries`.
+#[derive(Clone, Copy, Debug)]
+pub struct Retries {
+    /// Different hosts that may break one request before it is given up.
+    pub max_faulted_hosts: NonZeroU32,
+    /// Attempts after faults, as a share of all requests in percent; more are delayed.
+    pub budget_percent: u32,
+    /// Try a straggler on an idle sibling as well.
+    pub hedge: bool,
+}
+
+/// Section `headers`.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    /// Name the host that answered in `X-Served-By`.
+    pub served_by: bool,
+    /// Send hosts `Forwarded` (RFC 7239) beside `X-Forwarded-For`.
+    pub forwarded: bool,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
 /// Section `queue`.
 #[derive(Clone, Copy, Debug)]
 pub struct Queue {
     /// Requests that may wait at once.
     pub max_waiting: usize,
+    /// Bytes that they may hold together.
+    pub max_bytes: usize,
     /// Time that a request may wait.
     pub max_wait: Duration,
 }
@@ -124,8 +219,12 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Bound on one attempt on a host.
     pub attempt: Duration,
+    /// Bound on the arrival of a request's head, from its first byte or the start of its connection.
+    pub client_head: Duration,
     /// Bound on the arrival of a client's body.
     pub client_read: Duration,
+    /// How long a client's connection may idle between two requests.
+    pub client_idle: Duration,
     /// Bound on finishing what runs when the proxy stops.
     pub shutdown: Duration,
 }
@@ -139,6 +238,10 @@ pub struct Limits {
     pub max_buffered: usize,
     /// Connections of clients.
     pub max_connections: usize,
+    /// Bytes of a request's head.
+    pub max_head: usize,
+    /// Headers of a request.
+    pub max_headers: usize,
 }
 
 /// The world that a configuration refers to; given, so that tests can make one up.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -177,6 +177,52 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Texts that each mean something; none if the key is absent.
+    pub(super) fn texts<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<Vec<T>> {
+        let items = match self.get(key) {
+            None => return Some(Vec::new()),
+            Some(Value::Sequence(items)) => items,
+            Some(_) => return self.problem(key, "must be a list of texts"),
+        };
+        let item = |(position, item): (usize, &Value)| {
+            let parsed = match item {
+                Value::String(text) => text.parse().map_err(|error: T::Err| error.to_string()),
+                _ => Err("must be a text".to_owned()),
+            };
+            let path = format!("{}[{position}]", self.path_of(key));
+            parsed
+                .map_err(|text| self.report.add(&path, false, &text))
+                .ok()
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// Yes or no.
+    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
+        match self.get(key) {
+            None => default,
+            Some(Value::Bool(value)) => *value,
+            Some(_) => {
+                self.complain(key, "must be true or false");
+                default
+            }
+        }
+    }
+
+    /// A file; a relative path starts from the folder of the configuration.
+    pub(super) fn path(&self, key: &'static str) -> Option<PathBuf> {
+        self.get(key)?;
+        Some(self.surroundings.folder.join(self.text(key)?))
+    }
+
+    /// A file that must be named.
+    pub(super) fn required_path(&self, key: &'static str) -> Option<PathBuf> {
+        if self.get(key).is_none() {
+            return self.problem(key, "is missing");
+        }
+        self.path(key)
+    }
+
     /// A duration with a unit.
     pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         match self.get(key) {
@@ -275,17 +321,6 @@ impl<'a> Section<'a> {
         match std::fs::read_to_string(&path) {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
             Err(error) => self.problem(key, format!("{} can't be read: {error}", path.display())),
-        }
-    }
-
-    /// Refuses a key that is planned but not built.
-    pub(super) fn not_yet(&self, key: &'static str, instead: &str) {
-        if self.get(key).is_some() {
-            self.report.add(
-                &self.path_of(key),
-                true,
-                &format!("is not supported yet; {instead}"),
-            );
         }
     }
 

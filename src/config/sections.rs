@@ -10,7 +10,8 @@ use serde_yaml::Value;
 
 use super::reader::{Report, Section};
 use super::{
-    Auth, ClientKey, Config, Health, Host, Limits, Policy, Pool, Queue, Surroundings, Timeouts,
+    Admin, Auth, ClientKey, ClientTls, Config, Discover, Headers, Health, Host, Limits, Listen,
+    Network, Policy, Pool, Queue, Retries, ServerTls, Surroundings, Timeouts,
 };
 
 const DEFAULT_LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, gpu_bridge_wire::DEFAULT_PORT);
@@ -31,13 +32,15 @@ pub(super) fn read(
 ) -> Option<Config> {
     Section::read(value, String::new(), surroundings, report, |root| {
         let listen = listen(root);
-        let admin = root.section("admin", |admin| address(admin, DEFAULT_ADMIN.into()));
+        let admin = root.section("admin", admin);
         let auth = root.section("auth", auth);
         let pool = root.section("pool", pool);
         let health = root.section("health", health);
         let queue = root.section("queue", queue);
+        let retries = root.section("retries", retries);
         let timeouts = root.section("timeouts", timeouts);
         let limits = root.section("limits", limits);
+        let headers = root.section("headers", headers);
         Some(Config {
             listen: listen?,
             admin: admin?,
@@ -45,19 +48,33 @@ pub(super) fn read(
             pool: pool?,
             health,
             queue,
+            retries,
             timeouts,
             limits,
+            headers: headers?,
         })
     })
 }
 
-fn listen(root: &Section<'_>) -> Option<Vec<SocketAddr>> {
+fn listen(root: &Section<'_>) -> Option<Vec<Listen>> {
     let listed = root.list("listen", |item| {
-        item.not_yet("tls", "put a TLS terminator in front");
-        address(item, DEFAULT_LISTEN.into())
+        let address = address(item, DEFAULT_LISTEN.into());
+        let tls = if item.has("tls") {
+            Some(item.section("tls", server_tls)?)
+        } else {
+            None
+        };
+        Some(Listen {
+            address: address?,
+            tls,
+        })
     });
     let Some(listed) = listed else {
-        return (!root.has("listen")).then(|| vec![DEFAULT_LISTEN.into()]);
+        let default = Listen {
+            address: DEFAULT_LISTEN.into(),
+            tls: None,
+        };
+        return (!root.has("listen")).then(|| vec![default]);
     };
     if listed.is_empty() {
         return root.problem(
@@ -65,13 +82,30 @@ fn listen(root: &Section<'_>) -> Option<Vec<SocketAddr>> {
             "lists no address; leave the key out for 0.0.0.0:8765",
         );
     }
-    let fixed = listed.iter().enumerate().filter_map(|(position, address)| {
-        address
-            .filter(|address| address.port() != 0)
-            .map(|address| (position, address))
-    });
+    let addresses = values(&listed, |listen| listen.address);
+    let fixed = addresses.filter(|(_, address)| address.port() != 0);
     refuse_repeated(root, "listen", "address", fixed);
     listed.into_iter().collect()
+}
+
+fn server_tls(section: &Section<'_>) -> Option<ServerTls> {
+    let certificate = section.required_path("certificate");
+    let key = section.required_path("key");
+    let client_ca = section.path("client_ca");
+    Some(ServerTls {
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+    })
+}
+
+fn admin(section: &Section<'_>) -> Option<Admin> {
+    let address = address(section, DEFAULT_ADMIN.into());
+    let key = section.secret("key", "key_file");
+    Some(Admin {
+        address: address?,
+        key,
+    })
 }
 
 fn address(section: &Section<'_>, default: SocketAddr) -> Option<SocketAddr> {
@@ -91,9 +125,15 @@ fn auth(section: &Section<'_>) -> Option<Auth> {
         if !item.has("key") && !item.has("key_file") {
             return item.problem("key", "is missing; write key or key_file");
         }
+        let priority = item.count("priority", 0, 0..=9);
+        let max_concurrent = optional_positive(item, "max_concurrent");
+        let max_per_second = optional_positive(item, "max_per_second");
         Some(ClientKey {
             name: name?,
             key: key?,
+            priority: u8::try_from(priority).unwrap_or(u8::MAX),
+            max_concurrent,
+            max_per_second,
         })
     });
     let listed = listed.unwrap_or_default();
@@ -138,15 +178,16 @@ fn pool(section: &Section<'_>) -> Option<Pool> {
 }
 
 fn policy(section: &Section<'_>) -> Option<Policy> {
-    let supported = "use least-busy or round-robin";
     match section.text("policy").as_deref() {
         None => (!section.has("policy")).then_some(Policy::default()),
         Some("least-busy") => Some(Policy::LeastBusy),
         Some("round-robin") => Some(Policy::RoundRobin),
-        Some("power-of-two" | "least-vram") => {
-            section.problem("policy", format!("is not supported yet; {supported}"))
-        }
-        Some(_) => section.problem("policy", format!("is not a policy; {supported}")),
+        Some("power-of-two") => Some(Policy::PowerOfTwo),
+        Some("least-vram") => Some(Policy::LeastVram),
+        Some(_) => section.problem(
+            "policy",
+            "is not a policy; use least-busy, round-robin, power-of-two or least-vram",
+        ),
     }
 }
 
@@ -154,17 +195,47 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let name = section.required("name");
     let url = section.required("url");
     let api_key = section.secret("api_key", "api_key_file");
-    section.not_yet("discover", "list each host with its own url");
-    section.not_yet("weight", "leave it out");
-    let max_concurrent = section
-        .has("max_concurrent")
-        .then(|| section.positive("max_concurrent", NonZeroU32::MIN));
+    let max_concurrent = optional_positive(section, "max_concurrent");
+    let weight = section.count("weight", 1, 1..=1000);
+    let tls = section.section("tls", client_tls);
+    let discover = discover(section);
     Some(Host {
         name: name?,
         url: url?,
         api_key,
         max_concurrent,
+        weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
+        tls: tls?,
+        discover: discover?,
     })
+}
+
+fn client_tls(section: &Section<'_>) -> Option<ClientTls> {
+    let certificate = section.path("certificate");
+    let key = section.path("key");
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return section.problem("key", "is missing; certificate needs it"),
+        (None, Some(_)) => return section.problem("certificate", "is missing; key needs it"),
+    };
+    Some(ClientTls {
+        ca: section.path("ca"),
+        identity,
+        server_name: section.text("server_name"),
+        insecure: section.flag("insecure", false),
+    })
+}
+
+fn discover(section: &Section<'_>) -> Option<Option<Discover>> {
+    let interval = section
+        .has("discover_interval")
+        .then(|| section.duration("discover_interval", 30 * SECOND));
+    match section.text("discover").as_deref() {
+        None => (!section.has("discover")).then_some(None),
+        Some("dns") => Some(Some(Discover { interval })),
+        Some(_) => section.problem("discover", "is not a way to find hosts; use dns"),
+    }
 }
 
 fn health(section: &Section<'_>) -> Health {
@@ -180,15 +251,35 @@ fn health(section: &Section<'_>) -> Health {
 fn queue(section: &Section<'_>) -> Queue {
     Queue {
         max_waiting: section.count("max_waiting", 512, 0..=1_000_000) as usize,
+        max_bytes: section.bytes("max_bytes", 512 * MIB),
         max_wait: section.duration("max_wait", 30 * SECOND),
     }
+}
+
+fn retries(section: &Section<'_>) -> Retries {
+    let two = NonZeroU32::MIN.saturating_add(1);
+    Retries {
+        max_faulted_hosts: section.positive("max_faulted_hosts", two),
+        budget_percent: section.count("budget_percent", 20, 1..=1000),
+        hedge: section.flag("hedge", false),
+    }
+}
+
+fn headers(section: &Section<'_>) -> Option<Headers> {
+    Some(Headers {
+        served_by: section.flag("served_by", true),
+        forwarded: section.flag("forwarded", false),
+        trusted_proxies: section.texts::<Network>("trusted_proxies")?,
+    })
 }
 
 fn timeouts(section: &Section<'_>) -> Timeouts {
     Timeouts {
         connect: section.duration("connect", SECOND),
         attempt: section.duration("attempt", 60 * SECOND),
+        client_head: section.duration("client_head", 10 * SECOND),
         client_read: section.duration("client_read", 30 * SECOND),
+        client_idle: section.duration("client_idle", 75 * SECOND),
         shutdown: section.duration("shutdown", 60 * SECOND),
     }
 }
@@ -198,7 +289,12 @@ fn limits(section: &Section<'_>) -> Limits {
         max_body: section.bytes("max_body", 32 * MIB),
         max_buffered: section.bytes("max_buffered", GIB),
         max_connections: section.count("max_connections", 4096, 1..=1_000_000) as usize,
+        max_head: section.bytes("max_head", 64 * KIB),
+        max_headers: section.count("max_headers", 100, 1..=1000) as usize,
     };
+    if limits.max_head < KIB {
+        section.complain("max_head", "must be at least 1KiB");
+    }
     if limits.max_body < KIB {
         section.complain("max_body", "must be at least 1KiB");
     }
@@ -206,6 +302,12 @@ fn limits(section: &Section<'_>) -> Limits {
         section.complain("max_buffered", "must be at least max_body");
     }
     limits
+}
+
+fn optional_positive(section: &Section<'_>, key: &'static str) -> Option<NonZeroU32> {
+    section
+        .has(key)
+        .then(|| section.positive(key, NonZeroU32::MIN))
 }
 
 /// The values of the items that could be read, with their positions.

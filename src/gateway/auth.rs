@@ -53,6 +53,9 @@ mod tests {
         let key = |(name, key): &(&str, &str)| ClientKey {
             name: (*name).to_owned(),
             key: Secret::from((*key).to_owned()),
+            priority: 0,
+            max_concurrent: None,
+            max_per_second: None,
         };
         Auth::new(keys.iter().map(key).collect())
     }

@@ -32,7 +32,7 @@ impl Policy {
         let rotation = a.last_granted.cmp(&b.last_granted);
         match self {
             Self::RoundRobin => rotation,
-            Self::LeastBusy => share(a, b)
+            Self::LeastBusy | Self::PowerOfTwo | Self::LeastVram => share(a, b)
                 .then(a.in_flight.cmp(&b.in_flight))
                 .then(rotation),
         }

@@ -169,6 +169,9 @@ mod tests {
             url: url.parse().unwrap(),
             api_key: None,
             max_concurrent: None,
+            weight: std::num::NonZeroU32::MIN,
+            tls: config::ClientTls::default(),
+            discover: None,
         })
     }
 
