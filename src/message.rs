@@ -3,6 +3,8 @@
 //! Bodies are lists of the chunks as they were read, so that holding a body for repetition copies
 //! nothing, and each holds its reservation of the common byte budget.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use gpu_bridge_wire::{Info, Status};
@@ -10,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::budget::{Exhausted, Reservation};
 use crate::config::HostName;
+use crate::pool::Demand;
 
 /// A client's request, whole, ready to be attempted any number of times.
 #[derive(Debug)]
@@ -22,6 +25,10 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The body.
     pub body: Payload,
+    /// What it asks of the pool.
+    pub demand: Demand,
+    /// How long its client is going to wait, if it said so.
+    pub patience: Option<Duration>,
 }
 
 /// A body held in memory.

@@ -23,7 +23,7 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Host};
 use crate::dispatch::{self, Dispatcher};
 use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
-use crate::pool::{self, Event, EventKind, HostSpec, Pool, Thresholds, Transition};
+use crate::pool::{self, Event, EventKind, HostId, HostSpec, Pool, Thresholds, Transition};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Hosts};
 
@@ -111,9 +111,14 @@ impl Parts {
         let metrics = Arc::new(Metrics::new()?);
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
-        let hosts = Arc::new(hosts(&config, budget.clone()));
+        let ids = pool.set_hosts(config.pool.hosts.iter().map(spec).collect());
+        let hosts = Arc::new(hosts(&config, &ids, budget.clone()));
         let dispatch = dispatch::Settings {
             max_wait: config.queue.max_wait,
+            attempt: config.timeouts.attempt,
+            max_faulted_hosts: config.retries.max_faulted_hosts,
+            retry_percent: config.retries.budget_percent,
+            hedge: config.retries.hedge,
         };
         let settings = gateway::Settings {
             max_body: config.limits.max_body,
@@ -189,28 +194,33 @@ fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
             unhealthy_after: config.health.unhealthy_after,
         },
         max_waiting: config.queue.max_waiting,
+        max_waiting_bytes: config.queue.max_bytes,
         check_interval: config.health.interval,
     };
-    let spec = |host: &Host| HostSpec {
-        name: host.name.clone(),
-        max_concurrent: host.max_concurrent,
-    };
-    let hosts = config.pool.hosts.iter().map(spec).collect();
     let observer = move |event: &Event| {
         metrics.count(event);
         log(event);
     };
-    Pool::new(settings, hosts, Box::new(observer))
+    Pool::new(settings, rand::random(), Box::new(observer))
 }
 
-fn hosts(config: &Config, budget: Budget) -> Hosts {
+fn spec(host: &Host) -> HostSpec {
+    HostSpec {
+        name: host.name.clone(),
+        endpoint: host.url.to_string(),
+        max_concurrent: host.max_concurrent,
+        weight: host.weight,
+    }
+}
+
+fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Hosts {
     let settings = upstream::Settings {
         connect: config.timeouts.connect,
-        attempt: config.timeouts.attempt,
         check: config.health.timeout,
         check_interval: config.health.interval,
     };
-    Hosts::new(&config.pool.hosts, settings, budget)
+    let hosts = ids.iter().copied().zip(&config.pool.hosts);
+    Hosts::new(hosts, settings, budget)
 }
 
 fn log(event: &Event) {
@@ -223,6 +233,10 @@ fn log(event: &Event) {
         }
         EventKind::Busy(retry_after) => tracing::info!(%host, ?retry_after, "host is busy"),
         EventKind::NotBusy => tracing::info!(%host, "host has a free slot again"),
+        EventKind::Added => tracing::info!(%host, "host is added"),
+        EventKind::Removed => tracing::info!(%host, "host is removed; it finishes what it has"),
+        EventKind::Draining => tracing::info!(%host, "host is draining"),
+        EventKind::Undrained => tracing::info!(%host, "host gets requests again"),
         EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
     }
 }

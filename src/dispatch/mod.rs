@@ -10,32 +10,47 @@
 //! it out.
 
 mod history;
+mod race;
+mod retry_budget;
 
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::history::History;
+use self::race::Ended;
+use self::retry_budget::RetryBudget;
 use crate::config::HostName;
 use crate::message::{Answer, Call, Cut, Rest};
-use crate::pool::{Lease, Outcome, Pool, Ticket};
+use crate::pool::{Lease, Outcome, Pool, Ticket, TurnedAway};
 use crate::telemetry::Metrics;
 use crate::upstream::{Upstream, Verdict};
 
-/// How long is tried.
+/// How long and how often is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Bound on the time that a request waits for leases, in all.
     pub max_wait: Duration,
+    /// Bound on one attempt.
+    pub attempt: Duration,
+    /// Different hosts that may break a request.
+    pub max_faulted_hosts: NonZeroU32,
+    /// Retries after faults, as a share of all requests.
+    pub retry_percent: u32,
+    /// Try stragglers on an idle sibling as well.
+    pub hedge: bool,
 }
 
 /// Sends requests to hosts until one delivers.
 pub struct Dispatcher<U> {
     pool: Pool,
     upstream: Arc<U>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
+    budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
 }
 
@@ -43,12 +58,30 @@ pub struct Dispatcher<U> {
 /// request whose client goes away.
 #[derive(Debug, Default)]
 pub struct Journal {
-    /// Each attempt: the host, and one word for how it ended.
-    pub attempts: Vec<(HostName, &'static str)>,
+    /// Each attempt, in order.
+    pub attempts: Vec<Tried>,
     /// Time spent waiting for leases.
     pub queued: Duration,
     /// Time spent in attempts.
     pub upstream: Duration,
+}
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// On which host.
+    pub host: HostName,
+    /// One word for how it ended.
+    pub verdict: &'static str,
+}
+
+impl Tried {
+    fn new(host: &HostName) -> Self {
+        Self {
+            host: host.clone(),
+            verdict: "abandoned",
+        }
+    }
 }
 
 /// A host's answer, on its way to the client.
@@ -76,7 +109,7 @@ impl LeasedRest {
         let next = self.rest.next().await;
         let outcome = match &next {
             Ok(Some(_)) => return next,
-            Ok(None) => Outcome::Answered,
+            Ok(None) => Outcome::Answered { timed: false },
             Err(Cut::Failed(_)) => Outcome::Broke,
             Err(Cut::TooSlow) => Outcome::Abandoned,
         };
@@ -91,6 +124,9 @@ pub enum Refusal {
     /// Too many wait already.
     #[error("all hosts are busy and the queue is full; retry later")]
     QueueFull,
+    /// Too much is ahead of it in the queue.
+    #[error("all hosts are busy and the queue is longer than the time to wait; retry later")]
+    QueueTooLong,
     /// No host became free in time.
     #[error("no host became free in time; retry later")]
     Deadline,
@@ -99,15 +135,30 @@ pub enum Refusal {
     HostsFailed,
 }
 
+impl From<TurnedAway> for Refusal {
+    fn from(turned_away: TurnedAway) -> Self {
+        match turned_away {
+            TurnedAway::Full => Self::QueueFull,
+            TurnedAway::TooLong => Self::QueueTooLong,
+        }
+    }
+}
+
 impl<U: Upstream> Dispatcher<U> {
     /// Puts the parts together.
     pub fn new(pool: Pool, upstream: Arc<U>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         Self {
             pool,
             upstream,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
+            budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
             metrics,
         }
+    }
+
+    /// Changes the settings for requests that come from now on.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Gets an answer for `call`. Dropping the future gives up the place in line or the lease.
@@ -115,24 +166,38 @@ impl<U: Upstream> Dispatcher<U> {
     /// # Errors
     /// [`Refusal`] if no host delivered.
     pub async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Result<Delivery, Refusal> {
+        let settings = **self.settings.load();
+        let deadlines = Deadlines::new(settings.max_wait, call.patience);
         let ticket = self.pool.ticket();
-        let mut history = History::default();
+        let mut history = History::new(settings.max_faulted_hosts);
+        self.budget().deposit(settings.retry_percent);
         loop {
-            let lease = match self.acquire(ticket, &history, journal).await {
+            let lease = match self
+                .acquire(ticket, call, &history, deadlines, journal)
+                .await
+            {
                 Ok(lease) => lease,
                 Err(refusal) => return history.conclude(refusal),
             };
-            let verdict = match self.attempt(&lease, call, journal).await {
-                Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
-                failure => failure,
-            };
-            let (host, name, reason) = (lease.host(), lease.name().clone(), verdict.as_str());
-            let proof = lease.finish(verdict.outcome());
-            history.record(host, &name, verdict, proof);
+            let ended = self
+                .run(lease, call, history.avoid(), settings, journal)
+                .await;
+            for Ended { lease, verdict } in ended {
+                let failure = match verdict {
+                    Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
+                    failure => failure,
+                };
+                self.metrics
+                    .retries
+                    .with_label_values(&[failure.as_str()])
+                    .inc();
+                let (host, name) = (lease.host(), lease.name().clone());
+                let proof = lease.finish(failure.outcome());
+                history.record(host, &name, failure, proof);
+            }
             if history.is_over(|avoid| self.pool.has_alternative(avoid)) {
                 return history.conclude(Refusal::HostsFailed);
             }
-            self.metrics.retries.with_label_values(&[reason]).inc();
         }
     }
 
@@ -140,53 +205,54 @@ impl<U: Upstream> Dispatcher<U> {
     async fn acquire(
         &self,
         ticket: Ticket,
+        call: &Call,
         history: &History,
+        deadlines: Deadlines,
         journal: &mut Journal,
     ) -> Result<Lease, Refusal> {
-        let newcomer = journal.attempts.is_empty();
-        let mut waiting = self
-            .pool
-            .join(ticket, history.avoid(), newcomer)
-            .map_err(|_| Refusal::QueueFull)?;
+        let left = deadlines.left(journal.queued);
+        let stopwatch;
+        let mut waiting = if journal.attempts.is_empty() {
+            let waiting = self.pool.join(ticket, &call.demand, left)?;
+            stopwatch = Stopwatch::start(&mut journal.queued);
+            waiting
+        } else {
+            stopwatch = Stopwatch::start(&mut journal.queued);
+            if history.broke_last() {
+                tokio::time::timeout(left, self.budgeted())
+                    .await
+                    .map_err(|_| Refusal::Deadline)?;
+            }
+            self.pool.rejoin(ticket, &call.demand, history.avoid())
+        };
         if let Some(lease) = waiting.try_lease() {
             return Ok(lease);
         }
-        let left = self.settings.max_wait.saturating_sub(journal.queued);
-        let stopwatch = Stopwatch::start(&mut journal.queued);
-        let lease = tokio::time::timeout(left, waiting.lease()).await;
-        drop(stopwatch);
-        lease.map_err(|_| Refusal::Deadline)
+        let lease = tokio::time::timeout_at(stopwatch.started + left, waiting.lease()).await;
+        Ok(lease.map_err(|_| Refusal::Deadline)??)
     }
 
-    async fn attempt(&self, lease: &Lease, call: &Call, journal: &mut Journal) -> Verdict {
-        journal.attempts.push((lease.name().clone(), "abandoned"));
-        let stopwatch = Stopwatch::start(&mut journal.upstream);
-        let verdict = tokio::select! {
-            verdict = self.upstream.attempt(lease.host(), call) => verdict,
-            () = lease.host_hangs() => Verdict::Fault {
-                sent: true,
-                reason: "its health checks get no answer any more".to_owned(),
-            },
-        };
-        drop(stopwatch);
-        let word = verdict.as_str();
-        if let Some(last) = journal.attempts.last_mut() {
-            last.1 = word;
+    /// Waits until the budget covers a retry.
+    async fn budgeted(&self) {
+        loop {
+            let withdrawn = self.budget().withdraw(Instant::now().into_std());
+            let Err(wait) = withdrawn else {
+                return;
+            };
+            // Those that wait together should not come together.
+            tokio::time::sleep(wait.mul_f64(rand::random_range(1.0..2.0))).await;
         }
-        self.metrics
-            .attempts
-            .with_label_values(&[lease.name().as_ref(), word])
-            .inc();
-        if let Verdict::Fault { sent, reason } = &verdict {
-            tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
-        }
-        verdict
+    }
+
+    fn budget(&self) -> std::sync::MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A sibling that answers well shows whose fault the server errors before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
     fn deliver(&self, lease: Lease, mut answer: Answer, history: &History) -> Delivery {
-        if answer.status.is_success() {
+        let success = answer.status.is_success();
+        if success {
             for host in history.accused() {
                 self.pool.blame(*host);
             }
@@ -198,10 +264,35 @@ impl<U: Upstream> Dispatcher<U> {
                 lease: Some(lease),
             })
         } else {
-            lease.finish(Outcome::Answered);
+            lease.finish(Outcome::Answered { timed: success });
             None
         };
         Delivery { host, answer, rest }
+    }
+}
+
+/// Until when a request is worth waiting for.
+#[derive(Clone, Copy, Debug)]
+struct Deadlines {
+    /// Bound on the time in line, in all.
+    max_wait: Duration,
+    /// When its client stops caring, if it said so.
+    client: Option<Instant>,
+}
+
+impl Deadlines {
+    fn new(max_wait: Duration, patience: Option<Duration>) -> Self {
+        let client = patience.and_then(|patience| Instant::now().checked_add(patience));
+        Self { max_wait, client }
+    }
+
+    /// How much longer a request may wait that has waited for `queued` so far.
+    fn left(self, queued: Duration) -> Duration {
+        let left = self.max_wait.saturating_sub(queued);
+        let client = self
+            .client
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        client.map_or(left, |client| client.min(left))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::pool::{HostView, Phase, PoolView};
 
 /// `/health`. `None`: no host can serve.
 pub(super) fn health(pool: &PoolView, reports: &[HostReport]) -> Option<Health> {
-    let serving = pool.hosts.iter().any(|host| host.phase.is_serving());
+    let serving = pool.hosts.iter().any(|host| host.is_serving());
     serving.then(|| Health {
         status: Health::OK.to_owned(),
         device: device(reports),
@@ -104,7 +104,7 @@ struct HostJob {
 
 /// Slots of the hosts that serve, and all that runs and waits for them.
 pub(super) fn status(pool: &PoolView, reports: &[HostReport]) -> PoolStatus {
-    let serving = pool.hosts.iter().filter(|host| host.phase.is_serving());
+    let serving = pool.hosts.iter().filter(|host| host.is_serving());
     let slots = serving
         .map(|host| host.capacity)
         .fold(0, u32::saturating_add);
@@ -118,7 +118,7 @@ pub(super) fn status(pool: &PoolView, reports: &[HostReport]) -> PoolStatus {
         .hosts
         .iter()
         .zip(reports)
-        .filter(|(host, _)| host.phase.is_serving());
+        .filter(|(host, _)| host.is_serving());
     let jobs = alive.flat_map(|(_, report)| {
         let status = report
             .status
@@ -153,7 +153,8 @@ fn device(reports: &[HostReport]) -> String {
 fn state(host: &HostView) -> &'static str {
     match host.phase {
         Phase::Unknown => "unknown",
-        Phase::Up if host.busy => "busy",
+        _ if host.draining => "draining",
+        Phase::Up if host.is_busy() => "busy",
         Phase::Up => "up",
         Phase::Trial => "trial",
         Phase::Ejected { cause, .. } => match cause {
@@ -192,16 +193,15 @@ mod tests {
     }
 
     fn view(phases: &[Phase], waiting: usize) -> PoolView {
-        let host = |(position, phase): (usize, &Phase)| HostView {
-            name: name(&format!("h{position}")),
-            phase: *phase,
-            busy: false,
+        let hosts = phases.iter().enumerate().map(|(position, phase)| HostView {
             in_flight: 1,
-            capacity: 2,
-        };
+            ..HostView::for_testing(name(&format!("h{position}")), *phase)
+        });
         PoolView {
-            hosts: phases.iter().enumerate().map(host).collect(),
+            hosts: hosts.collect(),
             waiting,
+            waiting_bytes: 0,
+            expected_wait: std::time::Duration::ZERO,
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::auth::{Auth, Client};
 use super::body::{self, BodyError};
+use super::peek::peek;
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{NoRoute, Route};
@@ -18,12 +19,15 @@ use crate::budget::Budget;
 use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
 use crate::headers::is_hop_by_hop;
 use crate::message::{Call, HostReport};
-use crate::pool::Pool;
+use crate::pool::{Demand, Pool};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
 /// Names the host that answered.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+/// How long the client is going to wait for its answer, in seconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+const BAD_TIMEOUT: &str = "X-Request-Timeout must be a number of seconds above 0, e.g. 30 or 2.5";
 /// Where the time went (W3C Server-Timing).
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
@@ -119,7 +123,9 @@ impl<U: Upstream> Handler<U> {
                 let status = aggregate::status(&self.pool.view(), &(self.reports)());
                 Outgoing::Own(Reply::json(StatusCode::OK, &status))
             }
-            Ok(Route::Embed | Route::Bertscore) => self.forward(session, record).await,
+            Ok(route @ (Route::Embed | Route::Bertscore)) => {
+                self.forward(session, route, record).await
+            }
             Err(no_route) => Outgoing::Own(refuse(no_route)),
         }
     }
@@ -133,7 +139,15 @@ impl<U: Upstream> Handler<U> {
     }
 
     /// Reads the body, finds a host, and watches that the client stays.
-    async fn forward(&self, session: &mut ServerSession, record: &mut Record) -> Outgoing {
+    async fn forward(
+        &self,
+        session: &mut ServerSession,
+        route: Route,
+        record: &mut Record,
+    ) -> Outgoing {
+        let Ok(patience) = patience(&session.req_header().headers) else {
+            return Outgoing::Own(Reply::error(StatusCode::BAD_REQUEST, BAD_TIMEOUT));
+        };
         let Settings {
             max_body,
             client_read,
@@ -145,6 +159,14 @@ impl<U: Upstream> Handler<U> {
         record.request_bytes = body.len();
         record.dispatched = true;
         let head = session.req_header();
+        let peek = peek(route, &body);
+        let demand = Demand {
+            client: record.client.as_deref().map(Into::into),
+            priority: 0,
+            model: peek.model,
+            work: peek.work,
+            bytes: body.len(),
+        };
         let call = Call {
             method: head.method.clone(),
             target: head
@@ -154,6 +176,8 @@ impl<U: Upstream> Handler<U> {
                 .to_owned(),
             headers: forwarded(&head.headers, &record.id),
             body,
+            demand,
+            patience,
         };
         tokio::select! {
             biased;
@@ -169,7 +193,7 @@ impl<U: Upstream> Handler<U> {
             Err(refusal @ Refusal::HostsFailed) => {
                 Outgoing::Own(Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string()))
             }
-            Err(refusal @ (Refusal::QueueFull | Refusal::Deadline)) => {
+            Err(refusal @ (Refusal::QueueFull | Refusal::QueueTooLong | Refusal::Deadline)) => {
                 Outgoing::Own(Reply::retry_later(refusal.to_string(), self.retry_after()))
             }
         }
@@ -241,6 +265,22 @@ async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result
     // Else a client that is still sending may never read why it was refused.
     let _ = session.drain_request_body().await;
     Ok(bytes)
+}
+
+/// How long the client is going to wait, if it says so.
+fn patience(headers: &HeaderMap) -> Result<Option<Duration>, ()> {
+    let Some(value) = headers.get(REQUEST_TIMEOUT) else {
+        return Ok(None);
+    };
+    let seconds = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let patience = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    patience
+        .filter(|patience| !patience.is_zero())
+        .map(Some)
+        .ok_or(())
 }
 
 fn refuse(no_route: NoRoute) -> Reply {

@@ -11,6 +11,7 @@ mod auth;
 mod body;
 mod connections;
 mod handler;
+mod peek;
 mod record;
 mod request_id;
 mod respond;

@@ -67,7 +67,7 @@ impl Drop for Record {
             .journal
             .attempts
             .iter()
-            .map(|(host, word)| format!("{host}:{word}"))
+            .map(|tried| format!("{}:{}", tried.host, tried.verdict))
             .collect();
         tracing::info!(
             id = self.id,

@@ -50,6 +50,8 @@ impl Avoid {
             .all(|failure| proof > failure.proof && (nowhere_else || !failure.broke_request))
     }
 
+    /// Has it failed nowhere?
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -15,14 +15,30 @@
 //!
 //! Faults and failed checks are counted apart, since a good check must not excuse bad answers. Being
 //! busy is neither: this machine never hears of it.
+//!
+//! A host that still answers, if badly, is not ejected for it while no other serves: a poor host is
+//! better than none. One that refuses connections is.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// First hold after faults that checks cannot see. Doubles with each ejection in a row.
 const BASE_HOLD: Duration = Duration::from_secs(1);
-/// The hold never grows beyond this.
+/// The hold never grows beyond this, but for its jitter.
 const MAX_HOLD: Duration = Duration::from_mins(1);
+/// Holds are longer by up to this share, so that hosts that broke together don't return together.
+const MAX_JITTER: f64 = 0.25;
+
+/// What a decision on one host depends on beside the host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    /// The time.
+    pub(super) now: Instant,
+    /// Drawn at random from 0 to 1.
+    pub(super) jitter: f64,
+    /// Does no other host serve?
+    pub(super) is_last: bool,
+}
 
 /// How many results in a row move a host in or out.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +52,7 @@ pub struct Thresholds {
 /// Why a host is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its health checks failed.
+    /// It answered its health checks, but not that it is well.
     Checks,
     /// Its health checks got no answer at all: it hangs, and so does what runs on it.
     Hung,
@@ -64,6 +80,18 @@ impl Cause {
     /// Can a good health check prove that this is over?
     fn seen_by_checks(self) -> bool {
         matches!(self, Self::Checks | Self::Hung | Self::Connect)
+    }
+
+    /// Might the host serve a request all the same?
+    pub(super) fn is_soft(self) -> bool {
+        matches!(self, Self::Checks | Self::Answers)
+    }
+
+    /// Is what runs on the host lost, or better started anew elsewhere? Not where connections are
+    /// refused: a process that is gone has reset its own, and one that stops in order still answers
+    /// what it took on.
+    pub(super) fn loses_requests(self) -> bool {
+        matches!(self, Self::Checks | Self::Hung | Self::Answers)
     }
 }
 
@@ -131,6 +159,10 @@ impl Health {
         self.phase
     }
 
+    pub(super) fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// Does the host serve, and has its last check been good?
     pub(super) fn is_well(&self) -> bool {
         self.phase.is_serving() && self.failed_checks == 0
@@ -170,16 +202,24 @@ impl Health {
     }
 
     /// `cause`: what the host is ejected for if it is.
-    pub(super) fn failed_check(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+    pub(super) fn failed_check(&mut self, cause: Cause, context: Context) -> Option<Transition> {
         self.failed_checks = self.failed_checks.saturating_add(1);
         match &mut self.phase {
-            Phase::Ejected { good_checks, .. } => {
+            Phase::Ejected {
+                good_checks,
+                cause: known,
+                ..
+            } => {
                 *good_checks = 0;
+                // Hosts that answer badly may be tried when nothing else is left: it must be true.
+                if known.is_soft() && !cause.is_soft() {
+                    *known = cause;
+                }
                 None
             }
             Phase::Unknown | Phase::Up | Phase::Trial => {
                 let out = self.failed_checks >= self.thresholds.unhealthy_after.get();
-                out.then(|| self.eject(cause, now))
+                out.then(|| self.eject(cause, context))
             }
         }
     }
@@ -198,13 +238,14 @@ impl Health {
     }
 
     /// The host broke or refused a request.
-    pub(super) fn fault(&mut self, cause: Cause, now: Instant) -> Option<Transition> {
+    pub(super) fn fault(&mut self, cause: Cause, context: Context) -> Option<Transition> {
         match self.phase {
-            Phase::Trial => Some(self.eject(cause, now)),
+            Phase::Trial => Some(self.eject(cause, context)),
             Phase::Up => {
                 self.faults = self.faults.saturating_add(1);
-                let out = self.faults >= self.thresholds.unhealthy_after.get();
-                out.then(|| self.eject(cause, now))
+                let enough = self.faults >= self.thresholds.unhealthy_after.get();
+                let kept = cause.is_soft() && context.is_last;
+                (enough && !kept).then(|| self.eject(cause, context))
             }
             // What was in flight when the host was ejected tells nothing new.
             Phase::Unknown | Phase::Ejected { .. } => None,
@@ -212,7 +253,7 @@ impl Health {
     }
 
     /// The host refuses our key: out at once, since every further request would be refused too.
-    pub(super) fn misconfigured(&mut self, now: Instant) -> Option<Transition> {
+    pub(super) fn misconfigured(&mut self, context: Context) -> Option<Transition> {
         let known = matches!(
             self.phase,
             Phase::Ejected {
@@ -225,7 +266,7 @@ impl Health {
         if let Phase::Ejected { good_checks, .. } = &mut self.phase {
             *good_checks = 0;
         }
-        (!known).then(|| self.eject(Cause::Misconfigured, now))
+        (!known).then(|| self.eject(Cause::Misconfigured, context))
     }
 
     fn rise(&mut self) -> Transition {
@@ -240,17 +281,18 @@ impl Health {
         Transition::Trial
     }
 
-    fn eject(&mut self, cause: Cause, now: Instant) -> Transition {
+    fn eject(&mut self, cause: Cause, context: Context) -> Transition {
         let hold = if cause.seen_by_checks() {
             Duration::ZERO
         } else {
             self.ejections_in_a_row = self.ejections_in_a_row.saturating_add(1);
             let doublings = (self.ejections_in_a_row - 1).min(16);
-            BASE_HOLD.saturating_mul(1 << doublings).min(MAX_HOLD)
+            let hold = BASE_HOLD.saturating_mul(1 << doublings).min(MAX_HOLD);
+            hold + hold.mul_f64(MAX_JITTER * context.jitter.clamp(0.0, 1.0))
         };
         self.phase = Phase::Ejected {
             cause,
-            hold_until: now + hold,
+            hold_until: context.now + hold,
             good_checks: 0,
         };
         Transition::Ejected(cause)
@@ -266,6 +308,15 @@ mod tests {
             healthy_after: NonZeroU32::new(healthy_after).unwrap(),
             unhealthy_after: NonZeroU32::new(unhealthy_after).unwrap(),
         })
+    }
+
+    /// At `now`, without jitter, among others.
+    fn at(now: Instant) -> Context {
+        Context {
+            now,
+            jitter: 0.0,
+            is_last: false,
+        }
     }
 
     fn up(healthy_after: u32, unhealthy_after: u32, now: Instant) -> Health {
@@ -285,9 +336,9 @@ mod tests {
     fn checks_eject_and_bring_back_by_their_thresholds() {
         let now = Instant::now();
         let mut health = up(2, 2, now);
-        assert_eq!(health.failed_check(Cause::Checks, now), None);
+        assert_eq!(health.failed_check(Cause::Checks, at(now)), None);
         assert_eq!(
-            health.failed_check(Cause::Checks, now),
+            health.failed_check(Cause::Checks, at(now)),
             Some(Transition::Ejected(Cause::Checks))
         );
         assert_eq!(health.good_check(now), None);
@@ -298,9 +349,9 @@ mod tests {
     fn a_failed_check_starts_the_count_of_good_ones_anew() {
         let now = Instant::now();
         let mut health = up(2, 1, now);
-        health.failed_check(Cause::Checks, now);
+        health.failed_check(Cause::Checks, at(now));
         health.good_check(now);
-        health.failed_check(Cause::Checks, now);
+        health.failed_check(Cause::Checks, at(now));
         assert_eq!(health.good_check(now), None);
         assert_eq!(health.good_check(now), Some(Transition::Up));
     }
@@ -310,7 +361,7 @@ mod tests {
         let now = Instant::now();
         let mut health = up(1, 2, now);
         for _ in 0..10 {
-            assert_eq!(health.fault(Cause::Answers, now), None);
+            assert_eq!(health.fault(Cause::Answers, at(now)), None);
             assert_eq!(health.good_answer(), None);
         }
         assert_eq!(health.phase(), Phase::Up);
@@ -320,10 +371,10 @@ mod tests {
     fn good_checks_do_not_excuse_bad_answers() {
         let now = Instant::now();
         let mut health = up(1, 2, now);
-        health.fault(Cause::Answers, now);
+        health.fault(Cause::Answers, at(now));
         health.good_check(now);
         assert_eq!(
-            health.fault(Cause::Answers, now),
+            health.fault(Cause::Answers, at(now)),
             Some(Transition::Ejected(Cause::Answers))
         );
     }
@@ -335,7 +386,7 @@ mod tests {
         for hold in [1, 2, 4, 8, 16, 32, 60, 60] {
             let hold = Duration::from_secs(hold);
             assert_eq!(
-                health.fault(Cause::Answers, now),
+                health.fault(Cause::Answers, at(now)),
                 Some(Transition::Ejected(Cause::Answers))
             );
             assert_eq!(
@@ -348,7 +399,7 @@ mod tests {
         assert_eq!(health.good_answer(), Some(Transition::Up));
         health.good_answer();
         assert_eq!(
-            health.fault(Cause::Answers, now),
+            health.fault(Cause::Answers, at(now)),
             Some(Transition::Ejected(Cause::Answers))
         );
         assert_eq!(
@@ -362,9 +413,9 @@ mod tests {
     fn a_host_that_refused_connections_is_back_with_its_check() {
         let now = Instant::now();
         let mut health = up(1, 2, now);
-        health.fault(Cause::Connect, now);
+        health.fault(Cause::Connect, at(now));
         assert_eq!(
-            health.fault(Cause::Connect, now),
+            health.fault(Cause::Connect, at(now)),
             Some(Transition::Ejected(Cause::Connect))
         );
         assert_eq!(health.good_check(now), Some(Transition::Up));
@@ -374,10 +425,10 @@ mod tests {
     fn a_wrong_key_is_reported_once_and_can_replace_another_cause() {
         let now = Instant::now();
         let mut health = up(1, 1, now);
-        health.failed_check(Cause::Checks, now);
+        health.failed_check(Cause::Checks, at(now));
         let out = Some(Transition::Ejected(Cause::Misconfigured));
-        assert_eq!(health.misconfigured(now), out);
-        assert_eq!(health.misconfigured(now), None);
+        assert_eq!(health.misconfigured(at(now)), out);
+        assert_eq!(health.misconfigured(at(now)), None);
         assert_eq!(health.good_check(now), None, "the hold");
         assert_eq!(health.good_check(now + BASE_HOLD), Some(Transition::Trial));
     }
@@ -386,10 +437,54 @@ mod tests {
     fn leftovers_of_an_ejected_host_change_nothing() {
         let now = Instant::now();
         let mut health = up(1, 1, now);
-        health.fault(Cause::Connect, now);
+        health.fault(Cause::Connect, at(now));
         let before = health.phase();
-        assert_eq!(health.fault(Cause::Answers, now), None);
+        assert_eq!(health.fault(Cause::Answers, at(now)), None);
         assert_eq!(health.good_answer(), None);
         assert_eq!(health.phase(), before);
+    }
+
+    #[test]
+    fn a_host_that_answers_badly_is_kept_while_no_other_serves() {
+        let now = Instant::now();
+        let last = Context {
+            is_last: true,
+            ..at(now)
+        };
+        let mut health = up(1, 1, now);
+        assert_eq!(health.fault(Cause::Answers, last), None);
+        assert_eq!(health.phase(), Phase::Up);
+        assert_eq!(
+            health.fault(Cause::Connect, last),
+            Some(Transition::Ejected(Cause::Connect)),
+            "nobody is there"
+        );
+    }
+
+    #[test]
+    fn holds_are_spread() {
+        let now = Instant::now();
+        let context = Context {
+            jitter: 1.0,
+            ..at(now)
+        };
+        let mut health = up(1, 1, now);
+        health.fault(Cause::Answers, context);
+        assert_eq!(health.hold_left(now), BASE_HOLD.mul_f64(1.25));
+    }
+
+    #[test]
+    fn a_host_that_stops_answering_at_all_is_known_as_such() {
+        let now = Instant::now();
+        let mut health = up(1, 1, now);
+        health.failed_check(Cause::Checks, at(now));
+        health.failed_check(Cause::Connect, at(now));
+        assert!(matches!(
+            health.phase(),
+            Phase::Ejected {
+                cause: Cause::Connect,
+                ..
+            }
+        ));
     }
 }

@@ -1,17 +1,19 @@
-//! One host as the pool knows it: its slots, its health, and until when it is busy.
+//! One host as the pool knows it: its slots, its health, its load, and until when it is busy.
 //!
 //! Whether a host may take a request is decided in one place, [`Host::can_take`].
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use super::HostId;
 use super::avoid::Proof;
+use super::capacity::Capacity;
+use super::demand::Model;
+use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
-use super::policy::Load;
 use crate::config::HostName;
 
-/// Slots of a host that tells nothing of its own: the Python service's default.
-const DEFAULT_CAPACITY: u32 = 2;
 /// A busy host is left alone for at least this long, so that `Retry-After: 0` can't make a hot loop.
 const MIN_BUSY: Duration = Duration::from_millis(100);
 /// A busy host is tried again after this long at the latest, whatever it asked for.
@@ -22,73 +24,152 @@ const MAX_BUSY: Duration = Duration::from_mins(1);
 pub struct HostSpec {
     /// Unique in the pool.
     pub name: HostName,
+    /// Where it is; with the name, what makes it the same host in another configuration.
+    pub endpoint: String,
     /// Slots, if the operator knows better than the host.
     pub max_concurrent: Option<NonZeroU32>,
+    /// Its share of the work compared with others.
+    pub weight: NonZeroU32,
+}
+
+/// What a host tells of itself, as far as it matters for who gets what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Models in memory, as `embed:NAME` and `bertscore:NAME`.
+    pub models: Vec<String>,
+    /// Device memory in MB.
+    pub vram_total_mb: Option<u64>,
+    /// Device memory in use in MB.
+    pub vram_used_mb: Option<u64>,
 }
 
 /// One host of the pool.
 #[derive(Debug)]
 pub(super) struct Host {
+    pub(super) id: HostId,
     pub(super) spec: HostSpec,
     pub(super) health: Health,
+    pub(super) capacity: Capacity,
     pub(super) in_flight: u32,
+    /// What its leases are expected to take in all, on an average host.
+    pub(super) outstanding: f64,
+    pub(super) slowness: Slowness,
+    pub(super) facts: HostFacts,
+    /// Models that it has in memory; `None` if it never told.
+    models: Option<HashSet<Model>>,
     pub(super) proof: Proof,
     pub(super) last_granted: u64,
+    /// Grows by 1/weight with each lease: the smallest is next in rotation.
+    pub(super) turn: f64,
     pub(super) busy_until: Option<Instant>,
-    /// It failed an attempt since its last check, so that the next one should come soon.
+    /// It failed or delays an attempt since its last check, so that the next one should come soon.
     pub(super) suspect: bool,
-    learned_capacity: Option<u32>,
+    /// By an operator: gets nothing new.
+    pub(super) draining: bool,
+    /// No longer configured: gets nothing new, and is forgotten with its last lease.
+    pub(super) removed: bool,
 }
 
 impl Host {
-    pub(super) fn new(spec: HostSpec, thresholds: Thresholds) -> Self {
+    pub(super) fn new(
+        id: HostId,
+        spec: HostSpec,
+        thresholds: Thresholds,
+        slowness: Slowness,
+    ) -> Self {
         Self {
+            id,
+            capacity: Capacity::new(spec.max_concurrent),
             spec,
             health: Health::new(thresholds),
             in_flight: 0,
+            outstanding: 0.0,
+            slowness,
+            facts: HostFacts::default(),
+            models: None,
             proof: Proof::default(),
             last_granted: 0,
+            turn: 0.0,
             busy_until: None,
             suspect: false,
-            learned_capacity: None,
-        }
-    }
-
-    /// Leases that may be out at once. 0 for a host that calls itself always busy.
-    pub(super) fn capacity(&self) -> u32 {
-        match self.spec.max_concurrent {
-            Some(configured) => configured.get(),
-            None => self.learned_capacity.unwrap_or(DEFAULT_CAPACITY),
+            draining: false,
+            removed: false,
         }
     }
 
     /// Leases that may be out at once as things stand.
-    fn slots(&self) -> u32 {
+    pub(super) fn slots(&self) -> u32 {
+        if self.draining || self.removed {
+            return 0;
+        }
         match self.health.phase() {
-            Phase::Up => self.capacity(),
-            Phase::Trial => self.capacity().min(1),
+            Phase::Up => self.capacity.slots(),
+            Phase::Trial => self.capacity.slots().min(1),
             Phase::Unknown | Phase::Ejected { .. } => 0,
         }
     }
 
     /// Could it serve, if not at this moment?
     pub(super) fn is_serving(&self) -> bool {
-        self.slots() > 0
+        self.health.phase().is_serving()
+            && !self.draining
+            && !self.removed
+            && self.capacity.nominal() > 0
+    }
+
+    /// May it be tried when no host serves? It answers, if badly.
+    pub(super) fn is_last_resort(&self) -> bool {
+        let soft = matches!(self.health.phase(), Phase::Ejected { cause, .. } if cause.is_soft());
+        soft && !self.draining && !self.removed
     }
 
     pub(super) fn is_busy(&self, now: Instant) -> bool {
         self.busy_until.is_some_and(|until| now < until)
     }
 
-    /// Its load, if it can take a request now.
-    pub(super) fn can_take(&self, now: Instant) -> Option<Load> {
-        let slots = NonZeroU32::new(self.slots())?;
-        let free = self.in_flight < slots.get() && !self.is_busy(now);
-        free.then_some(Load {
-            in_flight: self.in_flight,
-            slots,
-            last_granted: self.last_granted,
-        })
+    /// Its slots, if one of them is free now. `desperate`: no host serves.
+    pub(super) fn can_take(&self, now: Instant, desperate: bool) -> Option<NonZeroU32> {
+        let slots = if desperate && self.is_last_resort() {
+            1
+        } else {
+            self.slots()
+        };
+        let free = self.in_flight < slots && !self.is_busy(now);
+        NonZeroU32::new(slots).filter(|_| free)
+    }
+
+    /// Are all its slots taken by others, so that only a look at it can tell when one is free?
+    pub(super) fn is_crowded(&self) -> bool {
+        self.capacity.foreign() > 0 && self.in_flight >= self.slots()
+    }
+
+    /// Has it `model` in memory? A host that never told counts as one that has.
+    pub(super) fn has(&self, model: &Model) -> bool {
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.contains(model))
+    }
+
+    /// It told what it is.
+    pub(super) fn tell(&mut self, facts: HostFacts) {
+        let models = facts.models.iter().filter_map(|name| Model::new(name));
+        self.models = Some(models.collect());
+        self.facts = facts;
+    }
+
+    /// It has answered with `model`.
+    pub(super) fn loaded(&mut self, model: &Model) {
+        if let Some(models) = &mut self.models {
+            models.insert(model.clone());
+        }
+    }
+
+    /// Share of its memory that is in use, 0 to 1; 1 if unknown, as the plugin has it.
+    pub(super) fn memory_used(&self) -> f64 {
+        match (self.facts.vram_used_mb, self.facts.vram_total_mb) {
+            (Some(used), Some(total)) if total > 0 => used as f64 / total as f64,
+            _ => 1.0,
+        }
     }
 
     /// Alive but full. Returns whether that is news.
@@ -109,11 +190,21 @@ impl Host {
         self.proof = Proof(self.proof.0 + 1);
     }
 
-    /// Takes over the number of slots that the host says it has. Returns whether that changes the
-    /// capacity.
-    pub(super) fn learn_capacity(&mut self, max_concurrent: u32) -> bool {
-        let before = self.capacity();
-        self.learned_capacity = Some(max_concurrent);
-        self.capacity() != before
+    /// A lease goes out, for work of so many seconds on an average host.
+    pub(super) fn take(&mut self, seconds: f64, number: u64) {
+        self.in_flight += 1;
+        self.outstanding += seconds;
+        self.last_granted = number;
+        self.turn += 1.0 / f64::from(self.spec.weight.get());
+    }
+
+    /// A lease is back.
+    pub(super) fn give_back(&mut self, seconds: f64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.outstanding = if self.in_flight == 0 {
+            0.0
+        } else {
+            (self.outstanding - seconds).max(0.0)
+        };
     }
 }

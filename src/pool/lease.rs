@@ -1,10 +1,13 @@
 //! Guards: a place in line and a slot in use. Dropping either gives it back.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-use super::{HostId, Outcome, Pool, Proof, Ticket};
+use super::placement::suspicious_after;
+use super::state::Grant;
+use super::{Avoid, Cause, HostId, Outcome, Pool, Proof, Ticket, TurnedAway};
 use crate::config::HostName;
 
 /// A request's place in line; dropping it leaves the line.
@@ -12,11 +15,15 @@ use crate::config::HostName;
 pub struct Waiting {
     pool: Pool,
     ticket: Ticket,
-    receiver: oneshot::Receiver<Lease>,
+    receiver: oneshot::Receiver<Result<Lease, TurnedAway>>,
 }
 
 impl Waiting {
-    pub(super) fn new(pool: Pool, ticket: Ticket, receiver: oneshot::Receiver<Lease>) -> Self {
+    pub(super) fn new(
+        pool: Pool,
+        ticket: Ticket,
+        receiver: oneshot::Receiver<Result<Lease, TurnedAway>>,
+    ) -> Self {
         Self {
             pool,
             ticket,
@@ -26,13 +33,17 @@ impl Waiting {
 
     /// The lease, if there is one already.
     pub fn try_lease(&mut self) -> Option<Lease> {
-        self.receiver.try_recv().ok()
+        self.receiver.try_recv().ok()?.ok()
     }
 
     /// Waits for the lease. Can be cancelled and called again.
-    pub async fn lease(&mut self) -> Lease {
+    ///
+    /// # Errors
+    /// [`TurnedAway`] if the place in line went to another request, which is possible only before the
+    /// first lease.
+    pub async fn lease(&mut self) -> Result<Lease, TurnedAway> {
         match (&mut self.receiver).await {
-            Ok(lease) => lease,
+            Ok(result) => result,
             // The pool drops a sender only when it is told to forget the ticket, which is this
             // guard's own doing.
             Err(_) => std::future::pending().await,
@@ -47,32 +58,50 @@ impl Drop for Waiting {
     }
 }
 
+/// What a lease and the task that checks a host tell each other.
+#[derive(Debug)]
+pub(super) struct Signals {
+    /// The next check may be due sooner.
+    pub(super) check_sooner: Notify,
+    /// What ran on the host when this changed is lost.
+    pub(super) lost: watch::Sender<Option<Cause>>,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            check_sooner: Notify::new(),
+            lost: watch::Sender::new(None),
+        }
+    }
+}
+
 /// The right of one attempt to use one slot of one host.
 #[must_use = "dropping it gives the slot back"]
 pub struct Lease {
     pool: Pool,
-    host: HostId,
+    grant: Grant,
     name: HostName,
-    hung: watch::Receiver<()>,
-    granted: Instant,
+    signals: Arc<Signals>,
+    lost: watch::Receiver<Option<Cause>>,
     finished: bool,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Pool, host: HostId, name: HostName, hung: watch::Receiver<()>) -> Self {
+    pub(super) fn new(pool: Pool, grant: Grant, name: HostName, signals: Arc<Signals>) -> Self {
         Self {
             pool,
-            host,
+            grant,
             name,
-            hung,
-            granted: super::now(),
+            lost: signals.lost.subscribe(),
+            signals,
             finished: false,
         }
     }
 
     /// The host to use.
     pub fn host(&self) -> HostId {
-        self.host
+        self.grant.host
     }
 
     /// Its name.
@@ -80,28 +109,57 @@ impl Lease {
         &self.name
     }
 
-    /// Ends when the host is found to hang, so that what runs on it should be tried elsewhere.
-    pub async fn host_hangs(&self) {
-        let mut hung = self.hung.clone();
-        if hung.changed().await.is_err() {
-            // Only a pool that is gone closes it, and this lease holds the pool.
+    /// How long the request should take there; `None` if that is not known.
+    pub fn expected(&self) -> Option<Duration> {
+        self.grant.expected
+    }
+
+    /// Ends when the host is found to be such that what runs on it should be tried elsewhere. Has its
+    /// health checked when the request takes much longer than it should.
+    pub async fn host_is_lost(&self) -> Cause {
+        let mut lost = self.lost.clone();
+        let worry = async {
+            tokio::time::sleep(suspicious_after(self.grant.expected)).await;
+            self.pool.suspect(self.grant.host);
+            self.signals.check_sooner.notify_one();
             std::future::pending::<()>().await;
+        };
+        let told = async {
+            if lost.changed().await.is_err() {
+                // This lease holds the sender.
+                std::future::pending::<()>().await;
+            }
+            *lost.borrow_and_update()
+        };
+        tokio::select! {
+            () = worry => Cause::Hung,
+            cause = told => cause.unwrap_or(Cause::Hung),
         }
+    }
+
+    /// A second lease, on an idle sibling, because this one's request straggles. `None` if there is
+    /// none to spare.
+    pub fn hedge(&self, avoid: &Avoid) -> Option<Lease> {
+        self.pool.hedge(&self.grant, avoid)
+    }
+
+    /// After how long this request counts as a straggler; `None` if that is not known.
+    pub fn straggles_after(&self) -> Option<Duration> {
+        self.pool.straggles_after(self.grant.expected?)
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,
     /// for [`super::Avoid::add`].
     pub fn finish(mut self, outcome: Outcome) -> Proof {
         self.finished = true;
-        self.pool.finish(self.host, outcome, self.granted)
+        self.pool.finish(&self.grant, outcome)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.finished {
-            self.pool
-                .finish(self.host, Outcome::Abandoned, self.granted);
+            self.pool.finish(&self.grant, Outcome::Abandoned);
         }
     }
 }

@@ -11,15 +11,28 @@
 //! checks, answers ──▶ State ──▶ grants, events
 //! ```
 //!
+//! | file | decides |
+//! | --- | --- |
+//! | `queue` | who is next: priorities, turns of clients, order of arrival |
+//! | `placement`, `policy` | on which host |
+//! | `capacity` | how many leases a host may have out |
+//! | `health` | whether it gets any |
+//! | `estimate` | how long things take |
+//! | `avoid` | where a request has failed |
+//! | `state` | all of it together |
+//!
 //! The pool knows nothing of HTTP or sockets; it never talks to a host.
 
 mod avoid;
+mod capacity;
+mod demand;
+mod estimate;
 mod health;
 mod host;
 mod lease;
+mod placement;
 mod policy;
 mod queue;
-mod service_time;
 mod snapshot;
 mod state;
 
@@ -27,36 +40,35 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;
 
 pub use avoid::{Avoid, Proof};
+pub use demand::{Demand, Model, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
-pub use host::HostSpec;
+pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
 pub use queue::Ticket;
 pub use snapshot::{HostView, PoolView};
 pub use state::{Event, EventKind, Settings};
 
 use crate::config::HostName;
+use lease::Signals;
 use state::{Grant, State};
 
-/// A host of this pool, by its position in the configuration.
+/// A host of this pool. Ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostId(usize);
-
-impl HostId {
-    /// The position in the configuration.
-    pub fn position(self) -> usize {
-        self.0
-    }
-}
+pub struct HostId(u64);
 
 /// How an attempt ended, as far as its host is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The host answered as it should.
-    Answered,
+    Answered {
+        /// Does the time that it took tell how fast the host is? Not if it refused to compute
+        /// anything, nor if the client's reading set the pace.
+        timed: bool,
+    },
     /// The host is alive but full; leave it alone that long.
     Busy {
         /// What it asked for.
@@ -92,6 +104,8 @@ pub enum Check {
     Failed {
         /// For the log.
         reason: String,
+        /// It answered, if badly.
+        reachable: bool,
     },
     /// A connection but no answer in time.
     NoAnswer {
@@ -110,7 +124,7 @@ impl Check {
     pub fn problem(&self) -> Option<&str> {
         match self {
             Self::Good { .. } | Self::Busy { .. } => None,
-            Self::Failed { reason }
+            Self::Failed { reason, .. }
             | Self::NoAnswer { reason }
             | Self::Misconfigured { reason } => Some(reason),
         }
@@ -124,12 +138,22 @@ pub struct Slots {
     pub max_concurrent: u32,
     /// Slots that are free now.
     pub available: u32,
+    /// Requests that it has.
+    pub in_flight: u32,
+    /// How many of these may be ours.
+    pub ours: u32,
 }
 
 /// Why there is no place in line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full")]
-pub struct QueueFull;
+pub enum TurnedAway {
+    /// The line is as long as it may be.
+    #[error("the queue is full")]
+    Full,
+    /// The wait would be longer than the request has time for.
+    #[error("the queue is too long for the time that the request has")]
+    TooLong,
+}
 
 /// Is told of each [`Event`], outside the pool's lock.
 pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
@@ -145,36 +169,62 @@ struct Shared {
     observer: Observer,
     /// The time of the next wake-up may have changed.
     timer_changed: Notify,
-    /// One for each host: its next check may be due sooner.
-    check_sooner: Vec<Notify>,
-    /// One for each host: it hangs, and with it all that runs on it.
-    hung: Vec<watch::Sender<()>>,
 }
 
 struct Inner {
     state: State,
-    receivers: HashMap<Ticket, oneshot::Sender<Lease>>,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<Lease, TurnedAway>>>,
+    signals: HashMap<HostId, Arc<Signals>>,
 }
 
 impl Pool {
-    /// A pool of hosts that are all still unknown: none serves before its first good check.
-    pub fn new(settings: Settings, hosts: Vec<HostSpec>, observer: Observer) -> Self {
-        let check_sooner = hosts.iter().map(|_| Notify::new()).collect();
-        let hung = hosts.iter().map(|_| watch::Sender::new(())).collect();
+    /// A pool of hosts that are all still unknown: none serves before its first good check. `seed`:
+    /// for what is left to chance.
+    pub fn new(settings: Settings, seed: u64, observer: Observer) -> Self {
         let inner = Inner {
-            state: State::new(settings, hosts),
-            receivers: HashMap::new(),
+            state: State::new(settings, seed),
+            waiting: HashMap::new(),
+            signals: HashMap::new(),
         };
         let shared = Shared {
             inner: Mutex::new(inner),
             observer,
             timer_changed: Notify::new(),
-            check_sooner,
-            hung,
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Puts these hosts in the place of those there are, and returns their ids in the same order. A
+    /// host with the same name and endpoint stays the same: its id, its health, what runs there and
+    /// what was learned are kept, slots and weight are updated. Others are new. Those that are not
+    /// listed get nothing new and are forgotten when their last lease is back.
+    pub fn set_hosts(&self, specs: Vec<HostSpec>) -> Vec<HostId> {
+        self.update(|inner, now| {
+            let ids = inner.state.set_hosts(specs);
+            for id in &ids {
+                inner.signals.entry(*id).or_default();
+            }
+            let Inner { state, signals, .. } = inner;
+            signals.retain(|id, _| state.host(*id).is_some());
+            (ids, inner.state.grant(now))
+        })
+    }
+
+    /// Changes how the pool behaves from now on.
+    pub fn set_settings(&self, settings: Settings) {
+        self.update_and_grant(|state, _| state.set_settings(settings));
+    }
+
+    /// Gives a host nothing new; what it has is finished. False: there is no such host.
+    pub fn drain(&self, name: &HostName) -> bool {
+        self.update_and_grant(|state, _| state.set_draining(name, true))
+    }
+
+    /// Gives a host requests again. False: there is no such host.
+    pub fn undrain(&self, name: &HostName) -> bool {
+        self.update_and_grant(|state, _| state.set_draining(name, false))
     }
 
     /// Draws a place in line. A request keeps it through all its attempts.
@@ -182,29 +232,51 @@ impl Pool {
         self.lock().state.next_ticket()
     }
 
-    /// Waits for a lease. `newcomer`: may be turned away if the line is too long.
+    /// Joins the line for the first time, to wait for up to `patience`.
     ///
     /// # Errors
-    /// [`QueueFull`], for newcomers only.
+    /// [`TurnedAway`] if the line is too long.
     pub fn join(
         &self,
         ticket: Ticket,
-        avoid: &Avoid,
-        newcomer: bool,
-    ) -> Result<Waiting, QueueFull> {
+        demand: &Demand,
+        patience: Duration,
+    ) -> Result<Waiting, TurnedAway> {
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting::new(self.clone(), ticket, receiver);
-        self.update(|inner, now| {
-            inner.receivers.insert(ticket, sender);
-            inner.state.join(ticket, avoid.clone());
+        let turned_away = self.update(|inner, now| {
+            inner.waiting.insert(ticket, sender);
+            let demand = demand.clone();
+            inner
+                .state
+                .join(ticket, demand, Avoid::default(), false, now);
             let grants = inner.state.grant(now);
-            let turned_away = newcomer && inner.state.turn_away_if_full(ticket).is_err();
-            if turned_away {
-                inner.receivers.remove(&ticket);
-            }
-            (if turned_away { Err(QueueFull) } else { Ok(()) }, grants)
+            let admitted = inner.state.admit(ticket, patience);
+            let others = admitted.map(|others| {
+                let waiting = others
+                    .iter()
+                    .filter_map(|other| inner.waiting.remove(other));
+                waiting.collect::<Vec<_>>()
+            });
+            (others, grants)
         })?;
+        for other in turned_away {
+            // One that is gone needs no answer.
+            let _ = other.send(Err(TurnedAway::Full));
+        }
         Ok(waiting)
+    }
+
+    /// Joins the line again, after a lease on one of the hosts to `avoid` or on a busy one.
+    pub fn rejoin(&self, ticket: Ticket, demand: &Demand, avoid: &Avoid) -> Waiting {
+        let (sender, receiver) = oneshot::channel();
+        self.update(|inner, now| {
+            inner.waiting.insert(ticket, sender);
+            let (demand, avoid) = (demand.clone(), avoid.clone());
+            inner.state.join(ticket, demand, avoid, true, now);
+            ((), inner.state.grant(now))
+        });
+        Waiting::new(self.clone(), ticket, receiver)
     }
 
     /// A sibling answered well what `host` had answered with a server error.
@@ -214,21 +286,33 @@ impl Pool {
 
     /// Takes in the result of a health check.
     pub fn checked(&self, host: HostId, check: &Check) {
-        let hangs = self.update_and_grant(|state, now| state.checked(host, check, now));
-        if hangs {
-            self.shared.hung[host.0].send_replace(());
-        }
+        self.update_and_grant(|state, now| state.checked(host, check, now));
+    }
+
+    /// Takes in what `host` tells of itself.
+    pub fn told(&self, host: HostId, facts: HostFacts) {
+        self.update_and_grant(|state, _| state.told(host, facts));
+    }
+
+    /// Leases of `host` that are out.
+    pub fn in_flight(&self, host: HostId) -> u32 {
+        let inner = self.lock();
+        inner.state.host(host).map_or(0, |host| host.in_flight)
     }
 
     /// Waits until the next check of `host` is due: after the time that its condition calls for,
     /// which may change while waiting, times `jitter` (near 1; keeps checks of many hosts apart).
+    /// Never ends for a host that the pool has forgotten.
     pub async fn check_due(&self, host: HostId, jitter: f64) {
+        let Some(signals) = self.lock().signals.get(&host).cloned() else {
+            return std::future::pending().await;
+        };
         let last_check = Clock::now();
         loop {
             let delay = self.lock().state.check_delay(host, now());
             tokio::select! {
                 () = tokio::time::sleep_until(last_check + delay.mul_f64(jitter)) => return,
-                () = self.shared.check_sooner[host.0].notified() => {}
+                () = signals.check_sooner.notified() => {}
             }
         }
     }
@@ -248,14 +332,11 @@ impl Pool {
         self.lock().state.view(now())
     }
 
-    /// All hosts, in the order of the configuration.
+    /// All hosts, in the order in which they were added.
     pub fn hosts(&self) -> Vec<(HostId, HostName)> {
         let inner = self.lock();
-        inner
-            .state
-            .ids()
-            .map(|id| (id, inner.state.name(id).clone()))
-            .collect()
+        let names = inner.state.names();
+        names.map(|(id, name)| (id, name.clone())).collect()
     }
 
     /// Serves the line when time alone makes a host eligible again (its `Retry-After` has passed).
@@ -276,23 +357,41 @@ impl Pool {
         }
     }
 
-    /// `granted`: when the lease was handed out.
-    fn finish(&self, host: HostId, outcome: Outcome, granted: Instant) -> Proof {
-        let proof = self.update_and_grant(|state, now| {
-            if outcome == Outcome::Answered {
-                state.served(now.saturating_duration_since(granted));
+    fn suspect(&self, host: HostId) {
+        self.lock().state.suspect(host);
+    }
+
+    fn hedge(&self, first: &Grant, avoid: &Avoid) -> Option<Lease> {
+        let mut inner = self.lock();
+        let grant = inner.state.hedge(first, avoid.clone(), now())?;
+        self.lease(&inner, grant)
+    }
+
+    fn straggles_after(&self, expected: Duration) -> Option<Duration> {
+        self.lock().state.straggles_after(expected)
+    }
+
+    fn finish(&self, grant: &Grant, outcome: Outcome) -> Proof {
+        let host = grant.host;
+        let (proof, signals) = self.update(|inner, now| {
+            let proof = inner.state.finish(grant, outcome, now);
+            let signals = inner.signals.get(&host).cloned();
+            if inner.state.host(host).is_none() {
+                inner.signals.remove(&host);
             }
-            state.finish(host, outcome, now)
+            ((proof, signals), inner.state.grant(now))
         });
-        if !matches!(outcome, Outcome::Answered | Outcome::Abandoned) {
-            self.shared.check_sooner[host.0].notify_one();
+        if !matches!(outcome, Outcome::Answered { .. } | Outcome::Abandoned)
+            && let Some(signals) = signals
+        {
+            signals.check_sooner.notify_one();
         }
         proof
     }
 
     fn leave(&self, ticket: Ticket) {
         let mut inner = self.lock();
-        inner.receivers.remove(&ticket);
+        inner.waiting.remove(&ticket);
         inner.state.leave(ticket);
     }
 
@@ -314,30 +413,42 @@ impl Pool {
             .into_iter()
             .map(|grant| {
                 (
-                    inner.receivers.remove(&grant.ticket),
-                    self.lease(&inner.state, grant),
+                    inner.waiting.remove(&grant.ticket),
+                    self.lease(&inner, grant),
                 )
             })
             .collect();
         let events = inner.state.take_events();
+        let lost = inner.state.take_lost();
         let after = Glance::at(&inner.state, now);
-        let wait_begins = after.anybody_waits && !before.anybody_waits;
-        let poll: Vec<HostId> = if wait_begins {
-            inner.state.worth_polling(now).collect()
+        let poll: Vec<Arc<Signals>> = if after.anybody_waits && !before.anybody_waits {
+            let hosts = inner.state.worth_polling(now);
+            hosts
+                .filter_map(|host| inner.signals.get(&host).cloned())
+                .collect()
         } else {
             Vec::new()
         };
+        let lost: Vec<_> = lost
+            .into_iter()
+            .filter_map(|(host, cause)| Some((inner.signals.get(&host)?.clone(), cause)))
+            .collect();
         drop(inner);
 
         for event in &events {
             (self.shared.observer)(event);
         }
-        for (receiver, lease) in deliveries {
-            // A receiver that is gone drops the lease, which serves the next in line.
-            let _ = receiver.map(|receiver| receiver.send(lease));
+        for (waiting, lease) in deliveries {
+            // One that is gone drops the lease, which serves the next in line.
+            let _ = waiting
+                .zip(lease)
+                .map(|(waiting, lease)| waiting.send(Ok(lease)));
         }
-        for host in poll {
-            self.shared.check_sooner[host.0].notify_one();
+        for (signals, cause) in lost {
+            signals.lost.send_replace(Some(cause));
+        }
+        for signals in poll {
+            signals.check_sooner.notify_one();
         }
         if after.wakeup != before.wakeup {
             self.shared.timer_changed.notify_one();
@@ -345,14 +456,11 @@ impl Pool {
         result
     }
 
-    fn lease(&self, state: &State, grant: Grant) -> Lease {
-        let hung = self.shared.hung[grant.host.0].subscribe();
-        Lease::new(
-            self.clone(),
-            grant.host,
-            state.name(grant.host).clone(),
-            hung,
-        )
+    /// `None` only for a host that the pool has forgotten, which gets no leases.
+    fn lease(&self, inner: &Inner, grant: Grant) -> Option<Lease> {
+        let name = inner.state.host(grant.host)?.spec.name.clone();
+        let signals = inner.signals.get(&grant.host)?.clone();
+        Some(Lease::new(self.clone(), grant, name, signals))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

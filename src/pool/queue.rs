@@ -1,22 +1,124 @@
-//! Requests that wait for a lease, first in first out.
+//! Requests that wait for a lease, and who is next.
 //!
-//! A request keeps its place in line ([`Ticket`]) through all its attempts: one that was turned away
-//! by a busy host is served before those that came after it. A request never waits behind another
-//! that cannot use the free slot (because it already failed on that host).
+//! - Requests that have held a lease before (a busy host turned them away, or a host broke) come
+//!   first, by priority, then by age: they were served once already, as far as fairness goes.
+//! - Then higher priorities before lower ones.
+//! - Then clients by turns, so that one that sends much can't starve another: start-time fair queueing
+//!   (Goyal, Vin and Cheng, 1996). A client's virtual time grows with the work that it was given; the
+//!   one that is behind is next. A client that was idle starts at the time of the others, so that
+//!   idling earns no credit.
+//! - Then first in, first out.
+//!
+//! A request never waits behind another that can't use the free slot. Those of one client for one
+//! model can all use the same hosts, so only the first of them is asked.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::avoid::Avoid;
+use super::demand::{Demand, Model};
 
-/// A place in line. Smaller is earlier.
+/// A request's place in line. Smaller is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
+
+type Client = Option<Arc<str>>;
+
+/// A request that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) demand: Demand,
+    pub(super) avoid: Avoid,
+    /// When it joined the line, this time.
+    pub(super) joined: Instant,
+    /// What it is expected to take, on an average host.
+    pub(super) seconds: f64,
+    /// It has held a lease before.
+    pub(super) returning: bool,
+}
+
+/// Whether there is a host for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found<T> {
+    /// There is.
+    Here(T),
+    /// There is none that this one request wants now.
+    NotYet,
+    /// There is none for any request of its model that has not failed anywhere.
+    Nowhere,
+}
 
 /// The waiting line.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     next: u64,
-    waiting: BTreeMap<Ticket, Avoid>,
+    entries: HashMap<Ticket, Entry>,
+    returning: BTreeSet<(Reverse<u8>, Ticket)>,
+    levels: BTreeMap<Reverse<u8>, Level>,
+    models: HashMap<Model, usize>,
+    bytes: usize,
+    returning_seconds: f64,
+}
+
+/// The clients of one priority.
+#[derive(Debug, Default)]
+struct Level {
+    /// Where the client that was served last began.
+    time: f64,
+    flows: BTreeMap<Client, Flow>,
+}
+
+/// One client's requests.
+#[derive(Debug, Default)]
+struct Flow {
+    time: f64,
+    lines: BTreeMap<Option<Model>, BTreeSet<Ticket>>,
+    len: usize,
+    seconds: f64,
+}
+
+impl Flow {
+    fn head(&self) -> Option<Ticket> {
+        self.lines
+            .values()
+            .filter_map(BTreeSet::first)
+            .min()
+            .copied()
+    }
+
+    fn newest(&self) -> Option<Ticket> {
+        self.lines
+            .values()
+            .filter_map(BTreeSet::last)
+            .max()
+            .copied()
+    }
+
+    fn remove(&mut self, ticket: Ticket, entry: &Entry) {
+        if let Some(line) = self.lines.get_mut(&entry.demand.model) {
+            line.remove(&ticket);
+            if line.is_empty() {
+                self.lines.remove(&entry.demand.model);
+            }
+        }
+        self.len -= 1;
+        self.seconds = if self.len == 0 {
+            0.0
+        } else {
+            self.seconds - entry.seconds
+        };
+    }
+}
+
+impl Level {
+    /// Drops idle clients that are not ahead of the others: they would start anew anyway.
+    fn prune(&mut self) {
+        let time = self.time;
+        self.flows
+            .retain(|_, flow| flow.len > 0 || flow.time > time);
+    }
 }
 
 impl Queue {
@@ -25,83 +127,449 @@ impl Queue {
         Ticket(self.next)
     }
 
-    pub(super) fn join(&mut self, ticket: Ticket, avoid: Avoid) {
-        self.waiting.insert(ticket, avoid);
+    pub(super) fn join(&mut self, ticket: Ticket, entry: Entry) {
+        self.leave(ticket);
+        self.bytes += entry.demand.bytes;
+        if let Some(model) = &entry.demand.model {
+            *self.models.entry(model.clone()).or_default() += 1;
+        }
+        let priority = Reverse(entry.demand.priority);
+        if entry.returning {
+            self.returning.insert((priority, ticket));
+            self.returning_seconds += entry.seconds;
+        } else {
+            let level = self.levels.entry(priority).or_default();
+            let time = level.time;
+            let flow = level.flows.entry(entry.demand.client.clone()).or_default();
+            if flow.len == 0 {
+                flow.time = flow.time.max(time);
+            }
+            let line = flow.lines.entry(entry.demand.model.clone()).or_default();
+            line.insert(ticket);
+            flow.len += 1;
+            flow.seconds += entry.seconds;
+        }
+        self.entries.insert(ticket, entry);
     }
 
-    /// Returns whether the ticket was waiting.
-    pub(super) fn leave(&mut self, ticket: Ticket) -> bool {
-        self.waiting.remove(&ticket).is_some()
+    /// Takes a request out of the line, if it is there.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Entry> {
+        let entry = self.entries.remove(&ticket)?;
+        self.bytes -= entry.demand.bytes;
+        if let Some(model) = &entry.demand.model
+            && let Some(count) = self.models.get_mut(model)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.models.remove(model);
+            }
+        }
+        let priority = Reverse(entry.demand.priority);
+        if entry.returning {
+            self.returning.remove(&(priority, ticket));
+            self.returning_seconds = if self.returning.is_empty() {
+                0.0
+            } else {
+                self.returning_seconds - entry.seconds
+            };
+        } else if let Some(level) = self.levels.get_mut(&priority)
+            && let Some(flow) = level.flows.get_mut(&entry.demand.client)
+        {
+            flow.remove(ticket, &entry);
+        }
+        Some(entry)
+    }
+
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Entry> {
+        self.entries.get(&ticket)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Takes out the first request for which `place` finds a host. `place` must answer alike for all
-    /// requests without failures, so that only the first of those is asked.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Requests that wait for `model`.
+    pub(super) fn waiting_for(&self, model: &Model) -> usize {
+        self.models.get(model).copied().unwrap_or(0)
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Ticket, &Entry)> {
+        self.entries.iter().map(|(ticket, entry)| (*ticket, entry))
+    }
+
+    /// What is expected to be served before `newcomer`, the last of its client's requests in line, in
+    /// seconds of an average host: what comes first anyway, and of each equal client no more than the
+    /// newcomer's own gets.
+    pub(super) fn seconds_ahead_of(&self, newcomer: &Entry) -> f64 {
+        let Demand {
+            priority, client, ..
+        } = &newcomer.demand;
+        let mine = Reverse(*priority);
+        let higher = self
+            .levels
+            .range(..mine)
+            .flat_map(|(_, level)| level.flows.values());
+        let higher: f64 = higher.map(|flow| flow.seconds).sum();
+        let equals = self
+            .levels
+            .get(&mine)
+            .into_iter()
+            .flat_map(|level| &level.flows);
+        let own = equals.clone().find(|(name, _)| *name == client);
+        let own = own.map_or(0.0, |(_, flow)| flow.seconds);
+        let equals: f64 = equals.map(|(_, flow)| flow.seconds.min(own)).sum();
+        self.returning_seconds + higher + equals - newcomer.seconds
+    }
+
+    /// All that waits, in seconds of an average host.
+    pub(super) fn seconds(&self) -> f64 {
+        let flows = self.levels.values().flat_map(|level| level.flows.values());
+        self.returning_seconds + flows.map(|flow| flow.seconds).sum::<f64>()
+    }
+
+    /// The request to give way to `newcomer`, which waits too: the newest one of the client that waits
+    /// with the most, at the lowest priority. `None` if that would be no fairer than to turn the
+    /// newcomer away.
+    pub(super) fn to_give_way(&self, newcomer: Ticket) -> Option<Ticket> {
+        let demand = &self.entries.get(&newcomer)?.demand;
+        let (priority, longest) = self.levels.iter().rev().find_map(|(priority, level)| {
+            let longest = level.flows.values().max_by_key(|flow| flow.len)?;
+            (longest.len > 0).then_some((priority, longest))
+        })?;
+        let mine = Reverse(demand.priority);
+        let own = self.levels.get(&mine)?.flows.get(&demand.client)?;
+        let fairer = mine < *priority || (mine == *priority && longest.len > own.len);
+        longest.newest().filter(|_| fairer)
+    }
+
+    /// Takes out the first request for which `place` finds a host; it is asked with the number of
+    /// requests that wait for the same model.
     pub(super) fn take_first<T>(
         &mut self,
-        mut place: impl FnMut(&Avoid) -> Option<T>,
-    ) -> Option<(Ticket, T)> {
-        let mut unrestricted_failed = false;
-        let (ticket, found) = self.waiting.iter().find_map(|(ticket, avoid)| {
-            if avoid.is_empty() && unrestricted_failed {
-                return None;
+        mut place: impl FnMut(&Entry, usize) -> Found<T>,
+    ) -> Option<(Ticket, Entry, T)> {
+        let (ticket, found) = self.first(&mut place)?;
+        let entry = self.leave(ticket)?;
+        if !entry.returning {
+            self.charge(&entry);
+        }
+        Some((ticket, entry, found))
+    }
+
+    fn first<T>(&self, place: &mut impl FnMut(&Entry, usize) -> Found<T>) -> Option<(Ticket, T)> {
+        let mut ask = |ticket: &Ticket| {
+            let Some(entry) = self.entries.get(ticket) else {
+                return Found::Nowhere;
+            };
+            let model = entry.demand.model.as_ref();
+            place(entry, model.map_or(0, |model| self.waiting_for(model)))
+        };
+        for (_, ticket) in &self.returning {
+            if let Found::Here(found) = ask(ticket) {
+                return Some((*ticket, found));
             }
-            unrestricted_failed |= avoid.is_empty();
-            place(avoid).map(|found| (*ticket, found))
-        })?;
-        self.waiting.remove(&ticket);
-        Some((ticket, found))
+        }
+        let mut hopeless: HashSet<&Option<Model>> = HashSet::new();
+        let flows = self.levels.values().flat_map(Level::in_turn);
+        for (ticket, model) in flows.flat_map(Flow::heads) {
+            if hopeless.contains(model) {
+                continue;
+            }
+            match ask(&ticket) {
+                Found::Here(found) => return Some((ticket, found)),
+                Found::NotYet => {}
+                Found::Nowhere => {
+                    hopeless.insert(model);
+                }
+            }
+        }
+        None
+    }
+
+    /// Moves the client's virtual time on by what it is given.
+    fn charge(&mut self, entry: &Entry) {
+        let priority = Reverse(entry.demand.priority);
+        if let Some(level) = self.levels.get_mut(&priority) {
+            if let Some(flow) = level.flows.get_mut(&entry.demand.client) {
+                level.time = level.time.max(flow.time);
+                flow.time += entry.demand.work.units();
+            }
+            level.prune();
+        }
+    }
+}
+
+impl Level {
+    /// Its clients, the one that is behind first; equals by the age of their first request.
+    fn in_turn(&self) -> Vec<&Flow> {
+        let mut flows: Vec<(f64, Ticket, &Flow)> = self
+            .flows
+            .values()
+            .filter_map(|flow| Some((flow.time, flow.head()?, flow)))
+            .collect();
+        flows.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        flows.into_iter().map(|(.., flow)| flow).collect()
+    }
+}
+
+impl Flow {
+    /// The first request for each model, the oldest first.
+    fn heads(&self) -> Vec<(Ticket, &Option<Model>)> {
+        let heads = self.lines.iter();
+        let mut heads: Vec<_> = heads
+            .filter_map(|(model, line)| Some((*line.first()?, model)))
+            .collect();
+        heads.sort_unstable_by_key(|(ticket, _)| *ticket);
+        heads
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{HostId, Proof};
+    use crate::pool::{HostId, Proof, Work};
 
     const A: HostId = HostId(0);
+
+    fn demand(client: &str, priority: u8, characters: u64) -> Demand {
+        Demand {
+            client: Some(client.into()),
+            priority,
+            work: Work {
+                items: 0,
+                characters,
+            },
+            ..Demand::default()
+        }
+    }
+
+    fn entry(demand: Demand) -> Entry {
+        Entry {
+            seconds: demand.work.units(),
+            demand,
+            avoid: Avoid::default(),
+            joined: Instant::now(),
+            returning: false,
+        }
+    }
+
+    fn join(queue: &mut Queue, demand: Demand) -> Ticket {
+        let ticket = queue.next_ticket();
+        queue.join(ticket, entry(demand));
+        ticket
+    }
+
+    /// The clients of all that waits, in the order in which they are served.
+    fn serve(queue: &mut Queue) -> String {
+        std::iter::from_fn(|| queue.take_first(|_, _| Found::Here(())))
+            .filter_map(|(_, entry, ())| entry.demand.client)
+            .map(|client| client.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn one_client_is_served_in_order_of_arrival() {
+        let mut queue = Queue::default();
+        let joined: Vec<_> = (0..5)
+            .map(|_| join(&mut queue, demand("a", 0, 9)))
+            .collect();
+        let served: Vec<_> = std::iter::from_fn(|| queue.take_first(|_, _| Found::Here(())))
+            .map(|(ticket, ..)| ticket)
+            .collect();
+        assert_eq!(served, joined);
+    }
+
+    #[test]
+    fn clients_take_turns_whatever_one_of_them_sends() {
+        let mut queue = Queue::default();
+        for _ in 0..6 {
+            join(&mut queue, demand("a", 0, 10));
+        }
+        for _ in 0..2 {
+            join(&mut queue, demand("b", 0, 10));
+        }
+        assert_eq!(serve(&mut queue), "ababaaaa");
+    }
+
+    #[test]
+    fn shares_are_counted_in_work() {
+        let mut queue = Queue::default();
+        for _ in 0..3 {
+            join(&mut queue, demand("L", 0, 30));
+        }
+        for _ in 0..9 {
+            join(&mut queue, demand("s", 0, 10));
+        }
+        assert_eq!(serve(&mut queue), "LsssLsssLsss");
+    }
+
+    #[test]
+    fn one_that_sends_again_and_again_has_no_advantage() {
+        let mut queue = Queue::default();
+        for _ in 0..4 {
+            join(&mut queue, demand("a", 0, 10));
+        }
+        let mut served = String::new();
+        for _ in 0..8 {
+            // b asks anew all the time.
+            join(&mut queue, demand("b", 0, 10));
+            let (_, entry, ()) = queue.take_first(|_, _| Found::Here(())).unwrap();
+            served.push_str(&entry.demand.client.unwrap());
+        }
+        assert_eq!(served.matches('a').count(), 4, "{served}");
+    }
+
+    #[test]
+    fn idling_earns_no_credit() {
+        let mut queue = Queue::default();
+        join(&mut queue, demand("b", 0, 10));
+        for _ in 0..20 {
+            join(&mut queue, demand("a", 0, 10));
+        }
+        for _ in 0..15 {
+            queue.take_first(|_, _| Found::Here(()));
+        }
+        for _ in 0..4 {
+            join(&mut queue, demand("b", 0, 10));
+        }
+        let served = serve(&mut queue);
+        assert!(!served.contains("bbb"), "{served}");
+    }
+
+    #[test]
+    fn higher_priorities_and_those_that_return_come_first() {
+        let mut queue = Queue::default();
+        join(&mut queue, demand("l", 0, 1));
+        join(&mut queue, demand("h", 5, 1));
+        let returns = queue.next_ticket();
+        queue.join(
+            returns,
+            Entry {
+                returning: true,
+                ..entry(demand("r", 0, 1))
+            },
+        );
+        assert_eq!(serve(&mut queue), "rhl");
+    }
 
     #[test]
     fn takes_the_first_that_fits_and_skips_those_that_do_not() {
         let mut queue = Queue::default();
-        let (first, second, third) = (
-            queue.next_ticket(),
-            queue.next_ticket(),
-            queue.next_ticket(),
+        let mut avoid = Avoid::default();
+        avoid.add(A, true, Proof(0));
+        let first = queue.next_ticket();
+        queue.join(
+            first,
+            Entry {
+                avoid,
+                returning: true,
+                ..entry(demand("a", 0, 1))
+            },
         );
-        let mut avoid_a = Avoid::default();
-        avoid_a.add(A, true, Proof(0));
-        queue.join(third, Avoid::default());
-        queue.join(second, Avoid::default());
-        queue.join(first, avoid_a);
-        let only_a = |avoid: &Avoid| avoid.allows(A, Proof(1), false).then_some(A);
-        assert_eq!(queue.take_first(only_a), Some((second, A)));
-        assert_eq!(queue.take_first(only_a), Some((third, A)));
-        assert_eq!(queue.take_first(only_a), None);
-        assert!(queue.leave(first));
-        assert!(!queue.leave(first));
+        let second = join(&mut queue, demand("a", 0, 1));
+        let only_a = |entry: &Entry, _| {
+            if entry.avoid.allows(A, Proof(1), false) {
+                Found::Here(A)
+            } else {
+                Found::Nowhere
+            }
+        };
+        assert_eq!(queue.take_first(only_a).map(|taken| taken.0), Some(second));
+        assert!(queue.take_first(only_a).is_none());
+        assert!(queue.leave(first).is_some());
+        assert!(queue.leave(first).is_none());
         assert!(queue.is_empty());
     }
 
     #[test]
-    fn asks_only_one_of_the_requests_without_failures() {
+    fn asks_once_for_each_model() {
         let mut queue = Queue::default();
-        for _ in 0..1000 {
-            let ticket = queue.next_ticket();
-            queue.join(ticket, Avoid::default());
+        for number in 0..1000 {
+            let model = Model::new(if number % 2 == 0 { "x" } else { "y" });
+            let client = number.to_string();
+            join(
+                &mut queue,
+                Demand {
+                    model,
+                    ..demand(&client, 0, 1)
+                },
+            );
         }
         let mut asked = 0;
-        let none: Option<(Ticket, ())> = queue.take_first(|_| {
+        let none = queue.take_first(|_, line| {
             asked += 1;
-            None
+            assert_eq!(line, 500);
+            Found::<()>::Nowhere
         });
-        assert_eq!((none, asked, queue.len()), (None, 1, 1000));
+        assert!(none.is_none());
+        assert_eq!((asked, queue.len()), (2, 1000));
+        assert_eq!(queue.waiting_for(&Model::new("x").unwrap()), 500);
+    }
+
+    #[test]
+    fn the_one_that_waits_with_the_most_gives_way() {
+        let mut queue = Queue::default();
+        for _ in 0..3 {
+            join(&mut queue, demand("a", 0, 1));
+        }
+        let newest = join(&mut queue, demand("a", 0, 1));
+        assert_eq!(queue.to_give_way(newest), None, "not for more of its own");
+        let quiet = join(&mut queue, demand("b", 0, 1));
+        assert_eq!(queue.to_give_way(quiet), Some(newest));
+        let low = join(&mut queue, demand("c", 0, 1));
+        let high = join(&mut queue, demand("b", 1, 1));
+        assert_eq!(queue.to_give_way(high), Some(newest));
+        assert_eq!(queue.to_give_way(low), Some(newest));
+    }
+
+    #[test]
+    fn what_is_ahead_of_a_newcomer_is_bounded_by_its_own_share() {
+        let mut queue = Queue::default();
+        for _ in 0..10 {
+            join(&mut queue, demand("a", 0, 10));
+        }
+        join(&mut queue, demand("h", 1, 5));
+        let mut ahead = |client, priority, expected: f64| {
+            let ticket = join(&mut queue, demand(client, priority, 10));
+            let ahead = queue.seconds_ahead_of(queue.get(ticket).unwrap());
+            assert!(
+                (ahead - expected).abs() < 1e-9,
+                "{client} {priority}: {ahead}"
+            );
+            queue.leave(ticket);
+        };
+        ahead("a", 0, 105.0);
+        ahead("b", 0, 15.0);
+        ahead("b", 1, 5.0);
+        assert!((queue.seconds() - 105.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn sums_return_to_nothing() {
+        let mut queue = Queue::default();
+        let mut tickets = Vec::new();
+        for number in 0..50 {
+            let demand = Demand {
+                model: Model::new(&(number % 3).to_string()),
+                bytes: 7,
+                ..demand("a", number % 2, 3)
+            };
+            tickets.push(join(&mut queue, demand));
+        }
+        assert_eq!(queue.bytes(), 350);
+        for ticket in tickets {
+            queue.leave(ticket);
+        }
+        assert_eq!((queue.bytes(), queue.len(), queue.models.len()), (0, 0, 0));
+        assert!(queue.seconds().abs() < f64::EPSILON);
     }
 }

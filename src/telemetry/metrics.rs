@@ -5,8 +5,8 @@
 //! that a client makes up.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::pool::{Event, EventKind, PoolView, Transition};
@@ -27,6 +27,8 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     /// Attempts that were followed by another, by the verdict that was the reason.
     pub retries: IntCounterVec,
+    /// Attempts that were made beside one that took long.
+    pub hedges: IntCounter,
     /// Time that requests waited for leases.
     pub queue_wait: Histogram,
     ejections: IntCounterVec,
@@ -70,6 +72,10 @@ impl Metrics {
                 "retries_total",
                 "Attempts that were followed by another, by the verdict that was the reason.",
                 &["reason"],
+            )?,
+            hedges: make.counter(
+                "hedges_total",
+                "Attempts made beside another one that took long.",
             )?,
             queue_wait: make.histogram(
                 "queue_wait_seconds",
@@ -135,8 +141,10 @@ impl Metrics {
                 .set(host.capacity.into());
             self.host_healthy
                 .with_label_values(name)
-                .set(host.phase.is_serving().into());
-            self.host_busy.with_label_values(name).set(host.busy.into());
+                .set(host.is_serving().into());
+            self.host_busy
+                .with_label_values(name)
+                .set(host.is_busy().into());
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -152,6 +160,10 @@ fn to_i64(count: usize) -> i64 {
 struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::with_opts(Self::opts(name, help))?)
+    }
+
     fn counters(
         &self,
         name: &str,

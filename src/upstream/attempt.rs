@@ -32,6 +32,7 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Attempt<'a> {
     pub(super) connector: &'a Connector,
     pub(super) target: &'a Target,
+    pub(super) limit: Duration,
     pub(super) settings: Settings,
     pub(super) budget: &'a Budget,
 }
@@ -39,13 +40,10 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Tries `call` once.
     pub(super) async fn run(&self, call: &Call) -> Verdict {
-        let deadline = Instant::now() + self.settings.attempt;
+        let deadline = Instant::now() + self.limit;
         match timeout_at(deadline, self.exchange(call, deadline)).await {
             Ok(verdict) => verdict,
-            Err(_) => fault(
-                true,
-                format!("no whole answer within {:?}", self.settings.attempt),
-            ),
+            Err(_) => fault(true, format!("no whole answer within {:?}", self.limit)),
         }
     }
 

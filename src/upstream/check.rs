@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::exchange::Exchange;
 use super::verdict::{Class, classify};
 use super::{Settings, Target, target};
-use crate::pool::{Check, HostId, Pool, Slots};
+use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
 
 /// Answers to checks beyond this size are nonsense.
 const MAX_ANSWER: usize = 1 << 20;
@@ -45,7 +45,7 @@ impl<'a> Checker<'a> {
     pub(super) async fn run(&self, host: HostId, pool: &Pool) {
         let mut told = None;
         loop {
-            let found = self.check().await;
+            let found = self.check(host, pool).await;
             let problem = found.problem().map(str::to_owned);
             if let Some(reason) = problem.as_deref().filter(|_| problem != told) {
                 tracing::warn!(host = %self.target.name(), reason, "health check failed");
@@ -57,15 +57,19 @@ impl<'a> Checker<'a> {
         }
     }
 
-    async fn check(&self) -> Check {
+    async fn check(&self, host: HostId, pool: &Pool) -> Check {
         if let Err(reason) = self.target.resolve(self.settings.check).await {
-            return Check::Failed { reason };
+            return Check::Failed {
+                reason,
+                reachable: false,
+            };
         }
         match self.health().await {
             Probe::Body(health) if health.status == Health::OK => {}
             Probe::Body(health) => {
                 return Check::Failed {
                     reason: format!("/health says {:?}", health.status),
+                    reachable: true,
                 };
             }
             Probe::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
@@ -78,16 +82,22 @@ impl<'a> Checker<'a> {
             reply => {
                 return Check::Failed {
                     reason: format!("/health: {}", reply.describe()),
+                    reachable: matches!(reply, Probe::Class(_)),
                 };
             }
         }
+        let ours = pool.in_flight(host);
         let slots = match self.get::<Status>("/status").await {
             Probe::Class(Class::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: "/status refuses the API key".to_owned(),
                 };
             }
-            Probe::Body(status) => Some(self.note_status(status)),
+            Probe::Body(status) => {
+                // Requests begin and end while the answer travels: never take ours for others'.
+                let ours = ours.max(pool.in_flight(host));
+                Some(self.note_status(status, ours))
+            }
             Probe::Class(_) | Probe::TooLate | Probe::Failed(_) => None,
         };
         if self
@@ -95,6 +105,7 @@ impl<'a> Checker<'a> {
             .info_is_older_than(self.settings.check_interval, Instant::now())
             && let Probe::Body(info) = self.get::<Info>("/info").await
         {
+            pool.told(host, facts(&info));
             self.target.store_info(info, Instant::now());
         }
         Check::Good { slots }
@@ -118,12 +129,14 @@ impl<'a> Checker<'a> {
         failure
     }
 
-    fn note_status(&self, status: Status) -> Slots {
+    fn note_status(&self, status: Status, ours: u32) -> Slots {
         let queue = status.queue;
         self.target.store_status(status);
         Slots {
             max_concurrent: queue.max_concurrent,
             available: queue.available_slots,
+            in_flight: queue.in_flight,
+            ours,
         }
     }
 
@@ -173,6 +186,14 @@ impl<'a> Checker<'a> {
         request.insert_header(http::header::ACCEPT, "application/json")?;
         self.target.sign(&mut request)?;
         Ok(request)
+    }
+}
+
+fn facts(info: &Info) -> HostFacts {
+    HostFacts {
+        models: info.loaded_models.clone(),
+        vram_total_mb: info.vram_total_mb,
+        vram_used_mb: info.vram_used_mb,
     }
 }
 

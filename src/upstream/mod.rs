@@ -12,6 +12,7 @@ mod verdict;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::connectors::http::Connector;
 
@@ -26,8 +27,8 @@ use crate::pool::{HostId, Pool};
 /// What can be asked of hosts; a seam for tests.
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// Tries `call` once on `host`. Dropping the future closes the connection.
-    async fn attempt(&self, host: HostId, call: &Call) -> Verdict;
+    /// Tries `call` once on `host`, for up to `limit` in all. Dropping the future closes the connection.
+    async fn attempt(&self, host: HostId, call: &Call, limit: Duration) -> Verdict;
 }
 
 /// How hosts are talked to.
@@ -35,8 +36,6 @@ pub trait Upstream: Send + Sync + 'static {
 pub struct Settings {
     /// Bound on making a connection.
     pub connect: Duration,
-    /// Bound on one whole attempt.
-    pub attempt: Duration,
     /// Bound on each request of a health check.
     pub check: Duration,
     /// Time between two checks of a host that is well; how old its `/info` may get.
@@ -45,20 +44,22 @@ pub struct Settings {
 
 /// All hosts of the pool, over the network.
 pub struct Hosts {
-    targets: Vec<Arc<Target>>,
+    targets: ArcSwap<Vec<(HostId, Arc<Target>)>>,
     connector: Arc<Connector>,
     settings: Settings,
     budget: Budget,
 }
 
 impl Hosts {
-    /// Hosts as configured. `budget` bounds the answers that are held.
-    pub fn new(hosts: &[config::Host], settings: Settings, budget: Budget) -> Self {
+    /// Hosts as configured, by their ids. `budget` bounds the answers that are held.
+    pub fn new<'a>(
+        hosts: impl Iterator<Item = (HostId, &'a config::Host)>,
+        settings: Settings,
+        budget: Budget,
+    ) -> Self {
+        let targets = hosts.map(|(id, host)| (id, Arc::new(Target::new(host))));
         Self {
-            targets: hosts
-                .iter()
-                .map(|host| Arc::new(Target::new(host)))
-                .collect(),
+            targets: ArcSwap::from_pointee(targets.collect()),
             connector: Arc::new(Connector::new(None)),
             settings,
             budget,
@@ -67,13 +68,20 @@ impl Hosts {
 
     /// What each host last told of itself, in the order of the configuration.
     pub fn reports(&self) -> Vec<HostReport> {
-        self.targets.iter().map(|target| target.report()).collect()
+        let targets = self.targets.load();
+        targets.iter().map(|(_, target)| target.report()).collect()
+    }
+
+    fn target(&self, host: HostId) -> Option<Arc<Target>> {
+        let targets = self.targets.load();
+        let found = targets.iter().find(|(id, _)| *id == host);
+        found.map(|(_, target)| Arc::clone(target))
     }
 
     /// Checks one host for ever, telling the pool what was found.
     pub async fn keep_checking(&self, host: HostId, pool: Pool) {
-        if let Some(target) = self.targets.get(host.position()) {
-            check::Checker::new(target, &self.connector, self.settings)
+        if let Some(target) = self.target(host) {
+            check::Checker::new(&target, &self.connector, self.settings)
                 .run(host, &pool)
                 .await;
         }
@@ -82,8 +90,8 @@ impl Hosts {
 
 #[async_trait]
 impl Upstream for Hosts {
-    async fn attempt(&self, host: HostId, call: &Call) -> Verdict {
-        let Some(target) = self.targets.get(host.position()) else {
+    async fn attempt(&self, host: HostId, call: &Call, limit: Duration) -> Verdict {
+        let Some(target) = self.target(host) else {
             return Verdict::Fault {
                 sent: false,
                 reason: "no such host".to_owned(),
@@ -91,7 +99,8 @@ impl Upstream for Hosts {
         };
         let attempt = attempt::Attempt {
             connector: &self.connector,
-            target,
+            target: &target,
+            limit,
             settings: self.settings,
             budget: &self.budget,
         };

@@ -38,6 +38,11 @@ pub enum Verdict {
         /// For the log.
         reason: String,
     },
+    /// Given up because its host was ejected meanwhile.
+    Moved {
+        /// The host hangs, perhaps because of this very request.
+        hung: bool,
+    },
     /// The host refuses our key.
     Misconfigured {
         /// The status that says so.
@@ -54,6 +59,7 @@ impl Verdict {
             Self::Busy { .. } => "busy",
             Self::Fault { sent: true, .. } => "fault",
             Self::Fault { sent: false, .. } => "refused",
+            Self::Moved { .. } => "moved",
             Self::Misconfigured { .. } => "misconfigured",
         }
     }
@@ -61,7 +67,11 @@ impl Verdict {
     /// What the pool should know of the host.
     pub fn outcome(&self) -> Outcome {
         match *self {
-            Self::Deliver(_) => Outcome::Answered,
+            Self::Deliver(ref answer) => Outcome::Answered {
+                timed: answer.status.is_success(),
+            },
+            // What there is to say of its host has been said by its ejection.
+            Self::Moved { .. } => Outcome::Abandoned,
             Self::ServerError(_) => Outcome::ServerError,
             Self::Busy { retry_after } => Outcome::Busy { retry_after },
             Self::Fault { sent: true, .. } => Outcome::Broke,

@@ -1,0 +1,126 @@
+//! One attempt, or two where the first straggles and a sibling idles (hedging: Dean and Barroso, "The
+//! Tail at Scale", 2013).
+
+use std::pin::pin;
+use std::time::Duration;
+
+use super::{Dispatcher, Journal, Settings, Stopwatch, Tried};
+use crate::message::Call;
+use crate::pool::{Avoid, Cause, Lease};
+use crate::upstream::{Upstream, Verdict};
+
+/// A request is given up on a host only after this much time, however little it should take …
+const LEAST_LIMIT: Duration = Duration::from_secs(10);
+/// … and after this many times what it should take.
+const PATIENCE: u32 = 20;
+
+/// An attempt that has ended.
+pub(super) struct Ended {
+    pub(super) lease: Lease,
+    pub(super) verdict: Verdict,
+}
+
+impl<U: Upstream> Dispatcher<U> {
+    /// Runs `call` on the host of `lease`. Returns one attempt, or two of which at most the last
+    /// delivers.
+    pub(super) async fn run(
+        &self,
+        lease: Lease,
+        call: &Call,
+        avoid: &Avoid,
+        settings: Settings,
+        journal: &mut Journal,
+    ) -> Vec<Ended> {
+        let Journal {
+            attempts, upstream, ..
+        } = journal;
+        let position = attempts.len();
+        attempts.push(Tried::new(lease.name()));
+        let _stopwatch = Stopwatch::start(upstream);
+        let hedge_after = lease.straggles_after().filter(|_| settings.hedge);
+        let hedge;
+        let (first, second) = {
+            let limit = limit(&lease, settings);
+            let mut running = pin!(self.attempt(&lease, call, limit));
+            let in_time = match hedge_after {
+                None => Some(running.as_mut().await),
+                Some(after) => tokio::select! {
+                    verdict = &mut running => Some(verdict),
+                    () = tokio::time::sleep(after) => None,
+                },
+            };
+            hedge = match in_time {
+                Some(_) => None,
+                None => lease.hedge(avoid),
+            };
+            match (in_time, &hedge) {
+                (Some(verdict), _) => (Some(verdict), None),
+                (None, None) => (Some(running.await), None),
+                (None, Some(hedge)) => {
+                    attempts.push(Tried::new(hedge.name()));
+                    self.metrics.hedges.inc();
+                    race(running, self.attempt(hedge, call, limit)).await
+                }
+            }
+        };
+        let leases = std::iter::once(lease).chain(hedge);
+        let mut ended = Vec::new();
+        for ((lease, verdict), tried) in leases.zip([first, second]).zip(&mut attempts[position..])
+        {
+            let Some(verdict) = verdict else {
+                continue;
+            };
+            tried.verdict = verdict.as_str();
+            ended.push(Ended { lease, verdict });
+        }
+        ended.sort_by_key(|ended| matches!(ended.verdict, Verdict::Deliver(_)));
+        ended
+    }
+
+    async fn attempt(&self, lease: &Lease, call: &Call, limit: Duration) -> Verdict {
+        let verdict = tokio::select! {
+            verdict = self.upstream.attempt(lease.host(), call, limit) => verdict,
+            cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
+        };
+        self.metrics
+            .attempts
+            .with_label_values(&[lease.name().as_ref(), verdict.as_str()])
+            .inc();
+        match &verdict {
+            Verdict::Fault { sent, reason } => {
+                tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
+            }
+            Verdict::Moved { .. } => {
+                tracing::warn!(host = %lease.name(), "attempt given up: its host is ejected");
+            }
+            _ => {}
+        }
+        verdict
+    }
+}
+
+/// Both verdicts, unless the one that comes first delivers: then the other attempt is given up.
+async fn race(
+    first: impl Future<Output = Verdict>,
+    second: impl Future<Output = Verdict>,
+) -> (Option<Verdict>, Option<Verdict>) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    tokio::select! {
+        verdict = &mut first => match verdict {
+            Verdict::Deliver(_) => (Some(verdict), None),
+            failure => (Some(failure), Some(second.await)),
+        },
+        verdict = &mut second => match verdict {
+            Verdict::Deliver(_) => (None, Some(verdict)),
+            failure => (Some(first.await), Some(failure)),
+        },
+    }
+}
+
+/// How long an attempt may take: many times what it should, but never more than the operator says.
+fn limit(lease: &Lease, settings: Settings) -> Duration {
+    lease.expected().map_or(settings.attempt, |expected| {
+        let adapted = expected.saturating_mul(PATIENCE).max(LEAST_LIMIT);
+        adapted.min(settings.attempt)
+    })
+}

@@ -1,0 +1,84 @@
+//! A bound on attempts after faults, so that a broken pool is not also hit by a storm of retries.
+//!
+//! Each request adds a share of a retry to the budget, each retry takes one out (as Finagle's retry
+//! budgets do); a trickle per second keeps a quiet proxy able to retry. A request whose retry the
+//! budget does not cover is not failed but waits until it does.
+//!
+//! Busy hosts and refused connections cost no computation; going on to a sibling after those is free.
+
+use std::time::{Duration, Instant};
+
+/// Retries that are allowed each second whatever the traffic.
+const TRICKLE: f64 = 10.0;
+/// Retries that a quiet time saves up at most.
+const MOST: f64 = 100.0;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct RetryBudget {
+    saved: f64,
+    updated: Instant,
+}
+
+impl RetryBudget {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            saved: TRICKLE,
+            updated: now,
+        }
+    }
+
+    /// A request has come.
+    pub(super) fn deposit(&mut self, percent: u32) {
+        self.saved = (self.saved + f64::from(percent) / 100.0).min(MOST);
+    }
+
+    /// Takes a retry out.
+    ///
+    /// # Errors
+    /// How long to wait before there is one.
+    pub(super) fn withdraw(&mut self, now: Instant) -> Result<(), Duration> {
+        let passed = now.saturating_duration_since(self.updated).as_secs_f64();
+        self.saved = (self.saved + passed * TRICKLE).min(MOST);
+        self.updated = now;
+        if self.saved < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - self.saved) / TRICKLE));
+        }
+        self.saved -= 1.0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_requests_may_be_retried_and_a_trickle() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::new(start);
+        for _ in 0..10 {
+            assert_eq!(budget.withdraw(start), Ok(()));
+        }
+        assert_eq!(budget.withdraw(start), Err(Duration::from_millis(100)));
+        for _ in 0..10 {
+            budget.deposit(20);
+        }
+        assert_eq!(budget.withdraw(start), Ok(()));
+        assert_eq!(budget.withdraw(start), Ok(()));
+        assert!(budget.withdraw(start).is_err());
+        let later = start + Duration::from_secs(1);
+        let saved = std::iter::from_fn(|| budget.withdraw(later).ok()).count();
+        assert_eq!(saved, 10);
+    }
+
+    #[test]
+    fn what_is_saved_is_bounded() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::new(start);
+        budget.deposit(u32::MAX);
+        let later = start + Duration::from_hours(1);
+        let saved = std::iter::from_fn(|| budget.withdraw(later).ok()).count();
+        assert_eq!(saved, 100);
+    }
+}

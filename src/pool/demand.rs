@@ -1,0 +1,59 @@
+//! What a request asks of the pool, as far as scheduling goes.
+
+use std::sync::Arc;
+
+/// What one item costs beside its characters: special tokens, a row in the batch, a vector in the
+/// answer. About what 32 characters cost on the encoders measured here.
+const ITEM: f64 = 32.0;
+/// A request without items still has to be answered.
+const LEAST: f64 = 1.0;
+
+/// A model on a route, as hosts name what they have loaded (`embed:NAME`, `bertscore:NAME`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Model(Arc<str>);
+
+impl Model {
+    /// The longest name that is told apart; a longer one is nobody's.
+    pub const MAX_LEN: usize = 200;
+
+    /// `None` for names that are too long.
+    pub fn new(name: &str) -> Option<Self> {
+        (name.len() <= Self::MAX_LEN).then(|| Self(name.into()))
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How much a request asks for. Hosts differ in how long they take for it, not in how much it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Texts, or pairs of texts.
+    pub items: u32,
+    /// Characters in all, roughly.
+    pub characters: u64,
+}
+
+impl Work {
+    /// In units of what one character costs.
+    pub(super) fn units(self) -> f64 {
+        (f64::from(self.items) * ITEM + self.characters as f64).max(LEAST)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Demand {
+    /// Who asks; requests of one client are served in order, clients get equal shares.
+    pub client: Option<Arc<str>>,
+    /// Higher ones are served first.
+    pub priority: u8,
+    /// What must be loaded on a host; `None` if unknown.
+    pub model: Option<Model>,
+    /// How much is to be computed.
+    pub work: Work,
+    /// Bytes that it holds while it waits.
+    pub bytes: usize,
+}

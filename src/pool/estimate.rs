@@ -1,0 +1,367 @@
+//! How long hosts take for requests, learned from those that were answered.
+//!
+//! ```text
+//! expected seconds = units of work × cost of the model × slowness of the host
+//! ```
+//!
+//! Two factors instead of one for each pair, so that a host's speed, learned with one model, holds
+//! for the others too, and a new host knows what each model costs. Each answer moves both towards
+//! what was seen (an exponentially weighted moving average, after a plain average of the first few).
+//! Only good answers count: a host that fails fast must not look fast.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::demand::{Demand, Model};
+
+/// The newest answer's share in an average: it follows a change within some dozen answers.
+const WEIGHT: f64 = 1.0 / 16.0;
+/// One answer that took absurdly long, or short, must not drown all that is known.
+const RATIOS: std::ops::RangeInclusive<f64> = 0.05..=20.0;
+/// Models that are told apart. Only names that a host answered for get here.
+const MAX_MODELS: usize = 256;
+/// Before anything is known. Only comparisons between hosts use it.
+const FIRST_COST: f64 = 1e-4;
+/// How long loading a model takes, before the first was seen.
+const FIRST_LOAD: Duration = Duration::from_secs(5);
+/// Answers after which expectations are good enough to act on.
+const ENOUGH: u32 = 16;
+
+/// A moving average with a memory of how much it rests on.
+#[derive(Clone, Copy, Debug)]
+struct Average {
+    value: f64,
+    samples: u32,
+}
+
+impl Average {
+    fn new(value: f64) -> Self {
+        Self { value, samples: 0 }
+    }
+
+    /// The share that the next sample gets.
+    fn weight(self) -> f64 {
+        (1.0 / f64::from(self.samples.saturating_add(1))).max(WEIGHT)
+    }
+
+    fn record(&mut self, sample: f64) {
+        self.value += self.weight() * (sample - self.value);
+        self.samples = self.samples.saturating_add(1);
+    }
+}
+
+/// How many times as long as the average host one host takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slowness(Average);
+
+impl Slowness {
+    /// Of a host of which nothing is known but what its siblings are like.
+    pub(super) fn like(siblings: impl Iterator<Item = Slowness>) -> Self {
+        let (sum, count) = siblings.fold((0.0, 0_u32), |(sum, count), sibling| {
+            (sum + sibling.factor(), count + 1)
+        });
+        let mean = if count == 0 {
+            1.0
+        } else {
+            sum / f64::from(count)
+        };
+        Self(Average::new(mean))
+    }
+
+    /// 1 = as fast as the average; 4 = takes four times as long.
+    pub(super) fn factor(self) -> f64 {
+        self.0.value
+    }
+}
+
+/// What the pool has learned of models; see the module.
+#[derive(Debug)]
+pub(super) struct Estimator {
+    costs: HashMap<Option<Model>, Average>,
+    loads: HashMap<Model, Average>,
+    /// Over all models, for those not seen yet.
+    cost: Average,
+    ratios: Ratios,
+    answers: u32,
+}
+
+impl Default for Estimator {
+    fn default() -> Self {
+        Self {
+            costs: HashMap::new(),
+            loads: HashMap::new(),
+            cost: Average::new(FIRST_COST),
+            ratios: Ratios::default(),
+            answers: 0,
+        }
+    }
+}
+
+impl Estimator {
+    /// Seconds on a host of slowness 1. Use it to compare; whether it means anything yet tells
+    /// [`Self::expected`].
+    pub(super) fn seconds(&self, demand: &Demand) -> f64 {
+        let cost = self.costs.get(&demand.model).unwrap_or(&self.cost);
+        demand.work.units() * cost.value
+    }
+
+    /// How long `demand` should take on a host like that; `None` while too little has been seen.
+    pub(super) fn expected(&self, demand: &Demand, host: Slowness) -> Option<Duration> {
+        let cost = self.costs.get(&demand.model)?;
+        let known = cost.samples >= ENOUGH && host.0.samples >= ENOUGH;
+        known.then(|| seconds(demand.work.units() * cost.value * host.factor()))
+    }
+
+    /// Has enough been seen to tell how long the queue will take?
+    pub(super) fn is_trustworthy(&self) -> bool {
+        self.answers >= ENOUGH
+    }
+
+    /// A host answered `demand` well, with its model loaded, after `took`.
+    pub(super) fn record(&mut self, demand: &Demand, host: &mut Slowness, took: Duration) {
+        let took = took.as_secs_f64().max(1e-6);
+        let units = demand.work.units();
+        let known = self.costs.get(&demand.model).copied();
+        if let Some(cost) = known {
+            let ratio = took / (units * cost.value * host.factor());
+            if cost.samples >= ENOUGH && host.0.samples >= ENOUGH {
+                self.ratios.record(ratio);
+            }
+            let ratio = ratio.clamp(*RATIOS.start(), *RATIOS.end());
+            host.0.record(host.factor() * ratio);
+        }
+        let sample = took / (units * host.factor());
+        self.cost.record(sample);
+        self.answers = self.answers.saturating_add(1);
+        if let Some(cost) = self.costs.get_mut(&demand.model) {
+            let ratio = (sample / cost.value).clamp(*RATIOS.start(), *RATIOS.end());
+            cost.record(cost.value * ratio);
+        } else if self.costs.len() < MAX_MODELS {
+            let mut cost = Average::new(sample);
+            cost.record(sample);
+            self.costs.insert(demand.model.clone(), cost);
+        }
+    }
+
+    /// A host answered `demand` well and had to load `model` for it.
+    pub(super) fn record_load(
+        &mut self,
+        model: &Model,
+        demand: &Demand,
+        host: Slowness,
+        took: Duration,
+    ) {
+        let computing = match self.costs.get(&demand.model) {
+            Some(cost) => demand.work.units() * cost.value * host.factor(),
+            None => 0.0,
+        };
+        let loading = (took.as_secs_f64() - computing).max(0.0);
+        if let Some(load) = self.loads.get_mut(model) {
+            load.record(loading);
+        } else if self.loads.len() < MAX_MODELS {
+            let mut load = Average::new(loading);
+            load.record(loading);
+            self.loads.insert(model.clone(), load);
+        }
+    }
+
+    /// How long a host takes to load `model`.
+    pub(super) fn load_time(&self, model: &Model) -> Duration {
+        self.loads
+            .get(model)
+            .map_or(FIRST_LOAD, |load| seconds(load.value))
+    }
+
+    /// How many times their expected time all but one of a hundred requests take at most; `None`
+    /// while too little has been seen.
+    pub(super) fn straggler_ratio(&self) -> Option<f64> {
+        self.ratios.p99()
+    }
+}
+
+/// Tolerates nonsense, which would panic in `Duration::from_secs_f64`.
+pub(super) fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// Buckets of [`Ratios`]: four for each doubling, from 1/16 to 256.
+const BUCKETS: usize = 48;
+/// Ratios kept before the old ones lose half their weight.
+const MEMORY: u32 = 2000;
+/// Ratios before their 99th percentile means something.
+const ENOUGH_FOR_P99: u32 = 200;
+
+/// How far requests stray from what was expected: a histogram on a logarithmic scale, which forgets.
+#[derive(Debug)]
+struct Ratios {
+    buckets: [u32; BUCKETS],
+    count: u32,
+}
+
+impl Default for Ratios {
+    fn default() -> Self {
+        Self {
+            buckets: [0; BUCKETS],
+            count: 0,
+        }
+    }
+}
+
+impl Ratios {
+    fn record(&mut self, ratio: f64) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to the range of buckets"
+        )]
+        let bucket = ((ratio.log2() + 4.0) * 4.0).clamp(0.0, (BUCKETS - 1) as f64) as usize;
+        self.buckets[bucket] += 1;
+        self.count += 1;
+        if self.count > MEMORY {
+            for bucket in &mut self.buckets {
+                *bucket /= 2;
+            }
+            self.count = self.buckets.iter().sum();
+        }
+    }
+
+    /// The upper edge of the bucket that the 99th percentile falls into.
+    fn p99(&self) -> Option<f64> {
+        if self.count < ENOUGH_FOR_P99 {
+            return None;
+        }
+        let mut above = self.count / 100;
+        for (bucket, count) in self.buckets.iter().enumerate().rev() {
+            if *count > above {
+                return Some(((bucket + 1) as f64 / 4.0 - 4.0).exp2());
+            }
+            above -= count;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Work;
+
+    fn demand(model: &str, items: u32) -> Demand {
+        Demand {
+            model: Model::new(model),
+            work: Work {
+                items,
+                characters: u64::from(items) * 68,
+            },
+            ..Demand::default()
+        }
+    }
+
+    /// Answers that take `per_item` seconds for each item, times what the host is slower.
+    fn teach(
+        estimator: &mut Estimator,
+        host: &mut Slowness,
+        model: &str,
+        per_item: f64,
+        times: u32,
+    ) {
+        for items in (1..=times).map(|time| time % 7 + 1) {
+            let took = seconds(per_item * f64::from(items));
+            estimator.record(&demand(model, items), host, took);
+        }
+    }
+
+    fn fresh() -> Slowness {
+        Slowness::like(std::iter::empty())
+    }
+
+    #[test]
+    fn knows_nothing_before_it_has_seen_enough() {
+        let (mut estimator, mut host) = (Estimator::default(), fresh());
+        assert_eq!(estimator.expected(&demand("m", 1), host), None);
+        teach(&mut estimator, &mut host, "m", 0.01, 8);
+        assert_eq!(estimator.expected(&demand("m", 1), host), None);
+        assert!(!estimator.is_trustworthy());
+    }
+
+    #[test]
+    fn scales_with_the_work_and_with_the_host() {
+        let mut estimator = Estimator::default();
+        let (mut fast, mut slow) = (fresh(), fresh());
+        for _ in 0..40 {
+            teach(&mut estimator, &mut fast, "m", 0.01, 5);
+            teach(&mut estimator, &mut slow, "m", 0.04, 5);
+        }
+        let expect = |items, host, wanted: f64| {
+            let got = estimator.expected(&demand("m", items), host).unwrap();
+            let ratio = got.as_secs_f64() / wanted;
+            assert!((0.9..1.1).contains(&ratio), "{got:?} for {wanted} s");
+        };
+        expect(1, fast, 0.01);
+        expect(50, fast, 0.5);
+        expect(50, slow, 2.0);
+    }
+
+    #[test]
+    fn a_speed_learned_with_one_model_holds_for_another() {
+        let mut estimator = Estimator::default();
+        let (mut fast, mut slow) = (fresh(), fresh());
+        for _ in 0..40 {
+            teach(&mut estimator, &mut fast, "small", 0.01, 5);
+            teach(&mut estimator, &mut slow, "small", 0.04, 5);
+        }
+        teach(&mut estimator, &mut fast, "large", 0.1, 40);
+        let large = estimator.expected(&demand("large", 1), slow).unwrap();
+        assert!((0.35..0.45).contains(&large.as_secs_f64()), "{large:?}");
+    }
+
+    #[test]
+    fn loading_is_told_from_computing() {
+        let (mut estimator, mut host) = (Estimator::default(), fresh());
+        let model = Model::new("m").unwrap();
+        assert_eq!(estimator.load_time(&model), FIRST_LOAD);
+        teach(&mut estimator, &mut host, "m", 0.1, 40);
+        estimator.record_load(&model, &demand("m", 10), host, Duration::from_secs(4));
+        let load = estimator.load_time(&model).as_secs_f64();
+        assert!((2.9..3.1).contains(&load), "{load}");
+        estimator.record_load(&model, &demand("m", 10), host, Duration::ZERO);
+        assert!(
+            estimator.load_time(&model) < Duration::from_secs(2),
+            "never negative"
+        );
+    }
+
+    #[test]
+    fn stragglers_are_those_beyond_the_99th_percentile() {
+        let mut ratios = Ratios::default();
+        for number in 0..1000 {
+            assert_eq!(ratios.p99().is_some(), number >= 200);
+            ratios.record(if number % 50 == 0 { 8.0 } else { 1.0 });
+        }
+        let p99 = ratios.p99().unwrap();
+        assert!((8.0..10.0).contains(&p99), "{p99}");
+        for _ in 0..10_000 {
+            ratios.record(1.0);
+        }
+        let p99 = ratios.p99().unwrap();
+        assert!(p99 < 1.5, "forgets: {p99}");
+    }
+
+    #[test]
+    fn names_are_bounded_and_odd_samples_do_no_harm() {
+        let (mut estimator, mut host) = (Estimator::default(), fresh());
+        for number in 0..2 * MAX_MODELS {
+            estimator.record(
+                &demand(&number.to_string(), 1),
+                &mut host,
+                Duration::from_millis(10),
+            );
+        }
+        assert_eq!(estimator.costs.len(), MAX_MODELS);
+        for took in [Duration::ZERO, Duration::MAX] {
+            estimator.record(&demand("1", 1), &mut host, took);
+        }
+        let expected = estimator.seconds(&demand("1", 1)) * host.factor();
+        assert!(expected.is_finite() && expected > 0.0);
+    }
+}

@@ -1,0 +1,123 @@
+//! Which host a waiting request gets, now.
+//!
+//! 1. Hosts with a free slot on which the request has not failed.
+//! 2. Of these, the ones that have its model in memory, if there are any in the pool. If all of those
+//!    are full, the request waits for one of them rather than have the model loaded on another, but
+//!    only while that is quicker: until it has waited for as long as a load takes, or the line for the
+//!    model has grown longer than that.
+//! 3. Of these, the policy's choice.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+
+use super::HostId;
+use super::estimate::{Estimator, seconds};
+use super::host::Host;
+use super::policy::Load;
+use super::queue::Entry;
+use crate::config::Policy;
+
+/// Everything that a placement depends on beside the request.
+pub(super) struct Scene<'a> {
+    pub(super) hosts: &'a [Host],
+    pub(super) policy: Policy,
+    pub(super) estimator: &'a Estimator,
+    pub(super) now: Instant,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// This one. `cold`: it has to load the model.
+    On { host: HostId, cold: bool },
+    /// None can take it at all.
+    Nowhere,
+    /// One could, but it is quicker to wait for another, until then at the latest.
+    Later(Instant),
+}
+
+impl Scene<'_> {
+    /// `line`: requests that wait for the same model.
+    pub(super) fn place(&self, entry: &Entry, line: usize, rng: &mut SmallRng) -> Placement {
+        let desperate = is_desperate(self.hosts);
+        let nowhere_else = self
+            .hosts
+            .iter()
+            .all(|host| entry.avoid.broken_on(host.id) || !host.is_serving());
+        let allowed = |host: &&Host| entry.avoid.allows(host.id, host.proof, nowhere_else);
+        let mut warm = Vec::new();
+        let mut cold = Vec::new();
+        let mut warm_slots = 0;
+        for host in self.hosts.iter().filter(allowed) {
+            let has = entry
+                .demand
+                .model
+                .as_ref()
+                .is_none_or(|model| host.has(model));
+            if has && host.is_serving() {
+                warm_slots += host.slots();
+            }
+            let Some(slots) = host.can_take(self.now, desperate) else {
+                continue;
+            };
+            let group = if has { &mut warm } else { &mut cold };
+            group.push((host.id, load(host, slots, entry.seconds)));
+        }
+        if let Some(host) = self.pick(&warm, rng) {
+            return Placement::On { host, cold: false };
+        }
+        let Some(host) = self.pick(&cold, rng) else {
+            return Placement::Nowhere;
+        };
+        match self.patience(entry, line, warm_slots) {
+            Some(until) if self.now < until => Placement::Later(until),
+            _ => Placement::On { host, cold: true },
+        }
+    }
+
+    fn pick(&self, hosts: &[(HostId, Load)], rng: &mut SmallRng) -> Option<HostId> {
+        let loads: Vec<Load> = hosts.iter().map(|(_, load)| *load).collect();
+        let chosen = self.policy.pick(&loads, rng)?;
+        hosts.get(chosen).map(|(host, _)| *host)
+    }
+
+    /// Until when a request waits for a host that has its model; `None`: no host has, or it would
+    /// take longer than to load the model elsewhere.
+    fn patience(&self, entry: &Entry, line: usize, warm_slots: u32) -> Option<Instant> {
+        let model = entry.demand.model.as_ref()?;
+        if warm_slots == 0 {
+            return None;
+        }
+        let load_time = self.estimator.load_time(model);
+        let line = seconds(entry.seconds * line as f64 / f64::from(warm_slots));
+        (line < load_time).then(|| entry.joined + load_time)
+    }
+}
+
+/// Does no host serve?
+pub(super) fn is_desperate(hosts: &[Host]) -> bool {
+    !hosts.iter().any(Host::is_serving)
+}
+
+fn load(host: &Host, slots: std::num::NonZeroU32, seconds: f64) -> Load {
+    Load {
+        in_flight: host.in_flight,
+        slots,
+        seconds: host.outstanding + seconds,
+        slowness: host.slowness.factor(),
+        weight: host.spec.weight,
+        memory_used: host.memory_used(),
+        turn: host.turn,
+        last_granted: host.last_granted,
+    }
+}
+
+/// How long a request may take before it is worth a look at its host: several times what is expected,
+/// and no less than a second.
+pub(super) fn suspicious_after(expected: Option<Duration>) -> Duration {
+    const UNKNOWN: Duration = Duration::from_secs(5);
+    expected.map_or(UNKNOWN, |expected| {
+        (expected * 4).max(Duration::from_secs(1))
+    })
+}
