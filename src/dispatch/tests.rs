@@ -11,26 +11,42 @@ use super::*;
 use crate::budget::Budget;
 use crate::config::Policy;
 use crate::message::Payload;
-use crate::pool::{self, Check, HostId, HostSpec, Thresholds};
+use crate::pool::{self, Check, Demand, HostId, HostSpec, Thresholds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Hosts that end their attempts as told, one after the other, and then serve well.
 #[derive(Default)]
 struct Scripted {
-    scripts: Mutex<HashMap<usize, VecDeque<Verdict>>>,
-    calls: Mutex<Vec<usize>>,
+    scripts: Mutex<HashMap<HostId, VecDeque<Verdict>>>,
+    calls: Mutex<Vec<HostId>>,
+    hangs: Mutex<usize>,
+}
+
+impl Scripted {
+    /// Never ends the next so many attempts.
+    fn hang_next(&self, attempts: usize) {
+        *self.hangs.lock().unwrap() = attempts;
+    }
+
+    fn hangs(&self) -> bool {
+        let mut hangs = self.hangs.lock().unwrap();
+        let now = *hangs > 0;
+        *hangs = hangs.saturating_sub(1);
+        now
+    }
 }
 
 #[async_trait]
 impl Upstream for Scripted {
-    async fn attempt(&self, host: HostId, _call: &Call) -> Verdict {
-        self.calls.lock().unwrap().push(host.position());
+    async fn attempt(&self, host: HostId, _call: &Call, _limit: Duration) -> Verdict {
+        self.calls.lock().unwrap().push(host);
+        if self.hangs() {
+            std::future::pending::<()>().await;
+        }
         tokio::time::sleep(SECOND).await;
         let mut scripts = self.scripts.lock().unwrap();
-        let next = scripts
-            .get_mut(&host.position())
-            .and_then(VecDeque::pop_front);
+        let next = scripts.get_mut(&host).and_then(VecDeque::pop_front);
         next.unwrap_or_else(|| Verdict::Deliver(answer(StatusCode::OK)))
     }
 }
@@ -54,6 +70,8 @@ fn call() -> Call {
         target: "/embed".to_owned(),
         headers: HeaderMap::new(),
         body: payload(),
+        demand: Demand::default(),
+        patience: None,
     }
 }
 
@@ -85,6 +103,8 @@ struct Scene {
     pool: Pool,
     upstream: Arc<Scripted>,
     dispatcher: Dispatcher<Scripted>,
+    pool_settings: pool::Settings,
+    settings: Settings,
 }
 
 impl Scene {
@@ -98,32 +118,35 @@ impl Scene {
             policy: Policy::LeastBusy,
             thresholds,
             max_waiting: 1,
+            max_waiting_bytes: 1 << 20,
             check_interval: 5 * SECOND,
         };
         let host = |position| HostSpec {
             name: format!("h{position}").parse().unwrap(),
+            endpoint: String::new(),
             max_concurrent: Some(NonZeroU32::MIN),
+            weight: NonZeroU32::MIN,
         };
-        let pool = Pool::new(
-            settings,
-            (0..scripts.len()).map(host).collect(),
-            Box::new(|_| ()),
-        );
+        let pool = Pool::new(settings, 1, Box::new(|_| ()));
+        let ids = pool.set_hosts((0..scripts.len()).map(host).collect());
         tokio::spawn({
             let pool = pool.clone();
             async move { pool.keep_time().await }
         });
-        let scripts = scripts
-            .into_iter()
-            .map(VecDeque::from)
-            .enumerate()
-            .collect();
+        let scripts = scripts.into_iter().map(VecDeque::from);
+        let scripts = ids.into_iter().zip(scripts).collect();
         let upstream = Arc::new(Scripted {
             scripts: Mutex::new(scripts),
             calls: Mutex::default(),
+            hangs: Mutex::default(),
         });
+        let pool_settings = settings;
         let settings = Settings {
             max_wait: 30 * SECOND,
+            attempt: 60 * SECOND,
+            max_faulted_hosts: NonZeroU32::new(2).unwrap(),
+            retry_percent: 20,
+            hedge: false,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings, metrics);
@@ -131,6 +154,8 @@ impl Scene {
             pool,
             upstream,
             dispatcher,
+            pool_settings,
+            settings,
         };
         scene.sign_of_life();
         scene
@@ -148,8 +173,17 @@ impl Scene {
         (result.map(|delivery| delivery.answer.status), journal)
     }
 
+    /// The positions of the hosts that were tried.
     fn calls(&self) -> Vec<usize> {
-        self.upstream.calls.lock().unwrap().clone()
+        let hosts = self.pool.hosts();
+        let position = |call: &HostId| hosts.iter().position(|(id, _)| id == call).unwrap();
+        self.upstream
+            .calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(position)
+            .collect()
     }
 
     fn serving(&self) -> Vec<bool> {
@@ -170,7 +204,7 @@ async fn a_busy_host_costs_a_step_to_its_sibling() {
     assert_eq!(scene.calls(), [0, 1]);
     assert_eq!(journal.queued, Duration::ZERO);
     assert_eq!(journal.upstream, 2 * SECOND);
-    let words: Vec<_> = journal.attempts.iter().map(|(_, word)| *word).collect();
+    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
     assert_eq!(words, ["busy", "deliver"]);
     assert_eq!(scene.serving(), [true, true]);
 }
@@ -306,7 +340,8 @@ async fn what_runs_on_a_host_that_only_fails_its_checks_may_end_there() {
     tokio::spawn(async move {
         tokio::time::sleep(SECOND / 4).await;
         let reason = "it stops gracefully and accepts no more connections".to_owned();
-        pool.checked(pool.hosts()[0].0, &Check::Failed { reason });
+        let reachable = false;
+        pool.checked(pool.hosts()[0].0, &Check::Failed { reason, reachable });
     });
     assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
     assert_eq!(scene.calls(), [0]);
@@ -337,6 +372,123 @@ async fn a_client_that_goes_away_gives_everything_back() {
     let attempt = scene.dispatcher.dispatch(&call, &mut journal);
     assert!(tokio::time::timeout(SECOND / 2, attempt).await.is_err());
     assert_eq!(scene.pool.view().hosts[0].in_flight, 0);
-    assert_eq!(journal.attempts[0].1, "abandoned");
+    assert_eq!(journal.attempts[0].verdict, "abandoned");
     assert_eq!(journal.upstream, SECOND / 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_on_a_host_that_says_it_is_unwell_moves_and_that_does_not_count() {
+    let scene = Scene::new(vec![vec![], vec![reset()], vec![]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(SECOND / 4).await;
+        let reason = "/health says \"dying\"".to_owned();
+        let reachable = true;
+        pool.checked(pool.hosts()[0].0, &Check::Failed { reason, reachable });
+    });
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
+    assert_eq!(words, ["moved", "fault", "deliver"]);
+    assert_eq!(journal.upstream, SECOND / 4 + 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_in_a_hurry_waits_no_longer_than_it_said() {
+    let scene = Scene::new(vec![vec![busy(20)]]);
+    let call = Call {
+        patience: Some(3 * SECOND),
+        ..call()
+    };
+    let mut journal = Journal::default();
+    let result = scene.dispatcher.dispatch(&call, &mut journal).await;
+    assert_eq!(result.err(), Some(Refusal::Deadline));
+    assert_eq!(journal.queued, 2 * SECOND, "one second went to the attempt");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_lasting_overload_a_request_is_refused_before_it_waits_in_vain() {
+    let scene = Arc::new(Scene::new(vec![vec![]]));
+    for _ in 0..20 {
+        scene.run().await.0.unwrap();
+    }
+    let mut settings = scene.pool_settings;
+    settings.max_waiting = 100;
+    scene.pool.set_settings(settings);
+    let waiting: Vec<_> = (0..32)
+        .map(|_| {
+            let scene = Arc::clone(&scene);
+            tokio::spawn(async move { scene.run().await })
+        })
+        .collect();
+    while scene.pool.view().waiting < 30 {
+        tokio::task::yield_now().await;
+    }
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Err(Refusal::QueueTooLong));
+    assert_eq!(journal.queued, Duration::ZERO);
+    for task in waiting {
+        task.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_retries_is_slowed_down_and_not_failed() {
+    let hosts = 60;
+    let broken = |_| (0..2).map(|_| reset()).collect();
+    let mut scripts: Vec<Vec<Verdict>> = (0..hosts / 2).map(broken).collect();
+    scripts.resize_with(hosts, Vec::new);
+    let scene = Arc::new(Scene::new(scripts));
+    let started = Instant::now();
+    let running: Vec<_> = (0..hosts / 2)
+        .map(|_| {
+            let scene = Arc::clone(&scene);
+            tokio::spawn(async move { scene.run().await.0 })
+        })
+        .collect();
+    for task in running {
+        assert_eq!(task.await.unwrap(), Ok(StatusCode::OK));
+    }
+    assert!(started.elapsed() > 2 * SECOND, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_straggler_is_tried_on_an_idle_sibling_too_and_the_first_answer_wins() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    for _ in 0..300 {
+        scene.run().await.0.unwrap();
+    }
+    scene.dispatcher.set(Settings {
+        hedge: true,
+        ..scene.settings
+    });
+    scene.upstream.hang_next(1);
+    let started = Instant::now();
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::OK));
+    assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
+    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
+    assert_eq!(words, ["abandoned", "deliver"]);
+    let in_flight: Vec<_> = scene
+        .pool
+        .view()
+        .hosts
+        .iter()
+        .map(|h| h.in_flight)
+        .collect();
+    assert_eq!(in_flight, [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedges_are_off_unless_asked_for() {
+    let scene = Scene::new(vec![vec![], vec![]]);
+    for _ in 0..300 {
+        scene.run().await.0.unwrap();
+    }
+    scene.upstream.hang_next(1);
+    let mut journal = Journal::default();
+    let call = call();
+    let attempt = scene.dispatcher.dispatch(&call, &mut journal);
+    assert!(tokio::time::timeout(5 * SECOND, attempt).await.is_err());
+    assert_eq!(journal.attempts.len(), 1);
 }

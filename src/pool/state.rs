@@ -621,6 +621,7 @@ impl State {
     }
 
     /// Those that are part of the pool, and those that still finish something.
+    #[cfg(test)]
     pub(super) fn ids(&self) -> impl Iterator<Item = HostId> {
         self.hosts.iter().map(|host| host.id)
     }
@@ -736,3 +737,7 @@ fn view(host: &Host, now: Instant) -> HostView {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "state_properties.rs"]
+mod properties;

@@ -7,11 +7,14 @@ use super::*;
 use crate::config::Policy;
 
 const A: HostId = HostId(0);
+const GOOD: Outcome = Outcome::Answered { timed: true };
 
 fn pool(slots: &[u32], max_waiting: usize) -> Pool {
     let hosts = slots.iter().enumerate().map(|(position, slots)| HostSpec {
         name: format!("h{position}").parse().unwrap(),
+        endpoint: String::new(),
         max_concurrent: NonZeroU32::new(*slots),
+        weight: NonZeroU32::MIN,
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -21,17 +24,27 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
         policy: Policy::LeastBusy,
         thresholds,
         max_waiting,
+        max_waiting_bytes: 1 << 20,
         check_interval: Duration::from_secs(5),
     };
-    let pool = Pool::new(settings, hosts.collect(), Box::new(|_| ()));
+    let pool = Pool::new(settings, 1, Box::new(|_| ()));
+    pool.set_hosts(hosts.collect());
     for (id, _) in pool.hosts() {
         pool.checked(id, &Check::Good { slots: None });
     }
     pool
 }
 
-fn join(pool: &Pool) -> Result<Waiting, QueueFull> {
-    pool.join(pool.ticket(), &Avoid::default(), true)
+fn join(pool: &Pool) -> Result<Waiting, TurnedAway> {
+    join_as(pool, "a")
+}
+
+fn join_as(pool: &Pool, client: &str) -> Result<Waiting, TurnedAway> {
+    let demand = Demand {
+        client: Some(client.into()),
+        ..Demand::default()
+    };
+    pool.join(pool.ticket(), &demand, Duration::from_mins(1))
 }
 
 #[tokio::test]
@@ -41,10 +54,10 @@ async fn a_dropped_lease_serves_the_next_in_line() {
     let (mut second, mut third) = (join(&pool).unwrap(), join(&pool).unwrap());
     assert!(second.try_lease().is_none());
     drop(lease);
-    let lease = second.lease().await;
+    let lease = second.lease().await.unwrap();
     assert!(third.try_lease().is_none());
-    lease.finish(Outcome::Answered);
-    third.lease().await.finish(Outcome::Answered);
+    lease.finish(GOOD);
+    third.lease().await.unwrap().finish(GOOD);
     assert_eq!(pool.view().hosts[0].in_flight, 0);
 }
 
@@ -81,12 +94,64 @@ async fn a_full_line_turns_newcomers_away() {
     let pool = pool(&[1], 1);
     let _lease = join(&pool).unwrap().try_lease().unwrap();
     let _waits = join(&pool).unwrap();
-    assert_eq!(join(&pool).err(), Some(QueueFull));
+    assert_eq!(join(&pool).err(), Some(TurnedAway::Full));
     assert_eq!(pool.view().waiting, 1);
-    assert!(
-        pool.join(pool.ticket(), &Avoid::default(), false).is_ok(),
-        "not a newcomer"
-    );
+    let _returns = pool.rejoin(pool.ticket(), &Demand::default(), &Avoid::default());
+    assert_eq!(pool.view().waiting, 2, "not a newcomer");
+}
+
+#[tokio::test]
+async fn a_full_line_makes_room_for_a_client_that_waits_with_less() {
+    let pool = pool(&[1], 2);
+    let _lease = join(&pool).unwrap().try_lease().unwrap();
+    let (_first, mut second) = (join(&pool).unwrap(), join(&pool).unwrap());
+    let _quiet = join_as(&pool, "b").unwrap();
+    assert_eq!(second.lease().await.err(), Some(TurnedAway::Full));
+    assert_eq!(pool.view().waiting, 2);
+}
+
+#[tokio::test]
+async fn a_removed_host_ends_with_its_last_lease_and_its_check_with_it() {
+    let pool = pool(&[2], 9);
+    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let removed = lease.host();
+    pool.set_hosts(Vec::new());
+    assert!(pool.hosts().is_empty());
+    assert_eq!(pool.in_flight(removed), 1);
+    let mut waits = join(&pool).unwrap();
+    assert!(waits.try_lease().is_none());
+    lease.finish(GOOD);
+    assert_eq!(pool.in_flight(removed), 0);
+    assert!(waits.try_lease().is_none(), "nothing new goes there");
+}
+
+#[tokio::test]
+async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
+    let pool = pool(&[1, 1], 9);
+    let before = pool.hosts();
+    let spec = |name: &str, endpoint: &str| HostSpec {
+        name: name.parse().unwrap(),
+        endpoint: endpoint.to_owned(),
+        max_concurrent: NonZeroU32::new(7),
+        weight: NonZeroU32::MIN,
+    };
+    let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
+    assert_eq!(ids[0], before[1].0);
+    assert!(before.iter().all(|(id, _)| *id != ids[1]));
+    let kept = &pool.view().hosts[0];
+    assert_eq!((kept.phase, kept.capacity), (Phase::Up, 7));
+}
+
+#[tokio::test]
+async fn a_draining_host_gets_nothing_new() {
+    let pool = pool(&[1], 9);
+    let name = pool.hosts()[0].1.clone();
+    assert!(pool.drain(&name));
+    let mut waits = join(&pool).unwrap();
+    assert!(waits.try_lease().is_none());
+    assert!(pool.undrain(&name));
+    assert!(waits.try_lease().is_some());
+    assert!(!pool.drain(&"unknown".parse().unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +166,7 @@ async fn time_alone_frees_a_busy_host() {
     lease.finish(Outcome::Busy {
         retry_after: Duration::from_secs(7),
     });
-    let lease = join(&pool).unwrap().lease().await;
+    let lease = join(&pool).unwrap().lease().await.unwrap();
     let waited = started.elapsed();
     assert!(
         waited >= Duration::from_secs(7) && waited < Duration::from_secs(8),
@@ -139,20 +204,25 @@ async fn events_reach_the_observer_outside_the_lock() {
             unhealthy_after: NonZeroU32::MIN,
         },
         max_waiting: 1,
+        max_waiting_bytes: 1 << 20,
         check_interval: Duration::from_secs(5),
     };
     let host = HostSpec {
         name: "h".parse().unwrap(),
+        endpoint: String::new(),
         max_concurrent: None,
+        weight: NonZeroU32::MIN,
     };
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));
-    let pool = Pool::new(settings, vec![host], observer);
+    let pool = Pool::new(settings, 1, observer);
+    pool.set_hosts(vec![host]);
     pool.checked(A, &Check::Good { slots: None });
     pool.checked(
         A,
         &Check::Failed {
             reason: "gone".to_owned(),
+            reachable: true,
         },
     );
     let expected = [

@@ -1,0 +1,404 @@
+//! The state machine in random histories, against its invariants.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::pool::{Model, Slots, Work};
+
+/// One step of a history. Numbers are reduced to what exists at that point.
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive { client: u8, priority: u8, model: u8 },
+    Leave(usize),
+    Finish(usize, Outcome),
+    Blame(usize),
+    Check(usize, Check),
+    Tell(usize, Vec<u8>),
+    Drain(usize, bool),
+    Resize(Vec<(u8, u32)>),
+    Wait(u64),
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        4 => any::<bool>().prop_map(|timed| Outcome::Answered { timed }),
+        2 => (0..8u64).prop_map(|s| Outcome::Busy { retry_after: Duration::from_secs(s) }),
+        1 => Just(Outcome::Refused),
+        1 => Just(Outcome::Broke),
+        1 => Just(Outcome::ServerError),
+        1 => Just(Outcome::Misconfigured),
+        1 => Just(Outcome::Abandoned),
+    ]
+}
+
+fn check() -> impl Strategy<Value = Check> {
+    let reason = String::new;
+    prop_oneof![
+        4 => Just(Check::Good { slots: None }),
+        2 => (0..5u32, 0..7u32, 0..3u32).prop_map(|(max_concurrent, in_flight, ours)| {
+            let available = max_concurrent.saturating_sub(in_flight);
+            Check::Good { slots: Some(Slots { max_concurrent, available, in_flight, ours }) }
+        }),
+        1 => (0..8u64).prop_map(|s| Check::Busy { retry_after: Duration::from_secs(s) }),
+        1 => any::<bool>().prop_map(move |reachable| Check::Failed { reason: reason(), reachable }),
+        1 => Just(Check::NoAnswer { reason: reason() }),
+        1 => Just(Check::Misconfigured { reason: reason() }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0..3u8, 0..2u8, 0..3u8).prop_map(|(client, priority, model)| Step::Arrive { client, priority, model }),
+        2 => any::<usize>().prop_map(Step::Leave),
+        12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
+        2 => any::<usize>().prop_map(Step::Blame),
+        6 => (any::<usize>(), check()).prop_map(|(host, check)| Step::Check(host, check)),
+        2 => (any::<usize>(), prop::collection::vec(0..3u8, 0..3)).prop_map(|(host, models)| Step::Tell(host, models)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(host, draining)| Step::Drain(host, draining)),
+        1 => prop::collection::vec((0..6u8, 0..4u32), 0..5).prop_map(Step::Resize),
+        4 => (0..4000u64).prop_map(Step::Wait),
+    ]
+}
+
+fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
+    let mut seen = Vec::new();
+    let fresh = |(name, _): &&(u8, u32)| {
+        let new = !seen.contains(name);
+        seen.push(*name);
+        new
+    };
+    let spec = |(name, slots): &(u8, u32)| HostSpec {
+        name: format!("h{name}").parse().unwrap(),
+        endpoint: String::new(),
+        max_concurrent: NonZeroU32::new(*slots),
+        weight: NonZeroU32::MIN,
+    };
+    hosts.iter().filter(fresh).map(spec).collect()
+}
+
+fn model(number: u8) -> Option<Model> {
+    // 0: unknown.
+    Model::new(&format!("embed:{number}")).filter(|_| number > 0)
+}
+
+/// The world around the machine: who holds and who waits for a lease, kept apart from it.
+struct World {
+    state: State,
+    now: Instant,
+    leases: Vec<Grant>,
+    waiting: HashMap<Ticket, Waiter>,
+    avoids: HashMap<Ticket, Avoid>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    demand: Demand,
+    avoid: Avoid,
+    joined: Instant,
+    returning: bool,
+}
+
+impl World {
+    fn new(policy: Policy, hosts: &[(u8, u32)]) -> Self {
+        let two = NonZeroU32::new(2).unwrap();
+        let settings = Settings {
+            policy,
+            thresholds: Thresholds {
+                healthy_after: NonZeroU32::MIN,
+                unhealthy_after: two,
+            },
+            max_waiting: 1000,
+            max_waiting_bytes: 1 << 30,
+            check_interval: Duration::from_secs(5),
+        };
+        let mut state = State::new(settings, 7);
+        let now = Instant::now();
+        for id in state.set_hosts(specs(hosts)) {
+            state.checked(id, &Check::Good { slots: None }, now);
+        }
+        Self {
+            state,
+            now,
+            leases: Vec::new(),
+            waiting: HashMap::new(),
+            avoids: HashMap::new(),
+        }
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Arrive {
+                client,
+                priority,
+                model: number,
+            } => self.arrive(client, priority, number),
+            Step::Leave(which) => {
+                let mut tickets: Vec<Ticket> = self.waiting.keys().copied().collect();
+                tickets.sort_unstable();
+                if let Some(ticket) = pick(&tickets, which) {
+                    self.waiting.remove(ticket);
+                    self.state.leave(*ticket);
+                }
+            }
+            Step::Finish(which, outcome) => {
+                if !self.leases.is_empty() {
+                    let lease = self.leases.remove(which % self.leases.len());
+                    self.finish(&lease, outcome);
+                }
+            }
+            Step::Blame(which) => {
+                if let Some(host) = self.host(which) {
+                    self.state.blame(host, self.now);
+                }
+            }
+            Step::Check(which, check) => {
+                if let Some(host) = self.host(which) {
+                    self.state.checked(host, &check, self.now);
+                }
+            }
+            Step::Tell(which, models) => self.tell(which, &models),
+            Step::Drain(which, draining) => {
+                if let Some(name) = self.host(which).and_then(|id| self.state.host(id)) {
+                    let name = name.spec.name.clone();
+                    self.state.set_draining(&name, draining);
+                }
+            }
+            Step::Resize(hosts) => {
+                self.state.set_hosts(specs(&hosts));
+            }
+            Step::Wait(millis) => self.now += Duration::from_millis(millis),
+        }
+    }
+
+    fn arrive(&mut self, client: u8, priority: u8, number: u8) {
+        let demand = Demand {
+            client: Some(client.to_string().into()),
+            priority,
+            model: model(number),
+            work: Work {
+                items: 1,
+                characters: 100,
+            },
+            bytes: 1,
+        };
+        let ticket = self.state.next_ticket();
+        self.line_up(ticket, demand, Avoid::default(), false);
+    }
+
+    fn line_up(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
+        let waiter = Waiter {
+            demand: demand.clone(),
+            avoid: avoid.clone(),
+            joined: self.now,
+            returning,
+        };
+        self.waiting.insert(ticket, waiter);
+        self.state.join(ticket, demand, avoid, returning, self.now);
+    }
+
+    fn tell(&mut self, which: usize, models: &[u8]) {
+        let names = models.iter().map(|number| format!("embed:{number}"));
+        let facts = HostFacts {
+            models: names.collect(),
+            ..HostFacts::default()
+        };
+        if let Some(host) = self.host(which) {
+            self.state.told(host, facts);
+        }
+    }
+
+    fn host(&self, number: usize) -> Option<HostId> {
+        let ids: Vec<HostId> = self.state.ids().collect();
+        pick(&ids, number).copied()
+    }
+
+    /// Ends an attempt as a dispatcher would: what failed joins the line again at its old place.
+    fn finish(&mut self, lease: &Grant, outcome: Outcome) {
+        let proof = self.state.finish(lease, outcome, self.now);
+        let mut avoid = self.avoids.remove(&lease.ticket).unwrap_or_default();
+        match outcome {
+            Outcome::Answered { .. } | Outcome::Abandoned => return,
+            Outcome::Busy { .. } => {}
+            Outcome::Refused | Outcome::Misconfigured => avoid.add(lease.host, false, proof),
+            Outcome::Broke | Outcome::ServerError => avoid.add(lease.host, true, proof),
+        }
+        self.line_up(lease.ticket, lease.demand.clone(), avoid, true);
+    }
+
+    /// Grants, then checks every invariant.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
+        let over: HashMap<HostId, u32> = self.overfull();
+        for grant in self.state.grant(self.now) {
+            self.take(grant)?;
+        }
+        for (host, in_flight) in self.overfull() {
+            // A host may shrink below what is in flight; nothing is added then.
+            let before = over.get(&host).copied();
+            prop_assert!(
+                before.is_some_and(|before| before >= in_flight),
+                "more leases than slots"
+            );
+        }
+        self.check_counts()?;
+        self.check_nobody_waits_in_vain()
+    }
+
+    /// Hosts with more leases out than slots.
+    fn overfull(&self) -> HashMap<HostId, u32> {
+        let desperate = is_desperate(&self.state.hosts);
+        let slots = |host: &Host| {
+            if desperate && host.is_last_resort() {
+                1
+            } else {
+                host.slots()
+            }
+        };
+        let over = self
+            .state
+            .hosts
+            .iter()
+            .filter(|host| host.in_flight > slots(host));
+        over.map(|host| (host.id, host.in_flight)).collect()
+    }
+
+    fn take(&mut self, grant: Grant) -> Result<(), TestCaseError> {
+        let Some(waiter) = self.waiting.remove(&grant.ticket) else {
+            return Err(TestCaseError::fail("a lease for nobody, or a second one"));
+        };
+        let overtaken = self.waiting.iter().any(|(ticket, other)| {
+            *ticket < grant.ticket
+                && !other.returning
+                && !waiter.returning
+                && equal(&other.demand, &waiter.demand)
+        });
+        prop_assert!(!overtaken, "an equal was overtaken");
+        let outranked = self.waiting.values().any(|other| {
+            !other.returning
+                && !waiter.returning
+                && other.demand.model == waiter.demand.model
+                && other.demand.priority > waiter.demand.priority
+        });
+        prop_assert!(!outranked, "a higher priority was overtaken");
+        self.avoids.insert(grant.ticket, waiter.avoid);
+        self.leases.push(grant);
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Result<(), TestCaseError> {
+        prop_assert_eq!(self.state.waiting(), self.waiting.len());
+        for host in &self.state.hosts {
+            let held = self.leases.iter().filter(|lease| lease.host == host.id);
+            prop_assert_eq!(host.in_flight as usize, held.count());
+            prop_assert!(
+                !host.removed || host.in_flight > 0,
+                "a removed host is kept for nothing"
+            );
+        }
+        let known = |lease: &Grant| self.state.host(lease.host).is_some();
+        prop_assert!(
+            self.leases.iter().all(known),
+            "a host was forgotten with a lease out"
+        );
+        Ok(())
+    }
+
+    /// No request waits that a free slot could serve, but for a host that has its model, and for that
+    /// no longer than a load takes.
+    fn check_nobody_waits_in_vain(&mut self) -> Result<(), TestCaseError> {
+        for (ticket, waiter) in &self.waiting {
+            let entry = Entry {
+                demand: waiter.demand.clone(),
+                avoid: waiter.avoid.clone(),
+                joined: waiter.joined,
+                seconds: self.state.estimator.seconds(&waiter.demand),
+                returning: waiter.returning,
+            };
+            let scene = Scene {
+                hosts: &self.state.hosts,
+                policy: self.state.settings.policy,
+                estimator: &self.state.estimator,
+                now: self.now,
+            };
+            let line = waiter
+                .demand
+                .model
+                .as_ref()
+                .map_or(0, |model| self.state.queue.waiting_for(model));
+            match scene.place(&entry, line, &mut self.state.rng) {
+                Placement::Nowhere => {}
+                Placement::Later(until) => {
+                    let wakeup = self.state.next_wakeup(self.now);
+                    prop_assert!(
+                        wakeup.is_some_and(|at| at <= until),
+                        "nobody will look again"
+                    );
+                }
+                Placement::On { host, .. } => {
+                    return Err(TestCaseError::fail(format!(
+                        "{ticket:?} waits though {host:?} is free"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn equal(a: &Demand, b: &Demand) -> bool {
+    (&a.client, a.priority, &a.model) == (&b.client, b.priority, &b.model)
+}
+
+fn pick<T>(items: &[T], number: usize) -> Option<&T> {
+    items.get(number.checked_rem(items.len())?)
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        Just(Policy::LeastBusy),
+        Just(Policy::RoundRobin),
+        Just(Policy::PowerOfTwo),
+        Just(Policy::LeastVram),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_in_every_history(
+        policy in policy(),
+        hosts in prop::collection::vec((0..6u8, 0..4u32), 1..5),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::new(policy, &hosts);
+        for step in steps {
+            world.apply(step);
+            world.settle()?;
+        }
+    }
+
+    #[test]
+    fn being_busy_never_ejects(
+        answers in prop::collection::vec((0..100u64, any::<bool>()), 1..200),
+    ) {
+        let mut world = World::new(Policy::LeastBusy, &[(0, 2), (1, 2)]);
+        let host = world.host(0).unwrap();
+        for (seconds, by_check) in answers {
+            let retry_after = Duration::from_secs(seconds);
+            if by_check {
+                world.state.checked(host, &Check::Busy { retry_after }, world.now);
+            } else {
+                world.arrive(0, 0, 0);
+                for grant in world.state.grant(world.now) {
+                    world.state.finish(&grant, Outcome::Busy { retry_after }, world.now);
+                }
+            }
+            world.now += Duration::from_millis(seconds * 10);
+            prop_assert_eq!(world.state.host(host).unwrap().health.phase(), Phase::Up);
+        }
+    }
+}
