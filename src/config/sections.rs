@@ -231,6 +231,9 @@ fn discover(section: &Section<'_>) -> Option<Option<Discover>> {
     let interval = section
         .has("discover_interval")
         .then(|| section.duration("discover_interval", 30 * SECOND));
+    if section.has("discover_interval") && !section.has("discover") {
+        section.complain("discover_interval", "has no effect without discover: dns");
+    }
     match section.text("discover").as_deref() {
         None => (!section.has("discover")).then_some(None),
         Some("dns") => Some(Some(Discover { interval })),

@@ -48,12 +48,14 @@ fn the_shipped_example_is_good_and_shows_the_defaults() {
             pool,
             health,
             queue,
+            retries,
             timeouts,
             limits,
-            ..
+            headers,
+            auth: _,
         } = config;
         format!(
-            "{listen:?} {admin} {:?} {health:?} {queue:?} {timeouts:?} {limits:?}",
+            "{listen:?} {admin:?} {:?} {health:?} {queue:?} {retries:?} {timeouts:?} {limits:?} {headers:?}",
             pool.policy
         )
     };
@@ -69,10 +71,10 @@ fn every_value_is_taken_over() {
         health: {interval: 1m, timeout: 250ms, healthy_after: 3, unhealthy_after: 4}\n\
         queue: {max_waiting: 0, max_wait: 1h}\n\
         timeouts: {connect: 2s, attempt: 3s, client_read: 4s, shutdown: 5s}\n\
-        limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7}\n";
+        limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_head: 8KiB, max_headers: 50}\n";
     let config = read(&format!("{MINIMAL}{text}")).unwrap();
     assert_eq!(config.listen.len(), 3);
-    assert_eq!(config.admin.port(), 1);
+    assert_eq!(config.admin.address.port(), 1);
     assert_eq!(config.health.timeout, Duration::from_millis(250));
     assert_eq!(config.health.unhealthy_after.get(), 4);
     assert_eq!(config.queue.max_waiting, 0);
@@ -82,11 +84,14 @@ fn every_value_is_taken_over() {
         max_body,
         max_buffered,
         max_connections,
+        max_head,
+        max_headers,
     } = config.limits;
     assert_eq!(
         (max_body, max_buffered, max_connections),
         (2048, 10_000_000, 7)
     );
+    assert_eq!((max_head, max_headers), (8192, 50));
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn problems_say_where_and_what_instead() {
         (
             "nonsense: 1",
             &[
-                "2:1: nonsense: unknown key; known here are listen, admin, auth, pool, health, queue, timeouts, limits",
+                "2:1: nonsense: unknown key; known here are listen, admin, auth, pool, health, queue, retries, timeouts, limits, headers",
             ],
         ),
         (
@@ -156,7 +161,10 @@ fn problems_say_where_and_what_instead() {
         ),
         (
             "listen: [{tls: {}}]",
-            &["2:11: listen[0].tls: is not supported yet; put a TLS terminator in front"],
+            &[
+                "2:16: listen[0].tls.certificate: is missing",
+                "2:16: listen[0].tls.key: is missing",
+            ],
         ),
         (
             "admin: {address: 5}",
@@ -229,18 +237,12 @@ fn problems_of_hosts() {
             ],
         ),
         (
-            "  - {name: a, url: 'https://a'}\n",
-            &["3:20: pool.hosts[0].url: https:// to hosts is not supported yet; write http://"],
+            "  - {name: a, url: 'http://a', discover: files}\n",
+            &["3:42: pool.hosts[0].discover: is not a way to find hosts; use dns"],
         ),
         (
-            "  - {name: a, url: 'http://a', discover: dns}\n",
-            &[
-                "3:32: pool.hosts[0].discover: is not supported yet; list each host with its own url",
-            ],
-        ),
-        (
-            "  - {name: a, url: 'http://a', weight: 2}\n",
-            &["3:32: pool.hosts[0].weight: is not supported yet; leave it out"],
+            "  - {name: a, url: 'http://a', weight: 0}\n",
+            &["3:40: pool.hosts[0].weight: must be a whole number from 1 to 1000"],
         ),
         (
             "  - {name: a, url: 'http://a', max_concurrent: 0}\n",
@@ -255,11 +257,9 @@ fn problems_of_hosts() {
         ),
         (
             "  - {name: a, url: 'http://a'}\n  policy: random\n",
-            &["4:11: pool.policy: is not a policy; use least-busy or round-robin"],
-        ),
-        (
-            "  - {name: a, url: 'http://a'}\n  policy: least-vram\n",
-            &["4:11: pool.policy: is not supported yet; use least-busy or round-robin"],
+            &[
+                "4:11: pool.policy: is not a policy; use least-busy, round-robin, power-of-two or least-vram",
+            ],
         ),
     ];
     for (hosts, expected) in table {

@@ -115,12 +115,12 @@ async fn check_names_a_variable_that_is_not_set() {
 }
 
 #[tokio::test]
-async fn check_refuses_what_is_not_supported_yet() {
-    let config = good().set_host("a", "discover", "dns");
+async fn check_refuses_what_makes_no_sense() {
+    let config = good().set_host("a", "discover_interval", "5s");
     let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
 
     assert_eq!(code, Some(2), "{errors}");
-    assert!(errors.contains("discover"), "{errors}");
+    assert!(errors.contains("discover_interval"), "{errors}");
 }
 
 #[tokio::test]
