@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, schema};
 use crate::telemetry::{self, LogFormat};
 
 /// Exit code for a configuration that can't be used.
@@ -31,11 +31,18 @@ enum Command {
         #[arg(long, value_enum, default_value = "auto")]
         log_format: LogFormat,
     },
-    /// Check a configuration without running it: exit code 0 if it is good, 2 if not.
+    /// Check a configuration without running it: exit code 0 if it is good, 2 if not. Problems and
+    /// warnings are told on standard error, each with file, line and column.
     Check {
         /// The YAML configuration.
         #[arg(value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Print what a configuration may say: as a JSON Schema, for editors, or as a page to read.
+    Schema {
+        /// The reference of all keys, in Markdown.
+        #[arg(long)]
+        markdown: bool,
     },
 }
 
@@ -48,24 +55,48 @@ impl Cli {
         match self.command {
             Command::Serve { config, log_format } => {
                 telemetry::init_logs(log_format);
-                match load(&config) {
-                    Ok(config) => run(config).map(|()| ExitCode::SUCCESS),
-                    Err(exit) => Ok(exit),
-                }
+                serve(&config)
             }
-            Command::Check { config } => Ok(match load(&config) {
-                Ok(found) => {
-                    println!(
-                        "{}: good, {} hosts",
-                        config.display(),
-                        found.pool.hosts.len()
-                    );
-                    ExitCode::SUCCESS
-                }
-                Err(exit) => exit,
-            }),
+            Command::Check { config } => Ok(check(&config)),
+            Command::Schema { markdown } => print_schema(markdown),
         }
     }
+}
+
+fn serve(path: &Path) -> Result<ExitCode> {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.in_file(path));
+    }
+    run(config).map(|()| ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> ExitCode {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    for warning in &config.warnings {
+        eprintln!("warning: {}", warning.in_file(path));
+    }
+    let hosts = match config.pool.hosts.len() {
+        1 => "1 host".to_owned(),
+        hosts => format!("{hosts} hosts"),
+    };
+    println!("{}: good, {hosts}", path.display());
+    ExitCode::SUCCESS
+}
+
+fn print_schema(markdown: bool) -> Result<ExitCode> {
+    if markdown {
+        print!("{}", schema::reference()?);
+    } else {
+        print!("{}", schema::SCHEMA);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {

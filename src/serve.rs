@@ -124,13 +124,9 @@ impl Parts {
             max_body: config.limits.max_body,
             client_read: config.timeouts.client_read,
         };
-        let auth = Auth::new(config.auth.keys);
-        if auth.is_open() {
-            tracing::warn!("auth.keys is empty: everybody who can connect may use the hosts");
-        }
         let reports = Arc::clone(&hosts);
         let handler = Handler {
-            auth,
+            auth: Auth::new(config.auth.keys),
             settings,
             pool: pool.clone(),
             reports: Box::new(move || reports.reports()),

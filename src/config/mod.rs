@@ -6,15 +6,20 @@
 //! ```
 //!
 //! A configuration is taken whole or not at all: either every value is right, or all problems are
-//! reported at once and nothing is used. What is not built yet is refused as such; nothing is
-//! ignored. `serde_yaml` (deprecated upstream) is used here and nowhere else.
+//! reported at once and nothing is used; nothing is ignored. What can be used but is perhaps not
+//! meant is a warning. `schema.json` says the same to editors and in `docs/configuration.md`; tests
+//! hold the two together, defaults included. `serde_yaml` (deprecated upstream) is used here and nowhere else.
 
+mod change;
 mod expand;
 mod host;
 mod network;
+mod pem;
 mod places;
 mod problem;
 mod reader;
+mod report;
+pub mod schema;
 mod secret;
 mod sections;
 
@@ -23,13 +28,14 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use change::{Change, Difference, Happened};
 pub use host::{HostName, HostUrl};
 pub use network::Network;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 
 /// A configuration that can be run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients connect; at least one.
     pub listen: Vec<Listen>,
@@ -51,6 +57,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is said of a request to hosts and clients.
     pub headers: Headers,
+    /// What can be used, but is perhaps not what is meant; to be shown to the operator.
+    pub warnings: Vec<Problem>,
 }
 
 /// An item of `listen`.
@@ -74,7 +82,7 @@ pub struct ServerTls {
 }
 
 /// Section `admin`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Port 0: any free one.
     pub address: SocketAddr,
@@ -83,14 +91,14 @@ pub struct Admin {
 }
 
 /// Section `auth`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
     /// None: everybody may.
     pub keys: Vec<ClientKey>,
 }
 
 /// A client that may use the proxy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientKey {
     /// Shown in logs.
     pub name: String,
@@ -105,7 +113,7 @@ pub struct ClientKey {
 }
 
 /// Section `pool`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Which host gets a request.
     pub policy: Policy,
@@ -128,7 +136,7 @@ pub enum Policy {
 }
 
 /// One host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Unique in the pool.
     pub name: HostName,
@@ -167,7 +175,7 @@ pub struct Discover {
 }
 
 /// Section `health`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Time between two checks of a host that is well.
     pub interval: Duration,
@@ -180,7 +188,7 @@ pub struct Health {
 }
 
 /// Section `retries`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Different hosts that may break one request before it is given up.
     pub max_faulted_hosts: NonZeroU32,
@@ -191,7 +199,7 @@ pub struct Retries {
 }
 
 /// Section `headers`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// Name the host that answered in `X-Served-By`.
     pub served_by: bool,
@@ -202,18 +210,18 @@ pub struct Headers {
 }
 
 /// Section `queue`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// Requests that may wait at once.
     pub max_waiting: usize,
-    /// Bytes that they may hold together.
+    /// Bytes that they may hold together; half of `limits.max_buffered` unless set.
     pub max_bytes: usize,
     /// Time that a request may wait.
     pub max_wait: Duration,
 }
 
 /// Section `timeouts`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Bound on connecting to a host.
     pub connect: Duration,
@@ -230,7 +238,7 @@ pub struct Timeouts {
 }
 
 /// Section `limits`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one body.
     pub max_body: usize,
@@ -274,11 +282,11 @@ pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Co
 pub fn parse(text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Vec<Problem>> {
     let value: serde_yaml::Value =
         serde_yaml::from_str(text).map_err(|error| vec![Problem::of_syntax(&error)])?;
-    let report = reader::Report::default();
+    let report = report::Report::default();
     let config = sections::read(&value, surroundings, &report);
-    let problems = report.into_problems(&places::Places::find(text));
+    let (problems, warnings) = report.into_parts(&places::Places::find(text));
     match config {
-        Some(config) if problems.is_empty() => Ok(config),
+        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
         _ => Err(problems),
     }
 }

@@ -1,11 +1,11 @@
 //! What is wrong with a configuration, for people.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::places::Place;
 
-/// One mistake: where it is and what to write instead.
+/// One mistake or warning: where it is and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub(super) place: Option<Place>,
@@ -30,6 +30,12 @@ impl Problem {
             text: format!("is not YAML that can be used: {text}"),
         }
     }
+
+    /// With the name of the file that it is in: `FILE:LINE:COLUMN: TEXT`.
+    pub fn in_file(&self, file: &Path) -> impl fmt::Display {
+        let colon = if self.place.is_some() { ":" } else { ": " };
+        format!("{}{colon}{self}", file.display())
+    }
 }
 
 impl fmt::Display for Problem {
@@ -52,11 +58,9 @@ impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = self.file.display();
         for (number, problem) in self.problems.iter().enumerate() {
             let newline = if number == 0 { "" } else { "\n" };
-            let colon = if problem.place.is_some() { ":" } else { ": " };
-            write!(f, "{newline}{file}{colon}{problem}")?;
+            write!(f, "{newline}{}", problem.in_file(&self.file))?;
         }
         Ok(())
     }

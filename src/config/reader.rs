@@ -1,7 +1,7 @@
 //! Reading one mapping of the configuration, key by key.
 //!
 //! A [`Section`] remembers which keys it was asked for; those that are there and were not asked for
-//! are unknown, and refused. A value that is wrong is reported with its path, and reading goes on
+//! are unknown, and refused: ask for all of them, also after a problem. A value that is wrong is reported with its path, and reading goes on
 //! with a stand-in, so that one run finds all problems.
 
 use std::cell::RefCell;
@@ -15,8 +15,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde_yaml::{Mapping, Value};
 
-use super::places::{Places, join};
-use super::problem::Problem;
+use super::pem::Pem;
+use super::places::join;
+use super::report::Report;
 use super::secret::Secret;
 use super::{Surroundings, expand};
 
@@ -27,50 +28,6 @@ const SIMILAR: f64 = 0.8;
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
 const NOT_A_SIZE: &str = "is not a size; write e.g. 64KiB, 32MiB, 1GiB or a number of bytes";
-
-/// Collects problems by path.
-#[derive(Debug, Default)]
-pub(super) struct Report(RefCell<Vec<Entry>>);
-
-#[derive(Debug)]
-struct Entry {
-    path: String,
-    at_key: bool,
-    text: String,
-}
-
-impl Report {
-    /// A problem of the key or of the value at `path`.
-    fn add(&self, path: &str, at_key: bool, text: &str) {
-        self.add_as(path, path, at_key, text);
-    }
-
-    /// The same, told as one of `told_as`.
-    fn add_as(&self, told_as: &str, path: &str, at_key: bool, text: &str) {
-        let text = if told_as.is_empty() {
-            text.to_owned()
-        } else {
-            format!("{told_as}: {text}")
-        };
-        let path = path.to_owned();
-        self.0.borrow_mut().push(Entry { path, at_key, text });
-    }
-
-    /// All problems, in the order of the text.
-    pub(super) fn into_problems(self, places: &Places) -> Vec<Problem> {
-        let problem = |Entry { path, at_key, text }: Entry| {
-            let place = if at_key {
-                places.of_key(&path)
-            } else {
-                places.of_value(&path)
-            };
-            Problem { place, text }
-        };
-        let mut problems: Vec<Problem> = self.0.into_inner().into_iter().map(problem).collect();
-        problems.sort_by_key(|problem| problem.place);
-        problems
-    }
-}
 
 /// One mapping; see the module.
 pub(super) struct Section<'a> {
@@ -185,16 +142,20 @@ impl<'a> Section<'a> {
             Some(_) => return self.problem(key, "must be a list of texts"),
         };
         let item = |(position, item): (usize, &Value)| {
-            let parsed = match item {
-                Value::String(text) => text.parse().map_err(|error: T::Err| error.to_string()),
-                _ => Err("must be a text".to_owned()),
-            };
             let path = format!("{}[{position}]", self.path_of(key));
-            parsed
+            self.parsed(item)
                 .map_err(|text| self.report.add(&path, false, &text))
                 .ok()
         };
-        items.iter().enumerate().map(item).collect()
+        // All of them are read before the first wrong one counts.
+        let items: Vec<Option<T>> = items.iter().enumerate().map(item).collect();
+        items.into_iter().collect()
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&self, item: &Value) -> Result<T, String> {
+        let text = item.as_str().ok_or("must be a text")?;
+        let text = expand::expand(text, self.surroundings.variable).map_err(|e| e.to_string())?;
+        text.parse().map_err(|error: T::Err| error.to_string())
     }
 
     /// Yes or no.
@@ -209,18 +170,23 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A file; a relative path starts from the folder of the configuration.
-    pub(super) fn path(&self, key: &'static str) -> Option<PathBuf> {
+    /// A PEM file that holds what it must; a relative path starts from the folder of the
+    /// configuration.
+    pub(super) fn pem(&self, key: &'static str, content: Pem) -> Option<PathBuf> {
         self.get(key)?;
-        Some(self.surroundings.folder.join(self.text(key)?))
+        let path = self.surroundings.folder.join(self.text(key)?);
+        match content.check(&path) {
+            Ok(()) => Some(path),
+            Err(error) => self.problem(key, error),
+        }
     }
 
-    /// A file that must be named.
-    pub(super) fn required_path(&self, key: &'static str) -> Option<PathBuf> {
+    /// The same, where it must be named.
+    pub(super) fn required_pem(&self, key: &'static str, content: Pem) -> Option<PathBuf> {
         if self.get(key).is_none() {
             return self.problem(key, "is missing");
         }
-        self.path(key)
+        self.pem(key, content)
     }
 
     /// A duration with a unit.
@@ -291,6 +257,11 @@ impl<'a> Section<'a> {
         NonZeroU32::new(self.count(key, default.get(), 1..=u32::MAX)).unwrap_or(default)
     }
 
+    /// The same, if it is there.
+    pub(super) fn optional_positive(&self, key: &'static str) -> Option<NonZeroU32> {
+        self.has(key).then(|| self.positive(key, NonZeroU32::MIN))
+    }
+
     /// A key, written as such or in a file. Never repeated in a problem.
     pub(super) fn secret(&self, key: &'static str, file_key: &'static str) -> Option<Secret> {
         let (text, source) = match (self.get(key), self.get(file_key)) {
@@ -327,6 +298,11 @@ impl<'a> Section<'a> {
     /// Is `key` there?
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.get(key).is_some()
+    }
+
+    /// Says that the value of `key`, though it can be used, is perhaps not what is meant.
+    pub(super) fn warn(&self, key: &'static str, text: &str) {
+        self.report.warn(&self.path_of(key), text);
     }
 
     /// Reports what is wrong with the value of `key`.

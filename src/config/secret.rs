@@ -20,6 +20,15 @@ impl Secret {
     }
 }
 
+/// In constant time, as [`Secret::matches`].
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(other.0.as_bytes())
+    }
+}
+
+impl Eq for Secret {}
+
 impl From<String> for Secret {
     fn from(key: String) -> Self {
         Self(key)
@@ -42,6 +51,8 @@ mod tests {
         assert!(secret.matches(b"open sesame"));
         assert!(!secret.matches(b"open sesam"));
         assert!(!secret.matches(b""));
+        assert!(secret == Secret::from("open sesame".to_owned()));
+        assert!(secret != Secret::from("open sesami".to_owned()));
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
     }
 }

@@ -124,6 +124,61 @@ async fn check_refuses_what_makes_no_sense() {
 }
 
 #[tokio::test]
+async fn check_warns_of_what_is_open_and_still_calls_it_good() {
+    let (code, output, errors) = check(file(&good().to_yaml()).path()).await;
+
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(output.ends_with(": good, 1 host\n"), "{output}");
+    assert!(errors.starts_with("warning: "), "{errors}");
+    assert!(errors.contains("auth.keys"), "{errors}");
+
+    let config = good().client_key("somebody", "secret");
+    let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn check_tells_all_problems_in_the_order_of_the_file() {
+    let yaml = "\
+queue: {max_wait: soon}
+pool:
+  hosts:
+    - {name: a, url: 'https://127.0.0.1:1', tls: {ca: nowhere.pem}}
+limits: {max_body: big}
+";
+    let file = file(yaml);
+    let (code, output, errors) = check(file.path()).await;
+
+    assert_eq!((code, output.as_str()), (Some(2), ""), "{errors}");
+    let name = file.path().display();
+    let starts = [
+        format!("{name}:1:19: queue.max_wait: "),
+        format!("{name}:4:54: pool.hosts[0].tls.ca: "),
+        format!("{name}:5:20: limits.max_body: "),
+    ];
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), starts.len(), "{errors}");
+    for (line, start) in lines.iter().zip(&starts) {
+        assert!(line.starts_with(start), "{errors}");
+    }
+}
+
+#[tokio::test]
+async fn schema_prints_what_editors_and_people_read() {
+    let (code, output, _) = Process::run(gpu_bridge().arg("schema")).await;
+    assert_eq!(code, Some(0));
+    let schema: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(schema["properties"]["pool"]["required"][0], "hosts");
+
+    let (code, output, _) = Process::run(gpu_bridge().args(["schema", "--markdown"])).await;
+    assert_eq!(code, Some(0));
+    assert!(
+        output.contains("| `max_wait` | duration | `30s` |"),
+        "{output}"
+    );
+}
+
+#[tokio::test]
 async fn a_configuration_that_is_missing_is_a_bad_one() {
     let (code, _, errors) = check(Path::new("/no/such/file.yaml")).await;
 

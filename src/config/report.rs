@@ -1,0 +1,72 @@
+//! What is found while the configuration is read: problems and warnings, by path.
+
+use std::cell::RefCell;
+
+use super::places::Places;
+use super::problem::Problem;
+
+/// See the module. Shared by all sections, hence the cells.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    problems: RefCell<Vec<Entry>>,
+    warnings: RefCell<Vec<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    path: String,
+    at_key: bool,
+    text: String,
+}
+
+impl Report {
+    /// A problem of the key or of the value at `path`.
+    pub(super) fn add(&self, path: &str, at_key: bool, text: &str) {
+        self.add_as(path, path, at_key, text);
+    }
+
+    /// The same, told as one of `told_as`.
+    pub(super) fn add_as(&self, told_as: &str, path: &str, at_key: bool, text: &str) {
+        let entry = Entry::new(told_as, path, at_key, text);
+        self.problems.borrow_mut().push(entry);
+    }
+
+    /// Something of the value at `path` that can be used, but is perhaps not meant.
+    pub(super) fn warn(&self, path: &str, text: &str) {
+        let entry = Entry::new(path, path, false, text);
+        self.warnings.borrow_mut().push(entry);
+    }
+
+    /// All problems, and all warnings, each in the order of the text.
+    pub(super) fn into_parts(self, places: &Places) -> (Vec<Problem>, Vec<Problem>) {
+        let in_order = |entries: RefCell<Vec<Entry>>| {
+            let entries = entries.into_inner().into_iter();
+            let mut sorted: Vec<_> = entries.map(|entry| entry.placed(places)).collect();
+            sorted.sort_by_key(|problem| problem.place);
+            sorted
+        };
+        (in_order(self.problems), in_order(self.warnings))
+    }
+}
+
+impl Entry {
+    fn new(told_as: &str, path: &str, at_key: bool, text: &str) -> Self {
+        let text = if told_as.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{told_as}: {text}")
+        };
+        let path = path.to_owned();
+        Self { path, at_key, text }
+    }
+
+    fn placed(self, places: &Places) -> Problem {
+        let place = if self.at_key {
+            places.of_key(&self.path)
+        } else {
+            places.of_value(&self.path)
+        };
+        let text = self.text;
+        Problem { place, text }
+    }
+}

@@ -1,0 +1,78 @@
+//! Bounds on time, size and number: `health`, `queue`, `retries`, `timeouts`, `limits`.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::config::reader::Section;
+use crate::config::{Health, Limits, Queue, Retries, Timeouts};
+
+const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
+const SECOND: Duration = Duration::from_secs(1);
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+pub(super) fn health(section: &Section<'_>) -> Health {
+    Health {
+        interval: section.duration("interval", 5 * SECOND),
+        timeout: section.duration("timeout", 2 * SECOND),
+        healthy_after: section.positive("healthy_after", NonZeroU32::MIN),
+        unhealthy_after: section.positive("unhealthy_after", TWO),
+    }
+}
+
+/// Unless told otherwise, what waits may fill half of the memory: the other half is for answers.
+pub(super) fn queue(section: &Section<'_>, limits: &Limits) -> Queue {
+    let queue = Queue {
+        max_waiting: section.count("max_waiting", 512, 0..=1_000_000) as usize,
+        max_bytes: section.bytes("max_bytes", (limits.max_buffered / 2).max(1)),
+        max_wait: section.duration("max_wait", 30 * SECOND),
+    };
+    if queue.max_bytes > limits.max_buffered {
+        section.warn(
+            "max_bytes",
+            "is more than limits.max_buffered, which is reached first",
+        );
+    }
+    queue
+}
+
+pub(super) fn retries(section: &Section<'_>) -> Retries {
+    Retries {
+        max_faulted_hosts: section.positive("max_faulted_hosts", TWO),
+        budget_percent: section.count("budget_percent", 20, 1..=1000),
+        hedge: section.flag("hedge", false),
+    }
+}
+
+pub(super) fn timeouts(section: &Section<'_>) -> Timeouts {
+    Timeouts {
+        connect: section.duration("connect", SECOND),
+        attempt: section.duration("attempt", 60 * SECOND),
+        client_head: section.duration("client_head", 10 * SECOND),
+        client_read: section.duration("client_read", 30 * SECOND),
+        client_idle: section.duration("client_idle", 75 * SECOND),
+        shutdown: section.duration("shutdown", 60 * SECOND),
+    }
+}
+
+pub(super) fn limits(section: &Section<'_>) -> Limits {
+    let limits = Limits {
+        max_body: section.bytes("max_body", 32 * MIB),
+        max_buffered: section.bytes("max_buffered", GIB),
+        max_connections: section.count("max_connections", 4096, 1..=1_000_000) as usize,
+        max_head: section.bytes("max_head", 64 * KIB),
+        max_headers: section.count("max_headers", 100, 1..=1000) as usize,
+    };
+    if limits.max_head < KIB {
+        section.complain("max_head", "must be at least 1KiB");
+    }
+    if limits.max_body < KIB {
+        section.complain("max_body", "must be at least 1KiB");
+    }
+    if limits.max_buffered < limits.max_body {
+        section.complain("max_buffered", "must be at least max_body");
+    }
+    limits
+}

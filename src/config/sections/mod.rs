@@ -1,0 +1,75 @@
+//! The sections of the configuration: their keys, their defaults, and what must fit together.
+
+mod access;
+mod bounds;
+mod pool;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use serde_yaml::Value;
+
+use super::reader::Section;
+use super::report::Report;
+use super::{Config, Surroundings};
+
+/// Reads everything. `None`, here and below, if something is wrong that was reported, or absent.
+pub(super) fn read(
+    value: &Value,
+    surroundings: &Surroundings<'_>,
+    report: &Report,
+) -> Option<Config> {
+    Section::read(value, String::new(), surroundings, report, |root| {
+        let listen = access::listen(root);
+        let admin = root.section("admin", access::admin);
+        let auth = root.section("auth", access::auth);
+        let pool = root.section("pool", pool::pool);
+        let health = root.section("health", bounds::health);
+        let limits = root.section("limits", bounds::limits);
+        let queue = root.section("queue", |section| bounds::queue(section, &limits));
+        let retries = root.section("retries", bounds::retries);
+        let timeouts = root.section("timeouts", bounds::timeouts);
+        let headers = root.section("headers", access::headers);
+        let config = Config {
+            listen: listen?,
+            admin: admin?,
+            auth: auth?,
+            pool: pool?,
+            health,
+            queue,
+            retries,
+            timeouts,
+            limits,
+            headers: headers?,
+            warnings: Vec::new(),
+        };
+        access::refuse_confusion(root, &config);
+        Some(config)
+    })
+}
+
+/// The values of the items that could be read, with their positions.
+fn values<T, V>(items: &[Option<T>], value: impl Fn(&T) -> V) -> impl Iterator<Item = (usize, V)> {
+    items
+        .iter()
+        .enumerate()
+        .filter_map(move |(position, item)| Some((position, value(item.as_ref()?))))
+}
+
+/// Reports values that stand more than once, without repeating them (they may be keys).
+fn refuse_repeated<V: Eq + Hash>(
+    section: &Section<'_>,
+    key: &'static str,
+    field: &str,
+    values: impl Iterator<Item = (usize, V)>,
+) {
+    let mut first = HashMap::new();
+    for (position, value) in values {
+        if let Some(earlier) = first.get(&value) {
+            let text = format!("is the same as of {key}[{earlier}]; each must be unique");
+            section.problem_in(key, position, field, &text);
+        } else {
+            first.insert(value, position);
+        }
+    }
+}

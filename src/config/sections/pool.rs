@@ -1,0 +1,139 @@
+//! The hosts: `pool`.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+
+use super::{refuse_repeated, values};
+use crate::config::pem::Pem;
+use crate::config::reader::Section;
+use crate::config::{ClientTls, Discover, Host, HostUrl, Policy, Pool};
+
+const MISSING_HOSTS: &str = "is missing; list at least one host with name and url";
+
+pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
+    let policy = policy(section);
+    let Some(listed) = section.list("hosts", host) else {
+        if !section.has("hosts") {
+            section.complain("hosts", MISSING_HOSTS);
+        }
+        return None;
+    };
+    if listed.is_empty() {
+        return section.problem("hosts", MISSING_HOSTS);
+    }
+    let names = values(&listed, |host| host.name.clone());
+    refuse_repeated(section, "hosts", "name", names);
+    let urls = values(&listed, |host| host.url.to_string());
+    refuse_repeated(section, "hosts", "url", urls);
+    let hosts = listed.into_iter().collect::<Option<_>>()?;
+    Some(Pool {
+        policy: policy?,
+        hosts,
+    })
+}
+
+fn policy(section: &Section<'_>) -> Option<Policy> {
+    match section.text("policy").as_deref() {
+        None => (!section.has("policy")).then_some(Policy::default()),
+        Some("least-busy") => Some(Policy::LeastBusy),
+        Some("round-robin") => Some(Policy::RoundRobin),
+        Some("power-of-two") => Some(Policy::PowerOfTwo),
+        Some("least-vram") => Some(Policy::LeastVram),
+        Some(_) => section.problem(
+            "policy",
+            "is not a policy; use least-busy, round-robin, power-of-two or least-vram",
+        ),
+    }
+}
+
+fn host(section: &Section<'_>) -> Option<Host> {
+    let name = section.required("name");
+    let url = section.required::<HostUrl>("url");
+    let api_key = section.secret("api_key", "api_key_file");
+    let max_concurrent = section.optional_positive("max_concurrent");
+    let weight = section.count("weight", 1, 1..=1000);
+    let tls = section.section("tls", client_tls);
+    let discover = discover(section);
+    if let Some(url) = &url {
+        refuse_what_the_url_rules_out(section, url);
+    }
+    Some(Host {
+        name: name?,
+        url: url?,
+        api_key,
+        max_concurrent,
+        weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
+        tls,
+        discover,
+    })
+}
+
+fn refuse_what_the_url_rules_out(section: &Section<'_>, url: &HostUrl) {
+    if section.has("tls") && !url.is_https() {
+        section.complain("tls", "has no effect on an http:// url; write https://");
+    }
+    if section.has("discover") && url.host().parse::<IpAddr>().is_ok() {
+        section.complain(
+            "discover",
+            "has nothing to look up: the url holds an address, not a name",
+        );
+    }
+}
+
+fn client_tls(section: &Section<'_>) -> ClientTls {
+    let ca = section.pem("ca", Pem::Certificates);
+    let certificate = section.pem("certificate", Pem::Certificates);
+    let key = section.pem("key", Pem::PrivateKey);
+    for (key, other) in [("certificate", "key"), ("key", "certificate")] {
+        if section.has(other) && !section.has(key) {
+            section.complain(key, format!("is missing; {other} needs it"));
+        }
+    }
+    let server_name = server_name(section);
+    let insecure = section.flag("insecure", false);
+    if insecure && section.has("ca") {
+        section.complain(
+            "insecure",
+            "contradicts ca: with it, nothing is verified; keep one of them",
+        );
+    } else if insecure {
+        section.warn(
+            "insecure",
+            "lets anybody pose as this host; write ca instead",
+        );
+    }
+    ClientTls {
+        ca,
+        identity: certificate.zip(key),
+        server_name,
+        insecure,
+    }
+}
+
+/// An empty name would turn verification off, silently: it must be a name, or an address.
+fn server_name(section: &Section<'_>) -> Option<String> {
+    let name = section.text("server_name")?;
+    match ServerName::try_from(name.as_str()) {
+        Ok(_) => Some(name),
+        Err(_) => section.problem(
+            "server_name",
+            "is not a host's name; write e.g. gpu2.example",
+        ),
+    }
+}
+
+fn discover(section: &Section<'_>) -> Option<Discover> {
+    let interval = section
+        .has("discover_interval")
+        .then(|| section.duration("discover_interval", Duration::from_secs(30)));
+    if interval.is_some() && !section.has("discover") {
+        section.complain("discover_interval", "has no effect without discover: dns");
+    }
+    match section.text("discover")?.as_str() {
+        "dns" => Some(Discover { interval }),
+        _ => section.problem("discover", "is not a way to find hosts; use dns"),
+    }
+}

@@ -1,0 +1,66 @@
+//! Keys show up in no problem and no debug output, whatever is wrong around them.
+
+use super::*;
+
+#[test]
+fn planted_secrets_show_up_nowhere() {
+    let planted = "hunter2";
+    let texts = [
+        format!("auth: {{keys: [{{name: a, key: 'bad {planted}'}}]}}"),
+        format!("auth: {{keys: [{{name: a, key: {planted}}}, {{name: b, key: {planted}}}]}}"),
+        format!("auth: {{keys: [{{name: a, key: {planted}, key_file: x}}]}}"),
+        format!("auth: {{keys: [{{name: a, key: [{planted}]}}]}}"),
+        format!("auth: {{keys: [{{nam: a, key: {planted}}}]}}"),
+    ];
+    for text in texts {
+        let problems = problems(&text);
+        assert!(!problems.is_empty(), "{text}");
+        assert!(!format!("{problems:?}").contains(planted), "{problems:?}");
+    }
+    let url = format!("  - {{name: a, url: 'http://u:{planted}@a', api_key: {planted}}}\n");
+    assert!(!format!("{:?}", host_problems(&url)).contains(planted));
+    let good = format!("pool: {{hosts: [{{name: a, url: 'http://a', api_key: {planted}}}]}}\n");
+    let good = read(&format!(
+        "{good}auth: {{keys: [{{name: a, key: {planted}}}]}}\n"
+    ))
+    .unwrap();
+    assert!(!format!("{good:?}").contains(planted), "{good:?}");
+}
+
+/// A configuration with keys written where they should not be, but often are.
+const PLANTED: &str = "auth:
+  keys:
+    - {name: a, key: hunter2-hunter2}
+    - name: b
+      key: hunter2-hunter2b
+pool:
+  hosts:
+    - name: a
+      url: http://10.0.0.1:8765
+      api_key: hunter2-hunter2
+    - {name: b, url: 'http://10.0.0.2', api_key: 'hunter2-hunter2'}
+";
+
+#[test]
+fn no_slip_of_the_keyboard_makes_a_problem_show_a_key() {
+    let mut texts = Vec::new();
+    for at in 0..PLANTED.len() {
+        let (before, after) = PLANTED.split_at(at);
+        texts.push(format!("{before}{}", &after[1..]));
+        for slip in [
+            "'", "\"", ":", ": ", "-", "- ", "#", " #", "&", "*", "!", "{", "}", "[", "]", ",",
+            "|", ">", "%", "@", "\n", "\t", "  ", "?", "$",
+        ] {
+            texts.push(format!("{before}{slip}{after}"));
+        }
+    }
+    let mut refused = 0;
+    for text in texts {
+        if let Err(problems) = read(&text) {
+            refused += 1;
+            let shown = problems.join("\n");
+            assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
