@@ -153,7 +153,7 @@ limits: {max_body: big}
     let name = file.path().display();
     let starts = [
         format!("{name}:1:19: queue.max_wait: "),
-        format!("{name}:4:54: pool.hosts[0].tls.ca: "),
+        format!("{name}:4:55: pool.hosts[0].tls.ca: "),
         format!("{name}:5:20: limits.max_body: "),
     ];
     let lines: Vec<&str> = errors.lines().collect();
