@@ -8,14 +8,20 @@
 
 use std::time::{Duration, Instant};
 
+/// A retry, in hundredths of one.
+const RETRY: f64 = 100.0;
 /// Retries that are allowed each second whatever the traffic.
-const TRICKLE: f64 = 10.0;
+const TRICKLE: f64 = 10.0 * RETRY;
 /// Retries that a quiet time saves up at most.
-const MOST: f64 = 100.0;
+const MOST: f64 = 100.0 * RETRY;
+
+/// Timers are no finer than that; a shorter wait would be a busy loop.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
+    /// In hundredths of a retry.
     saved: f64,
     updated: Instant,
 }
@@ -30,7 +36,7 @@ impl RetryBudget {
 
     /// A request has come.
     pub(super) fn deposit(&mut self, percent: u32) {
-        self.saved = (self.saved + f64::from(percent) / 100.0).min(MOST);
+        self.saved = (self.saved + f64::from(percent)).min(MOST);
     }
 
     /// Takes a retry out.
@@ -41,10 +47,11 @@ impl RetryBudget {
         let passed = now.saturating_duration_since(self.updated).as_secs_f64();
         self.saved = (self.saved + passed * TRICKLE).min(MOST);
         self.updated = now;
-        if self.saved < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - self.saved) / TRICKLE));
+        if self.saved < RETRY {
+            let wait = Duration::from_secs_f64((RETRY - self.saved) / TRICKLE);
+            return Err(wait.max(SHORTEST));
         }
-        self.saved -= 1.0;
+        self.saved -= RETRY;
         Ok(())
     }
 }

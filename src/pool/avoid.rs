@@ -49,12 +49,6 @@ impl Avoid {
             .filter(|failure| failure.host == host)
             .all(|failure| proof > failure.proof && (nowhere_else || !failure.broke_request))
     }
-
-    /// Has it failed nowhere?
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Capacity {
         free_of_others.min(limit).min(window)
     }
 
+    /// Does the host tell its load, and has at least as many slots as are used?
+    fn is_told(&self) -> bool {
+        self.told.is_some_and(|told| self.nominal() <= told)
+    }
+
     /// Requests of others that run on the host.
     pub(super) fn foreign(&self) -> u32 {
         self.foreign
@@ -68,7 +73,7 @@ impl Capacity {
         let before = self.nominal();
         self.told = Some(max_concurrent);
         self.foreign = in_flight.saturating_sub(ours);
-        if self.configured.is_none() {
+        if self.is_told() {
             self.limit = None;
         }
         self.nominal() != before
@@ -83,8 +88,7 @@ impl Capacity {
     /// it.
     pub(super) fn refused(&mut self, in_flight: u32, granted: Instant, now: Instant) {
         // Where the host's own word counts, polls do better than guesses.
-        let told = self.configured.is_none() && self.told.is_some();
-        if told || self.last_cut.is_some_and(|cut| granted <= cut) {
+        if self.is_told() || self.last_cut.is_some_and(|cut| granted <= cut) {
             return;
         }
         let limit = self.limit.unwrap_or_else(|| f64::from(self.nominal()));

@@ -3,8 +3,8 @@
 //! 1. Hosts with a free slot on which the request has not failed.
 //! 2. Of these, the ones that have its model in memory, if there are any in the pool. If all of those
 //!    are full, the request waits for one of them rather than have the model loaded on another, but
-//!    only while that is quicker: until it has waited for as long as a load takes, or the line for the
-//!    model has grown longer than that.
+//!    only while that is quicker: until the first in line for the model has waited for as long as a
+//!    load takes, or the line has grown longer than that.
 //! 3. Of these, the policy's choice.
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::HostId;
 use super::estimate::{Estimator, seconds};
 use super::host::Host;
 use super::policy::Load;
-use super::queue::Entry;
+use super::queue::{Entry, Line};
 use crate::config::Policy;
 
 /// Everything that a placement depends on beside the request.
@@ -38,8 +38,8 @@ pub(super) enum Placement {
 }
 
 impl Scene<'_> {
-    /// `line`: requests that wait for the same model.
-    pub(super) fn place(&self, entry: &Entry, line: usize, rng: &mut SmallRng) -> Placement {
+    /// `line`: those that wait for the same model.
+    pub(super) fn place(&self, entry: &Entry, line: Line, rng: &mut SmallRng) -> Placement {
         let desperate = is_desperate(self.hosts);
         let nowhere_else = self
             .hosts
@@ -84,14 +84,14 @@ impl Scene<'_> {
 
     /// Until when a request waits for a host that has its model; `None`: no host has, or it would
     /// take longer than to load the model elsewhere.
-    fn patience(&self, entry: &Entry, line: usize, warm_slots: u32) -> Option<Instant> {
+    fn patience(&self, entry: &Entry, line: Line, warm_slots: u32) -> Option<Instant> {
         let model = entry.demand.model.as_ref()?;
         if warm_slots == 0 {
             return None;
         }
         let load_time = self.estimator.load_time(model);
-        let line = seconds(entry.seconds * line as f64 / f64::from(warm_slots));
-        (line < load_time).then(|| entry.joined + load_time)
+        let wait = seconds(entry.seconds * line.len as f64 / f64::from(warm_slots));
+        (wait < load_time).then(|| line.since + load_time)
     }
 }
 

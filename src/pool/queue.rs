@@ -39,15 +39,12 @@ pub(super) struct Entry {
     pub(super) returning: bool,
 }
 
-/// Whether there is a host for a request.
+/// Those that wait for the same model as a request, itself included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found<T> {
-    /// There is.
-    Here(T),
-    /// There is none that this one request wants now.
-    NotYet,
-    /// There is none for any request of its model that has not failed anywhere.
-    Nowhere,
+pub(super) struct Line {
+    pub(super) len: usize,
+    /// When the oldest of them joined.
+    pub(super) since: Instant,
 }
 
 /// The waiting line.
@@ -57,7 +54,7 @@ pub(super) struct Queue {
     entries: HashMap<Ticket, Entry>,
     returning: BTreeSet<(Reverse<u8>, Ticket)>,
     levels: BTreeMap<Reverse<u8>, Level>,
-    models: HashMap<Model, usize>,
+    models: HashMap<Model, BTreeSet<(Instant, Ticket)>>,
     bytes: usize,
     returning_seconds: f64,
 }
@@ -131,7 +128,8 @@ impl Queue {
         self.leave(ticket);
         self.bytes += entry.demand.bytes;
         if let Some(model) = &entry.demand.model {
-            *self.models.entry(model.clone()).or_default() += 1;
+            let line = self.models.entry(model.clone()).or_default();
+            line.insert((entry.joined, ticket));
         }
         let priority = Reverse(entry.demand.priority);
         if entry.returning {
@@ -157,10 +155,10 @@ impl Queue {
         let entry = self.entries.remove(&ticket)?;
         self.bytes -= entry.demand.bytes;
         if let Some(model) = &entry.demand.model
-            && let Some(count) = self.models.get_mut(model)
+            && let Some(line) = self.models.get_mut(model)
         {
-            *count -= 1;
-            if *count == 0 {
+            line.remove(&(entry.joined, ticket));
+            if line.is_empty() {
                 self.models.remove(model);
             }
         }
@@ -196,14 +194,15 @@ impl Queue {
         self.bytes
     }
 
-    /// Requests that wait for `model`.
-    pub(super) fn waiting_for(&self, model: &Model) -> usize {
-        self.models.get(model).copied().unwrap_or(0)
-    }
-
-    #[cfg(test)]
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Ticket, &Entry)> {
-        self.entries.iter().map(|(ticket, entry)| (*ticket, entry))
+    /// Those that wait for the model of `entry`, which waits.
+    pub(super) fn line_of(&self, entry: &Entry) -> Line {
+        let model = entry.demand.model.as_ref();
+        let line = model.and_then(|model| self.models.get(model));
+        let oldest = line.and_then(BTreeSet::first);
+        Line {
+            len: line.map_or(1, BTreeSet::len),
+            since: oldest.map_or(entry.joined, |(joined, _)| *joined),
+        }
     }
 
     /// What is expected to be served before `newcomer`, the last of its client's requests in line, in
@@ -251,11 +250,11 @@ impl Queue {
         longest.newest().filter(|_| fairer)
     }
 
-    /// Takes out the first request for which `place` finds a host; it is asked with the number of
-    /// requests that wait for the same model.
+    /// Takes out the first request for which `place` finds a host. It must answer alike for all
+    /// requests of one model that have not failed anywhere.
     pub(super) fn take_first<T>(
         &mut self,
-        mut place: impl FnMut(&Entry, usize) -> Found<T>,
+        mut place: impl FnMut(&Entry, Line) -> Option<T>,
     ) -> Option<(Ticket, Entry, T)> {
         let (ticket, found) = self.first(&mut place)?;
         let entry = self.leave(ticket)?;
@@ -265,32 +264,25 @@ impl Queue {
         Some((ticket, entry, found))
     }
 
-    fn first<T>(&self, place: &mut impl FnMut(&Entry, usize) -> Found<T>) -> Option<(Ticket, T)> {
-        let mut ask = |ticket: &Ticket| {
-            let Some(entry) = self.entries.get(ticket) else {
-                return Found::Nowhere;
-            };
-            let model = entry.demand.model.as_ref();
-            place(entry, model.map_or(0, |model| self.waiting_for(model)))
+    fn first<T>(&self, place: &mut impl FnMut(&Entry, Line) -> Option<T>) -> Option<(Ticket, T)> {
+        let mut ask = |ticket: Ticket| {
+            let entry = self.entries.get(&ticket)?;
+            Some((ticket, place(entry, self.line_of(entry))?))
         };
-        for (_, ticket) in &self.returning {
-            if let Found::Here(found) = ask(ticket) {
-                return Some((*ticket, found));
-            }
+        if let Some(found) = self.returning.iter().find_map(|(_, ticket)| ask(*ticket)) {
+            return Some(found);
         }
+        // One answer for each model holds for all clients.
         let mut hopeless: HashSet<&Option<Model>> = HashSet::new();
         let flows = self.levels.values().flat_map(Level::in_turn);
         for (ticket, model) in flows.flat_map(Flow::heads) {
             if hopeless.contains(model) {
                 continue;
             }
-            match ask(&ticket) {
-                Found::Here(found) => return Some((ticket, found)),
-                Found::NotYet => {}
-                Found::Nowhere => {
-                    hopeless.insert(model);
-                }
+            if let Some(found) = ask(ticket) {
+                return Some(found);
             }
+            hopeless.insert(model);
         }
         None
     }
@@ -370,7 +362,7 @@ mod tests {
 
     /// The clients of all that waits, in the order in which they are served.
     fn serve(queue: &mut Queue) -> String {
-        std::iter::from_fn(|| queue.take_first(|_, _| Found::Here(())))
+        std::iter::from_fn(|| queue.take_first(|_, _| Some(())))
             .filter_map(|(_, entry, ())| entry.demand.client)
             .map(|client| client.to_string())
             .collect()
@@ -382,7 +374,7 @@ mod tests {
         let joined: Vec<_> = (0..5)
             .map(|_| join(&mut queue, demand("a", 0, 9)))
             .collect();
-        let served: Vec<_> = std::iter::from_fn(|| queue.take_first(|_, _| Found::Here(())))
+        let served: Vec<_> = std::iter::from_fn(|| queue.take_first(|_, _| Some(())))
             .map(|(ticket, ..)| ticket)
             .collect();
         assert_eq!(served, joined);
@@ -422,7 +414,7 @@ mod tests {
         for _ in 0..8 {
             // b asks anew all the time.
             join(&mut queue, demand("b", 0, 10));
-            let (_, entry, ()) = queue.take_first(|_, _| Found::Here(())).unwrap();
+            let (_, entry, ()) = queue.take_first(|_, _| Some(())).unwrap();
             served.push_str(&entry.demand.client.unwrap());
         }
         assert_eq!(served.matches('a').count(), 4, "{served}");
@@ -436,7 +428,7 @@ mod tests {
             join(&mut queue, demand("a", 0, 10));
         }
         for _ in 0..15 {
-            queue.take_first(|_, _| Found::Here(()));
+            queue.take_first(|_, _| Some(()));
         }
         for _ in 0..4 {
             join(&mut queue, demand("b", 0, 10));
@@ -476,13 +468,7 @@ mod tests {
             },
         );
         let second = join(&mut queue, demand("a", 0, 1));
-        let only_a = |entry: &Entry, _| {
-            if entry.avoid.allows(A, Proof(1), false) {
-                Found::Here(A)
-            } else {
-                Found::Nowhere
-            }
-        };
+        let only_a = |entry: &Entry, _| entry.avoid.allows(A, Proof(1), false).then_some(A);
         assert_eq!(queue.take_first(only_a).map(|taken| taken.0), Some(second));
         assert!(queue.take_first(only_a).is_none());
         assert!(queue.leave(first).is_some());
@@ -507,12 +493,11 @@ mod tests {
         let mut asked = 0;
         let none = queue.take_first(|_, line| {
             asked += 1;
-            assert_eq!(line, 500);
-            Found::<()>::Nowhere
+            assert_eq!(line.len, 500);
+            None::<()>
         });
         assert!(none.is_none());
         assert_eq!((asked, queue.len()), (2, 1000));
-        assert_eq!(queue.waiting_for(&Model::new("x").unwrap()), 500);
     }
 
     #[test]

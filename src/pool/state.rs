@@ -20,7 +20,7 @@ use super::estimate::{Estimator, Slowness, seconds};
 use super::health::{Cause, Context, Phase, Thresholds, Transition};
 use super::host::{Host, HostFacts, HostSpec};
 use super::placement::{Placement, Scene, is_desperate};
-use super::queue::{Entry, Found, Queue, Ticket};
+use super::queue::{Entry, Line, Queue, Ticket};
 use super::snapshot::{HostView, PoolView};
 use super::{Check, HostId, Outcome, TurnedAway};
 use crate::config::{HostName, Policy};
@@ -319,11 +319,11 @@ impl State {
         let (rng, reconsider) = (&mut self.rng, &mut self.reconsider);
         self.queue
             .take_first(|entry, line| match scene.place(entry, line, rng) {
-                Placement::On { host, cold } => Found::Here((host, cold)),
-                Placement::Nowhere => Found::Nowhere,
+                Placement::On { host, cold } => Some((host, cold)),
+                Placement::Nowhere => None,
                 Placement::Later(until) => {
                     *reconsider = Some(reconsider.map_or(until, |earlier| earlier.min(until)));
-                    Found::NotYet
+                    None
                 }
             })
     }
@@ -381,7 +381,8 @@ impl State {
             estimator: &self.estimator,
             now,
         };
-        let Placement::On { host, cold: false } = scene.place(&entry, 0, &mut self.rng) else {
+        let line = Line { len: 1, since: now };
+        let Placement::On { host, cold: false } = scene.place(&entry, line, &mut self.rng) else {
             return None;
         };
         self.hedges += 1;

@@ -323,11 +323,7 @@ impl World {
                 estimator: &self.state.estimator,
                 now: self.now,
             };
-            let line = waiter
-                .demand
-                .model
-                .as_ref()
-                .map_or(0, |model| self.state.queue.waiting_for(model));
+            let line = self.state.queue.line_of(&entry);
             match scene.place(&entry, line, &mut self.state.rng) {
                 Placement::Nowhere => {}
                 Placement::Later(until) => {

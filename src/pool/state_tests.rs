@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::pool::{Model, Phase};
 use crate::pool::Slots;
+use crate::pool::{Model, Phase};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -454,8 +454,12 @@ fn checks_do_not_hurry_for_a_host_on_hold_or_on_trial() {
     for hold in [1, 2, 4] {
         state.checked(A, &wrong, now);
         state.checked(A, &GOOD, now);
-        assert_eq!(state.check_delay(A, now), hold * SECOND);
-        now += hold * SECOND;
+        let left = state.check_delay(A, now);
+        assert!(
+            left >= hold * SECOND && left < 2 * hold * SECOND,
+            "{left:?}"
+        );
+        now += left;
         state.checked(A, &GOOD, now);
         assert_eq!(state.hosts[0].health.phase(), Phase::Trial);
         assert_eq!(state.check_delay(A, now), 5 * SECOND);
@@ -700,8 +704,8 @@ fn what_runs_on_a_host_that_breaks_answers_is_moved() {
 #[test]
 fn hedges_take_idle_siblings_only_and_are_few() {
     let now = Instant::now();
-    let mut state = pool(&[30, 1], now);
-    for _ in 0..25 {
+    let mut state = pool(&[25, 1], now);
+    for _ in 0..26 {
         join(&mut state);
     }
     let grants = state.grant(now);
