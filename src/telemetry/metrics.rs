@@ -36,6 +36,7 @@ pub struct Metrics {
     held_bytes: IntGauge,
     host_in_flight: IntGaugeVec,
     host_capacity: IntGaugeVec,
+    host_foreign: IntGaugeVec,
     host_healthy: IntGaugeVec,
     host_busy: IntGaugeVec,
 }
@@ -101,6 +102,11 @@ impl Metrics {
                 "Attempts that a host may run at once.",
                 &["host"],
             )?,
+            host_foreign: make.gauges(
+                "host_foreign_in_flight",
+                "Requests of others that run on a host.",
+                &["host"],
+            )?,
             host_healthy: make.gauges(
                 "host_healthy",
                 "1 while a host may get requests.",
@@ -139,6 +145,9 @@ impl Metrics {
             self.host_capacity
                 .with_label_values(name)
                 .set(host.capacity.into());
+            self.host_foreign
+                .with_label_values(name)
+                .set(host.foreign.into());
             self.host_healthy
                 .with_label_values(name)
                 .set(host.is_serving().into());

@@ -27,5 +27,6 @@ mod outages;
 mod protocol;
 mod queue;
 mod real_backends;
+mod scheduling;
 mod shutdown;
 mod smuggling;

@@ -69,7 +69,12 @@ impl Config {
 
     /// Lets a client in who knows `key`.
     pub(crate) fn client_key(self, name: &str, key: &str) -> Self {
-        self.set("auth", "keys", json!([{"name": name, "key": key}]))
+        self.client_keys(json!([{"name": name, "key": key}]))
+    }
+
+    /// Lets these clients in, as `auth.keys` has them.
+    pub(crate) fn client_keys(self, keys: Value) -> Self {
+        self.set("auth", "keys", keys)
     }
 
     pub(crate) fn to_yaml(&self) -> String {

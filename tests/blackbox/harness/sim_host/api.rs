@@ -40,6 +40,10 @@ pub(super) struct Knobs {
     pub(super) health: HealthAnswer,
     pub(super) status: StatusAnswer,
     pub(super) slots: usize,
+    /// Slots that others use.
+    pub(super) foreign: usize,
+    /// Models in memory, beside the host's own name.
+    pub(super) models: Vec<String>,
     pub(super) api_key: Option<String>,
 }
 
@@ -120,8 +124,13 @@ impl Api {
             vram_used_mb: Some(1_000),
             pytorch_version: "sim".to_owned(),
             cuda_version: Some("13.0".to_owned()),
-            loaded_models: vec!["embed:sim".to_owned(), format!("embed:{}", self.name)],
+            loaded_models: self.loaded_models(),
         })
+    }
+
+    fn loaded_models(&self) -> Vec<String> {
+        let models = self.knobs().models.into_iter().chain([self.name.clone()]);
+        models.map(|model| format!("embed:{model}")).collect()
     }
 
     async fn status(&self) -> Response<Body> {
@@ -129,16 +138,20 @@ impl Api {
         if let HealthAnswer::Hang = knobs.health {
             return std::future::pending().await;
         }
-        let in_flight = match knobs.status {
-            StatusAnswer::Missing => return error(404, "Not Found"),
-            StatusAnswer::AllFree => 0,
-            StatusAnswer::NoneFree => knobs.slots,
-            StatusAnswer::Truth if knobs.behaviour.is_busy() => knobs.slots,
-            StatusAnswer::Truth => self.record.running(),
-        };
         let count = |number: usize| u32::try_from(number).unwrap();
+        let slots = count(knobs.slots);
+        let queue = match knobs.status {
+            StatusAnswer::Missing => return error(404, "Not Found"),
+            StatusAnswer::AllFree => QueueStatus::new(slots, 0),
+            StatusAnswer::NoneFree => full(slots),
+            StatusAnswer::Truth if knobs.behaviour.is_busy() => full(slots),
+            StatusAnswer::Truth => {
+                let in_flight = self.record.running() + knobs.foreign;
+                QueueStatus::new(slots, count(in_flight))
+            }
+        };
         json(&Status {
-            queue: QueueStatus::new(count(knobs.slots), count(in_flight)),
+            queue,
             active_jobs: (0..self.record.running()).map(job).collect(),
         })
     }
@@ -165,7 +178,7 @@ impl Api {
             Behaviour::Say(bytes, ending) => line.end(bytes, ending).await,
             behaviour => match Job::read(&body) {
                 None => error(422, "not what a host computes"),
-                Some(job) if !visit.take_slot(knobs.slots, job.first_text()) => {
+                Some(job) if !visit.take_slot(knobs.slots - knobs.foreign, job.first_text()) => {
                     fixed(&Answer::busy(503, FULL_RETRY_AFTER))
                 }
                 Some(job) => self.work(visit, line, behaviour, &job).await,
@@ -233,6 +246,14 @@ impl Job {
         }
         let ones = vec![1.0; texts.len()];
         json!({"precision": ones, "recall": ones, "f1": ones, "model": "sim"})
+    }
+}
+
+/// No free slot, though nobody is known to use one.
+fn full(slots: u32) -> QueueStatus {
+    QueueStatus {
+        available_slots: 0,
+        ..QueueStatus::new(slots, 0)
     }
 }
 

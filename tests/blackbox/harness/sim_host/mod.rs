@@ -31,6 +31,8 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             health: HealthAnswer::Ok,
             status: StatusAnswer::Truth,
             slots: 2,
+            foreign: 0,
+            models: vec!["sim".to_owned()],
             api_key: None,
         },
     }
@@ -57,6 +59,12 @@ impl Setup {
 
     pub(crate) fn slots(mut self, slots: usize) -> Self {
         self.knobs.slots = slots;
+        self
+    }
+
+    /// Models in memory from the start, instead of `sim`.
+    pub(crate) fn models(mut self, models: &[&str]) -> Self {
+        self.knobs.models = models.iter().map(|model| (*model).to_owned()).collect();
         self
     }
 
@@ -114,6 +122,11 @@ impl SimHost {
 
     pub(crate) fn set_slots(&self, slots: usize) {
         self.knobs().slots = slots;
+    }
+
+    /// Has others use so many of its slots.
+    pub(crate) fn set_foreign(&self, slots: usize) {
+        self.knobs().foreign = slots;
     }
 
     pub(crate) fn set_key(&self, api_key: &str) {
