@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, schema};
+use crate::serve::Options;
 use crate::telemetry::{self, LogFormat};
 
 /// Exit code for a configuration that can't be used.
@@ -27,6 +28,10 @@ enum Command {
         /// The YAML configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Relieve the proxy that runs with the same PATH, if there is one, and be relieved through it
+        /// later: an upgrade without a break. SIGUSR2 starts such a successor.
+        #[arg(long, value_name = "PATH", env = "GPU_BRIDGE_UPGRADE_SOCKET")]
+        upgrade_socket: Option<PathBuf>,
         /// How log lines look (on standard error). `RUST_LOG` sets what is logged.
         #[arg(long, value_enum, default_value = "auto")]
         log_format: LogFormat,
@@ -53,9 +58,13 @@ impl Cli {
     /// If the proxy can't run; a bad configuration is told on standard error instead.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
-            Command::Serve { config, log_format } => {
+            Command::Serve {
+                config,
+                upgrade_socket,
+                log_format,
+            } => {
                 telemetry::init_logs(log_format);
-                serve(&config)
+                serve(&config, Options { upgrade_socket })
             }
             Command::Check { config } => Ok(check(&config)),
             Command::Schema { markdown } => print_schema(markdown),
@@ -63,7 +72,7 @@ impl Cli {
     }
 }
 
-fn serve(path: &Path) -> Result<ExitCode> {
+fn serve(path: &Path, options: Options) -> Result<ExitCode> {
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
@@ -71,7 +80,7 @@ fn serve(path: &Path) -> Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{}", warning.in_file(path));
     }
-    run(config).map(|()| ExitCode::SUCCESS)
+    run(config, options).map(|()| ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -106,9 +115,9 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
     })
 }
 
-fn run(config: Config) -> Result<()> {
+fn run(config: Config, options: Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(crate::serve::serve(config))
+    runtime.block_on(crate::serve::serve(config, options))
 }

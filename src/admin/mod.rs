@@ -27,15 +27,21 @@ pub struct Admin {
     pub budget: Budget,
 }
 
-/// Serves until the task is dropped.
+/// Serves until `stop` ends.
 ///
 /// # Errors
 /// If the listener fails.
-pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .with_state(admin);
-    axum::serve(listener, router).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
