@@ -29,3 +29,4 @@ mod queue;
 mod real_backends;
 mod shutdown;
 mod smuggling;
+mod upgrade;
