@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use self::running::{Running, Stopping};
 use crate::admin::Admin;
+use crate::admin::access::Access;
 use crate::budget::Budget;
 use crate::config::{Config, Host};
 use crate::dispatch::{self, Dispatcher};
@@ -26,7 +27,7 @@ use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler}
 use crate::pool::{
     self, Event, EventKind, HostId, HostSpec, HostView, Pool, Thresholds, Transition,
 };
-use crate::restart::{self, Sockets, Upgrade};
+use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Hosts};
 
@@ -50,6 +51,7 @@ pub async fn serve(config: Config, options: Options) -> Result<()> {
 
     let stopping = Stopping::default();
     let parts = Parts::new(config, &stopping)?;
+    keep_drained(&parts.pool, &upgrade.draining());
     parts.spawn_checks();
     tokio::spawn({
         let pool = parts.pool.clone();
@@ -68,7 +70,7 @@ pub async fn serve(config: Config, options: Options) -> Result<()> {
             drop((upgrade, sockets));
             running.stop(&mut signals).await;
         }
-        () = upgrade.relieved(&sockets, || is_serving(&running.pool), &mut successor_wanted) => {
+        () = upgrade.relieved(&sockets, || standing(&running.pool), &mut successor_wanted) => {
             drop((upgrade, sockets));
             running.retire(&mut signals).await;
         }
@@ -77,7 +79,25 @@ pub async fn serve(config: Config, options: Options) -> Result<()> {
 }
 
 fn is_serving(pool: &Pool) -> bool {
-    pool.view().hosts.iter().any(HostView::is_serving)
+    standing(pool).serving
+}
+
+/// What a successor must know of this process.
+fn standing(pool: &Pool) -> Standing {
+    let hosts = pool.view().hosts;
+    let draining = hosts.iter().filter(|host| host.draining);
+    Standing {
+        serving: hosts.iter().any(HostView::is_serving),
+        draining: draining.map(|host| host.name.to_string()).collect(),
+    }
+}
+
+/// An operator's order outlives an upgrade.
+fn keep_drained(pool: &Pool, draining: &[String]) {
+    for name in draining.iter().filter_map(|name| name.parse().ok()) {
+        // One that is not in this configuration gets nothing anyway.
+        pool.drain(&name);
+    }
 }
 
 /// Allows as many open files as the system lets us: each connection is one.
@@ -97,6 +117,7 @@ fn raise_file_limit(max_connections: usize) {
 
 /// The wired modules.
 struct Parts {
+    access: Access,
     pool: Pool,
     hosts: Arc<Hosts>,
     metrics: Arc<Metrics>,
@@ -125,6 +146,7 @@ impl Parts {
             max_body: config.limits.max_body,
             client_read: config.timeouts.client_read,
         };
+        let access = Access::new(config.admin.key);
         let reports = Arc::clone(&hosts);
         let handler = Handler {
             auth: Auth::new(config.auth.keys),
@@ -144,6 +166,7 @@ impl Parts {
         let connections = Connections::new(config.limits.max_connections);
         let shutdown = config.timeouts.shutdown;
         Ok(Self {
+            access,
             pool,
             hosts,
             metrics,
@@ -164,6 +187,8 @@ impl Parts {
 
     fn admin(&self) -> Admin {
         Admin {
+            access: self.access.clone(),
+            stopping: self.handler.stopping.clone(),
             pool: self.pool.clone(),
             metrics: Arc::clone(&self.metrics),
             budget: self.budget.clone(),

@@ -27,6 +27,7 @@ mod upgrade;
 use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 pub use notify::{State, notify};
@@ -35,6 +36,15 @@ pub use upgrade::Upgrade;
 
 use predecessor::Predecessor;
 use successor::{UpgradeSocket, start_successor};
+
+/// What a successor must know of its predecessor beside its sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Standing {
+    /// It has a host that can serve.
+    pub serving: bool,
+    /// The hosts that an operator drains.
+    pub draining: Vec<String>,
+}
 
 /// The new process is ready to serve.
 const READY: &[u8] = b"ready\n";

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::sockets::Socket;
-use super::{READY, RestartError, YOURS, is_trusted, transfer};
+use super::{READY, RestartError, Standing, YOURS, is_trusted, transfer};
 
 /// A running process answers at once, unless another upgrade is under way.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ const HOSTS: Duration = Duration::from_secs(10);
 /// See the module. Dropping it leaves the running process as it is.
 pub(super) struct Predecessor {
     stream: UnixStream,
-    serving: bool,
+    standing: Standing,
     sockets: Vec<Socket>,
 }
 
@@ -55,7 +55,7 @@ impl Predecessor {
         });
         Ok(Some(Self {
             stream,
-            serving: offer.serving,
+            standing: offer.standing,
             sockets: sockets.collect(),
         }))
     }
@@ -63,6 +63,11 @@ impl Predecessor {
     /// Its listening sockets; once.
     pub(super) fn take_sockets(&mut self) -> Vec<Socket> {
         std::mem::take(&mut self.sockets)
+    }
+
+    /// How it stands.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Takes its place as soon as `ready`, which ends once a host can serve. If none can, neither
@@ -74,7 +79,7 @@ impl Predecessor {
         mut self,
         ready: impl Future<Output = ()>,
     ) -> Result<(), RestartError> {
-        if timeout(HOSTS, ready).await.is_err() && self.serving {
+        if timeout(HOSTS, ready).await.is_err() && self.standing.serving {
             return Err(RestartError::NoHost);
         }
         within(ANSWER, async {

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::transfer::{self, Offer};
-use super::{READY, RestartError, Sockets, YOURS, is_trusted};
+use super::{READY, RestartError, Sockets, Standing, YOURS, is_trusted};
 
 /// A successor that is not ready by then never will be; another may try.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -73,8 +73,8 @@ impl UpgradeSocket {
         Ok(())
     }
 
-    /// Waits until a successor has taken over. `serving` tells whether a host can serve here.
-    pub(super) async fn relieved(&mut self, sockets: &Sockets, serving: impl Fn() -> bool) {
+    /// Waits until a successor has taken over. `standing` is what it is told of this process.
+    pub(super) async fn relieved(&mut self, sockets: &Sockets, standing: impl Fn() -> Standing) {
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -85,7 +85,7 @@ impl UpgradeSocket {
                 }
             };
             let offer = Offer {
-                serving: serving(),
+                standing: standing(),
                 sockets: sockets.names(),
             };
             tracing::info!("another process asks to take over");

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
+use super::Standing;
 use super::sockets::SocketName;
 
 /// More sockets than anybody listens on, and fewer than the kernel passes at once (253).
@@ -23,8 +24,9 @@ const MAX_OFFER: usize = 64 << 10;
 /// What the running process tells of itself.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Offer {
-    /// Has it a host that can serve?
-    pub(super) serving: bool,
+    /// How it stands.
+    #[serde(flatten)]
+    pub(super) standing: Standing,
     /// What the sockets are, in their order.
     pub(super) sockets: Vec<SocketName>,
 }

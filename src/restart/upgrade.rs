@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 
-use super::{Predecessor, RestartError, Socket, Sockets, UpgradeSocket, start_successor};
+use super::{Predecessor, RestartError, Socket, Sockets, Standing, UpgradeSocket, start_successor};
 
 /// How often is looked whether a host can serve yet.
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,6 +48,12 @@ impl Upgrade {
             .unwrap_or_default()
     }
 
+    /// The hosts that an operator told the predecessor to drain.
+    pub fn draining(&self) -> Vec<String> {
+        let predecessor = self.predecessor.as_ref();
+        predecessor.map_or(Vec::new(), |found| found.standing().draining.clone())
+    }
+
     /// Takes the predecessor's place, if there is one, once a host can serve.
     ///
     /// # Errors
@@ -72,13 +78,13 @@ impl Upgrade {
     pub async fn relieved(
         &mut self,
         sockets: &Sockets,
-        serving: impl Fn() -> bool,
+        standing: impl Fn() -> Standing,
         wanted: &mut Signal,
     ) {
         let Some(socket) = &mut self.socket else {
             return no_successors(wanted).await;
         };
-        let relieved = socket.relieved(sockets, serving);
+        let relieved = socket.relieved(sockets, standing);
         tokio::pin!(relieved);
         loop {
             tokio::select! {

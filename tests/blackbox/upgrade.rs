@@ -294,7 +294,9 @@ impl Successor {
 
     fn stop(&self) {
         let script = format!("kill {}", self.0);
-        let sent = std::process::Command::new("sh").args(["-c", &script]).status();
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .status();
         assert!(sent.unwrap().success(), "the successor runs");
     }
 }
