@@ -159,6 +159,10 @@ fn given_key(file: Option<PathBuf>, variable: Option<OsString>) -> Result<Option
         (None, None) => return Ok(None),
     };
     let key = text.trim();
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "the admin key may hold visible ASCII characters only, without spaces";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
 }
 
@@ -226,6 +230,7 @@ mod tests {
         );
         assert_eq!(key(None, Some("")), None);
         assert_eq!(key(None, None), None);
+        assert!(given_key(None, Some("two words".into())).is_err());
         let missing = given_key(Some("/no/such/file".into()), None).unwrap_err();
         assert!(missing.to_string().contains("/no/such/file"));
     }

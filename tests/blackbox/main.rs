@@ -23,6 +23,7 @@ mod command_line;
 mod faults;
 
 mod metrics;
+mod operations;
 mod outages;
 mod protocol;
 mod queue;

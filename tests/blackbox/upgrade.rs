@@ -233,6 +233,23 @@ async fn a_successor_killed_in_the_hand_over_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_drained_host_stays_so_in_the_new_process() {
+    let place = Place::new();
+    let hosts = ["a", "b"].map(|name| sim_host(name).start());
+    let config = Config::with_hosts(&[&hosts[0], &hosts[1]]);
+    let old = Proxy::start_at(&place.socket(), &config).await;
+    old.finds_healthy("b").await;
+    let (code, _, errors) = old.command(&["drain", "a"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+
+    let new = Proxy::start_at(&place.socket(), &config).await;
+    new.client().flood(8, 2).await;
+
+    assert_eq!(hosts[0].arrivals(), 0);
+    assert_eq!(hosts[1].arrivals(), 8);
+}
+
+#[tokio::test]
 async fn a_killed_proxy_leaves_no_obstacle() {
     let place = Place::new();
     let host = sim_host("host").start();

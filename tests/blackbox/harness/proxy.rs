@@ -87,6 +87,24 @@ impl Proxy {
         self.address.parse().unwrap()
     }
 
+    /// The address for operators.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// A client of that address.
+    pub(crate) fn operator(&self) -> Client {
+        Client::new(&format!("http://{}", self.admin))
+    }
+
+    /// Runs a command that talks to this proxy: exit code, standard output, standard error.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = gpu_bridge();
+        command.args(arguments);
+        command.env("GPU_BRIDGE_ADMIN", format!("http://{}", self.admin));
+        Process::run(&mut command).await
+    }
+
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::parse(&self.metrics_text().await)
     }
