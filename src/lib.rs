@@ -15,6 +15,7 @@
 //! - [`upstream`]: talking to hosts.
 //! - [`admin`]: metrics for Prometheus.
 //! - [`telemetry`]: logs and metrics.
+//! - [`restart`]: the listening sockets, and their way from one process to the next.
 //! - [`serve`]: wires all of them and runs until a signal says stop.
 
 pub mod admin;
@@ -26,6 +27,7 @@ pub mod gateway;
 pub mod headers;
 pub mod message;
 pub mod pool;
+pub mod restart;
 pub mod serve;
 pub mod telemetry;
 pub mod upstream;

@@ -1,82 +1,102 @@
-//! Wires the modules together and runs them until a signal says stop.
+//! Wires the modules together and runs them until a signal says stop or a successor takes over.
 //!
 //! pingora's listening service runs on our own runtime instead of in pingora's `Server`: its graceful
 //! stop sleeps for a fixed time, while ours ends as soon as the last connection is done.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::IntoRawFd;
+mod running;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use parking_lot::Mutex;
+use anyhow::Result;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{Fds, ListenFds};
-use pingora::services::Service as _;
 use pingora::services::listening::Service;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin};
+use self::running::{Running, Stopping};
+use crate::admin::Admin;
+use crate::admin::access::Access;
 use crate::budget::Budget;
-use crate::config::{self, Config, Host};
+use crate::config::{Config, Host};
 use crate::dispatch::{self, Dispatcher};
 use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
-use crate::pool::{self, Event, EventKind, HostId, HostSpec, Pool, Thresholds, Transition};
+use crate::pool::{
+    self, Event, EventKind, HostId, HostSpec, HostView, Pool, Thresholds, Transition,
+};
+use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Hosts};
 
-/// Serves until SIGTERM or SIGINT, then finishes what runs and waits.
+/// How the proxy is run, beside its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where processes of this proxy meet to relieve each other.
+    pub upgrade_socket: Option<PathBuf>,
+}
+
+/// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
 ///
 /// # Errors
-/// If an address can't be listened on.
-pub async fn serve(config: Config) -> Result<()> {
-    let admin_listener = tokio::net::TcpListener::bind(config.admin.address)
-        .await
-        .with_context(|| format!("admin.address: can't listen on {}", config.admin.address))?;
-    let admin_address = admin_listener.local_addr()?;
-    let (fds, addresses) = listen(&config.listen)?;
+/// If an address can't be listened on, or a running proxy can't be relieved.
+pub async fn serve(config: Config, options: Options) -> Result<()> {
     let mut signals = Signals::new()?;
+    let mut successor_wanted = signal(SignalKind::user_defined2())?;
+    let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
+    let sockets = Sockets::open(&config, upgrade.inherited())?;
     raise_file_limit(config.limits.max_connections);
 
-    let (stop, stopped) = watch::channel(false);
-    let parts = Parts::new(config, stopped.clone())?;
+    let stopping = Stopping::default();
+    let parts = Parts::new(config, &stopping)?;
+    keep_drained(&parts.pool, &upgrade.draining());
     parts.spawn_checks();
     tokio::spawn({
         let pool = parts.pool.clone();
         async move { pool.keep_time().await }
     });
-    let admin = admin::serve(admin_listener, parts.admin());
-    tokio::spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "the admin address is not served any more");
+    tokio::select! {
+        relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
+        () = signals.stop() => return Ok(()),
+    }
+    let running = Running::start(parts, &sockets, stopping)?;
+    restart::notify(restart::State::Serving);
+
+    tokio::select! {
+        () = signals.stop() => {
+            restart::notify(restart::State::Stopping);
+            drop((upgrade, sockets));
+            running.stop(&mut signals).await;
         }
-    });
-
-    let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
-    let mut service = parts.into_service(&addresses);
-    let service = tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
-    announce(&addresses, admin_address);
-
-    signals.stop().await;
-    tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
-    stop.send_replace(true);
-    // Ends when nothing is accepted any more and idle connections have been told to close.
-    let _ = service.await;
-    finish(&connections, shutdown_time, &mut signals).await;
+        () = upgrade.relieved(&sockets, || standing(&running.pool), &mut successor_wanted) => {
+            drop((upgrade, sockets));
+            running.retire(&mut signals).await;
+        }
+    }
     Ok(())
 }
 
-/// Waits for the open connections, each with a request that runs or waits.
-async fn finish(connections: &Connections, shutdown_time: Duration, signals: &mut Signals) {
-    tokio::select! {
-        closed = connections.closed(shutdown_time) => if closed {
-            tracing::info!("stopped");
-        } else {
-            tracing::warn!(?shutdown_time, "stopped with requests unfinished: timeouts.shutdown passed");
-        },
-        () = signals.stop() => tracing::warn!("stopped with requests unfinished: a second signal came"),
+fn is_serving(pool: &Pool) -> bool {
+    standing(pool).serving
+}
+
+/// What a successor must know of this process.
+fn standing(pool: &Pool) -> Standing {
+    let hosts = pool.view().hosts;
+    let draining = hosts.iter().filter(|host| host.draining);
+    Standing {
+        serving: hosts.iter().any(HostView::is_serving),
+        draining: draining.map(|host| host.name.to_string()).collect(),
+    }
+}
+
+/// An operator's order outlives an upgrade.
+fn keep_drained(pool: &Pool, draining: &[String]) {
+    for name in draining.iter().filter_map(|name| name.parse().ok()) {
+        // One that is not in this configuration gets nothing anyway.
+        pool.drain(&name);
     }
 }
 
@@ -97,17 +117,19 @@ fn raise_file_limit(max_connections: usize) {
 
 /// The wired modules.
 struct Parts {
+    access: Access,
     pool: Pool,
     hosts: Arc<Hosts>,
     metrics: Arc<Metrics>,
     budget: Budget,
     connections: Connections,
+    close_idle: watch::Receiver<bool>,
     shutdown: Duration,
     handler: Handler<Hosts>,
 }
 
 impl Parts {
-    fn new(config: Config, stopping: watch::Receiver<bool>) -> Result<Self> {
+    fn new(config: Config, stopping: &Stopping) -> Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
@@ -124,6 +146,7 @@ impl Parts {
             max_body: config.limits.max_body,
             client_read: config.timeouts.client_read,
         };
+        let access = Access::new(config.admin.key);
         let reports = Arc::clone(&hosts);
         let handler = Handler {
             auth: Auth::new(config.auth.keys),
@@ -138,16 +161,18 @@ impl Parts {
             ),
             budget: budget.clone(),
             metrics: Arc::clone(&metrics),
-            stopping,
+            stopping: stopping.accepting.subscribe(),
         };
         let connections = Connections::new(config.limits.max_connections);
         let shutdown = config.timeouts.shutdown;
         Ok(Self {
+            access,
             pool,
             hosts,
             metrics,
             budget,
             connections,
+            close_idle: stopping.idle.subscribe(),
             shutdown,
             handler,
         })
@@ -162,6 +187,8 @@ impl Parts {
 
     fn admin(&self) -> Admin {
         Admin {
+            access: self.access.clone(),
+            stopping: self.handler.stopping.clone(),
             pool: self.pool.clone(),
             metrics: Arc::clone(&self.metrics),
             budget: self.budget.clone(),
@@ -173,7 +200,7 @@ impl Parts {
         addresses: &[SocketAddr],
     ) -> Service<ConnectionLimit<pingora::proxy::HttpProxy<Gateway<Hosts>>>> {
         let proxy = http_proxy(&Arc::new(ServerConf::default()), Gateway(self.handler));
-        let app = ConnectionLimit::new(proxy, self.connections);
+        let app = ConnectionLimit::new(proxy, self.connections, self.close_idle);
         let mut service = Service::new("gateway".to_owned(), app);
         for address in addresses {
             service.add_tcp(&address.to_string());
@@ -237,32 +264,9 @@ fn log(event: &Event) {
     }
 }
 
-/// Binds all addresses before anything is served, and tells which ones they became (port 0).
-fn listen(wanted: &[config::Listen]) -> Result<(ListenFds, Vec<SocketAddr>)> {
-    let mut fds = Fds::new();
-    let mut addresses = Vec::new();
-    for config::Listen { address, .. } in wanted {
-        let listener = TcpListener::bind(address)
-            .with_context(|| format!("listen: can't listen on {address}"))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        fds.add(address.to_string(), listener.into_raw_fd());
-        addresses.push(address);
-    }
-    Ok((Arc::new(Mutex::new(fds)), addresses))
-}
-
-/// On standard output, for people and scripts.
-fn announce(addresses: &[SocketAddr], admin: SocketAddr) {
-    for address in addresses {
-        println!("listening on http://{address}");
-    }
-    println!("admin on http://{admin}");
-}
-
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 impl Signals {

@@ -1,49 +1,99 @@
-//! The operator's side: `GET /metrics` on an address of its own.
+//! The operator's side, on an address of its own: metrics, probes, what the pool is up to, operations.
 //!
-//! Served by axum rather than by pingora: nothing here is proxied, and what will join it (a live
-//! page, operations) is ordinary web serving.
+//! ```text
+//! request ─ access (who may?) ─ api (what it does) ─ view (what is shown) ─ reply
+//! ```
+//!
+//! Served by axum rather than by pingora: nothing here is proxied. Clients never get here.
 
+pub mod access;
+mod api;
+mod reply;
+pub mod view;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use self::access::{Access, Need};
+use self::view::PoolState;
 use crate::budget::Budget;
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 
-/// What the admin address shows.
+/// What the admin address shows and commands.
 #[derive(Clone)]
 pub struct Admin {
+    /// Who may.
+    pub access: Access,
     /// The pool.
     pub pool: Pool,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The bytes held.
     pub budget: Budget,
+    /// True once the proxy is about to end.
+    pub stopping: watch::Receiver<bool>,
 }
 
-/// Serves until the task is dropped.
+impl Admin {
+    /// The pool at this moment.
+    fn state(&self) -> PoolState {
+        PoolState::from(&self.pool.view())
+    }
+}
+
+/// Serves until `stop` ends.
 ///
 /// # Errors
 /// If the listener fails.
-pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(admin);
-    axum::serve(listener, router).await
+pub async fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let service = router(admin).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin
-        .metrics
-        .render(&admin.pool.view(), admin.budget.held())
-    {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+fn router(admin: Admin) -> Router {
+    let open = Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz));
+    let scraped = Router::new().route("/metrics", get(api::metrics));
+    let looked_at = Router::new().route("/api/v1/pool", get(api::pool));
+    let operations = Router::new()
+        .route("/api/v1/hosts/{name}/drain", post(api::drain))
+        .route("/api/v1/hosts/{name}/undrain", post(api::undrain));
+    let guarded = |routes: Router<Admin>, need| {
+        let guard = middleware::from_fn_with_state((admin.access.clone(), need), guard);
+        routes.route_layer(guard)
+    };
+    open.merge(guarded(scraped, Need::Scrape))
+        .merge(guarded(looked_at, Need::Look))
+        .merge(guarded(operations, Need::Operate))
+        .fallback(api::not_found)
+        .method_not_allowed_fallback(api::method_not_allowed)
+        .with_state(admin)
+}
+
+async fn guard(
+    State((access, need)): State<(Access, Need)>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match access.decide(need, peer.ip(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(denied) => reply::denied(denied),
     }
 }

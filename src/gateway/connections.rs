@@ -8,7 +8,7 @@ use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// What a client over the limit reads before its connection is closed.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -22,6 +22,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 pub struct ConnectionLimit<A> {
     inner: Arc<A>,
     connections: Connections,
+    close_idle: watch::Receiver<bool>,
 }
 
 /// Counts the open connections; cheap to clone.
@@ -50,11 +51,13 @@ impl Connections {
 }
 
 impl<A> ConnectionLimit<A> {
-    /// Bounds the connections to `inner`.
-    pub fn new(inner: A, connections: Connections) -> Self {
+    /// Bounds the connections to `inner`. Those without a request are closed once nothing is accepted
+    /// any more and `close_idle` says so.
+    pub fn new(inner: A, connections: Connections, close_idle: watch::Receiver<bool>) -> Self {
         Self {
             inner: Arc::new(inner),
             connections,
+            close_idle,
         }
     }
 }
@@ -81,6 +84,9 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for ConnectionLimit<A> {
     }
 
     async fn cleanup(&self) {
+        // pingora calls this as soon as nothing is accepted any more, and closes idle connections in
+        // it, perhaps under a request that is on its way.
+        let _ = self.close_idle.clone().wait_for(|close| *close).await;
         self.inner.cleanup().await;
     }
 }

@@ -23,6 +23,7 @@ mod command_line;
 mod faults;
 
 mod metrics;
+mod operations;
 mod outages;
 mod protocol;
 mod queue;
@@ -30,3 +31,4 @@ mod real_backends;
 mod scheduling;
 mod shutdown;
 mod smuggling;
+mod upgrade;

@@ -21,7 +21,7 @@ pub(crate) use client::{Client, Reply, embed_body};
 pub(crate) use config::Config;
 pub(crate) use eventually::eventually;
 pub(crate) use process::Process;
-pub(crate) use proxy::{Proxy, gpu_bridge};
+pub(crate) use proxy::{Proxy, gpu_bridge, serve};
 pub(crate) use raw::{RawConnection, embed_request};
 pub(crate) use sim_host::{
     Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, padded, padded_answer, sim_host,

@@ -1,6 +1,5 @@
 //! A child process that is killed with its test, and whose log is shown if the test fails.
 
-use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +8,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use super::eventually;
 
 /// Generous: only a failing test waits that long for a child.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -72,14 +73,21 @@ impl Process {
             .to_owned()
     }
 
-    /// Asks it to end (SIGTERM), in the one way that needs neither a crate nor unsafe code.
+    /// Asks it to end (SIGTERM).
     pub(crate) async fn terminate(&self) {
-        let pid = self.child.id().expect("still running").to_string();
-        let sent = Command::new("sh")
-            .args([OsStr::new("-c"), OsStr::new("kill -TERM \"$0\"")])
-            .arg(&pid)
-            .status();
-        assert!(sent.await.unwrap().success(), "no signal to {}", self.name);
+        self.signal("TERM").await;
+    }
+
+    /// Sends it a signal.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("still running");
+        assert!(signal(name, pid).await, "no signal to {}", self.name);
+    }
+
+    /// Returns once its log holds `text`.
+    pub(crate) async fn logs(&self, text: &str) {
+        let what = format!("{text:?} in the log of {}", self.name);
+        eventually(&what, async || self.log().contains(text)).await;
     }
 
     /// Waits for its end.
@@ -104,6 +112,13 @@ impl Drop for Process {
             eprintln!("--- log of {} ---\n{}", self.name, self.log());
         }
     }
+}
+
+/// Sends a signal in the one way that needs neither a crate nor unsafe code. False: nobody has `pid`.
+async fn signal(name: &str, pid: u32) -> bool {
+    let script = format!("kill -{name} {pid}");
+    let sent = Command::new("sh").args(["-c", &script]).status();
+    sent.await.unwrap().success()
 }
 
 async fn collect(lines: impl AsyncBufRead + Unpin, log: Arc<Mutex<String>>) {

@@ -30,9 +30,24 @@ pub(crate) fn gpu_bridge() -> Command {
 impl Proxy {
     /// Starts it; returns once it listens.
     pub(crate) async fn start(config: &Config) -> Self {
+        Self::start_with(config, |_| {}).await
+    }
+
+    /// Starts it so that it relieves the one that runs with the same `upgrade_socket`; returns once
+    /// it has.
+    pub(crate) async fn start_at(upgrade_socket: &Path, config: &Config) -> Self {
+        Self::start_with(config, |command| {
+            command.arg("--upgrade-socket").arg(upgrade_socket);
+        })
+        .await
+    }
+
+    async fn start_with(config: &Config, arguments: impl FnOnce(&mut Command)) -> Self {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(config.to_yaml().as_bytes()).unwrap();
-        let mut process = Process::start("the proxy", &mut serve(file.path()));
+        let mut command = serve(file.path());
+        arguments(&mut command);
+        let mut process = Process::start("the proxy", &mut command);
         let address = process.announced("listening on http://").await;
         let admin = process.announced("admin on http://").await;
         Self {
@@ -70,6 +85,24 @@ impl Proxy {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address.parse().unwrap()
+    }
+
+    /// The address for operators.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// A client of that address.
+    pub(crate) fn operator(&self) -> Client {
+        Client::new(&format!("http://{}", self.admin))
+    }
+
+    /// Runs a command that talks to this proxy: exit code, standard output, standard error.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = gpu_bridge();
+        command.args(arguments);
+        command.env("GPU_BRIDGE_ADMIN", format!("http://{}", self.admin));
+        Process::run(&mut command).await
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -140,6 +173,25 @@ impl Proxy {
         self.process.terminate().await;
     }
 
+    /// Sends it a signal, say `"USR2"`.
+    pub(crate) async fn signal(&self, name: &str) {
+        self.process.signal(name).await;
+    }
+
+    /// Returns once its log holds `text`.
+    pub(crate) async fn logs(&self, text: &str) {
+        self.process.logs(text).await;
+    }
+
+    /// Returns once it has answered a request for an embedding.
+    pub(crate) async fn answers(&self) {
+        eventually("an answer of this process", async || {
+            let metrics = self.metrics().await;
+            metrics.count("gpu_bridge_requests_total", &[("route", "embed")]) > 0
+        })
+        .await;
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.process.ended().await
@@ -151,7 +203,8 @@ impl Proxy {
     }
 }
 
-fn serve(config: &Path) -> Command {
+/// The command that runs it.
+pub(crate) fn serve(config: &Path) -> Command {
     let mut command = gpu_bridge();
     command.arg("serve").arg("--config").arg(config);
     command

@@ -1,0 +1,94 @@
+//! What the routes of the admin address do.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+
+use super::view::{HostState, PoolState};
+use super::{Admin, reply};
+use crate::config::HostName;
+
+/// The process is alive.
+pub(super) async fn healthz() -> Response {
+    reply::json(StatusCode::OK, &Probe { status: "ok" })
+}
+
+/// A request would be served.
+pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
+    if *admin.stopping.borrow() {
+        return reply::error(StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping");
+    }
+    if !admin.state().ready {
+        return reply::error(StatusCode::SERVICE_UNAVAILABLE, "no host can serve");
+    }
+    reply::json(StatusCode::OK, &Probe { status: "ready" })
+}
+
+pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
+    let text = admin
+        .metrics
+        .render(&admin.pool.view(), admin.budget.held());
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+pub(super) async fn pool(State(admin): State<Admin>) -> Response {
+    reply::json(StatusCode::OK, &admin.state())
+}
+
+pub(super) async fn drain(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    with_host(&admin, &name, |host| {
+        let known = admin.pool.drain(host);
+        if known {
+            tracing::info!(%host, "draining, by order of an operator");
+        }
+        known
+    })
+}
+
+pub(super) async fn undrain(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    with_host(&admin, &name, |host| {
+        let known = admin.pool.undrain(host);
+        if known {
+            tracing::info!(%host, "not draining any more, by order of an operator");
+        }
+        known
+    })
+}
+
+/// Answers with the host as it is after `operation`, which returns false for one that is not there.
+fn with_host(admin: &Admin, name: &str, operation: impl FnOnce(&HostName) -> bool) -> Response {
+    let known = name.parse().is_ok_and(|name| operation(&name));
+    let state = admin.state();
+    let host: Option<&HostState> = state.hosts.iter().find(|host| host.name == name);
+    match host {
+        Some(host) if known => reply::json(StatusCode::OK, host),
+        _ => reply::error(StatusCode::NOT_FOUND, no_such_host(name, &state)),
+    }
+}
+
+fn no_such_host(name: &str, pool: &PoolState) -> String {
+    format!("no host is called {name:?}; there are: {}", pool.names())
+}
+
+pub(super) async fn not_found() -> Response {
+    reply::error(
+        StatusCode::NOT_FOUND,
+        "there is no such page; see /api/v1/pool, /metrics, /healthz, /readyz",
+    )
+}
+
+pub(super) async fn method_not_allowed() -> Response {
+    reply::error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "pages are read with GET, operations are done with POST",
+    )
+}
+
+#[derive(Serialize)]
+struct Probe {
+    status: &'static str,
+}

@@ -1,0 +1,237 @@
+//! Asks the running proxy, over its admin address.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use gpu_bridge_wire::{API_KEY_HEADER, ErrorBody};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+
+use super::failure::Failure;
+use crate::admin::access::MARK;
+use crate::config::{self, Secret};
+
+const DEFAULT_ADMIN: &str = "http://127.0.0.1:9765";
+/// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
+const PATIENCE: Duration = Duration::from_secs(30);
+const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
+
+/// Which proxy is meant, and what lets us in.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Where {
+    /// The proxy's admin address [default: http://127.0.0.1:9765].
+    #[arg(long, value_name = "URL", env = "GPU_BRIDGE_ADMIN")]
+    admin: Option<Url>,
+    /// Take the admin address and its key from this configuration instead.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A file that holds the admin key, which may also stand in `GPU_BRIDGE_ADMIN_KEY`.
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+}
+
+/// A way to one proxy.
+pub(super) struct Client {
+    /// `HOST:PORT`.
+    authority: String,
+    key: Option<Secret>,
+}
+
+impl Client {
+    /// Finds out where the proxy is and which key it wants. `variable` is that with the key, if set.
+    pub(super) fn new(place: Where, variable: Option<OsString>) -> Result<Self, Failure> {
+        let given = given_key(place.admin_key_file, variable)?;
+        let Some(file) = place.config else {
+            let url = place.admin.map_or_else(|| DEFAULT_ADMIN.parse(), Ok);
+            let url = url.map_err(|error| Failure::Usage(format!("--admin: {error}")))?;
+            let authority = authority(&url)?;
+            return Ok(Self {
+                authority,
+                key: given,
+            });
+        };
+        let admin = config::load(&file, &|name| std::env::var(name).ok())?.admin;
+        Ok(Self {
+            authority: reachable(admin.address).to_string(),
+            key: given.or(admin.key),
+        })
+    }
+
+    /// As from the environment of this process.
+    pub(super) fn from_environment(place: Where) -> Result<Self, Failure> {
+        Self::new(place, std::env::var_os(KEY_VARIABLE))
+    }
+
+    /// Asks for `path` and reads the answer.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Has the operation at `path` done and reads what came of it.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+        let exchange = timeout(PATIENCE, self.exchange(method, path)).await;
+        let (status, body) = exchange
+            .map_err(|_| self.unreachable("no answer in time"))?
+            .map_err(|error| self.unreachable(&error.to_string()))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .map_err(|error| Failure::Failed(format!("the answer can't be read: {error}")));
+        }
+        Err(refusal(status, &body))
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let stream = TcpStream::connect(&self.authority).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = self.request(method, path)?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            // Then the exchange has failed as well, unless the proxy ends before its answer.
+            ended = connection => match ended {
+                Ok(()) => Err(anyhow::anyhow!("it hung up")),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::Result<Request<Empty<Bytes>>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.authority)
+            .header(MARK, "1");
+        let request = match &self.key {
+            Some(key) => request.header(API_KEY_HEADER, key.expose()),
+            None => request,
+        };
+        request.body(Empty::new())
+    }
+
+    fn unreachable(&self, error: &str) -> Failure {
+        Failure::Unreachable {
+            address: self.authority.clone(),
+            error: error.to_owned(),
+        }
+    }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let detail = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(ErrorBody { detail }) => detail,
+        Err(_) => format!("the proxy answers {status}; is this its admin address?"),
+    };
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
+        StatusCode::NOT_FOUND => Failure::NoSuchHost { detail },
+        _ => Failure::Failed(detail),
+    }
+}
+
+/// The key from a file, else from the environment. Never from an argument, which all users of the
+/// machine can see.
+fn given_key(file: Option<PathBuf>, variable: Option<OsString>) -> Result<Option<Secret>, Failure> {
+    let text = match (file, variable) {
+        (Some(path), _) => {
+            std::fs::read_to_string(&path).map_err(|error| Failure::KeyFile { path, error })?
+        }
+        (None, Some(text)) => text
+            .into_string()
+            .map_err(|_| Failure::Usage(format!("{KEY_VARIABLE} is not text")))?,
+        (None, None) => return Ok(None),
+    };
+    let key = text.trim();
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let text = "the admin key may hold visible ASCII characters only, without spaces";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
+}
+
+fn authority(url: &Url) -> Result<String, Failure> {
+    let wrong = || Failure::Usage("--admin must look like http://127.0.0.1:9765".to_owned());
+    if url.scheme() != "http" || url.path() != "/" {
+        return Err(wrong());
+    }
+    let host = url.host_str().ok_or_else(wrong)?;
+    Ok(format!("{host}:{}", url.port().unwrap_or(80)))
+}
+
+/// An address to listen on, as one to connect to: "all of this machine's" is this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_the_admin_address() {
+        let authority = |url: &str| authority(&url.parse().unwrap()).ok();
+        assert_eq!(
+            authority("http://127.0.0.1:9765").as_deref(),
+            Some("127.0.0.1:9765")
+        );
+        assert_eq!(
+            authority("http://[::1]:9765/").as_deref(),
+            Some("[::1]:9765")
+        );
+        assert_eq!(authority("http://proxy").as_deref(), Some("proxy:80"));
+        assert_eq!(authority("https://proxy"), None);
+        assert_eq!(authority("http://proxy/metrics"), None);
+        assert_eq!(authority("localhost:9765"), None);
+    }
+
+    #[test]
+    fn listening_everywhere_is_reached_on_this_machine() {
+        let reachable = |address: &str| reachable(address.parse().unwrap()).to_string();
+        assert_eq!(reachable("0.0.0.0:9765"), "127.0.0.1:9765");
+        assert_eq!(reachable("[::]:9765"), "[::1]:9765");
+        assert_eq!(reachable("10.1.2.3:1"), "10.1.2.3:1");
+    }
+
+    #[test]
+    fn the_key_comes_from_a_file_or_the_environment() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from-file\n").unwrap();
+        let key = |file: Option<PathBuf>, variable: Option<&str>| {
+            let key = given_key(file, variable.map(OsString::from)).unwrap();
+            key.map(|key| key.expose().to_owned())
+        };
+        let path = || Some(file.path().to_owned());
+        assert_eq!(key(path(), Some("x")).as_deref(), Some("from-file"));
+        assert_eq!(
+            key(None, Some("from-variable")).as_deref(),
+            Some("from-variable")
+        );
+        assert_eq!(key(None, Some("")), None);
+        assert_eq!(key(None, None), None);
+        assert!(given_key(None, Some("two words".into())).is_err());
+        let missing = given_key(Some("/no/such/file".into()), None).unwrap_err();
+        assert!(missing.to_string().contains("/no/such/file"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Why a command failed, and the exit code that tells scripts so.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// For `--help`.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage, or a configuration that can't be used
+  3  the proxy can't be reached
+  4  not allowed: the admin key is missing or wrong, or the proxy wants to be asked from its own machine
+  5  no host of that name";
+
+/// Each a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Config(#[from] crate::config::ConfigError),
+    #[error("{path}: {error}")]
+    KeyFile { path: PathBuf, error: io::Error },
+    #[error(
+        "the proxy can't be reached at {address} ({error}); is it running, and is --admin right?"
+    )]
+    Unreachable { address: String, error: String },
+    #[error("{detail} (--admin-key-file FILE or GPU_BRIDGE_ADMIN_KEY)")]
+    NotAllowed { detail: String },
+    #[error("{detail}")]
+    NoSuchHost { detail: String },
+    #[error(transparent)]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) | Self::Output(_) => 1,
+            Self::Usage(_) | Self::Config(_) | Self::KeyFile { .. } => 2,
+            Self::Unreachable { .. } => 3,
+            Self::NotAllowed { .. } => 4,
+            Self::NoSuchHost { .. } => 5,
+        }
+    }
+
+    /// Tells it on standard error. A reader that has read enough (`| head`) is no failure.
+    pub(super) fn tell(&self) -> ExitCode {
+        if let Self::Output(error) = self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("{self}");
+        ExitCode::from(self.code())
+    }
+}

@@ -1,0 +1,199 @@
+//! The command line: what can be said, and who does it.
+
+mod client;
+mod failure;
+mod generate;
+mod operate;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::client::Where;
+use self::failure::{EXIT_CODES, Failure};
+use self::operate::{Order, Show};
+use crate::config::{self, Config, schema};
+use crate::serve::Options;
+use crate::telemetry::{self, LogFormat};
+
+/// Exit code for a configuration that can't be used.
+const BAD_CONFIG: u8 = 2;
+
+/// One stable URL in front of a pool of GPU hosts.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy.
+    Serve {
+        /// The YAML configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Relieve the proxy that runs with the same PATH, if there is one, and be relieved through it
+        /// later: an upgrade without a break. SIGUSR2 starts such a successor.
+        #[arg(long, value_name = "PATH", env = "GPU_BRIDGE_UPGRADE_SOCKET")]
+        upgrade_socket: Option<PathBuf>,
+        /// How log lines look (on standard error). `RUST_LOG` sets what is logged.
+        #[arg(long, value_enum, default_value = "auto")]
+        log_format: LogFormat,
+    },
+    /// Check a configuration without running it: exit code 0 if it is good, 2 if not. Problems and
+    /// warnings are told on standard error, each with file, line and column.
+    Check {
+        /// The YAML configuration.
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print what a configuration may say: as a JSON Schema, for editors, or as a page to read.
+    Schema {
+        /// The reference of all keys, in Markdown.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Show the hosts of the running proxy, what each is up to and why, and the queue.
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        show: Show,
+    },
+    /// List the hosts of the running proxy for scripts: name, tab, state.
+    #[command(after_help = EXIT_CODES)]
+    Hosts {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Let a host finish what it has and send it nothing new. Lasts until `undrain` or a restart.
+    #[command(after_help = EXIT_CODES)]
+    Drain {
+        /// Its name in the configuration.
+        host: String,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Let a drained host have requests again.
+    #[command(after_help = EXIT_CODES)]
+    Undrain {
+        /// Its name in the configuration.
+        host: String,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Print completions for a shell, e.g. `gpu-bridge completions bash > /etc/bash_completion.d/gpu-bridge`.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands into a folder.
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+impl Cli {
+    /// Carries out the command.
+    ///
+    /// # Errors
+    /// If the proxy can't run; other failures are told on standard error and by the exit code.
+    pub fn run(self) -> Result<ExitCode> {
+        let done = match self.command {
+            Command::Serve {
+                config,
+                upgrade_socket,
+                log_format,
+            } => {
+                telemetry::init_logs(log_format);
+                return serve(&config, Options { upgrade_socket });
+            }
+            Command::Check { config } => return Ok(check(&config)),
+            Command::Schema { markdown } => return print_schema(markdown),
+            Command::Status { place, show } => ask(operate::status(place, show)),
+            Command::Hosts { place } => ask(operate::hosts(place)),
+            Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
+            Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
+            Command::Completions { shell } => {
+                generate::completions(Self::command(), shell);
+                Ok(())
+            }
+            Command::Man { folder } => generate::man(Self::command(), folder.as_deref()),
+        };
+        Ok(done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS))
+    }
+}
+
+fn serve(path: &Path, options: Options) -> Result<ExitCode> {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return Ok(exit),
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.in_file(path));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(crate::serve::serve(config, options))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> ExitCode {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    for warning in &config.warnings {
+        eprintln!("warning: {}", warning.in_file(path));
+    }
+    let hosts = match config.pool.hosts.len() {
+        1 => "1 host".to_owned(),
+        hosts => format!("{hosts} hosts"),
+    };
+    println!("{}: good, {hosts}", path.display());
+    ExitCode::SUCCESS
+}
+
+fn print_schema(markdown: bool) -> Result<ExitCode> {
+    if markdown {
+        print!("{}", schema::reference()?);
+    } else {
+        print!("{}", schema::SCHEMA);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    config::load(path, &|name| std::env::var(name).ok()).map_err(|error| {
+        eprintln!("{error}");
+        ExitCode::from(BAD_CONFIG)
+    })
+}
+
+/// One thread is plenty to ask a question.
+fn ask(question: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(question)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,119 @@
+//! The commands that talk to a running proxy.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::client::{Client, Where};
+use super::failure::Failure;
+use super::table;
+use crate::admin::view::{HostState, PoolState, State};
+
+const POOL: &str = "/api/v1/pool";
+/// Between two looks.
+const WATCH: Duration = Duration::from_secs(1);
+/// Puts the cursor into the corner and clears the screen.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// How `status` shows what it shows.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Show {
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+    /// As JSON, as the API gives it; with --watch one line each time.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An order about one host.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    Drain,
+    Undrain,
+}
+
+pub(super) async fn status(place: Where, show: Show) -> Result<(), Failure> {
+    let client = Client::from_environment(place)?;
+    if !show.watch {
+        return print(&render(&client.get(POOL).await?, show)?);
+    }
+    loop {
+        let text = match client.get(POOL).await {
+            Ok(pool) => render(&pool, show)?,
+            // It may be restarting: that is what is watched.
+            Err(error @ Failure::Unreachable { .. }) if !show.json => format!("{error}\n"),
+            Err(error) => return Err(error),
+        };
+        let clear = if io::stdout().is_terminal() && !show.json {
+            CLEAR
+        } else {
+            ""
+        };
+        print(&format!("{clear}{text}"))?;
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+pub(super) async fn hosts(place: Where) -> Result<(), Failure> {
+    let pool: PoolState = Client::from_environment(place)?.get(POOL).await?;
+    let lines = pool
+        .hosts
+        .iter()
+        .map(|host| format!("{}\t{}\n", host.name, host.state));
+    print(&lines.collect::<String>())
+}
+
+pub(super) async fn order(place: Where, order: Order, host: &str) -> Result<(), Failure> {
+    let client = Client::from_environment(place)?;
+    let word = match order {
+        Order::Drain => "drain",
+        Order::Undrain => "undrain",
+    };
+    let path = format!("/api/v1/hosts/{}/{word}", in_path(host)?);
+    print(&outcome(&client.post(&path).await?))
+}
+
+fn outcome(host: &HostState) -> String {
+    let name = &host.name;
+    match (host.state, host.in_flight) {
+        (State::Drained, _) => format!("{name} is drained: nothing of ours runs there\n"),
+        (State::Draining, running) => {
+            format!("{name} gets nothing new; requests that still run there: {running}\n")
+        }
+        (state, _) => format!("{name} may get requests again; it is {state}\n"),
+    }
+}
+
+/// Names of hosts need no escaping; what does is no name of a host.
+fn in_path(host: &str) -> Result<&str, Failure> {
+    let name = host.parse::<crate::config::HostName>();
+    name.map(|_| host).map_err(|bad| Failure::NoSuchHost {
+        detail: format!("no host can be called {host:?}: {bad}"),
+    })
+}
+
+fn render(pool: &PoolState, show: Show) -> Result<String, Failure> {
+    let json = |json: serde_json::Result<String>| match json {
+        Ok(text) => Ok(text + "\n"),
+        Err(error) => Err(Failure::Failed(error.to_string())),
+    };
+    match show {
+        Show { json: false, .. } => Ok(table::render(pool, colours())),
+        Show { watch: true, .. } => json(serde_json::to_string(pool)),
+        Show { watch: false, .. } => json(serde_json::to_string_pretty(pool)),
+    }
+}
+
+/// On terminals, unless the user said no (<https://no-color.org>).
+fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !refused
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,105 @@
+//! Upgrades without a break: a new process takes the listening sockets over from the running one.
+//!
+//! ```text
+//!  running process                              new process (same --upgrade-socket)
+//!      │ ◀─────────────── connects ────────────────── │
+//!      │ ── offer, listening sockets (SCM_RIGHTS) ──▶ │ binds what is new in its configuration,
+//!      │                                              │ checks the hosts
+//!      │ ◀───────────────── ready ─────────────────── │
+//!      │ ───────────────── yours ───────────────────▶ │ accepts; offers its own upgrade socket
+//!  finishes what runs and waits, ends                 ▼
+//! ```
+//!
+//! Both hold the same sockets, so that the kernel's queue of new connections is never lost and no
+//! connection is refused. Until `ready` has arrived the running process changes nothing: a successor
+//! that refuses its configuration, finds no host, hangs or is killed leaves it as it was.
+//!
+//! pingora can hand sockets over as well, but its receiver waits in blocking sleeps, panics where its
+//! path can't be bound, opens it to every user, and never says whether it came to serve.
+
+mod notify;
+mod predecessor;
+mod sockets;
+mod successor;
+mod transfer;
+mod upgrade;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+pub use notify::{State, notify};
+pub use sockets::{Role, Socket, SocketName, Sockets};
+pub use upgrade::Upgrade;
+
+use predecessor::Predecessor;
+use successor::{UpgradeSocket, start_successor};
+
+/// What a successor must know of its predecessor beside its sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Standing {
+    /// It has a host that can serve.
+    pub serving: bool,
+    /// The hosts that an operator drains.
+    pub draining: Vec<String>,
+}
+
+/// The new process is ready to serve.
+const READY: &[u8] = b"ready\n";
+/// The running process stops accepting.
+const YOURS: &[u8] = b"yours\n";
+
+/// Why an upgrade, or the start as such, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestartError {
+    /// The path of the upgrade socket can't be used.
+    #[error("upgrade socket {path}: {source}")]
+    Path {
+        /// As given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The other end belongs to somebody else.
+    #[error(
+        "upgrade socket {path}: the process there runs as another user; nothing was taken from it"
+    )]
+    Stranger {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The two processes did not come to an end with each other.
+    #[error("the other process ended the upgrade before its end ({0}); try again")]
+    Broken(#[source] io::Error),
+    /// The two processes do not understand each other.
+    #[error("the other process speaks another language; stop it, then start this one")]
+    Foreign,
+    /// Taking over would make things worse.
+    #[error(
+        "none of the hosts of this configuration can serve, though the running proxy has some; it \
+         serves on"
+    )]
+    NoHost,
+    /// Then no successor could be started.
+    #[error("the program can't be found again: {0}")]
+    Program(#[source] io::Error),
+    /// A socket can't be opened.
+    #[error("{key}: can't listen on {address}: {source}")]
+    Listen {
+        /// Where in the configuration.
+        key: &'static str,
+        /// Which address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Is the other end a process of our own user, or of root? Anybody else could pass us sockets of its
+/// choice, or get hold of ours.
+fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
+    let other = stream.peer_cred()?.uid();
+    Ok(other == 0 || other == rustix::process::geteuid().as_raw())
+}

@@ -1,0 +1,61 @@
+//! Tells systemd where a start, or a stop, is at (`Type=notify`; see `sd_notify(3)`): one datagram to
+//! the socket that `NOTIFY_SOCKET` names. Does nothing where there is none.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Where the process is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It serves; after an upgrade it is the service's main process from now on.
+    Serving,
+    /// It was told to stop.
+    Stopping,
+}
+
+/// Tells it.
+pub fn notify(state: State) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    if let Err(error) = send(&socket, &message(state, std::process::id())) {
+        tracing::warn!(%error, "systemd can't be told of the service's state (NOTIFY_SOCKET)");
+    }
+}
+
+fn message(state: State, pid: u32) -> String {
+    match state {
+        State::Serving => format!("READY=1\nMAINPID={pid}"),
+        State::Stopping => "STOPPING=1".to_owned(),
+    }
+}
+
+fn send(socket: &OsStr, message: &str) -> io::Result<()> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_arrives_in_one_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+
+        send(path.as_os_str(), &message(State::Serving, 7)).unwrap();
+
+        let mut received = [0; 64];
+        let length = systemd.recv(&mut received).unwrap();
+        assert_eq!(&received[..length], b"READY=1\nMAINPID=7");
+    }
+}

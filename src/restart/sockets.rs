@@ -1,0 +1,167 @@
+//! The listening sockets of the proxy: those that a predecessor hands over, the others newly bound.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::RestartError;
+use crate::config::Config;
+
+/// Whom a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Clients (`listen`).
+    Clients,
+    /// Operators (`admin.address`).
+    Admin,
+}
+
+/// What a socket is known by: where the configuration wants it, which port 0 is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SocketName {
+    /// Whom it is for.
+    pub role: Role,
+    /// As in the configuration.
+    pub address: SocketAddr,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Socket {
+    /// What it is known by.
+    pub name: SocketName,
+    /// Itself, non-blocking.
+    pub listener: TcpListener,
+}
+
+/// All that a configuration asks for.
+#[derive(Debug)]
+pub struct Sockets(Vec<Socket>);
+
+impl Sockets {
+    /// Takes what is wanted from `inherited` and opens the rest. What is inherited but not wanted is
+    /// closed.
+    ///
+    /// # Errors
+    /// If an address can't be listened on.
+    pub fn open(config: &Config, mut inherited: Vec<Socket>) -> Result<Self, RestartError> {
+        let open = |name: SocketName| {
+            let found = inherited.iter().position(|socket| socket.name == name);
+            match found {
+                Some(position) => Ok(inherited.swap_remove(position)),
+                None => Socket::bind(name),
+            }
+        };
+        wanted(config).map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Those for clients, in the order of the configuration.
+    pub fn clients(&self) -> impl Iterator<Item = &Socket> {
+        self.of(Role::Clients)
+    }
+
+    /// The one for operators.
+    pub fn admin(&self) -> Option<&Socket> {
+        self.of(Role::Admin).next()
+    }
+
+    pub(super) fn names(&self) -> Vec<SocketName> {
+        self.0.iter().map(|socket| socket.name).collect()
+    }
+
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.0
+            .iter()
+            .map(|socket| socket.listener.as_fd())
+            .collect()
+    }
+
+    fn of(&self, role: Role) -> impl Iterator<Item = &Socket> {
+        self.0.iter().filter(move |socket| socket.name.role == role)
+    }
+}
+
+impl Socket {
+    fn bind(name: SocketName) -> Result<Self, RestartError> {
+        let bind = || -> io::Result<TcpListener> {
+            let listener = TcpListener::bind(name.address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let listener = bind().map_err(|source| RestartError::Listen {
+            key: match name.role {
+                Role::Clients => "listen",
+                Role::Admin => "admin.address",
+            },
+            address: name.address,
+            source,
+        })?;
+        Ok(Self { name, listener })
+    }
+}
+
+fn wanted(config: &Config) -> impl Iterator<Item = SocketName> {
+    let name = |role| move |address| SocketName { role, address };
+    let clients = config.listen.iter().map(|listen| listen.address);
+    let admin = std::iter::once(config.admin.address);
+    clients
+        .map(name(Role::Clients))
+        .chain(admin.map(name(Role::Admin)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Surroundings};
+
+    fn config(listen: &[&str]) -> Config {
+        let listen: Vec<_> = listen
+            .iter()
+            .map(|address| format!("  - address: {address}\n"))
+            .collect();
+        let text = format!(
+            "listen:\n{}admin: {{address: '127.0.0.1:0'}}\npool:\n  hosts:\n    - {{name: a, url: 'http://a'}}\n",
+            listen.concat()
+        );
+        let surroundings = Surroundings {
+            variable: &|_| None,
+            folder: std::path::Path::new(""),
+        };
+        config::parse(&text, &surroundings).unwrap()
+    }
+
+    fn addresses(sockets: &Sockets) -> Vec<SocketAddr> {
+        sockets
+            .0
+            .iter()
+            .map(|socket| socket.listener.local_addr().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_wanted_again_is_kept_and_the_rest_is_closed() {
+        let old = Sockets::open(&config(&["127.0.0.1:0", "127.0.0.1:0"]), Vec::new()).unwrap();
+        let before = addresses(&old);
+        let dropped = before[1];
+
+        let new = Sockets::open(&config(&["127.0.0.1:0"]), old.0).unwrap();
+
+        assert_eq!(addresses(&new), [before[0], before[2]]);
+        assert!(std::net::TcpStream::connect(dropped).is_err());
+    }
+
+    #[test]
+    fn what_is_new_is_bound() {
+        let old = Sockets::open(&config(&["127.0.0.1:0"]), Vec::new()).unwrap();
+        let before = addresses(&old);
+        let new = Sockets::open(&config(&["127.0.0.1:0", "127.0.0.2:0"]), old.0).unwrap();
+        let after = addresses(&new);
+        assert_eq!((after[0], after[2]), (before[0], before[1]));
+        assert_eq!(after[1].ip().to_string(), "127.0.0.2");
+        assert_eq!(new.clients().count(), 2);
+        assert!(new.admin().is_some());
+    }
+}

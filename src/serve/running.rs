@@ -1,0 +1,156 @@
+//! The proxy while it serves, and the two ways in which that ends.
+
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use parking_lot::Mutex;
+use pingora::server::{Fds, ListenFds};
+use pingora::services::Service as _;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Parts, Signals};
+use crate::admin;
+use crate::gateway::Connections;
+use crate::pool::Pool;
+use crate::restart::Sockets;
+
+/// How long connections that idle have to close at the very end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What stops when.
+pub(super) struct Stopping {
+    /// Nothing is accepted any more, and each answer ends its connection.
+    pub(super) accepting: watch::Sender<bool>,
+    /// Connections without a request are closed.
+    pub(super) idle: watch::Sender<bool>,
+    /// The admin address is not served any more.
+    admin: watch::Sender<bool>,
+}
+
+impl Default for Stopping {
+    fn default() -> Self {
+        let sender = || watch::Sender::new(false);
+        Self {
+            accepting: sender(),
+            idle: sender(),
+            admin: sender(),
+        }
+    }
+}
+
+/// The proxy while it serves.
+pub(super) struct Running {
+    pub(super) pool: Pool,
+    stopping: Stopping,
+    connections: Connections,
+    shutdown_time: Duration,
+    service: JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) fn start(parts: Parts, sockets: &Sockets, stopping: Stopping) -> Result<Self> {
+        let (fds, addresses) = listening(sockets)?;
+        let admin = sockets.admin().context("no admin address")?;
+        let admin = admin.listener.try_clone()?;
+        let admin_address = admin.local_addr()?;
+        let admin = admin::serve(
+            tokio::net::TcpListener::from_std(admin)?,
+            parts.admin(),
+            told(stopping.admin.subscribe()),
+        );
+        tokio::spawn(async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "the admin address is not served any more");
+            }
+        });
+        let pool = parts.pool.clone();
+        let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
+        let mut service = parts.into_service(&addresses);
+        let accepting = stopping.accepting.subscribe();
+        let service =
+            tokio::spawn(async move { service.start_service(Some(fds), accepting, 1).await });
+        announce(&addresses, admin_address);
+        Ok(Self {
+            pool,
+            stopping,
+            connections,
+            shutdown_time,
+            service,
+        })
+    }
+
+    /// A signal said stop. New connections are refused, so nothing is to be gained from keeping idle
+    /// ones.
+    pub(super) async fn stop(self, signals: &mut Signals) {
+        tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
+        self.stopping.accepting.send_replace(true);
+        self.stopping.idle.send_replace(true);
+        // Ends when nothing is accepted any more and idle connections have been told to close.
+        let _ = self.service.await;
+        let shutdown_time = self.shutdown_time;
+        tokio::select! {
+            closed = self.connections.closed(shutdown_time) => stopped(closed, shutdown_time),
+            () = signals.stop() => tracing::warn!("stopped with requests unfinished: a second signal came"),
+        }
+    }
+
+    /// A successor accepts what is new. Idle connections stay open until their next request, whose
+    /// answer ends them: a client may be sending it at this very moment.
+    pub(super) async fn retire(self, signals: &mut Signals) {
+        tracing::info!("another process has taken over: finishing what runs and waits");
+        self.stopping.accepting.send_replace(true);
+        self.stopping.admin.send_replace(true);
+        let shutdown_time = self.shutdown_time;
+        let finish = async {
+            if self.connections.closed(shutdown_time).await {
+                return true;
+            }
+            self.stopping.idle.send_replace(true);
+            self.connections.closed(LAST_WORDS).await
+        };
+        tokio::select! {
+            closed = finish => stopped(closed, shutdown_time),
+            () = signals.stop() => tracing::warn!("stopped with requests unfinished: a signal came"),
+        }
+    }
+}
+
+fn stopped(all_closed: bool, shutdown_time: Duration) {
+    if all_closed {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!(
+            ?shutdown_time,
+            "stopped with requests unfinished: timeouts.shutdown passed"
+        );
+    }
+}
+
+async fn told(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The sockets for clients in pingora's terms, and the addresses that they became (port 0).
+fn listening(sockets: &Sockets) -> Result<(ListenFds, Vec<SocketAddr>)> {
+    let mut fds = Fds::new();
+    let mut addresses = Vec::new();
+    for socket in sockets.clients() {
+        let listener = socket.listener.try_clone()?;
+        let address = listener.local_addr()?;
+        fds.add(address.to_string(), listener.into_raw_fd());
+        addresses.push(address);
+    }
+    Ok((Arc::new(Mutex::new(fds)), addresses))
+}
+
+/// On standard output, for people and scripts.
+fn announce(addresses: &[SocketAddr], admin: SocketAddr) {
+    for address in addresses {
+        println!("listening on http://{address}");
+    }
+    println!("admin on http://{admin}");
+}
