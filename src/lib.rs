@@ -15,6 +15,7 @@
 //! - [`upstream`]: talking to hosts.
 //! - [`admin`]: metrics for Prometheus.
 //! - [`telemetry`]: logs and metrics.
+//! - [`tls_files`]: certificates and keys in files.
 //! - [`serve`]: wires all of them and runs until a signal says stop.
 
 pub mod admin;
@@ -28,4 +29,5 @@ pub mod message;
 pub mod pool;
 pub mod serve;
 pub mod telemetry;
+pub mod tls_files;
 pub mod upstream;

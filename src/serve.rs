@@ -10,19 +10,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
 use crate::budget::Budget;
 use crate::config::{self, Config, Host};
 use crate::dispatch::{self, Dispatcher};
-use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
+use crate::gateway::{self, Auth, Certificates, Connections, Forwarding, Handler, Listener};
 use crate::pool::{self, Event, EventKind, HostId, HostSpec, Pool, Thresholds, Transition};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Hosts};
@@ -37,6 +36,7 @@ pub async fn serve(config: Config) -> Result<()> {
         .with_context(|| format!("admin.address: can't listen on {}", config.admin.address))?;
     let admin_address = admin_listener.local_addr()?;
     let (fds, addresses) = listen(&config.listen)?;
+    let certificates = certificates(&config.listen)?;
     let mut signals = Signals::new()?;
     raise_file_limit(config.limits.max_connections);
 
@@ -55,15 +55,18 @@ pub async fn serve(config: Config) -> Result<()> {
     });
 
     let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
-    let mut service = parts.into_service(&addresses);
-    let service = tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
-    announce(&addresses, admin_address);
+    let mut accepting = JoinSet::new();
+    for (address, certificates) in std::iter::zip(&addresses, &certificates) {
+        let mut service = parts.service(*address, certificates.clone());
+        let (fds, stopped) = (Arc::clone(&fds), stopped.clone());
+        accepting.spawn(async move { service.start_service(Some(fds), stopped, 1).await });
+    }
+    announce(&addresses, &certificates, admin_address);
 
     signals.stop().await;
     tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
     stop.send_replace(true);
-    // Ends when nothing is accepted any more and idle connections have been told to close.
-    let _ = service.await;
+    accepting.join_all().await;
     finish(&connections, shutdown_time, &mut signals).await;
     Ok(())
 }
@@ -103,7 +106,7 @@ struct Parts {
     budget: Budget,
     connections: Connections,
     shutdown: Duration,
-    handler: Handler<Hosts>,
+    handler: Arc<Handler<Hosts>>,
 }
 
 impl Parts {
@@ -122,9 +125,14 @@ impl Parts {
         };
         let settings = gateway::Settings {
             max_body: config.limits.max_body,
+            max_head: config.limits.max_head,
+            max_headers: config.limits.max_headers,
+            client_head: config.timeouts.client_head,
             client_read: config.timeouts.client_read,
+            client_idle: config.timeouts.client_idle,
+            served_by: config.headers.served_by,
         };
-        let auth = Auth::new(config.auth.keys);
+        let auth = Arc::new(Auth::new(config.auth.keys));
         if auth.is_open() {
             tracing::warn!("auth.keys is empty: everybody who can connect may use the hosts");
         }
@@ -132,6 +140,7 @@ impl Parts {
         let handler = Handler {
             auth,
             settings,
+            forwarding: Forwarding::new(&config.headers),
             pool: pool.clone(),
             reports: Box::new(move || reports.reports()),
             dispatcher: Dispatcher::new(
@@ -153,7 +162,7 @@ impl Parts {
             budget,
             connections,
             shutdown,
-            handler,
+            handler: Arc::new(handler),
         })
     }
 
@@ -172,16 +181,15 @@ impl Parts {
         }
     }
 
-    fn into_service(
-        self,
-        addresses: &[SocketAddr],
-    ) -> Service<ConnectionLimit<pingora::proxy::HttpProxy<Gateway<Hosts>>>> {
-        let proxy = http_proxy(&Arc::new(ServerConf::default()), Gateway(self.handler));
-        let app = ConnectionLimit::new(proxy, self.connections);
-        let mut service = Service::new("gateway".to_owned(), app);
-        for address in addresses {
-            service.add_tcp(&address.to_string());
-        }
+    fn service(
+        &self,
+        address: SocketAddr,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Service<Listener<Hosts>> {
+        let (handler, connections) = (Arc::clone(&self.handler), self.connections.clone());
+        let listener = Listener::new(handler, connections, certificates);
+        let mut service = Service::new("gateway".to_owned(), listener);
+        service.add_tcp(&address.to_string());
         service
     }
 }
@@ -256,10 +264,33 @@ fn listen(wanted: &[config::Listen]) -> Result<(ListenFds, Vec<SocketAddr>)> {
     Ok((Arc::new(Mutex::new(fds)), addresses))
 }
 
+/// Reads the certificate of each address that has one, and goes on watching it.
+fn certificates(wanted: &[config::Listen]) -> Result<Vec<Option<Arc<Certificates>>>> {
+    let load = |listen: &config::Listen| {
+        let Some(files) = listen.tls.clone() else {
+            return Ok(None);
+        };
+        let certificates = Arc::new(Certificates::load(files).context("listen.tls")?);
+        let watched = Arc::clone(&certificates);
+        tokio::spawn(async move { watched.keep_fresh().await });
+        Ok(Some(certificates))
+    };
+    wanted.iter().map(load).collect()
+}
+
 /// On standard output, for people and scripts.
-fn announce(addresses: &[SocketAddr], admin: SocketAddr) {
-    for address in addresses {
-        println!("listening on http://{address}");
+fn announce(
+    addresses: &[SocketAddr],
+    certificates: &[Option<Arc<Certificates>>],
+    admin: SocketAddr,
+) {
+    for (address, certificates) in std::iter::zip(addresses, certificates) {
+        let scheme = if certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        println!("listening on {scheme}://{address}");
     }
     println!("admin on http://{admin}");
 }
