@@ -115,7 +115,7 @@ impl Parts {
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
         let ids = pool.set_hosts(config.pool.hosts.iter().map(spec).collect());
-        let hosts = Arc::new(hosts(&config, &ids, budget.clone()));
+        let hosts = Arc::new(hosts(&config, &ids, budget.clone())?);
         let dispatch = dispatch::Settings {
             max_wait: config.queue.max_wait,
             attempt: config.timeouts.attempt,
@@ -221,14 +221,14 @@ fn spec(host: &Host) -> HostSpec {
     }
 }
 
-fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Hosts {
+fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Result<Hosts> {
     let settings = upstream::Settings {
         connect: config.timeouts.connect,
         check: config.health.timeout,
         check_interval: config.health.interval,
     };
     let hosts = ids.iter().copied().zip(&config.pool.hosts);
-    Hosts::new(hosts, settings, budget)
+    Ok(Hosts::new(hosts, settings, budget)?)
 }
 
 fn log(event: &Event) {

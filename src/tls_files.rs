@@ -28,7 +28,7 @@ pub enum TlsFileError {
         /// The file of the key.
         key: PathBuf,
         /// Why.
-        problem: rustls::Error,
+        problem: String,
     },
 }
 
@@ -37,6 +37,15 @@ impl TlsFileError {
     pub fn of(path: &Path, problem: &dyn ToString) -> Self {
         Self::File {
             path: path.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    /// Something is wrong with these two, or with both together.
+    pub fn of_pair(certificate: &Path, key: &Path, problem: &rustls::Error) -> Self {
+        Self::Pair {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
             problem: problem.to_string(),
         }
     }

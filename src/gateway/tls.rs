@@ -114,11 +114,8 @@ fn load(files: &ServerTls) -> Result<Loaded, TlsFileError> {
     let chain = tls_files::certificates(&files.certificate)?;
     let key = tls_files::private_key(&files.key)?;
     let not_after = chain.first().map_or(0, tls_files::not_after);
-    let pair = |problem| TlsFileError::Pair {
-        certificate: files.certificate.clone(),
-        key: files.key.clone(),
-        problem,
-    };
+    let pair =
+        |problem: rustls::Error| TlsFileError::of_pair(&files.certificate, &files.key, &problem);
     let builder = ServerConfig::builder_with_provider(tls_files::provider())
         .with_safe_default_protocol_versions()
         .map_err(pair)?;
