@@ -152,7 +152,7 @@ mod tests {
         assert!(reached.to_string().contains("max_per_second"));
         let later = start + Duration::from_millis(350);
         assert_eq!(admitted(&usage, ten, later), 3);
-        let much_later = start + Duration::from_secs(3600);
+        let much_later = start + Duration::from_hours(1);
         assert_eq!(admitted(&usage, ten, much_later), 10);
     }
 
