@@ -3,22 +3,26 @@
 use http::{HeaderMap, HeaderName, header};
 
 /// Headers that are about one connection, beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-const HOP_BY_HOP_UNREGISTERED: [&str; 2] = ["keep-alive", "proxy-connection"];
+const HOP_BY_HOP_UNREGISTERED: [&str; 2] = ["keep-alive", "http2-settings"];
 
 /// Is `name` about the connection on which `headers` came?
 pub fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
     HOP_BY_HOP.contains(name)
         || HOP_BY_HOP_UNREGISTERED.contains(&name.as_str())
+        || is_for_proxies(name)
         || named_by_connection(name, headers)
+}
+
+/// Between a client and its proxy, except what tells how all proxies on the way fared (RFC 9209).
+fn is_for_proxies(name: &HeaderName) -> bool {
+    name.as_str().starts_with("proxy-") && name.as_str() != "proxy-status"
 }
 
 fn named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
@@ -49,6 +53,14 @@ mod tests {
         for (name, value) in [
             ("connection", "close, X-Private"),
             ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-features", "1"),
+            ("te", "trailers"),
+            ("trailer", "x-private"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
             ("transfer-encoding", "chunked"),
             ("content-length", "3"),
             ("x-private", "1"),

@@ -16,6 +16,7 @@
 //! - [`admin`]: metrics for Prometheus.
 //! - [`telemetry`]: logs and metrics.
 //! - [`restart`]: the listening sockets, and their way from one process to the next.
+//! - [`tls_files`]: certificates and keys in files.
 //! - [`serve`]: wires all of them and runs until a signal says stop.
 
 pub mod admin;
@@ -30,4 +31,5 @@ pub mod pool;
 pub mod restart;
 pub mod serve;
 pub mod telemetry;
+pub mod tls_files;
 pub mod upstream;

@@ -10,9 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
-use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
+use anyhow::{Context as _, Result};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -21,9 +19,9 @@ use self::running::{Running, Stopping};
 use crate::admin::Admin;
 use crate::admin::access::Access;
 use crate::budget::Budget;
-use crate::config::{Config, Host};
+use crate::config::{self, Config, Host};
 use crate::dispatch::{self, Dispatcher};
-use crate::gateway::{self, Auth, ConnectionLimit, Connections, Gateway, Handler};
+use crate::gateway::{self, Auth, Certificates, Connections, Forwarding, Handler, Listener};
 use crate::pool::{
     self, Event, EventKind, HostId, HostSpec, HostView, Pool, Thresholds, Transition,
 };
@@ -125,16 +123,19 @@ struct Parts {
     connections: Connections,
     close_idle: watch::Receiver<bool>,
     shutdown: Duration,
-    handler: Handler<Hosts>,
+    handler: Arc<Handler<Hosts>>,
+    /// In the order of `listen`.
+    certificates: Vec<Option<Arc<Certificates>>>,
 }
 
 impl Parts {
     fn new(config: Config, stopping: &Stopping) -> Result<Self> {
+        let certificates = certificates(&config.listen)?;
         let metrics = Arc::new(Metrics::new()?);
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
         let ids = pool.set_hosts(config.pool.hosts.iter().map(spec).collect());
-        let hosts = Arc::new(hosts(&config, &ids, budget.clone()));
+        let hosts = Arc::new(hosts(&config, &ids, budget.clone())?);
         let dispatch = dispatch::Settings {
             max_wait: config.queue.max_wait,
             attempt: config.timeouts.attempt,
@@ -144,13 +145,19 @@ impl Parts {
         };
         let settings = gateway::Settings {
             max_body: config.limits.max_body,
+            max_head: config.limits.max_head,
+            max_headers: config.limits.max_headers,
+            client_head: config.timeouts.client_head,
             client_read: config.timeouts.client_read,
+            client_idle: config.timeouts.client_idle,
+            served_by: config.headers.served_by,
         };
         let access = Access::new(config.admin.key);
         let reports = Arc::clone(&hosts);
         let handler = Handler {
-            auth: Auth::new(config.auth.keys),
+            auth: Arc::new(Auth::new(config.auth.keys)),
             settings,
+            forwarding: Forwarding::new(&config.headers),
             pool: pool.clone(),
             reports: Box::new(move || reports.reports()),
             dispatcher: Dispatcher::new(
@@ -174,7 +181,8 @@ impl Parts {
             connections,
             close_idle: stopping.idle.subscribe(),
             shutdown,
-            handler,
+            handler: Arc::new(handler),
+            certificates,
         })
     }
 
@@ -195,16 +203,19 @@ impl Parts {
         }
     }
 
-    fn into_service(
-        self,
-        addresses: &[SocketAddr],
-    ) -> Service<ConnectionLimit<pingora::proxy::HttpProxy<Gateway<Hosts>>>> {
-        let proxy = http_proxy(&Arc::new(ServerConf::default()), Gateway(self.handler));
-        let app = ConnectionLimit::new(proxy, self.connections, self.close_idle);
-        let mut service = Service::new("gateway".to_owned(), app);
-        for address in addresses {
-            service.add_tcp(&address.to_string());
-        }
+    fn service(
+        &self,
+        address: SocketAddr,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Service<Listener<Hosts>> {
+        let listener = Listener::new(
+            Arc::clone(&self.handler),
+            self.connections.clone(),
+            certificates,
+            self.close_idle.clone(),
+        );
+        let mut service = Service::new("gateway".to_owned(), listener);
+        service.add_tcp(&address.to_string());
         service
     }
 }
@@ -236,14 +247,14 @@ fn spec(host: &Host) -> HostSpec {
     }
 }
 
-fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Hosts {
+fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Result<Hosts> {
     let settings = upstream::Settings {
         connect: config.timeouts.connect,
         check: config.health.timeout,
         check_interval: config.health.interval,
     };
     let hosts = ids.iter().copied().zip(&config.pool.hosts);
-    Hosts::new(hosts, settings, budget)
+    Ok(Hosts::new(hosts, settings, budget)?)
 }
 
 fn log(event: &Event) {
@@ -262,6 +273,20 @@ fn log(event: &Event) {
         EventKind::Undrained => tracing::info!(%host, "host gets requests again"),
         EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
     }
+}
+
+/// Reads the certificate of each address that has one, and goes on watching it.
+fn certificates(wanted: &[config::Listen]) -> Result<Vec<Option<Arc<Certificates>>>> {
+    let load = |listen: &config::Listen| {
+        let Some(files) = listen.tls.clone() else {
+            return Ok(None);
+        };
+        let certificates = Arc::new(Certificates::load(files).context("listen.tls")?);
+        let watched = Arc::clone(&certificates);
+        tokio::spawn(async move { watched.keep_fresh().await });
+        Ok(Some(certificates))
+    };
+    wanted.iter().map(load).collect()
 }
 
 struct Signals {

@@ -1,83 +1,256 @@
 //! Who may use the proxy: clients with one of the configured keys, or everybody if there are none.
+//!
+//! A key comes as `X-API-Key` or as `Authorization: Bearer`. A request that shows two different keys
+//! shows none: guessing which one is meant would let two parties see it differently.
+//!
+//! The keys can be replaced while requests are served. What a client has used of its limits goes
+//! with its name, so that a new configuration neither resets nor blocks anybody.
 
-use crate::config::ClientKey;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use gpu_bridge_wire::API_KEY_HEADER;
+use http::{HeaderMap, header};
+use subtle::ConstantTimeEq;
+use tokio::time::Instant;
+
+use super::client_limits::{Admission, Limits, Reached, Usage};
+use crate::config::{ClientKey, Secret};
 
 /// The keys of all clients.
 pub struct Auth {
-    keys: Vec<ClientKey>,
+    clients: ArcSwap<Vec<Arc<Client>>>,
+}
+
+/// The holder of a key.
+pub struct Client {
+    name: Arc<str>,
+    key: Secret,
+    priority: u8,
+    limits: Limits,
+    usage: Arc<Usage>,
 }
 
 /// Who a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client<'a> {
+#[derive(Clone)]
+pub enum Identity {
     /// No keys are configured.
     Anyone,
-    /// The holder of the key with this name.
-    Named(&'a str),
+    /// The holder of a key.
+    Client(Arc<Client>),
 }
+
+/// The request shows no key that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unauthorized;
 
 impl Auth {
     /// `keys`: none = open.
     pub fn new(keys: Vec<ClientKey>) -> Self {
-        Self { keys }
+        let auth = Self {
+            clients: ArcSwap::default(),
+        };
+        auth.set(keys);
+        auth
+    }
+
+    /// Lets the holders of `keys` in from now on, and nobody else.
+    pub fn set(&self, keys: Vec<ClientKey>) {
+        let before = self.clients.load();
+        let client = |key: ClientKey| {
+            let known = before.iter().find(|client| *client.name == *key.name);
+            let usage = known.map(|client| Arc::clone(&client.usage));
+            Arc::new(Client {
+                name: key.name.into(),
+                key: key.key,
+                priority: key.priority,
+                limits: Limits {
+                    max_concurrent: key.max_concurrent,
+                    max_per_second: key.max_per_second,
+                },
+                usage: usage.unwrap_or_default(),
+            })
+        };
+        let clients: Vec<_> = keys.into_iter().map(client).collect();
+        self.clients.store(Arc::new(clients));
     }
 
     /// May everybody in?
     pub fn is_open(&self) -> bool {
-        self.keys.is_empty()
+        self.clients.load().is_empty()
     }
 
-    /// Who presents `key`; `None` if nobody that we know. Looks at all keys in any case, so that the
-    /// time it takes does not tell which one was close.
-    pub fn identify(&self, key: Option<&[u8]>) -> Option<Client<'_>> {
-        if self.is_open() {
-            return Some(Client::Anyone);
+    /// Whose key a request with these headers shows. Looks at all keys in any case, so that the time
+    /// it takes does not tell which one was close.
+    ///
+    /// # Errors
+    /// [`Unauthorized`] if it is nobody's.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Identity, Unauthorized> {
+        let clients = self.clients.load();
+        if clients.is_empty() {
+            return Ok(Identity::Anyone);
         }
-        let presented = key?;
-        self.keys.iter().fold(None, |found, known| {
-            if known.key.matches(presented) {
-                Some(Client::Named(&known.name))
+        let presented = presented(headers).ok_or(Unauthorized)?;
+        let found = clients.iter().fold(None, |found, client| {
+            if client.key.matches(presented) {
+                Some(client)
             } else {
                 found
             }
-        })
+        });
+        let client = found.ok_or(Unauthorized)?;
+        Ok(Identity::Client(Arc::clone(client)))
     }
+}
+
+impl Client {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl Identity {
+    /// The client's name, if it has one.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Anyone => None,
+            Self::Client(client) => Some(client.name()),
+        }
+    }
+
+    /// Requests of a higher priority are served first.
+    pub fn priority(&self) -> u8 {
+        match self {
+            Self::Anyone => 0,
+            Self::Client(client) => client.priority,
+        }
+    }
+
+    /// Counts a request that starts now and ends when the admission is dropped.
+    ///
+    /// # Errors
+    /// [`Reached`] if the client has to wait.
+    pub fn admit(&self, now: Instant) -> Result<Option<Admission>, Reached> {
+        match self {
+            Self::Anyone => Ok(None),
+            Self::Client(client) => client.usage.admit(client.limits, now).map(Some),
+        }
+    }
+}
+
+/// The one key that the headers show; `None` if they show none, or different ones.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let plain = headers
+        .get_all(API_KEY_HEADER)
+        .iter()
+        .map(http::HeaderValue::as_bytes);
+    let bearer = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .filter_map(|value| bearer(value.as_bytes()));
+    let mut keys = plain.chain(bearer);
+    let first = keys.next()?;
+    keys.all(|other| bool::from(first.ct_eq(other)))
+        .then_some(first)
+}
+
+/// The token of `Bearer TOKEN`; `None` for another scheme.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use std::num::NonZeroU32;
 
-    fn auth(keys: &[(&str, &str)]) -> Auth {
-        let key = |(name, key): &(&str, &str)| ClientKey {
-            name: (*name).to_owned(),
-            key: Secret::from((*key).to_owned()),
-            priority: 0,
+    fn key(name: &str, key: &str) -> ClientKey {
+        ClientKey {
+            name: name.to_owned(),
+            key: Secret::from(key.to_owned()),
+            priority: 3,
             max_concurrent: None,
             max_per_second: None,
-        };
-        Auth::new(keys.iter().map(key).collect())
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                let name = http::HeaderName::from_static(name);
+                (name, value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    fn identify(auth: &Auth, pairs: &[(&'static str, &str)]) -> Option<String> {
+        let identity = auth.identify(&headers(pairs)).ok()?;
+        Some(identity.name().map_or("anyone", |name| name).to_owned())
     }
 
     #[test]
     fn without_keys_everybody_is_let_in() {
-        assert_eq!(auth(&[]).identify(None), Some(Client::Anyone));
-        assert_eq!(auth(&[]).identify(Some(b"x")), Some(Client::Anyone));
+        let auth = Auth::new(Vec::new());
+        assert!(auth.is_open());
+        assert_eq!(identify(&auth, &[]).as_deref(), Some("anyone"));
+        let odd = [("x-api-key", "x"), ("authorization", "Bearer y")];
+        assert_eq!(identify(&auth, &odd).as_deref(), Some("anyone"));
     }
 
     #[test]
     fn with_keys_only_their_holders_are() {
-        let auth = auth(&[("one", "aaaa"), ("two", "bbbb")]);
-        assert_eq!(auth.identify(Some(b"bbbb")), Some(Client::Named("two")));
-        for wrong in [
-            None,
-            Some(&b""[..]),
-            Some(b"aaa"),
-            Some(b"aaaab"),
-            Some(b"AAAA"),
-        ] {
-            assert_eq!(auth.identify(wrong), None, "{wrong:?}");
+        let auth = Auth::new(vec![key("one", "aaaa"), key("two", "bbbb")]);
+        let (plain, bearer) = ("x-api-key", "authorization");
+        let table = [
+            (vec![(plain, "bbbb")], Some("two")),
+            (vec![(bearer, "Bearer aaaa")], Some("one")),
+            (vec![(bearer, "bearer  aaaa ")], Some("one")),
+            (vec![(plain, "aaaa"), (bearer, "Bearer aaaa")], Some("one")),
+            (vec![(plain, "aaaa"), (plain, "aaaa")], Some("one")),
+            (vec![(plain, "aaaa"), (bearer, "Basic eDp5")], Some("one")),
+            (vec![(plain, "aaaa"), (bearer, "Bearer bbbb")], None),
+            (vec![(plain, "aaaa"), (bearer, "Bearer wrong")], None),
+            (vec![(plain, "aaaa"), (plain, "bbbb")], None),
+            (vec![(bearer, "Basic aaaa")], None),
+            (vec![(bearer, "aaaa")], None),
+            (vec![(bearer, "Bearer")], None),
+            (vec![(bearer, "Bearer ")], None),
+            (vec![(plain, "")], None),
+            (vec![(plain, "aaa")], None),
+            (vec![(plain, "aaaab")], None),
+            (vec![(plain, "AAAA")], None),
+            (vec![], None),
+        ];
+        for (presented, expected) in table {
+            let found = identify(&auth, &presented);
+            assert_eq!(found.as_deref(), expected, "{presented:?}");
         }
+    }
+
+    #[test]
+    fn new_keys_replace_the_old_and_what_was_used_stays() {
+        let one = NonZeroU32::MIN;
+        let limited = |secret: &str| ClientKey {
+            max_concurrent: Some(one),
+            ..key("one", secret)
+        };
+        let auth = Auth::new(vec![limited("old"), key("gone", "other")]);
+        let identity = auth.identify(&headers(&[("x-api-key", "old")])).unwrap();
+        assert_eq!(identity.priority(), 3);
+        let running = identity.admit(Instant::now()).unwrap();
+
+        auth.set(vec![limited("new")]);
+
+        assert_eq!(identify(&auth, &[("x-api-key", "old")]), None);
+        assert_eq!(identify(&auth, &[("x-api-key", "other")]), None);
+        let identity = auth.identify(&headers(&[("x-api-key", "new")])).unwrap();
+        assert!(identity.admit(Instant::now()).is_err());
+        drop(running);
+        assert!(identity.admit(Instant::now()).is_ok());
     }
 }

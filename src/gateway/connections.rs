@@ -3,27 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
-use pingora::server::ShutdownWatch;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::{Semaphore, watch};
-
-/// What a client over the limit reads before its connection is closed.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Content-Type: application/json\r\n\
-    Retry-After: 1\r\n\
-    Connection: close\r\n\
-    Content-Length: 51\r\n\r\n\
-    {\"detail\":\"too many open connections; retry later\"}";
-
-/// An application for a bounded number of connections at once.
-pub struct ConnectionLimit<A> {
-    inner: Arc<A>,
-    connections: Connections,
-    close_idle: watch::Receiver<bool>,
-}
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Counts the open connections; cheap to clone.
 #[derive(Clone)]
@@ -31,6 +11,10 @@ pub struct Connections {
     free: Arc<Semaphore>,
     limit: u32,
 }
+
+/// One open connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Open(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Connections {
     /// At most `limit` at once.
@@ -42,68 +26,16 @@ impl Connections {
         }
     }
 
+    /// Counts a new one; `None` if there are too many already.
+    pub(super) fn open(&self) -> Option<Open> {
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        permit.ok().map(Open)
+    }
+
     /// Waits until no connection is open; false if that takes longer than `timeout`.
     pub async fn closed(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.free.acquire_many(self.limit))
             .await
             .is_ok()
-    }
-}
-
-impl<A> ConnectionLimit<A> {
-    /// Bounds the connections to `inner`. Those without a request are closed once nothing is accepted
-    /// any more and `close_idle` says so.
-    pub fn new(inner: A, connections: Connections, close_idle: watch::Receiver<bool>) -> Self {
-        Self {
-            inner: Arc::new(inner),
-            connections,
-            close_idle,
-        }
-    }
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for ConnectionLimit<A> {
-    async fn process_new(
-        self: &Arc<Self>,
-        mut stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let Ok(_connection) = self.connections.free.try_acquire() else {
-            tracing::warn!("a connection was refused: limits.max_connections are open");
-            // Best effort: a client that is not reading loses nothing it has a right to.
-            let _ = stream.write_all(FULL).await;
-            let _ = stream.shutdown().await;
-            return None;
-        };
-        let mut reusable = Some(stream);
-        while let Some(stream) = reusable {
-            reusable = self.inner.process_new(stream, shutdown).await;
-        }
-        None
-    }
-
-    async fn cleanup(&self) {
-        // pingora calls this as soon as nothing is accepted any more, and closes idle connections in
-        // it, perhaps under a request that is on its way.
-        let _ = self.close_idle.clone().wait_for(|close| *close).await;
-        self.inner.cleanup().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_refusal_is_well_formed() {
-        let text = std::str::from_utf8(FULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("Content-Length: {}", body.len())),
-            "{}",
-            body.len()
-        );
-        assert!(serde_json::from_str::<gpu_bridge_wire::ErrorBody>(body).is_ok());
     }
 }

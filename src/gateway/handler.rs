@@ -1,39 +1,37 @@
 //! The way of one request, from its head to the end of its answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_bridge_wire::API_KEY_HEADER;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::auth::{Auth, Client};
+use super::auth::{Auth, Identity, Unauthorized};
 use super::body::{self, BodyError};
-use super::peek::peek;
+use super::call::{self, Request};
+use super::forwarding::{Forwarding, Origin};
+use super::framing::{BadHead, HeadLimits};
+use super::head::{Bounds, NoRequest};
 use super::record::Record;
 use super::respond::{self, Reply};
-use super::route::{NoRoute, Route};
-use super::{aggregate, request_id};
+use super::route::{self, Route};
+use super::{aggregate, refusals, request_id};
 use crate::budget::Budget;
 use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
-use crate::headers::is_hop_by_hop;
 use crate::message::{Call, HostReport};
-use crate::pool::{Demand, Pool};
+use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
 /// Names the host that answered.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
-/// How long the client is going to wait for its answer, in seconds.
-const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
-const BAD_TIMEOUT: &str = "X-Request-Timeout must be a number of seconds above 0, e.g. 30 or 2.5";
 /// Where the time went (W3C Server-Timing).
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
-/// How long a connection may idle between two requests; nginx's default.
-const IDLE_SECONDS: u64 = 75;
 /// How long what is left of a refused body is read, so that its sender can read why.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -42,16 +40,41 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Bytes of a body.
     pub max_body: usize,
+    /// Bytes of the head of a request.
+    pub max_head: usize,
+    /// Headers of a request.
+    pub max_headers: usize,
+    /// Time for the head of a request, and for a TLS handshake.
+    pub client_head: Duration,
     /// Time for a body to arrive, and for each write of an answer.
     pub client_read: Duration,
+    /// How long a connection may idle between two requests.
+    pub client_idle: Duration,
+    /// Name the host that answered in `X-Served-By`.
+    pub served_by: bool,
+}
+
+impl Settings {
+    pub(super) fn heads(&self) -> Bounds {
+        Bounds {
+            limits: HeadLimits {
+                bytes: self.max_head,
+                headers: self.max_headers,
+            },
+            head: self.client_head,
+            idle: self.client_idle,
+        }
+    }
 }
 
 /// Everything a request needs.
 pub struct Handler<U> {
     /// Who may use it.
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
     /// Bounds.
     pub settings: Settings,
+    /// What hosts are told of clients.
+    pub forwarding: Forwarding,
     /// For what the proxy answers itself.
     pub pool: Pool,
     /// What the hosts last told of themselves.
@@ -83,14 +106,12 @@ impl<U: Upstream> Handler<U> {
         session.set_write_timeout(Some(self.settings.client_read));
         session.set_read_timeout(Some(self.settings.client_read));
         session.set_total_drain_timeout(Some(DRAIN));
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(IDLE_SECONDS));
-        }
         // A second request that a client sends ahead must not look like a broken connection.
         session.set_pipelining_enabled(true);
         let id = request_id::choose(session.get_header(request_id::HEADER));
-        let mut record = Record::new(Arc::clone(&self.metrics), id);
-        let answer = self.answer(session, &mut record).await;
+        let origin = self.forwarding.origin(session);
+        let mut record = Record::new(Arc::clone(&self.metrics), id, origin.client);
+        let answer = self.answer(session, &origin, &mut record).await;
         if *self.stopping.borrow() {
             // No further request on a connection that is about to be closed.
             session.set_keepalive(None);
@@ -98,21 +119,40 @@ impl<U: Upstream> Handler<U> {
         self.write(session, answer, &mut record).await
     }
 
-    async fn answer(&self, session: &mut ServerSession, record: &mut Record) -> Outgoing {
+    /// Answers what never became a request.
+    pub(super) fn refuse_head(&self, refusal: &NoRequest, peer: Option<IpAddr>) -> Reply {
+        let status = match refusal {
+            NoRequest::Bad(bad) => bad.status(),
+            NoRequest::TooSlow(_) | NoRequest::Done => StatusCode::REQUEST_TIMEOUT,
+        };
+        let mut record = Record::new(Arc::clone(&self.metrics), request_id::choose(None), peer);
+        record.status = Some(status.as_u16());
+        Reply::error(status, refusal.to_string())
+            .with(request_id::HEADER, respond::header_value(&record.id))
+    }
+
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        origin: &Origin,
+        record: &mut Record,
+    ) -> Outgoing {
         let head = session.req_header();
-        let path = head.uri.path();
-        let route = Route::find(&head.method, path);
-        record.route = route.ok();
-        match self.auth.identify(
-            session
-                .get_header(API_KEY_HEADER)
-                .map(HeaderValue::as_bytes),
-        ) {
-            Some(Client::Named(name)) => record.client = Some(name.to_owned()),
-            Some(Client::Anyone) => {}
-            None if path == "/health" => {}
-            None => return Outgoing::Own(Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")),
+        let limit = self.settings.max_headers;
+        if head.headers.len() > limit {
+            // Only HTTP/2 comes this far with too many.
+            let error = BadHead::TooMany { limit };
+            return Outgoing::Own(Reply::error(error.status(), error.to_string()));
         }
+        let path = route::normalise(head.uri.path());
+        let route = Route::find(&head.method, &path);
+        record.route = route.ok();
+        let identity = match self.auth.identify(&head.headers) {
+            Ok(identity) => identity,
+            Err(Unauthorized) if path == Route::Health.path() => Identity::Anyone,
+            Err(Unauthorized) => return Outgoing::Own(refusals::unauthorized()),
+        };
+        record.client = identity.name().cloned();
         match route {
             Ok(Route::Health) => Outgoing::Own(self.health()),
             Ok(Route::Info) => {
@@ -124,9 +164,14 @@ impl<U: Upstream> Handler<U> {
                 Outgoing::Own(Reply::json(StatusCode::OK, &status))
             }
             Ok(route @ (Route::Embed | Route::Bertscore)) => {
-                self.forward(session, route, record).await
+                match identity.admit(Instant::now()) {
+                    Ok(admission) => record.admission = admission,
+                    Err(reached) => return Outgoing::Own(refusals::too_many(reached)),
+                }
+                self.forward(session, route, origin, &identity, record)
+                    .await
             }
-            Err(no_route) => Outgoing::Own(refuse(no_route)),
+            Err(no_route) => Outgoing::Own(refusals::no_route(no_route)),
         }
     }
 
@@ -143,14 +188,17 @@ impl<U: Upstream> Handler<U> {
         &self,
         session: &mut ServerSession,
         route: Route,
+        origin: &Origin,
+        identity: &Identity,
         record: &mut Record,
     ) -> Outgoing {
-        let Ok(patience) = patience(&session.req_header().headers) else {
-            return Outgoing::Own(Reply::error(StatusCode::BAD_REQUEST, BAD_TIMEOUT));
+        let Ok(patience) = call::patience(&session.req_header().headers) else {
+            return Outgoing::Own(Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT));
         };
         let Settings {
             max_body,
             client_read,
+            ..
         } = self.settings;
         let body = match body::read(session, max_body, client_read, self.budget.open()).await {
             Ok(body) => body,
@@ -158,27 +206,14 @@ impl<U: Upstream> Handler<U> {
         };
         record.request_bytes = body.len();
         record.dispatched = true;
-        let head = session.req_header();
-        let peek = peek(route, &body);
-        let demand = Demand {
-            client: record.client.as_deref().map(Into::into),
-            priority: 0,
-            model: peek.model,
-            work: peek.work,
-            bytes: body.len(),
+        let request = Request {
+            head: session.req_header(),
+            route,
+            id: &record.id,
+            origin,
+            identity,
         };
-        let call = Call {
-            method: head.method.clone(),
-            target: head
-                .uri
-                .path_and_query()
-                .map_or("/", |target| target.as_str())
-                .to_owned(),
-            headers: forwarded(&head.headers, &record.id),
-            body,
-            demand,
-            patience,
-        };
+        let call = request.into_call(body, patience, &self.forwarding);
         tokio::select! {
             biased;
             answer = self.dispatch(&call, &mut record.journal) => answer,
@@ -217,9 +252,8 @@ impl<U: Upstream> Handler<U> {
     }
 
     fn retry_after(&self) -> u64 {
-        let wait = self.pool.retry_after();
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        seconds.clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
+        refusals::whole_seconds(self.pool.retry_after())
+            .clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }
 
     async fn write(
@@ -231,11 +265,11 @@ impl<U: Upstream> Handler<U> {
         let written = match answer {
             Outgoing::Own(reply) => {
                 let status = reply.status;
-                let reply = reply.with(request_id::HEADER, header_value(&record.id));
+                let reply = reply.with(request_id::HEADER, respond::header_value(&record.id));
                 write_own(session, reply).await.map(|bytes| (status, bytes))
             }
             Outgoing::Host(mut delivery) => {
-                let headers = about(&delivery, record);
+                let headers = self.about(&delivery, record);
                 let bytes = respond::deliver(&mut delivery, headers, session).await;
                 bytes.map(|bytes| (delivery.answer.status, bytes))
             }
@@ -248,6 +282,26 @@ impl<U: Upstream> Handler<U> {
         record.status = Some(status.as_u16());
         record.response_bytes = bytes;
         Ok(())
+    }
+
+    /// The headers that say how a request was served.
+    fn about(&self, delivery: &Delivery, record: &Record) -> HeaderMap {
+        let Journal {
+            queued, upstream, ..
+        } = &record.journal;
+        let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
+        let timing = format!(
+            "queue;dur={:.1}, upstream;dur={:.1}",
+            millis(queued),
+            millis(upstream)
+        );
+        let mut headers = HeaderMap::new();
+        if self.settings.served_by {
+            headers.insert(SERVED_BY, respond::header_value(delivery.host.as_ref()));
+        }
+        headers.insert(SERVER_TIMING, respond::header_value(&timing));
+        headers.insert(request_id::HEADER, respond::header_value(&record.id));
+        headers
     }
 }
 
@@ -265,73 +319,4 @@ async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result
     // Else a client that is still sending may never read why it was refused.
     let _ = session.drain_request_body().await;
     Ok(bytes)
-}
-
-/// How long the client is going to wait, if it says so.
-fn patience(headers: &HeaderMap) -> Result<Option<Duration>, ()> {
-    let Some(value) = headers.get(REQUEST_TIMEOUT) else {
-        return Ok(None);
-    };
-    let seconds = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let patience = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    patience
-        .filter(|patience| !patience.is_zero())
-        .map(Some)
-        .ok_or(())
-}
-
-fn refuse(no_route: NoRoute) -> Reply {
-    match no_route {
-        NoRoute::NotFound => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
-        NoRoute::MethodNotAllowed { allow } => {
-            Reply::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-                .with(header::ALLOW, HeaderValue::from_static(allow))
-        }
-        NoRoute::TrailingSlash { path } => Reply::error(StatusCode::TEMPORARY_REDIRECT, path)
-            .with(header::LOCATION, HeaderValue::from_static(path)),
-    }
-}
-
-/// The client's headers that a host may see.
-fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
-    let ours = [
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::EXPECT,
-        header::AUTHORIZATION,
-    ];
-    let mut forwarded: HeaderMap = headers
-        .iter()
-        .filter(|(name, _)| !ours.contains(name) && name.as_str() != API_KEY_HEADER)
-        .filter(|(name, _)| !is_hop_by_hop(name, headers))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    forwarded.insert(request_id::HEADER, header_value(id));
-    forwarded
-}
-
-/// The headers that say how a request was served.
-fn about(delivery: &Delivery, record: &Record) -> HeaderMap {
-    let Journal {
-        queued, upstream, ..
-    } = &record.journal;
-    let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
-    let timing = format!(
-        "queue;dur={:.1}, upstream;dur={:.1}",
-        millis(queued),
-        millis(upstream)
-    );
-    let mut headers = HeaderMap::new();
-    headers.insert(SERVED_BY, header_value(delivery.host.as_ref()));
-    headers.insert(SERVER_TIMING, header_value(&timing));
-    headers.insert(request_id::HEADER, header_value(&record.id));
-    headers
-}
-
-/// Our ids, names and timings are plain ASCII; anything else would be left out.
-fn header_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -1,59 +1,41 @@
 //! Talking to clients: who they are, what they want, and their answer.
 //!
-//! pingora's own proxying cannot repeat a request body of more than 64 KiB, so the exchange is taken
-//! over in its request filter: authenticate, route, read the body, dispatch, answer. The hook only
-//! delegates; [`handler`] has the way of a request.
+//! ```text
+//! connection ─ listener (count, TLS) ─┬─ http1 ─ head ─ framing ─┐
+//!                                     └─ http2 ──────────────────┴─ handler ─ answer
+//! ```
+//!
+//! pingora gives sessions of both protocols; its own proxying is not used, since it can't repeat a
+//! request body of more than 64 KiB. [`handler`] has the way of a request: authenticate, route, read
+//! the body, dispatch, answer.
 //!
 //! The gateway knows nothing of hosts but what others report of them.
 
 mod aggregate;
 mod auth;
 mod body;
+mod call;
+mod client_limits;
 mod connections;
+mod forwarding;
+mod framing;
 mod handler;
+mod head;
+mod http1;
+mod http2;
+mod listener;
 mod peek;
 mod record;
+mod refusals;
 mod request_id;
 mod respond;
 mod route;
+mod tls;
 
-use async_trait::async_trait;
-use pingora::proxy::{ProxyHttp, Session};
-use pingora::upstreams::peer::HttpPeer;
-
-pub use auth::Auth;
-pub use connections::{ConnectionLimit, Connections};
+pub use auth::{Auth, Client, Identity, Unauthorized};
+pub use client_limits::{Admission, Limits, Reached, Usage};
+pub use connections::Connections;
+pub use forwarding::Forwarding;
 pub use handler::{Handler, Settings};
-
-use crate::upstream::Upstream;
-
-/// The handler as a pingora application.
-pub struct Gateway<U>(pub Handler<U>);
-
-#[async_trait]
-impl<U: Upstream> ProxyHttp for Gateway<U> {
-    type CTX = ();
-
-    fn new_ctx(&self) -> Self::CTX {}
-
-    async fn request_filter(
-        &self,
-        session: &mut Session,
-        _ctx: &mut Self::CTX,
-    ) -> pingora::Result<bool> {
-        self.0.handle(&mut session.downstream_session).await?;
-        Ok(true)
-    }
-
-    async fn upstream_peer(
-        &self,
-        _session: &mut Session,
-        _ctx: &mut Self::CTX,
-    ) -> pingora::Result<Box<HttpPeer>> {
-        // Never asked: the request filter has answered every request.
-        pingora::Error::e_explain(
-            pingora::ErrorType::InternalError,
-            "requests are not proxied here",
-        )
-    }
-}
+pub use listener::Listener;
+pub use tls::Certificates;

@@ -1,11 +1,13 @@
 //! The record of one request: its line in the log and its place in the metrics, made when it ends,
 //! however it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::client_limits::Admission;
 use super::route::Route;
 use crate::dispatch::Journal;
 use crate::telemetry::Metrics;
@@ -19,7 +21,10 @@ pub(super) struct Record {
     started: Instant,
     pub(super) id: String,
     pub(super) route: Option<Route>,
-    pub(super) client: Option<String>,
+    address: Option<IpAddr>,
+    pub(super) client: Option<Arc<str>>,
+    /// The request counts against its client's limits until it is written down.
+    pub(super) admission: Option<Admission>,
     pub(super) status: Option<u16>,
     pub(super) request_bytes: usize,
     pub(super) response_bytes: usize,
@@ -29,13 +34,16 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(metrics: Arc<Metrics>, id: String) -> Self {
+    /// `address`: the client's.
+    pub(super) fn new(metrics: Arc<Metrics>, id: String, address: Option<IpAddr>) -> Self {
         Self {
             metrics,
             started: Instant::now(),
             id,
             route: None,
+            address,
             client: None,
+            admission: None,
             status: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -71,6 +79,7 @@ impl Drop for Record {
             .collect();
         tracing::info!(
             id = self.id,
+            address = self.address.map(tracing::field::display),
             client = self.client.as_deref(),
             route,
             status,

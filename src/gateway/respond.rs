@@ -56,6 +56,22 @@ impl Reply {
         self
     }
 
+    /// The answer as the last one on a connection of HTTP/1.
+    pub(super) fn into_http1(self) -> Vec<u8> {
+        let mut bytes = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
+        for (name, value) in &self.headers {
+            let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+            bytes.extend(line.concat());
+        }
+        let end = format!(
+            "connection: close\r\ncontent-length: {}\r\n\r\n",
+            self.body.len()
+        );
+        bytes.extend(end.as_bytes());
+        bytes.extend(&self.body);
+        bytes
+    }
+
     /// Writes the answer; returns the bytes of its body.
     pub(super) async fn write(self, session: &mut ServerSession) -> pingora::Result<usize> {
         let length = self.body.len();
@@ -107,4 +123,9 @@ fn head(status: StatusCode, headers: &HeaderMap) -> pingora::Result<ResponseHead
         head.append_header(name.clone(), value)?;
     }
     Ok(head)
+}
+
+/// Our ids, names and timings are plain ASCII; anything else would be left out.
+pub(super) fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

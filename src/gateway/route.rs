@@ -1,4 +1,7 @@
 //! Which request is for what. The same paths and methods as a single host.
+//!
+//! Paths that mean the same by RFC 3986 are the same route, and so are those with doubled slashes;
+//! what goes on to a host is the route's own path, so that no two readers of a path can disagree.
 
 use http::Method;
 
@@ -34,12 +37,12 @@ pub(super) enum NoRoute {
     },
 }
 
-const ROUTES: [(&str, &str, Route); 5] = [
-    ("/health", "GET", Route::Health),
-    ("/info", "GET", Route::Info),
-    ("/status", "GET", Route::Status),
-    ("/embed", "POST", Route::Embed),
-    ("/bertscore", "POST", Route::Bertscore),
+const ROUTES: [(&str, Route); 5] = [
+    ("GET", Route::Health),
+    ("GET", Route::Info),
+    ("GET", Route::Status),
+    ("POST", Route::Embed),
+    ("POST", Route::Bertscore),
 ];
 
 impl Route {
@@ -54,10 +57,21 @@ impl Route {
         }
     }
 
-    /// `path`: without the query; case counts.
+    /// The one path that hosts know it by.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Health => "/health",
+            Self::Info => "/info",
+            Self::Status => "/status",
+            Self::Embed => "/embed",
+            Self::Bertscore => "/bertscore",
+        }
+    }
+
+    /// `path`: [normalised](normalise), without the query; case counts.
     pub(super) fn find(method: &Method, path: &str) -> Result<Self, NoRoute> {
-        let known = |wanted: &str| ROUTES.iter().find(|(path, ..)| *path == wanted);
-        if let Some((_, allow, route)) = known(path) {
+        let known = |wanted: &str| ROUTES.iter().find(|(_, route)| route.path() == wanted);
+        if let Some((allow, route)) = known(path) {
             let allowed = method.as_str() == *allow;
             return if allowed {
                 Ok(*route)
@@ -66,10 +80,56 @@ impl Route {
             };
         }
         match path.strip_suffix('/').and_then(known) {
-            Some((path, ..)) => Err(NoRoute::TrailingSlash { path }),
+            Some((_, route)) => Err(NoRoute::TrailingSlash { path: route.path() }),
             None => Err(NoRoute::NotFound),
         }
     }
+}
+
+/// The simplest path that means the same: characters that need no percent-encoding are decoded (once),
+/// then `.`, `..` and empty segments are resolved. Anything else, such as `%2F`, stays as it is.
+pub(super) fn normalise(path: &str) -> String {
+    if !path.starts_with('/') {
+        return path.to_owned();
+    }
+    let decoded = decode_unreserved(path);
+    let mut segments = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            name => segments.push(name),
+        }
+    }
+    let is_folder = ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
+    let end = if is_folder && !segments.is_empty() {
+        "/"
+    } else {
+        ""
+    };
+    format!("/{}{end}", segments.join("/"))
+}
+
+fn decode_unreserved(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        decoded.push_str(before);
+        let byte = after
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        rest = match byte.map(char::from) {
+            Some(char) if char.is_ascii_alphanumeric() || "-._~".contains(char) => {
+                decoded.push(char);
+                after.get(2..).unwrap_or_default()
+            }
+            _ => {
+                decoded.push('%');
+                after
+            }
+        };
+    }
+    decoded + rest
 }
 
 #[cfg(test)]
@@ -111,6 +171,41 @@ mod tests {
         for (method, path, expected) in table {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(Route::find(&method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_mean_the_same_become_the_same() {
+        let table = [
+            ("/embed", "/embed"),
+            ("//embed", "/embed"),
+            ("/./embed", "/embed"),
+            ("/x/../embed", "/embed"),
+            ("/../../embed", "/embed"),
+            ("/%65mbed", "/embed"),
+            ("/%2e%2E/embed", "/embed"),
+            ("/x/%2e%2e/embed", "/embed"),
+            ("/embed/", "/embed/"),
+            ("/embed//", "/embed/"),
+            ("/embed/.", "/embed/"),
+            ("/embed/x/..", "/embed/"),
+            ("/", "/"),
+            ("//", "/"),
+            ("/..", "/"),
+            ("", ""),
+            ("*", "*"),
+            ("/a%2Fb", "/a%2Fb"),
+            ("/%2565mbed", "/%2565mbed"),
+            ("/embed%00", "/embed%00"),
+            ("/embed%", "/embed%"),
+            ("/embed%2", "/embed%2"),
+            ("/embed%zz", "/embed%zz"),
+            ("/embed%+5", "/embed%+5"),
+            ("/embed%\u{e9}", "/embed%\u{e9}"),
+            ("/Embed", "/Embed"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(normalise(path), expected, "{path}");
         }
     }
 }

@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{Parts, Signals};
 use crate::admin;
-use crate::gateway::Connections;
+use crate::gateway::{Certificates, Connections};
 use crate::pool::Pool;
 use crate::restart::Sockets;
 
@@ -48,7 +48,7 @@ pub(super) struct Running {
     stopping: Stopping,
     connections: Connections,
     shutdown_time: Duration,
-    service: JoinHandle<()>,
+    services: JoinSet<()>,
 }
 
 impl Running {
@@ -69,17 +69,19 @@ impl Running {
         });
         let pool = parts.pool.clone();
         let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
-        let mut service = parts.into_service(&addresses);
-        let accepting = stopping.accepting.subscribe();
-        let service =
-            tokio::spawn(async move { service.start_service(Some(fds), accepting, 1).await });
-        announce(&addresses, admin_address);
+        let mut services = JoinSet::new();
+        for (address, certificates) in std::iter::zip(&addresses, &parts.certificates) {
+            let mut service = parts.service(*address, certificates.clone());
+            let (fds, accepting) = (Arc::clone(&fds), stopping.accepting.subscribe());
+            services.spawn(async move { service.start_service(Some(fds), accepting, 1).await });
+        }
+        announce(&addresses, &parts.certificates, admin_address);
         Ok(Self {
             pool,
             stopping,
             connections,
             shutdown_time,
-            service,
+            services,
         })
     }
 
@@ -89,8 +91,8 @@ impl Running {
         tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
         self.stopping.accepting.send_replace(true);
         self.stopping.idle.send_replace(true);
-        // Ends when nothing is accepted any more and idle connections have been told to close.
-        let _ = self.service.await;
+        // Ends when nothing is accepted any more.
+        self.services.join_all().await;
         let shutdown_time = self.shutdown_time;
         tokio::select! {
             closed = self.connections.closed(shutdown_time) => stopped(closed, shutdown_time),
@@ -148,9 +150,18 @@ fn listening(sockets: &Sockets) -> Result<(ListenFds, Vec<SocketAddr>)> {
 }
 
 /// On standard output, for people and scripts.
-fn announce(addresses: &[SocketAddr], admin: SocketAddr) {
-    for address in addresses {
-        println!("listening on http://{address}");
+fn announce(
+    addresses: &[SocketAddr],
+    certificates: &[Option<Arc<Certificates>>],
+    admin: SocketAddr,
+) {
+    for (address, certificates) in std::iter::zip(addresses, certificates) {
+        let scheme = if certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        println!("listening on {scheme}://{address}");
     }
     println!("admin on http://{admin}");
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::exchange::Exchange;
 use super::verdict::{Class, classify};
-use super::{Settings, Target, target};
+use super::{Settings, Target};
 use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
 
 /// Answers to checks beyond this size are nonsense.
@@ -161,7 +161,7 @@ impl<'a> Checker<'a> {
         address: SocketAddr,
         path: &str,
     ) -> Result<Probe<T>, String> {
-        let peer = target::peer(address, self.settings.connect);
+        let peer = self.target.peer_at(address, self.settings.connect);
         let request = self.request(path).map_err(|error| error.to_string())?;
         let mut exchange = match Exchange::start(self.connector, peer, &request, &[]).await {
             Ok(exchange) => exchange,

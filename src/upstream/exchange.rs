@@ -25,7 +25,7 @@ const EARLY_ANSWER: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// No connection: nothing was sent.
-    #[error("can't connect: {0}")]
+    #[error("can't connect: {}", without_our_side(.0))]
     Connect(Box<Error>),
     /// The request, or a part of it, was sent.
     #[error("{0}")]
@@ -49,6 +49,8 @@ impl Failure {
 pub(super) struct Exchange<'a> {
     connector: &'a Connector,
     peer: HttpPeer,
+    /// Which connections the peer may reuse, and become one of.
+    group: u64,
     session: HttpSession,
     head: Box<ResponseHeader>,
     /// The request went out whole, so that the connection is fit for another.
@@ -63,6 +65,7 @@ impl<'a> Exchange<'a> {
         request: &RequestHeader,
         body: &[Bytes],
     ) -> Result<Self, Failure> {
+        let group = peer.group_key;
         let (mut session, reused) = connector
             .get_http_session(&peer)
             .await
@@ -84,6 +87,7 @@ impl<'a> Exchange<'a> {
         Ok(Self {
             connector,
             peer,
+            group,
             session,
             head,
             sent_whole,
@@ -104,7 +108,7 @@ impl<'a> Exchange<'a> {
     /// connection if it is not fit to be kept.
     pub(super) async fn release(mut self) {
         if self.sent_whole {
-            self.peer.group_key = 0;
+            self.peer.group_key = self.group;
             self.connector
                 .release_http_session(self.session, &self.peer, Some(IDLE))
                 .await;
@@ -158,6 +162,16 @@ async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box
         {
             return Ok(Box::new(head.clone()));
         }
+    }
+}
+
+/// The error without the address on our side: that is another one each time, and the log tells a
+/// problem again only when it has changed.
+fn without_our_side(error: &Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" cause: local address ") {
+        Some((problem, _)) => problem.to_owned(),
+        None => text,
     }
 }
 

@@ -7,6 +7,7 @@ mod attempt;
 mod check;
 mod exchange;
 mod target;
+mod tls;
 mod verdict;
 
 use std::sync::Arc;
@@ -17,10 +18,11 @@ use async_trait::async_trait;
 use pingora::connectors::http::Connector;
 
 pub use target::Target;
+pub use tls::TlsError;
 pub use verdict::Verdict;
 
 use crate::budget::Budget;
-use crate::config;
+use crate::config::{self, HostName};
 use crate::message::{Call, HostReport};
 use crate::pool::{HostId, Pool};
 
@@ -42,6 +44,14 @@ pub struct Settings {
     pub check_interval: Duration,
 }
 
+/// A host can't be connected to as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("pool.hosts: {host}: {problem}")]
+pub struct UnusableHost {
+    host: HostName,
+    problem: TlsError,
+}
+
 /// All hosts of the pool, over the network.
 pub struct Hosts {
     targets: ArcSwap<Vec<(HostId, Arc<Target>)>>,
@@ -52,18 +62,28 @@ pub struct Hosts {
 
 impl Hosts {
     /// Hosts as configured, by their ids. `budget` bounds the answers that are held.
+    ///
+    /// # Errors
+    /// The first host whose certificates or keys can't be used.
     pub fn new<'a>(
         hosts: impl Iterator<Item = (HostId, &'a config::Host)>,
         settings: Settings,
         budget: Budget,
-    ) -> Self {
-        let targets = hosts.map(|(id, host)| (id, Arc::new(Target::new(host))));
-        Self {
-            targets: ArcSwap::from_pointee(targets.collect()),
+    ) -> Result<Self, UnusableHost> {
+        let target = |(id, host): (HostId, &config::Host)| match Target::new(host) {
+            Ok(target) => Ok((id, Arc::new(target))),
+            Err(problem) => Err(UnusableHost {
+                host: host.name.clone(),
+                problem,
+            }),
+        };
+        let targets = hosts.map(target).collect::<Result<_, _>>()?;
+        Ok(Self {
+            targets: ArcSwap::from_pointee(targets),
             connector: Arc::new(Connector::new(None)),
             settings,
             budget,
-        }
+        })
     }
 
     /// What each host last told of itself, in the order of the configuration.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -10,6 +11,7 @@ use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 
+use super::tls::{Tls, TlsError};
 use crate::config::{self, HostName, HostUrl};
 use crate::message::HostReport;
 
@@ -18,6 +20,10 @@ use crate::message::HostReport;
 pub struct Target {
     name: HostName,
     url: HostUrl,
+    tls: Option<Tls>,
+    /// Tells its connections from those of every other target, whatever their settings have in
+    /// common.
+    group: u64,
     /// Marked sensitive, so that `Debug` does not print it.
     api_key: Option<HeaderValue>,
     /// All that its name stands for; empty until it has been resolved.
@@ -30,7 +36,11 @@ pub struct Target {
 
 impl Target {
     /// A host as configured; nothing is looked up or connected yet.
-    pub fn new(host: &config::Host) -> Self {
+    ///
+    /// # Errors
+    /// If its certificates or keys can't be used.
+    pub fn new(host: &config::Host) -> Result<Self, TlsError> {
+        static GROUPS: AtomicU64 = AtomicU64::new(1);
         let api_key = host.api_key.as_ref().and_then(|secret| {
             // The configuration admits only keys that are header values.
             let mut value = HeaderValue::from_str(secret.expose()).ok()?;
@@ -39,15 +49,17 @@ impl Target {
         });
         let literal = host.url.host().parse::<IpAddr>().ok();
         let address = literal.map(|ip| SocketAddr::new(ip, host.url.port()));
-        Self {
+        Ok(Self {
             name: host.name.clone(),
             url: host.url.clone(),
+            tls: Tls::load(&host.name, &host.url, &host.tls)?,
+            group: GROUPS.fetch_add(1, Ordering::Relaxed),
             api_key,
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
             info: ArcSwapOption::empty(),
             status: ArcSwapOption::empty(),
-        }
+        })
     }
 
     /// Its name in the configuration.
@@ -58,7 +70,21 @@ impl Target {
     /// Where to connect; `None` if its name has never been resolved.
     pub(super) fn peer(&self, connect: Duration) -> Option<HttpPeer> {
         let address = self.current.load();
-        Some(peer(**address.as_ref()?, connect))
+        Some(self.peer_at(**address.as_ref()?, connect))
+    }
+
+    /// The host at one of its addresses.
+    pub(super) fn peer_at(&self, address: SocketAddr, connect: Duration) -> HttpPeer {
+        let server_name = self.tls.as_ref().map(Tls::server_name);
+        let name = server_name.unwrap_or_default().to_owned();
+        let mut peer = HttpPeer::new(address, self.tls.is_some(), name);
+        peer.options.connection_timeout = Some(connect);
+        peer.options.total_connection_timeout = Some(connect);
+        peer.group_key = self.group;
+        if let Some(tls) = &self.tls {
+            tls.apply(&mut peer);
+        }
+        peer
     }
 
     /// The address that is used, then the others. `localhost` may stand for `::1` and `127.0.0.1`,
@@ -151,14 +177,6 @@ impl Target {
     }
 }
 
-/// What pingora calls something to connect to.
-pub(super) fn peer(address: SocketAddr, connect: Duration) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    peer.options.connection_timeout = Some(connect);
-    peer.options.total_connection_timeout = Some(connect);
-    peer
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +191,7 @@ mod tests {
             tls: config::ClientTls::default(),
             discover: None,
         })
+        .unwrap()
     }
 
     fn address(target: &Target) -> Option<String> {

@@ -20,6 +20,12 @@ mod bodies;
 mod busy;
 mod capacity;
 mod command_line;
+mod edges_forwarding;
+mod edges_heads;
+mod edges_host_tls;
+mod edges_http2;
+mod edges_limits;
+mod edges_tls;
 mod faults;
 
 mod metrics;

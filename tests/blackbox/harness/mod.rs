@@ -3,9 +3,11 @@
 //! - [`sim_host`]: a GPU host that behaves, or misbehaves, as told;
 //! - [`Config`] and [`Proxy`]: the real proxy in front of some hosts;
 //! - [`Client`]: what a user of the proxy does; [`RawConnection`]: what only a rude one does;
+//! - [`Wire`]: one connection of HTTP/1 or HTTP/2, with or without TLS; [`Authority`] vouches for it;
 //! - [`Backend`]: the real GPU host;
 //! - [`eventually`]: how to wait.
 
+mod authority;
 mod backend;
 mod client;
 mod config;
@@ -15,7 +17,9 @@ mod process;
 mod proxy;
 mod raw;
 mod sim_host;
+mod wire;
 
+pub(crate) use authority::{Authority, Identity};
 pub(crate) use backend::Backend;
 pub(crate) use client::{Client, Reply, embed_body};
 pub(crate) use config::Config;
@@ -26,3 +30,4 @@ pub(crate) use raw::{RawConnection, embed_request};
 pub(crate) use sim_host::{
     Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, padded, padded_answer, sim_host,
 };
+pub(crate) use wire::{Wire, secure};

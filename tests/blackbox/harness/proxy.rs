@@ -14,6 +14,7 @@ use super::{Client, Config, Process, RawConnection, SimHost, eventually};
 /// A running proxy.
 pub(crate) struct Proxy {
     process: Process,
+    url: String,
     address: String,
     admin: String,
     http: reqwest::Client,
@@ -48,15 +49,27 @@ impl Proxy {
         let mut command = serve(file.path());
         arguments(&mut command);
         let mut process = Process::start("the proxy", &mut command);
-        let address = process.announced("listening on http://").await;
+        let url = process.announced("listening on ").await;
+        let (_, address) = url.split_once("://").expect("a URL");
+        let address = address.to_owned();
         let admin = process.announced("admin on http://").await;
         Self {
             process,
+            url,
             address,
             admin,
             http: super::client::http(),
             _config: file,
         }
+    }
+
+    /// Starts it in vain; returns what it says.
+    pub(crate) async fn fails_to_start(config: &Config) -> String {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(config.to_yaml().as_bytes()).unwrap();
+        let (code, _, log) = Process::run(&mut serve(file.path())).await;
+        assert!(code.is_some_and(|code| code != 0), "it started: {log}");
+        log
     }
 
     /// Starts it in front of `hosts` with the defaults of [`Config`]; returns once it has found them
@@ -75,7 +88,7 @@ impl Proxy {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address))
+        Client::new(&self.url)
     }
 
     /// A connection to do unusual things on.

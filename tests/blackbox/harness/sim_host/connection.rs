@@ -9,10 +9,12 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::Ending;
 use super::api::{self, Api};
@@ -82,7 +84,7 @@ fn shared_socket(address: SocketAddr) -> TcpSocket {
 
 /// Serves every connection until the task is dropped; that closes those that are open, as the death of
 /// a process does.
-pub(super) async fn accept(listener: TcpListener, api: Arc<Api>) {
+pub(super) async fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>, api: Arc<Api>) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -90,7 +92,11 @@ pub(super) async fn accept(listener: TcpListener, api: Arc<Api>) {
             Some(_) = connections.join_next() => continue,
         };
         api.record.connection();
-        connections.spawn(serve(stream, Arc::clone(&api)));
+        let api = Arc::clone(&api);
+        match tls.clone() {
+            Some(tls) => connections.spawn(serve_tls(stream, tls, api)),
+            None => connections.spawn(serve(stream, api)),
+        };
     }
 }
 
@@ -116,6 +122,21 @@ async fn serve(stream: TcpStream, api: Arc<Api>) {
         Ending::Reset => stream.set_zero_linger().unwrap(),
         Ending::Close => close(stream).await,
     }
+}
+
+/// Ends without a word if the handshake fails, as is the test's business.
+async fn serve_tls(stream: TcpStream, tls: Arc<ServerConfig>, api: Arc<Api>) {
+    let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else {
+        return;
+    };
+    let line = Line {
+        end: mpsc::unbounded_channel().0,
+        requests: Arc::default(),
+    };
+    let service = service_fn(move |request| api::respond(Arc::clone(&api), line.clone(), request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // An error here is the other side's hanging up.
+    let _ = connection.await;
 }
 
 /// Without a reset, which would follow if anything came in after we are gone.

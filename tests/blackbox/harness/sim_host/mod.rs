@@ -12,6 +12,7 @@ mod record;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -35,6 +36,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             models: vec!["sim".to_owned()],
             api_key: None,
         },
+        tls: None,
     }
 }
 
@@ -42,12 +44,14 @@ pub(crate) fn sim_host(name: &str) -> Setup {
 pub(crate) struct Setup {
     name: String,
     knobs: Knobs,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// A simulated host, up until it is dropped or stopped.
 pub(crate) struct SimHost {
     api: Arc<Api>,
     port: Port,
+    tls: Option<Arc<ServerConfig>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -78,6 +82,13 @@ impl Setup {
         self
     }
 
+    /// HTTPS instead of HTTP. Endings other than that of a connection as a whole are not to be had
+    /// then.
+    pub(crate) fn tls(mut self, config: ServerConfig) -> Self {
+        self.tls = Some(Arc::new(config));
+        self
+    }
+
     pub(crate) fn start(self) -> SimHost {
         let host = SimHost {
             api: Arc::new(Api {
@@ -87,6 +98,7 @@ impl Setup {
                 gate: Semaphore::new(0),
             }),
             port: Port::reserve(),
+            tls: self.tls,
             accepting: Mutex::default(),
         };
         host.restart();
@@ -104,7 +116,8 @@ impl SimHost {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address())
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// The key that it wants.
@@ -154,7 +167,8 @@ impl SimHost {
     /// Is up (again), at the same address.
     pub(crate) fn restart(&self) {
         self.stop();
-        let accepting = connection::accept(self.port.listen(), Arc::clone(&self.api));
+        let accepting =
+            connection::accept(self.port.listen(), self.tls.clone(), Arc::clone(&self.api));
         *self.accepting.lock().unwrap() = Some(tokio::spawn(accepting));
     }
 

@@ -1,0 +1,427 @@
+//! What the head of an HTTP/1 request must look like to be let in.
+//!
+//! Parsers are lenient in different ways, and where two of them in a row disagree on where a request
+//! ends, a client can make the second one see a request that the first one never did. So everything
+//! that leaves room for doubt is refused (RFC 9112, sections 2.2, 3.2, 5 and 6), and the connection
+//! with it. Pure; [`super::head`] does the reading.
+
+use http::StatusCode;
+use http::uri::Authority;
+
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadLimits {
+    /// Bytes, with the empty line at its end.
+    pub(super) bytes: usize,
+    /// Header lines.
+    pub(super) headers: usize,
+}
+
+/// Why a head is refused. The text is for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadHead {
+    #[error("the head of the request exceeds the limit of {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the request has more headers than the limit of {limit}")]
+    TooMany { limit: usize },
+    #[error(
+        "the head of the request has a control character or a line that does not end with CR LF"
+    )]
+    Control,
+    #[error("the first line of the request must be: METHOD /path HTTP/1.1")]
+    RequestLine,
+    #[error("CONNECT is not supported")]
+    Connect,
+    #[error("the target of the request has a user, or another host than its Host header")]
+    Target,
+    #[error("a header is not of the form 'Name: value' in one line")]
+    HeaderLine,
+    #[error("a request needs exactly one Host header: a name or address, perhaps with a port")]
+    Host,
+    #[error("Content-Length must stand once and be a whole number")]
+    Length,
+    #[error("Transfer-Encoding must stand once and be 'chunked'; use HTTP/1.1 for it")]
+    Coding,
+    #[error("a request must not have both Content-Length and Transfer-Encoding")]
+    LengthAndCoding,
+}
+
+impl BadHead {
+    /// The status that says it.
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::TooLarge { .. } | Self::TooMany { .. } => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// Finds the end of a head that arrives in pieces, and what must not be in one anywhere.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    limits: HeadLimits,
+    scanned: usize,
+    line: usize,
+    lines: usize,
+}
+
+impl Scanner {
+    pub(super) fn new(limits: HeadLimits) -> Self {
+        Self {
+            limits,
+            scanned: 0,
+            line: 0,
+            lines: 0,
+        }
+    }
+
+    /// `head`: all that has arrived so far. Returns the length of the head once it is whole.
+    pub(super) fn scan(&mut self, head: &[u8]) -> Result<Option<usize>, BadHead> {
+        let limit = self.limits.bytes;
+        let new = head.iter().enumerate().take(limit).skip(self.scanned);
+        for (position, byte) in new {
+            let after_return = position > self.line && head.get(position - 1) == Some(&b'\r');
+            match byte {
+                b'\n' if after_return => {
+                    let is_empty = position == self.line + 1;
+                    if is_empty && self.lines > 0 {
+                        return Ok(Some(position + 1));
+                    }
+                    self.end_line(position + 1, is_empty)?;
+                }
+                _ if after_return => return Err(BadHead::Control),
+                b'\r' | b'\t' => {}
+                byte if byte.is_ascii_control() => return Err(BadHead::Control),
+                _ => {}
+            }
+        }
+        self.scanned = head.len().min(limit);
+        if head.len() > limit {
+            return Err(BadHead::TooLarge { limit });
+        }
+        Ok(None)
+    }
+
+    /// Empty lines before the first are passed over (RFC 9112, section 2.2).
+    fn end_line(&mut self, next: usize, is_empty: bool) -> Result<(), BadHead> {
+        self.line = next;
+        self.lines += usize::from(!is_empty);
+        let limit = self.limits.headers;
+        // The first line is none of the headers.
+        if self.lines > limit + 1 {
+            return Err(BadHead::TooMany { limit });
+        }
+        Ok(())
+    }
+}
+
+/// Checks a whole head, as the [`Scanner`] found it.
+pub(super) fn check(head: &[u8]) -> Result<(), BadHead> {
+    let mut lines = head
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .skip_while(|line| line.is_empty())
+        .take_while(|line| !line.is_empty());
+    let request = RequestLine::parse(lines.next().unwrap_or_default())?;
+    let mut found = Found::default();
+    for line in lines {
+        let (name, value) = header(line)?;
+        found.note(name, value)?;
+    }
+    found.check(&request)
+}
+
+struct RequestLine<'a> {
+    target: &'a [u8],
+    is_1_0: bool,
+}
+
+impl<'a> RequestLine<'a> {
+    fn parse(line: &'a [u8]) -> Result<Self, BadHead> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(BadHead::RequestLine);
+        };
+        let is_1_0 = match version {
+            b"HTTP/1.1" => false,
+            b"HTTP/1.0" => true,
+            _ => return Err(BadHead::RequestLine),
+        };
+        let is_visible = target.iter().all(u8::is_ascii_graphic);
+        if !is_token(method) || target.is_empty() || !is_visible || target.contains(&b'#') {
+            return Err(BadHead::RequestLine);
+        }
+        if method == b"CONNECT" {
+            return Err(BadHead::Connect);
+        }
+        Ok(Self { target, is_1_0 })
+    }
+
+    /// The host that the target names, if it does.
+    fn authority(&self) -> Result<Option<&'a [u8]>, BadHead> {
+        if self.target.starts_with(b"/") || self.target == b"*" {
+            return Ok(None);
+        }
+        let schemes: [&[u8]; 2] = [b"http://", b"https://"];
+        let rest = schemes.iter().find_map(|scheme| {
+            let (start, rest) = self.target.split_at_checked(scheme.len())?;
+            start.eq_ignore_ascii_case(scheme).then_some(rest)
+        });
+        let rest = rest.ok_or(BadHead::RequestLine)?;
+        let authority = rest.split(|byte| b"/?".contains(byte)).next();
+        Ok(authority)
+    }
+}
+
+/// Name and value of a header line.
+fn header(line: &[u8]) -> Result<(&[u8], &[u8]), BadHead> {
+    let colon = line.iter().position(|byte| *byte == b':');
+    let (name, value) = line.split_at(colon.ok_or(BadHead::HeaderLine)?);
+    // A line that goes on from the one before starts with a blank, which no name does.
+    if !is_token(name) {
+        return Err(BadHead::HeaderLine);
+    }
+    let value = value.get(1..).unwrap_or_default();
+    Ok((name, value.trim_ascii()))
+}
+
+fn is_token(text: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_token)
+}
+
+/// The headers that decide where a request goes and where it ends.
+#[derive(Default)]
+struct Found<'a> {
+    host: Option<&'a [u8]>,
+    has_length: bool,
+    is_chunked: bool,
+}
+
+impl<'a> Found<'a> {
+    fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), BadHead> {
+        if name.eq_ignore_ascii_case(b"host") {
+            if self.host.is_some() || !is_host(value) {
+                return Err(BadHead::Host);
+            }
+            self.host = Some(value);
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if self.has_length || !is_number(value) {
+                return Err(BadHead::Length);
+            }
+            self.has_length = true;
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(BadHead::Coding);
+            }
+            self.is_chunked = true;
+        }
+        Ok(())
+    }
+
+    fn check(&self, request: &RequestLine<'_>) -> Result<(), BadHead> {
+        if self.has_length && self.is_chunked {
+            return Err(BadHead::LengthAndCoding);
+        }
+        if request.is_1_0 && self.is_chunked {
+            return Err(BadHead::Coding);
+        }
+        if !request.is_1_0 && self.host.is_none() {
+            return Err(BadHead::Host);
+        }
+        match request.authority()? {
+            Some(named) if !is_host(named) => Err(BadHead::Target),
+            Some(named) if self.host.is_some_and(|host| host != named) => Err(BadHead::Target),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_number(value: &[u8]) -> bool {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    digits && text.parse::<u64>().is_ok()
+}
+
+/// A name or an address, perhaps with a port; no user.
+fn is_host(value: &[u8]) -> bool {
+    let authority = Authority::try_from(value);
+    authority
+        .is_ok_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes: 200,
+        headers: 4,
+    };
+
+    fn judge(head: &str) -> Result<(), BadHead> {
+        let length = Scanner::new(LIMITS).scan(head.as_bytes())?;
+        let length = length.expect("a whole head");
+        check(&head.as_bytes()[..length])
+    }
+
+    fn with(headers: &str) -> Result<(), BadHead> {
+        judge(&format!("POST /embed HTTP/1.1\r\nHost: a\r\n{headers}\r\n"))
+    }
+
+    fn line(line: &str) -> Result<(), BadHead> {
+        judge(&format!("{line}\r\nHost: a.example:80\r\n\r\n"))
+    }
+
+    #[test]
+    fn ordinary_heads_are_let_in() {
+        for headers in [
+            "",
+            "Content-Length: 0\r\n",
+            "Content-Length:17\r\n",
+            "transfer-encoding: Chunked\r\n",
+            "X-Empty:\r\nX-Tab:\ta\tb\r\nX-Colons: a:b::c\r\n",
+            "X-Latin: caf\u{e9}\r\n",
+        ] {
+            assert_eq!(with(headers), Ok(()), "{headers:?}");
+        }
+        for request in [
+            "GET / HTTP/1.1",
+            "POST /embed?x=%20&y HTTP/1.0",
+            "OPTIONS * HTTP/1.1",
+            "GET http://a.example:80/embed HTTP/1.1",
+            "GET HTTP://a.example:80 HTTP/1.1",
+        ] {
+            assert_eq!(line(request), Ok(()), "{request:?}");
+        }
+        assert_eq!(judge("GET / HTTP/1.0\r\n\r\n"), Ok(()));
+        assert_eq!(judge("\r\n\r\nGET / HTTP/1.0\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn doubtful_bodies_are_refused() {
+        for (headers, expected) in [
+            (
+                "Content-Length: 1\r\nContent-Length: 1\r\n",
+                BadHead::Length,
+            ),
+            ("Content-Length: 1, 1\r\n", BadHead::Length),
+            ("Content-Length: +1\r\n", BadHead::Length),
+            ("Content-Length: 0x1\r\n", BadHead::Length),
+            ("Content-Length: 1 1\r\n", BadHead::Length),
+            ("Content-Length:\r\n", BadHead::Length),
+            ("Content-Length: 99999999999999999999\r\n", BadHead::Length),
+            ("Transfer-Encoding: gzip, chunked\r\n", BadHead::Coding),
+            ("Transfer-Encoding: chunked, identity\r\n", BadHead::Coding),
+            ("Transfer-Encoding: xchunked\r\n", BadHead::Coding),
+            ("Transfer-Encoding: \"chunked\"\r\n", BadHead::Coding),
+            ("Transfer-Encoding:\r\n", BadHead::Coding),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                BadHead::Coding,
+            ),
+            (
+                "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+                BadHead::LengthAndCoding,
+            ),
+        ] {
+            assert_eq!(with(headers), Err(expected), "{headers:?}");
+        }
+        let old = judge("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert_eq!(old, Err(BadHead::Coding));
+    }
+
+    #[test]
+    fn doubtful_lines_are_refused() {
+        for (headers, expected) in [
+            ("X : 1\r\n", BadHead::HeaderLine),
+            (" X: 1\r\n", BadHead::HeaderLine),
+            ("X: 1\r\n 2\r\n", BadHead::HeaderLine),
+            ("X: 1\r\n\t2: 3\r\n", BadHead::HeaderLine),
+            ("X\r\n", BadHead::HeaderLine),
+            (": 1\r\n", BadHead::HeaderLine),
+            ("X\u{e9}: 1\r\n", BadHead::HeaderLine),
+            ("X(y): 1\r\n", BadHead::HeaderLine),
+            ("X: 1\nY: 2\r\n", BadHead::Control),
+            ("X: 1\rY: 2\r\n", BadHead::Control),
+            ("X: 1\r\r\n", BadHead::Control),
+            ("X: \0\r\n", BadHead::Control),
+            ("X: \x0b\r\n", BadHead::Control),
+            ("X: \x7f\r\n", BadHead::Control),
+            ("Host: a\r\n", BadHead::Host),
+        ] {
+            assert_eq!(with(headers), Err(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn doubtful_targets_and_hosts_are_refused() {
+        for (request, expected) in [
+            ("GET  / HTTP/1.1", BadHead::RequestLine),
+            ("GET /\t HTTP/1.1", BadHead::RequestLine),
+            ("GET / HTTP/1.1 ", BadHead::RequestLine),
+            (" GET / HTTP/1.1", BadHead::RequestLine),
+            ("GET / HTTP/2.0", BadHead::RequestLine),
+            ("GET / http/1.1", BadHead::RequestLine),
+            ("GET /", BadHead::RequestLine),
+            ("G@T / HTTP/1.1", BadHead::RequestLine),
+            ("GET embed HTTP/1.1", BadHead::RequestLine),
+            ("GET /\u{e9} HTTP/1.1", BadHead::RequestLine),
+            ("GET /#x HTTP/1.1", BadHead::RequestLine),
+            ("GET ftp://a.example:80/ HTTP/1.1", BadHead::RequestLine),
+            ("CONNECT a.example:80 HTTP/1.1", BadHead::Connect),
+            ("GET http://b.example/ HTTP/1.1", BadHead::Target),
+            ("GET http://a.example/ HTTP/1.1", BadHead::Target),
+            ("GET http://u@a.example:80/ HTTP/1.1", BadHead::Target),
+            ("GET http:///embed HTTP/1.1", BadHead::Target),
+        ] {
+            assert_eq!(line(request), Err(expected), "{request:?}");
+        }
+        for host in [
+            "",
+            "Host:\r\n",
+            "Host: a b\r\n",
+            "Host: u@a\r\n",
+            "Host: a/b\r\n",
+        ] {
+            let head = format!("GET / HTTP/1.1\r\n{host}\r\n");
+            assert_eq!(judge(&head), Err(BadHead::Host), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_found_however_a_head_arrives() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let mut scanner = Scanner::new(LIMITS);
+        let found = (1..=head.len()).find_map(|length| {
+            let whole = scanner.scan(&head[..length]).unwrap();
+            whole.map(|end| (length, end))
+        });
+        assert_eq!(found, Some((27, 27)));
+        assert_eq!(Scanner::new(LIMITS).scan(head), Ok(Some(27)));
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(200));
+        let limit = LIMITS.bytes;
+        let result = Scanner::new(LIMITS).scan(long.as_bytes());
+        assert_eq!(result, Err(BadHead::TooLarge { limit }));
+        let whole = format!("{long}\r\n\r\n");
+        let result = Scanner::new(LIMITS).scan(whole.as_bytes());
+        assert_eq!(
+            result,
+            Err(BadHead::TooLarge { limit }),
+            "however it arrives"
+        );
+        assert_eq!(with("A: 1\r\nB: 2\r\nC: 3\r\n"), Ok(()));
+        let five = with("A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n");
+        assert_eq!(five, Err(BadHead::TooMany { limit: 4 }));
+        assert_eq!(five.unwrap_err().status(), 431);
+    }
+}

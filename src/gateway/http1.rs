@@ -1,0 +1,111 @@
+//! One connection that speaks HTTP/1: request after request, until either side has had enough.
+//!
+//! ```text
+//! bytes ─ head (bounded, strict) ─▶ pingora's session ─ handler ─▶ what is left, for the next one
+//!            └─ refused: an answer, and the end
+//! ```
+//!
+//! pingora parses heads leniently and each of its reads has a time of its own, so heads are read and
+//! checked before it sees them.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+use super::forwarding::peer_of;
+use super::framing::BadHead;
+use super::handler::Handler;
+use super::head::{Arrival, Heads, NoRequest};
+use super::respond::Reply;
+use crate::upstream::Upstream;
+
+/// How long a client that was refused may go on sending, so that it reads the refusal before its
+/// connection is reset.
+const LINGER: Duration = Duration::from_secs(2);
+/// And how much.
+const LINGER_BYTES: u64 = 1 << 20;
+
+/// How a connection went on.
+pub(super) enum Then {
+    /// It is closed.
+    Closed,
+    /// The client speaks HTTP/2; nothing has been answered. With all that was read.
+    Http2(Stream, BytesMut),
+}
+
+/// Serves a connection.
+pub(super) async fn serve<U: Upstream>(
+    handler: &Handler<U>,
+    mut stream: Stream,
+    stopping: &watch::Receiver<bool>,
+) -> Then {
+    let mut heads = Heads::new(handler.settings.heads(), stopping.clone());
+    let mut carried = BytesMut::new();
+    loop {
+        let head = match heads.next(&mut stream, carried).await {
+            Ok(Arrival::Request(head)) => head,
+            // Over TLS it would have been agreed on before.
+            Ok(Arrival::Http2(head)) if stream.get_ssl_digest().is_none() => {
+                return Then::Http2(stream, head);
+            }
+            Ok(Arrival::Http2(_)) | Err(NoRequest::Done) => return Then::Closed,
+            Err(refusal) => {
+                let peer = peer_of(stream.get_socket_digest().as_deref());
+                refuse(stream, handler.refuse_head(&refusal, peer)).await;
+                return Then::Closed;
+            }
+        };
+        match exchange(handler, stream, head).await {
+            Some((same, rest)) => (stream, carried) = (same, rest),
+            None => return Then::Closed,
+        }
+    }
+}
+
+/// Has one request answered. Returns the connection, if it can take another one, and what was read
+/// beyond this one.
+async fn exchange<U: Upstream>(
+    handler: &Handler<U>,
+    stream: Stream,
+    head: BytesMut,
+) -> Option<(Stream, BytesMut)> {
+    let mut session = ServerSession::new_http1(stream);
+    // Bytes that are there already are parsed first; the head is whole, so nothing more is read.
+    session.set_pipelined_prefix(head);
+    if let Err(error) = session.read_request().await {
+        tracing::debug!(%error, "a head was let in that pingora refuses");
+        let peer = session
+            .digest()
+            .and_then(|digest| digest.socket_digest.clone());
+        let refusal = NoRequest::Bad(BadHead::RequestLine);
+        let reply = handler.refuse_head(&refusal, peer_of(peer.as_deref()));
+        session.set_keepalive(None);
+        let _ = reply.write(&mut session).await;
+        return None;
+    }
+    // An error here: the connection broke, and the record of the request says so.
+    handler.handle(&mut session).await.ok()?;
+    let (stream, rest) = session.finish().await.ok()??.into_parts();
+    Some((stream, rest.unwrap_or_default()))
+}
+
+/// Answers without a session, and hangs up once the client has had the time to read it.
+async fn refuse(mut stream: Stream, reply: Reply) {
+    let farewell = async {
+        say(&mut stream, reply).await?;
+        let mut rest = (&mut stream).take(LINGER_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // Best effort: a client that is not reading loses nothing it has a right to.
+    let _ = tokio::time::timeout(LINGER, farewell).await;
+}
+
+/// Answers without a session, and says that nothing more will come.
+pub(super) async fn say(stream: &mut Stream, reply: Reply) -> std::io::Result<()> {
+    stream.write_all(&reply.into_http1()).await?;
+    AsyncWriteExt::shutdown(stream).await
+}

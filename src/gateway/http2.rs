@@ -1,0 +1,87 @@
+//! One connection that speaks HTTP/2: many requests at once, each handled as any other.
+//!
+//! Client and server share the connection's windows, so that what a client may send without being
+//! read is bounded. The connection ends when it has been idle for long, when the client breaks the
+//! rules too often, or, once the proxy stops, with the last of its requests.
+
+use std::sync::Arc;
+
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
+use pingora::protocols::{Digest, Stream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::handler::Handler;
+use crate::upstream::Upstream;
+
+/// Requests at once on one connection; what RFC 9113 recommends at least.
+const MAX_STREAMS: u32 = 100;
+/// Bytes that may be on their way to us on one connection, read by nobody.
+const WINDOW: u32 = 256 << 10;
+/// Requests so malformed that they are not handled at all.
+const MAX_REJECTED: usize = 32;
+
+/// Serves a connection.
+pub(super) async fn serve<U: Upstream>(
+    handler: &Arc<Handler<U>>,
+    stream: Stream,
+    stopping: &watch::Receiver<bool>,
+) {
+    let settings = handler.settings;
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let options = options(settings.max_head);
+    let handshake = server::handshake(stream, Some(options));
+    let Ok(Ok(mut connection)) = timeout(settings.client_head, handshake).await else {
+        return;
+    };
+    let mut stopping = stopping.clone();
+    let mut is_stopping = false;
+    let mut rejected = 0;
+    let mut requests = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop), if !is_stopping => {
+                is_stopping = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            Some(_) = requests.join_next() => continue,
+            accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            () = sleep(settings.client_idle), if requests.is_empty() => return,
+        };
+        match accepted {
+            Ok(Some(H2Accept::Session(request))) => {
+                let session = ServerSession::new_http2(request);
+                requests.spawn(handle(Arc::clone(handler), session));
+            }
+            Ok(Some(H2Accept::Rejected)) if rejected < MAX_REJECTED => rejected += 1,
+            // Requests end with their connection.
+            Ok(Some(H2Accept::Rejected) | None) | Err(_) => return,
+        }
+    }
+}
+
+fn options(max_head: usize) -> H2Options {
+    let mut options = server::default_h2_options();
+    options
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    options
+}
+
+async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: ServerSession) {
+    if handler.handle(&mut session).await.is_ok() {
+        // An error here: the client has gone, after its answer.
+        let _ = session.finish().await;
+    }
+}

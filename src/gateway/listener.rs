@@ -1,0 +1,123 @@
+//! What becomes of a new connection: counted, secured where TLS is configured, and served in the
+//! protocol that its client speaks.
+//!
+//! The TLS handshake is ours rather than pingora's listener's, which has a fixed time for it, does
+//! not count it as a connection, and can't have its certificate replaced while it runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::apps::ServerApp;
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::l4::stream::Stream as TcpStream;
+use pingora::protocols::{ALPN, Stream};
+use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connections::Connections;
+use super::forwarding::peer_of;
+use super::handler::Handler;
+use super::http1::{self, Then};
+use super::http2;
+use super::respond::Reply;
+use super::tls::Certificates;
+use crate::upstream::Upstream;
+
+/// Serves the connections of one address.
+pub struct Listener<U> {
+    handler: Arc<Handler<U>>,
+    connections: Connections,
+    certificates: Option<Arc<Certificates>>,
+    close_idle: watch::Receiver<bool>,
+}
+
+impl<U: Upstream> Listener<U> {
+    /// `certificates`: none = without TLS. `close_idle`: connections of HTTP/1 without a request are
+    /// closed once it is true; those of HTTP/2 can be told to send nothing more, and are, as soon as
+    /// nothing is accepted any more.
+    pub fn new(
+        handler: Arc<Handler<U>>,
+        connections: Connections,
+        certificates: Option<Arc<Certificates>>,
+        close_idle: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            handler,
+            connections,
+            certificates,
+            close_idle,
+        }
+    }
+
+    async fn serve(&self, stream: Stream, stopping: &ShutdownWatch) {
+        let Some(stream) = self.secure(stream).await else {
+            return;
+        };
+        if stream.selected_alpn_proto() == Some(ALPN::H2) {
+            return http2::serve(&self.handler, stream, stopping).await;
+        }
+        if let Then::Http2(stream, read) = http1::serve(&self.handler, stream, &self.close_idle).await
+            && let Some(stream) = rewind(stream, &read)
+        {
+            http2::serve(&self.handler, stream, stopping).await;
+        }
+    }
+
+    /// Does the TLS handshake, if there is to be one. `None`: it failed.
+    async fn secure(&self, stream: Stream) -> Option<Stream> {
+        let Some(certificates) = &self.certificates else {
+            return Some(stream);
+        };
+        let peer = peer_of(stream.get_socket_digest().as_deref());
+        let stream = tcp(stream)?;
+        let acceptor = Acceptor::from_server_config(certificates.current());
+        let handshake = acceptor.tls_handshake(stream);
+        let problem = match timeout(self.handler.settings.client_head, handshake).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "not finished in time (timeouts.client_head)".to_owned(),
+        };
+        tracing::info!(?peer, problem, "a TLS handshake with a client failed");
+        None
+    }
+
+    async fn turn_away(&self, mut stream: Stream) {
+        tracing::warn!("a connection was refused: limits.max_connections are open");
+        // Over TLS nothing can be said without a handshake, and that is work for one more.
+        if self.certificates.is_none() {
+            let reply = Reply::retry_later("too many open connections; retry later", 1);
+            // Best effort: a client that is not reading loses nothing it has a right to.
+            let _ = http1::say(&mut stream, reply).await;
+        }
+    }
+}
+
+#[async_trait]
+impl<U: Upstream> ServerApp for Listener<U> {
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        match self.connections.open() {
+            Some(_open) => self.serve(stream, shutdown).await,
+            None => self.turn_away(stream).await,
+        }
+        None
+    }
+}
+
+/// Every connection starts as one of TCP.
+fn tcp(stream: Stream) -> Option<TcpStream> {
+    let stream = stream.into_any().downcast::<TcpStream>().ok()?;
+    Some(*stream)
+}
+
+/// Puts back what was read.
+fn rewind(stream: Stream, read: &BytesMut) -> Option<Stream> {
+    let mut stream = tcp(stream)?;
+    stream.rewind(read);
+    Some(Box::new(stream))
+}

@@ -1,0 +1,180 @@
+//! HTTP/2 is served like HTTP/1.1: with TLS where it is agreed on, and without to those who know.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::Method;
+use tokio::net::TcpStream;
+
+use crate::harness::{Behaviour, Config, Proxy, Wire, embed_body, eventually, padded, sim_host};
+
+async fn connect(proxy: &Proxy) -> Wire {
+    let stream = TcpStream::connect(proxy.address()).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    Wire::http2(stream).await
+}
+
+/// The same connection once more.
+fn share(wire: &Wire) -> Wire {
+    match wire {
+        Wire::Http2(sender) => Wire::Http2(sender.clone()),
+        Wire::Http1(_) => panic!("HTTP/1 can't be shared"),
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_one_connection() {
+    let host = sim_host("host").slots(8).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let wire = connect(&proxy).await;
+
+    let texts = (0..50).map(|number| format!("text {number}"));
+    let requests = texts.map(|text| {
+        let mut wire = share(&wire);
+        async move { wire.embed(&text).await.assert_embedding_of(&text) }
+    });
+    join_all(requests).await;
+
+    assert_eq!(host.arrivals(), 50);
+}
+
+#[tokio::test]
+async fn hosts_get_http_1_with_the_host_and_length_that_it_needs() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut wire = connect(&proxy).await;
+
+    wire.embed("x").await.assert_embedding_of("x");
+
+    let seen = host.record().requests[0].clone();
+    assert_eq!(seen.path_and_query, "/embed");
+    assert_eq!(seen.headers["host"], host.address().to_string());
+    let length = embed_body("x").to_string().len();
+    assert_eq!(seen.headers["content-length"], length.to_string());
+    assert!(!seen.headers.contains_key("transfer-encoding"));
+}
+
+#[tokio::test]
+async fn a_long_answer_arrives_whole() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServePadded(20 << 20))
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut wire = connect(&proxy).await;
+
+    let reply = wire.embed("long").await;
+
+    reply.assert_embedding_of("long");
+    assert!(reply.body.len() > 20 << 20);
+    assert!(!reply.headers.contains_key("transfer-encoding"));
+}
+
+#[tokio::test]
+async fn a_request_whose_client_resets_it_is_dropped_and_its_sibling_goes_on() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let wire = connect(&proxy).await;
+    let (mut gone, mut stays) = (share(&wire), share(&wire));
+    let gone = tokio::spawn(async move { gone.embed("gone").await });
+    host.runs(1).await;
+    let stays = tokio::spawn(async move { stays.embed("stays").await });
+    host.runs(2).await;
+
+    gone.abort();
+
+    host.runs(1).await;
+    host.release_all();
+    stays.await.unwrap().assert_embedding_of("stays");
+}
+
+#[tokio::test]
+async fn requests_are_dropped_with_their_connection() {
+    let host = sim_host("host").behaving(Behaviour::Hang).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut wire = connect(&proxy).await;
+    let request = tokio::spawn(async move { wire.embed("gone").await });
+    eventually("the request is on the host", async || {
+        host.record().present == 1
+    })
+    .await;
+
+    request.abort();
+
+    eventually("it is not any more", async || host.record().present == 0).await;
+}
+
+#[tokio::test]
+async fn bounds_hold() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host])
+        .set("limits", "max_body", "1KiB")
+        .set("limits", "max_headers", 20);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut wire = connect(&proxy).await;
+
+    let body: Bytes = padded(&embed_body("large"), 2 << 10).into();
+    let request = wire.request(Method::POST, "/embed", body);
+    wire.send(request).await.assert_error(413);
+
+    let mut request = wire.embed_request("many");
+    for number in 0..30 {
+        let name: http::HeaderName = format!("x-{number}").parse().unwrap();
+        request.headers_mut().insert(name, "1".parse().unwrap());
+    }
+    let detail = wire.send(request).await.assert_error(431);
+    assert!(detail.contains("20"), "{detail}");
+
+    wire.embed("after").await.assert_embedding_of("after");
+    assert_eq!(host.arrivals(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "100ms");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut wire = connect(&proxy).await;
+    wire.embed("x").await.assert_embedding_of("x");
+
+    let Wire::Http2(sender) = &wire else {
+        panic!("not HTTP/2")
+    };
+    eventually("the connection is closed", async || sender.is_closed()).await;
+}
+
+#[tokio::test]
+async fn a_slow_request_outlives_the_idle_time() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeAfter(Duration::from_millis(500)))
+        .start();
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "50ms");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+
+    let mut wire = connect(&proxy).await;
+
+    wire.embed("slow").await.assert_embedding_of("slow");
+}
+
+#[tokio::test]
+async fn what_runs_when_the_proxy_stops_is_finished() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let mut proxy = Proxy::in_front_of(&[&host]).await;
+    let mut wire = connect(&proxy).await;
+    let request = tokio::spawn(async move { wire.embed("last").await });
+    host.runs(1).await;
+
+    proxy.terminate().await;
+    eventually("the proxy is stopping", async || {
+        proxy.log().contains("stopping")
+    })
+    .await;
+    host.release_all();
+
+    request.await.unwrap().assert_embedding_of("last");
+    assert!(proxy.ended().await.success());
+}
