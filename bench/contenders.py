@@ -162,9 +162,12 @@ http {{
 
 
 def haproxy_config(port: int, job: Job) -> str:
-    """No host gets more than it can run at once; the rest waits in HAProxy's own queue."""
+    """No host gets more than it can run at once; the rest waits in HAProxy's own queue.
+
+    Five failures in a row take a host out until a check of its health is good.
+    """
     hosts = "".join(
-        f"  server host-{number} {address} check maxconn {job.slots}\n"
+        f"  server host-{number} {address} maxconn {job.slots}\n"
         for number, address in enumerate(job.hosts)
     )
     log = "  log stdout format raw local0 info\n  option httplog\n" if job.log else ""
@@ -187,4 +190,5 @@ frontend clients
 backend hosts
   balance leastconn
   option httpchk GET /health
+  default-server check inter 1s fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down
 {hosts}"""

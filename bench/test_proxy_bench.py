@@ -46,7 +46,7 @@ class Contenders(unittest.TestCase):
         self.assertNotIn("RUST_LOG", loud.env)
 
     def test_no_host_gets_more_than_its_slots_from_haproxy(self) -> None:
-        servers = re.findall(r"server \S+ \S+ check maxconn (\d+)", contenders.haproxy_config(1, JOB))
+        servers = re.findall(r" server \S+ \S+ maxconn (\d+)", contenders.haproxy_config(1, JOB))
         self.assertEqual(servers, ["3", "3"])
 
     def test_what_is_missing_is_named_with_the_way_to_get_it(self) -> None:
