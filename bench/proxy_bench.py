@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="measure little and write nothing")
-    parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "release")
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "dist")
     parser.add_argument("--check", action="store_true", help="only look for what is compared")
     return parser.parse_args()
 

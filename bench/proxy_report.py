@@ -21,10 +21,10 @@ def document(
     sections = [
         "# Benchmark of the proxy",
         f"Measured on {date.today().isoformat()} by `make bench-proxy`, which writes this file. It "
-        "builds the release binaries and puts gpu-bridge, nginx and HAProxy in front of simulated "
-        "GPU hosts (`bench/load`). What counts is how they compare: absolute times are those of "
-        "this machine on that day. `make bench-proxy QUICK=1` tries everything out and writes "
-        "nothing.",
+        "builds the binaries as they are shipped and puts gpu-bridge, nginx and HAProxy in front "
+        "of simulated GPU hosts (`bench/load`). What counts is how they compare: absolute times "
+        "are those of this machine on that day. `make bench-proxy QUICK=1` tries everything out "
+        "and writes nothing.",
         "## Machine and versions",
         table(("", ""), [*machine.items(), *versions.items()]),
         method(plan),
