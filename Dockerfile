@@ -25,10 +25,11 @@ FROM toolchain AS manifests
 COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
 COPY backend/encoder/Cargo.toml backend/encoder/
+COPY bench/load/Cargo.toml bench/load/
 COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src backend/encoder/src wire/src tests/blackbox \
+RUN mkdir -p src backend/src backend/encoder/src bench/load/src wire/src tests/blackbox \
  && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs wire/src/lib.rs \
- && for main in src/main.rs backend/src/main.rs tests/blackbox/main.rs; do \
+ && for main in src/main.rs backend/src/main.rs bench/load/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done
 

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test build model bench-backend preflight cargo-deny clean
+.PHONY: help demo test build model bench-backend bench-proxy preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -33,6 +33,14 @@ bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorc
 	cargo build --release --locked --package gpu-bridge-backend --example encode_bench
 	@$(or $(BENCH_PYTHON),$(BENCH_VENV)/bin/python) bench/backend_bench.py \
 		--bin-dir "$(RELEASE)" $(if $(filter-out 0,$(QUICK)),--quick)
+
+# In the profile of what is shipped, as the peers are that a distribution has built.
+bench-proxy: preflight ## Measure the proxy against nginx and HAProxy (QUICK=1: a try, two minutes)
+	@python3 bench/proxy_bench.py --check
+	cargo build --profile dist --locked --package gpu-bridge --package gpu-bridge-bench --bins
+	$(if $(wildcard examples/pool_bench.rs),cargo build --profile dist --locked --example pool_bench)
+	@python3 bench/proxy_bench.py --bin-dir "$(dir $(RELEASE))dist" \
+		$(if $(filter-out 0,$(QUICK)),--quick)
 
 $(BENCH_VENV)/installed: bench/requirements.txt
 	python3 -m venv --clear $(BENCH_VENV)

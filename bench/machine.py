@@ -59,6 +59,18 @@ def versions(root: Path) -> dict[str, str]:
     return found
 
 
+def proxy_versions(root: Path, nginx: str, haproxy: str) -> dict[str, str]:
+    """Versions of the proxies that are compared, name by name."""
+    # nginx tells its version as an error.
+    shown = subprocess.run((nginx, "-v"), check=True, capture_output=True, text=True).stderr
+    return {
+        "gpu-bridge": commit(root),
+        "rustc": run(root, "rustc", "--version").removeprefix("rustc "),
+        "nginx": first(r"nginx/(\S+)", shown),
+        "HAProxy": first(r"version (\S+)", run(root, haproxy, "-v")),
+    }
+
+
 def commit(root: Path) -> str:
     changed = run(root, "git", "status", "--porcelain", "--untracked-files=no")
     return run(root, "git", "rev-parse", "--short=12", "HEAD") + (" and changes" if changed else "")

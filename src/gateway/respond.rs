@@ -75,7 +75,7 @@ impl Reply {
     /// Writes the answer; returns the bytes of its body.
     pub(super) async fn write(self, session: &mut ServerSession) -> pingora::Result<usize> {
         let length = self.body.len();
-        let mut head = head(self.status, &self.headers)?;
+        let mut head = head(self.status, self.headers);
         head.insert_header(header::CONTENT_LENGTH, length)?;
         session.write_response_header(Box::new(head)).await?;
         session.write_response_body(self.body, true).await?;
@@ -89,9 +89,9 @@ pub(super) async fn deliver(
     headers: HeaderMap,
     session: &mut ServerSession,
 ) -> pingora::Result<usize> {
-    let mut all = delivery.answer.headers.clone();
+    let mut all = std::mem::take(&mut delivery.answer.headers);
     all.extend(headers);
-    let mut head = head(delivery.answer.status, &all)?;
+    let mut head = head(delivery.answer.status, all);
     let body = &delivery.answer.body;
     if delivery.rest.is_none() {
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -117,12 +117,11 @@ pub(super) async fn deliver(
     Ok(written)
 }
 
-fn head(status: StatusCode, headers: &HeaderMap) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(headers.len() + 1))?;
-    for (name, value) in headers {
-        head.append_header(name.clone(), value)?;
-    }
-    Ok(head)
+fn head(status: StatusCode, headers: HeaderMap) -> ResponseHeader {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = headers;
+    parts.into()
 }
 
 /// Our ids, names and timings are plain ASCII; anything else would be left out.

@@ -95,7 +95,8 @@ impl Attempt<'_> {
 
 fn request_for(target: &Target, call: &Call) -> pingora::Result<RequestHeader> {
     let headers = Some(call.headers.len() + 3);
-    let mut request = RequestHeader::build(call.method.clone(), call.target.as_bytes(), headers)?;
+    let mut request =
+        RequestHeader::build_no_case(call.method.clone(), call.target.as_bytes(), headers)?;
     for (name, value) in &call.headers {
         request.append_header(name.clone(), value)?;
     }

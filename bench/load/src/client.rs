@@ -1,0 +1,113 @@
+//! A client that keeps its connections and checks what it gets.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::{RECEIVED_HEADER, WORK_HEADER};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With a good answer, whole and right.
+    Ok,
+    /// With another status than 200.
+    Refused(StatusCode),
+    /// With status 200, but a part of the answer or of what the host got is missing or wrong.
+    Wrong,
+    /// Without an answer: the connection broke.
+    Broken,
+    /// The client had waited long enough.
+    TimedOut,
+}
+
+type Connection = SendRequest<Full<Bytes>>;
+
+/// See the module.
+pub(crate) struct Client {
+    address: SocketAddr,
+    patience: Duration,
+    /// The body of a good answer.
+    expected: Bytes,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Client {
+    /// Sends to `address`, waits at most `patience` for answers, and expects this one.
+    pub(crate) fn new(address: SocketAddr, patience: Duration, expected: Bytes) -> Self {
+        Self {
+            address,
+            patience,
+            expected,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends one request that occupies a slot for `work`.
+    pub(crate) async fn ask(&self, body: Bytes, work: Duration) -> Outcome {
+        match timeout(self.patience, self.exchange(body, work)).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::Broken,
+            Err(_) => Outcome::TimedOut,
+        }
+    }
+
+    async fn exchange(&self, body: Bytes, work: Duration) -> anyhow::Result<Outcome> {
+        let mut connection = self.connection().await?;
+        let sent = body.len().to_string();
+        let request = Request::post("/embed")
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .header(WORK_HEADER, work.as_micros().to_string())
+            .body(Full::new(body))?;
+        let answer = connection.send_request(request).await?;
+        let (head, body) = answer.into_parts();
+        let Ok(body) = body.collect().await else {
+            return Ok(Outcome::Wrong);
+        };
+        self.keep(connection);
+        if head.status != StatusCode::OK {
+            return Ok(Outcome::Refused(head.status));
+        }
+        let received = head.headers.get(RECEIVED_HEADER);
+        let right = received.is_some_and(|bytes| bytes == sent.as_str());
+        Ok(if right && body.to_bytes() == self.expected {
+            Outcome::Ok
+        } else {
+            Outcome::Wrong
+        })
+    }
+
+    /// One that is open already, or a new one.
+    async fn connection(&self) -> anyhow::Result<Connection> {
+        while let Some(mut connection) = self.take() {
+            if connection.ready().await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.idle.lock().ok()?.pop()
+    }
+
+    fn keep(&self, connection: Connection) {
+        if let Ok(mut idle) = self.idle.lock() {
+            idle.push(connection);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Measure gpu-bridge against nginx and HAProxy in front of simulated GPU hosts, side by side.
+
+Prints its tables. Without --quick they go to PROXY_RESULTS.md beside this file. `make bench-proxy`
+builds what this needs.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import backend_bench
+import contenders
+import machine
+import proxy_report
+import proxy_scenarios
+from backend_bench import ROOT
+from contenders import MissingError
+from proxy_plan import FULL, QUICK
+from proxy_scenarios import Bench
+from services import ServiceError
+
+RESULTS = Path(__file__).with_name("PROXY_RESULTS.md")
+# A benchmark of the pool alone, without I/O; what it prints belongs to the results.
+POOL_BENCH = "pool_bench"
+
+
+def main() -> int:
+    args = parse_arguments()
+    # It would change what our proxy logs, and with that what it costs.
+    os.environ.pop("RUST_LOG", None)
+    began = time.monotonic()
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (MissingError, ServiceError, OSError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    progress(f"done in {minutes} min {seconds} s")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="measure little and write nothing")
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "dist")
+    parser.add_argument("--check", action="store_true", help="only look for what is compared")
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    binaries = args.bin_dir.resolve()
+    programs = contenders.find_programs(binaries / "gpu-bridge")
+    if args.check:
+        return
+    backend_bench.warn_of_load()
+    facts = machine.machine()
+    versions = machine.proxy_versions(ROOT, programs.nginx, programs.haproxy)
+    plan = QUICK if args.quick else FULL
+    bench = Bench(programs, binaries / "gpu-bridge-bench", plan, progress)
+    found = proxy_scenarios.measure(bench)
+    pool = pool_bench(binaries)
+    text = proxy_report.document(facts, versions, plan, found, pool)
+    print(text, flush=True)
+    if not args.quick:
+        RESULTS.write_text(text + "\n", encoding="utf-8")
+        progress(f"wrote {RESULTS.relative_to(ROOT)}")
+
+
+def pool_bench(binaries: Path) -> str | None:
+    """What the benchmark of the pool prints, if it has been built."""
+    program = binaries / "examples" / POOL_BENCH
+    if not program.exists():
+        return None
+    progress("the pool alone")
+    return machine.run(ROOT, str(program))
+
+
+def progress(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""How much the comparison of proxies measures: all of it for PROXY_RESULTS.md, or little to try it."""
+
+from dataclasses import dataclass
+
+# The pool in front of which every proxy is put, and the work of a request.
+HOSTS = 4
+SLOTS = 2
+MEAN_SECONDS = 0.2
+# The last host's speed where hosts are unequal, and the load there as a share of what all can do.
+SLOW = 0.25
+UNEQUAL_LOAD = 0.8
+# Requests a second while one host is broken: 0.7 of what all can do, 0.93 of what is left.
+FAULT_RATE = 28.0
+FAULTS = ("killed", "hang", "errors", "mid-body", "foreign")
+# Every proxy gives up an attempt after this time.
+ATTEMPT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Requests that cost a proxy CPU time and memory, and the hosts none."""
+
+    body_bytes: int
+    answer_bytes: int
+    connections: int
+    requests: int  # in a round
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The extent of one run."""
+
+    small: Cost
+    big: Cost
+    overload: tuple[tuple[float, int], ...]  # load as a multiple of what the hosts can do, requests
+    unequal_requests: int
+    fault_requests: int
+    fault_seconds: tuple[float, float]  # from, until
+
+
+FULL = Plan(
+    small=Cost(256, 1024, connections=16, requests=20_000, rounds=5),
+    big=Cost(2 << 20, 800_000, connections=8, requests=300, rounds=5),
+    overload=((1.2, 2160), (2.0, 2000)),
+    unequal_requests=847,
+    fault_requests=847,
+    fault_seconds=(8.0, 22.0),
+)
+
+QUICK = Plan(
+    small=Cost(256, 1024, connections=16, requests=4_000, rounds=1),
+    big=Cost(2 << 20, 800_000, connections=8, requests=40, rounds=1),
+    overload=((1.2, 300), (2.0, 300)),
+    unequal_requests=160,
+    fault_requests=250,
+    fault_seconds=(2.0, 6.0),
+)
+
+
+def capacity(speeds: tuple[float, ...]) -> float:
+    """Requests a second that hosts of these speeds can do."""
+    return sum(speeds) * SLOTS / MEAN_SECONDS
+
+
+def speeds(unequal: bool) -> tuple[float, ...]:
+    """Of the hosts, one by one."""
+    return (1.0,) * (HOSTS - 1) + (SLOW if unequal else 1.0,)

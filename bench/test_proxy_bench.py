@@ -1,0 +1,140 @@
+"""Tests of what the comparison of proxies computes by itself."""
+
+import json
+import os
+import re
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import contenders
+import proxies
+import proxy_plan
+import proxy_report
+import proxy_scenarios
+from contenders import HAPROXY, NGINX, NGINX_FAILS, OURS, Job, MissingError
+from proxies import Load, Run
+from proxy_plan import FULL, QUICK
+from proxy_scenarios import ALL, Row
+
+JOB = Job(("127.0.0.1:1", "127.0.0.1:2"), slots=3, log=False, folder=Path("/nowhere"))
+
+
+def a_run(ok: int, requests: int = 100, p99: float = 1.0, worst: float = 2.0) -> Run:
+    return Run(requests, ok, {"ok": ok, "503": requests - ok}, p99, worst, 0.5)
+
+
+class Contenders(unittest.TestCase):
+    def test_every_configuration_names_all_hosts_and_the_port(self) -> None:
+        for config in (
+            contenders.our_config(1234, JOB),
+            contenders.nginx_config(1234, JOB, max_fails=0),
+            contenders.haproxy_config(1234, JOB),
+        ):
+            for expected in (*JOB.hosts, "127.0.0.1:1234", f"{proxy_plan.ATTEMPT_SECONDS}s"):
+                self.assertIn(expected, config)
+
+    def test_nobody_logs_requests_unless_all_do(self) -> None:
+        logged = Job(JOB.hosts, JOB.slots, True, JOB.folder)
+        self.assertIn("access_log off;", contenders.nginx_config(1, JOB, 0))
+        self.assertNotIn("httplog", contenders.haproxy_config(1, JOB))
+        self.assertIn("access_log access.log;", contenders.nginx_config(1, logged, 0))
+        self.assertIn("option httplog", contenders.haproxy_config(1, logged))
+        programs = contenders.Programs("a", "b", "c")
+        quiet, loud = (contenders.kinds(programs, job, (OURS,))[0] for job in (JOB, logged))
+        self.assertEqual(quiet.env["RUST_LOG"], "warn")
+        self.assertNotIn("RUST_LOG", loud.env)
+
+    def test_no_host_gets_more_than_its_slots_from_haproxy(self) -> None:
+        servers = re.findall(r" server \S+ \S+ maxconn (\d+)", contenders.haproxy_config(1, JOB))
+        self.assertEqual(servers, ["3", "3"])
+
+    def test_what_is_missing_is_named_with_the_way_to_get_it(self) -> None:
+        with mock.patch.object(contenders.shutil, "which", return_value=None):
+            with self.assertRaisesRegex(MissingError, "nginx and haproxy.*apt-get install"):
+                contenders.find_programs(Path("ours"))
+
+
+class Plans(unittest.TestCase):
+    def test_the_hosts_can_do_what_is_worked_out_by_hand(self) -> None:
+        self.assertAlmostEqual(proxy_plan.capacity(proxy_plan.speeds(unequal=False)), 40)
+        self.assertAlmostEqual(proxy_plan.capacity(proxy_plan.speeds(unequal=True)), 32.5)
+
+    def test_a_fault_is_over_before_the_requests_are(self) -> None:
+        for plan in (FULL, QUICK):
+            start, end = plan.fault_seconds
+            self.assertLess(start, end)
+            self.assertLess(end, plan.fault_requests / proxy_plan.FAULT_RATE)
+
+    def test_a_hanging_host_outlasts_an_attempt_in_a_full_run(self) -> None:
+        start, end = FULL.fault_seconds
+        self.assertGreater(end - start, proxy_plan.ATTEMPT_SECONDS)
+
+
+class Proxies(unittest.TestCase):
+    def test_a_process_with_an_odd_name_is_read(self) -> None:
+        fields = "S 7 " + " ".join(str(number) for number in range(5, 53))
+        stat = f"42 (a) b ( c) {fields}\n"
+        self.assertEqual(proxies.parse_parent(stat), (42, 7))
+        # Fields 14 and 15 of proc(5).
+        self.assertEqual(proxies.cpu_ticks(stat), 14 + 15)
+
+    def test_this_process_is_its_parents_child(self) -> None:
+        stat = Path("/proc/self/stat").read_text()
+        self.assertEqual(proxies.parse_parent(stat), (os.getpid(), os.getppid()))
+
+    def test_descendants_are_children_and_theirs(self) -> None:
+        parents = [(2, 1), (3, 2), (4, 1), (5, 9)]
+        self.assertEqual(sorted(proxies.descendants(1, parents)), [1, 2, 3, 4])
+
+    def test_a_load_is_open_or_closed(self) -> None:
+        common = ["a", "load", "--target", "b", "--requests", "5"]
+        opened = Load(5, rate=2.0).command(Path("a"), "b")
+        self.assertEqual(opened[:8], [*common, "--rate", "2.0"])
+        closed = Load(5, connections=3).command(Path("a"), "b")
+        self.assertEqual(closed[:8], [*common, "--connections", "3"])
+
+    def test_the_generators_summary_is_read(self) -> None:
+        summary = {"requests": 4, "ok": 3, "outcomes": {"ok": 3, "wrong": 1}, "worst": 2.0}
+        line = json.dumps({**summary, "latency": {"p99": 1.0}, "efficiency": None})
+        run = proxies.read_run(line)
+        self.assertEqual((run.ok_percent, run.failures, run.p99), (75, 1, 1.0))
+
+
+class Comparison(unittest.TestCase):
+    def compare(self, ours: float, nginx: float, haproxy: float, more: bool) -> tuple[str, str]:
+        values = {OURS: ours, NGINX: nginx, HAPROXY: haproxy}
+        return proxy_report.comparison(Row("s", "m", values, more))
+
+    def test_ours_is_held_against_the_best_peer(self) -> None:
+        self.assertEqual(self.compare(2, 1, 4, more=False), ("2.00", "worse by 2.00×"))
+        self.assertEqual(self.compare(2, 1, 4, more=True), ("0.50", "worse by 2.00×"))
+        self.assertEqual(self.compare(8, 1, 4, more=True), ("2.00", "better by 2.00×"))
+        self.assertEqual(self.compare(0.5, 1, 4, more=False), ("0.50", "better by 2.00×"))
+        self.assertEqual(self.compare(99, 100, 4, more=True), ("0.99", "equal"))
+
+    def test_without_a_ratio_the_difference_is_told(self) -> None:
+        self.assertEqual(self.compare(0, 96, 85, more=False), ("–", "better by 85"))
+        self.assertEqual(self.compare(3, 0, 85, more=False), ("–", "worse by 3"))
+        self.assertEqual(self.compare(0, 0, 85, more=False), ("–", "equal"))
+
+    def test_latencies_of_those_who_refuse_many_do_not_count(self) -> None:
+        runs = {OURS: a_run(100), NGINX: a_run(87, p99=0.1), NGINX_FAILS: a_run(38, p99=0.1)}
+        runs[HAPROXY] = a_run(99, p99=2.0)
+        row = proxy_scenarios.p99_row("s", runs)
+        self.assertEqual(proxy_report.comparison(row), ("0.50", "better by 2.00×"))
+        runs[HAPROXY] = a_run(50)
+        row = proxy_scenarios.p99_row("s", runs)
+        self.assertEqual(proxy_report.comparison(row)[0], "–")
+
+    def test_the_document_has_every_scenario_and_proxy(self) -> None:
+        runs = {name: a_run(90) for name in ALL}
+        rows = list(proxy_scenarios.fault_rows("one host: hang", runs))
+        found = proxy_scenarios.Found(rows, {"one host: hang": runs})
+        text = proxy_report.document({"CPU": "x"}, {"nginx": "1"}, FULL, found, "granted")
+        for expected in (*ALL, "one host: hang", "90 ok", "granted", "| CPU | x |"):
+            self.assertIn(expected, text)
+
+
+if __name__ == "__main__":
+    unittest.main()
