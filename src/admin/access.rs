@@ -14,7 +14,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use gpu_bridge_wire::API_KEY_HEADER;
 
 use crate::config::Secret;
@@ -101,7 +101,7 @@ fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         let (scheme, key) = value.as_bytes().split_at_checked(b"bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
     });
-    let plain = headers.get(API_KEY_HEADER).map(|value| value.as_bytes());
+    let plain = headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes);
     bearer.into_iter().chain(plain)
 }
 

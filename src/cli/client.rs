@@ -28,7 +28,7 @@ const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 /// Which proxy is meant, and what lets us in.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The proxy's admin address [default: http://127.0.0.1:9765].
+    /// The proxy's admin address; `http://127.0.0.1:9765` unless set.
     #[arg(long, value_name = "URL", env = "GPU_BRIDGE_ADMIN")]
     admin: Option<Url>,
     /// Take the admin address and its key from this configuration instead.

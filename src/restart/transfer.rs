@@ -39,7 +39,7 @@ pub(super) async fn send(
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(offer)?;
     line.push(b'\n');
-    let send = || {
+    let write = || {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
@@ -48,7 +48,7 @@ pub(super) async fn send(
         let line = [IoSlice::new(&line)];
         Ok(sendmsg(&*stream, &line, &mut control, SendFlags::NOSIGNAL)?)
     };
-    let sent = stream.async_io(Interest::WRITABLE, send).await?;
+    let sent = stream.async_io(Interest::WRITABLE, write).await?;
     stream.write_all(line.get(sent..).unwrap_or_default()).await
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn receive(stream: &UnixStream) -> io::Result<(Offer, Vec<Owned
     let mut sockets = Vec::new();
     while line.last() != Some(&b'\n') {
         let mut chunk = [0; 4096];
-        let receive = || {
+        let read = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut chunk = [IoSliceMut::new(&mut chunk)];
@@ -70,11 +70,11 @@ pub(super) async fn receive(stream: &UnixStream) -> io::Result<(Offer, Vec<Owned
             }
             Ok(received.bytes)
         };
-        let read = stream.async_io(Interest::READABLE, receive).await?;
-        if read == 0 || line.len() > MAX_OFFER {
+        let length = stream.async_io(Interest::READABLE, read).await?;
+        if length == 0 || line.len() > MAX_OFFER {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        line.extend_from_slice(&chunk[..read]);
+        line.extend_from_slice(&chunk[..length]);
     }
     Ok((serde_json::from_slice(&line)?, sockets))
 }

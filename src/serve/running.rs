@@ -18,6 +18,9 @@ use crate::gateway::{Certificates, Connections};
 use crate::pool::Pool;
 use crate::restart::Sockets;
 
+/// A connection accepted at the last moment before a hand-over is counted once its TLS handshake is
+/// done, which takes less than that.
+const HANDSHAKES: Duration = Duration::from_secs(2);
 /// How long connections that idle have to close at the very end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -90,14 +93,8 @@ impl Running {
     pub(super) async fn stop(self, signals: &mut Signals) {
         tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
         self.stopping.accepting.send_replace(true);
-        self.stopping.idle.send_replace(true);
-        // Ends when nothing is accepted any more.
-        self.services.join_all().await;
-        let shutdown_time = self.shutdown_time;
-        tokio::select! {
-            closed = self.connections.closed(shutdown_time) => stopped(closed, shutdown_time),
-            () = signals.stop() => tracing::warn!("stopped with requests unfinished: a second signal came"),
-        }
+        let time = self.shutdown_time;
+        self.finish(time, signals).await;
     }
 
     /// A successor accepts what is new. Idle connections stay open until their next request, whose
@@ -106,29 +103,34 @@ impl Running {
         tracing::info!("another process has taken over: finishing what runs and waits");
         self.stopping.accepting.send_replace(true);
         self.stopping.admin.send_replace(true);
-        let shutdown_time = self.shutdown_time;
-        let finish = async {
-            if self.connections.closed(shutdown_time).await {
-                return true;
-            }
-            self.stopping.idle.send_replace(true);
-            self.connections.closed(LAST_WORDS).await
+        let done = async {
+            tokio::time::sleep(HANDSHAKES).await;
+            self.connections.closed(self.shutdown_time).await
         };
-        tokio::select! {
-            closed = finish => stopped(closed, shutdown_time),
-            () = signals.stop() => tracing::warn!("stopped with requests unfinished: a signal came"),
-        }
+        let time = tokio::select! {
+            _ = done => LAST_WORDS,
+            // As when a service is stopped just after it was upgraded.
+            () = signals.stop() => self.shutdown_time,
+        };
+        self.finish(time, signals).await;
     }
-}
 
-fn stopped(all_closed: bool, shutdown_time: Duration) {
-    if all_closed {
-        tracing::info!("stopped");
-    } else {
-        tracing::warn!(
-            ?shutdown_time,
-            "stopped with requests unfinished: timeouts.shutdown passed"
-        );
+    /// Closes idle connections and waits for the others.
+    async fn finish(self, time: Duration, signals: &mut Signals) {
+        self.stopping.idle.send_replace(true);
+        // Ends when nothing is accepted any more.
+        self.services.join_all().await;
+        tokio::select! {
+            biased;
+            closed = self.connections.closed(time) => if closed {
+                tracing::info!("stopped");
+            } else {
+                tracing::warn!("stopped with requests unfinished: timeouts.shutdown passed");
+            },
+            () = signals.stop() => {
+                tracing::warn!("stopped with requests unfinished: a second signal came");
+            }
+        }
     }
 }
 
