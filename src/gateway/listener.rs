@@ -58,7 +58,8 @@ impl<U: Upstream> Listener<U> {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             return http2::serve(&self.handler, stream, stopping).await;
         }
-        if let Then::Http2(stream, read) = http1::serve(&self.handler, stream, &self.close_idle).await
+        if let Then::Http2(stream, read) =
+            http1::serve(&self.handler, stream, &self.close_idle).await
             && let Some(stream) = rewind(stream, &read)
         {
             http2::serve(&self.handler, stream, stopping).await;
