@@ -58,7 +58,8 @@ impl<U: Upstream> Listener<U> {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             return http2::serve(&self.handler, stream, stopping).await;
         }
-        if let Then::Http2(stream, read) = http1::serve(&self.handler, stream, &self.close_idle).await
+        if let Then::Http2(stream, read) =
+            http1::serve(&self.handler, stream, &self.close_idle).await
             && let Some(stream) = rewind(stream, &read)
         {
             http2::serve(&self.handler, stream, stopping).await;
@@ -74,7 +75,7 @@ impl<U: Upstream> Listener<U> {
         let stream = tcp(stream)?;
         let acceptor = Acceptor::from_server_config(certificates.current());
         let handshake = acceptor.tls_handshake(stream);
-        let problem = match timeout(self.handler.settings.client_head, handshake).await {
+        let problem = match timeout(self.handler.settings().client_head, handshake).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "not finished in time (timeouts.client_head)".to_owned(),
