@@ -159,7 +159,10 @@ async fn a_certificate_that_can_not_be_used_is_an_error_at_start() {
     let log = Proxy::fails_to_start(&with_tls(&[&host], &identity, None)).await;
 
     let key = identity.key().display().to_string();
-    assert!(log.contains("listen.tls") && log.contains(&key), "{log}");
+    assert!(
+        log.contains("listen[0].tls.key") && log.contains(&key),
+        "{log}"
+    );
 }
 
 #[tokio::test]
