@@ -25,7 +25,7 @@ pub(super) fn health(section: &Section<'_>) -> Health {
 /// Unless told otherwise, what waits may fill half of the memory: the other half is for answers.
 pub(super) fn queue(section: &Section<'_>, limits: &Limits) -> Queue {
     let queue = Queue {
-        max_waiting: section.count("max_waiting", 512, 0..=1_000_000) as usize,
+        max_waiting: section.count("max_waiting", 4096, 0..=1_000_000) as usize,
         max_bytes: section.bytes("max_bytes", (limits.max_buffered / 2).max(1)),
         max_wait: section.duration("max_wait", 30 * SECOND),
     };
