@@ -148,6 +148,28 @@ async fn what_runs_and_what_waits_is_finished_by_the_process_that_has_it() {
 }
 
 #[tokio::test]
+async fn a_relieved_process_that_is_told_to_stop_finishes_all_the_same() {
+    let place = Place::new();
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host]);
+    let mut old = Proxy::start_at(&place.socket(), &config).await;
+    let running = old.client().start_embed("running");
+    host.runs(1).await;
+    let mut idle = old.connect().await;
+    let _new = Proxy::start_at(&place.socket(), &config).await;
+    old.logs("another process has taken over").await;
+
+    old.terminate().await;
+    assert_eq!(idle.rest().await, "", "idle connections are closed then");
+    host.release_all();
+
+    running.await.unwrap().assert_embedding_of("running");
+    assert_eq!(old.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn an_idle_connection_outlives_the_hand_over_by_one_request() {
     let place = Place::new();
     let host = sim_host("host").start();
