@@ -19,9 +19,9 @@ use crate::pool::Pool;
 use crate::reload::Reloader;
 use crate::restart::Sockets;
 
-/// A connection accepted at the last moment before a hand-over is counted once its TLS handshake is
-/// done, which takes less than that.
-const HANDSHAKES: Duration = Duration::from_secs(2);
+/// A connection accepted at the last moment before a hand-over is counted once its task has begun,
+/// which takes less than that.
+const LATECOMERS: Duration = Duration::from_secs(1);
 /// How long connections that idle have to close at the very end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -106,7 +106,7 @@ impl Running {
         self.stopping.admin.send_replace(true);
         let shutdown_time = self.shutdown_time().await;
         let done = async {
-            tokio::time::sleep(HANDSHAKES).await;
+            tokio::time::sleep(LATECOMERS).await;
             self.connections.closed(shutdown_time).await
         };
         let time = tokio::select! {
