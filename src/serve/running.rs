@@ -61,16 +61,11 @@ impl Running {
         let admin = sockets.admin().context("no admin address")?;
         let admin = admin.listener.try_clone()?;
         let admin_address = admin.local_addr()?;
-        let admin = admin::serve(
+        tokio::spawn(admin::serve(
             tokio::net::TcpListener::from_std(admin)?,
             parts.admin(),
             told(stopping.admin.subscribe()),
-        );
-        tokio::spawn(async move {
-            if let Err(error) = admin.await {
-                tracing::error!(%error, "the admin address is not served any more");
-            }
-        });
+        ));
         let pool = parts.pool.clone();
         let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();
