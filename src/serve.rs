@@ -60,7 +60,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
         relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
         () = signals.stop() => return Ok(()),
     }
-    let running = Running::start(parts, &sockets, stopping)?;
+    let running = Running::start(&parts, &sockets, stopping)?;
     restart::notify(restart::State::Serving);
 
     tokio::select! {
