@@ -9,6 +9,7 @@
 pub mod access;
 mod api;
 mod reply;
+mod server;
 pub mod view;
 
 use std::net::SocketAddr;
@@ -51,18 +52,8 @@ impl Admin {
 }
 
 /// Serves until `stop` ends.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    admin: Admin,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let service = router(admin).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(stop)
-        .await
+pub async fn serve(listener: TcpListener, admin: Admin, stop: impl Future<Output = ()>) {
+    server::serve(listener, router(admin), server::MAX_CONNECTIONS, stop).await;
 }
 
 fn router(admin: Admin) -> Router {

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use http::header;
 use tempfile::{NamedTempFile, TempDir};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Behaviour, Config, HealthAnswer, Process, Proxy, RawConnection, eventually, serve, sim_host,
+    Behaviour, Config, HealthAnswer, Process, Proxy, RawConnection, Wire, eventually, serve,
+    sim_host,
 };
 
 /// What the running proxy logs when a successor appears, and when it is gone again.
@@ -187,6 +189,41 @@ async fn an_idle_connection_outlives_the_hand_over_by_one_request() {
     reply.assert_embedding_of("after");
     assert_eq!(reply.header("connection"), Some("close"));
     assert_eq!(old.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_finishes_its_requests_and_takes_no_more() {
+    let place = Place::new();
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let mut old = Proxy::start_at(&place.socket(), &config).await;
+    let stream = TcpStream::connect(old.address()).await.unwrap();
+    let mut wire = Wire::http2(stream).await;
+    let Wire::Http2(sender) = &mut wire else {
+        unreachable!("asked for")
+    };
+    let mut clones = [sender.clone(), sender.clone()].map(Wire::Http2);
+    let [first, second] = &mut clones;
+    let requests = async { tokio::join!(first.embed("running"), second.embed("waiting")) };
+    let upgrade = async {
+        host.runs(1).await;
+        old.queues(1).await;
+        let new = Proxy::start_at(&place.socket(), &config).await;
+        old.logs("another process has taken over").await;
+        host.release_all();
+        new
+    };
+
+    let ((running, waiting), _new) = tokio::join!(requests, upgrade);
+
+    running.assert_embedding_of("running");
+    waiting.assert_embedding_of("waiting");
+    assert_eq!(old.ended().await.code(), Some(0));
+    let late = wire.embed_request("late");
+    assert!(wire.try_send(late).await.is_err(), "it was told to go away");
 }
 
 #[tokio::test]

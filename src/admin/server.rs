@@ -1,0 +1,150 @@
+//! The admin address's connections: few, and none may dawdle over a head, so that whoever can reach it
+//! can't use up the files that clients' connections need.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+/// Connections at once: some pages that stay open, Prometheus, commands. Further ones wait in the
+/// system's queue.
+pub(super) const MAX_CONNECTIONS: usize = 128;
+/// How long a connection may idle, and how long the next head may take from then on.
+const NEXT_HEAD: Duration = Duration::from_secs(75);
+/// Bytes of a head.
+const MAX_HEAD: usize = 16 << 10;
+/// The pause after `accept` has failed, which it may do again at once (too many open files).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `places` connections until `stop` ends. Connections that are there then finish
+/// their request by themselves.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    places: usize,
+    stop: impl Future<Output = ()>,
+) {
+    let places = Arc::new(Semaphore::new(places));
+    let connections = GracefulShutdown::new();
+    let http = http();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, peer, place) = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = &mut stop => break,
+        };
+        let router = router.clone().layer(Extension(ConnectInfo(peer)));
+        let service = TowerToHyperService::new(router);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            // An error is the other end's: it went away, or sent no HTTP.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    connections.shutdown().await;
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(NEXT_HEAD)
+        .max_buf_size(MAX_HEAD);
+    http
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // Nobody closes the semaphore, so that there always is a place in the end.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) => {
+                tracing::warn!(%error, "the admin address can't accept a connection");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    async fn start(
+        places: usize,
+    ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route(
+            "/",
+            get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }),
+        );
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = serve(listener, router, places, async move {
+            let _ = stopped.await;
+        });
+        (address, stop, tokio::spawn(serving))
+    }
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut read = vec![0; 1024];
+        let length = stream.read(&mut read).await.unwrap();
+        String::from_utf8_lossy(&read[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn the_last_place_is_for_whoever_waits_longest() {
+        let (address, _stop, _serving) = start(1).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        let told = answer(&mut first).await;
+        let own = first.local_addr().unwrap().to_string();
+        assert!(told.ends_with(&own), "the peer is known: {told}");
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+
+        first.write_all(REQUEST).await.unwrap();
+        assert!(
+            answer(&mut first).await.starts_with("HTTP/1.1 200"),
+            "it keeps its place"
+        );
+        drop(first);
+
+        assert!(answer(&mut second).await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_closed_at_the_end() {
+        let (address, stop, serving) = start(2).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        answer(&mut idle).await;
+
+        stop.send(()).unwrap();
+
+        assert_eq!(answer(&mut idle).await, "");
+        serving.await.unwrap();
+    }
+}
