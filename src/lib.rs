@@ -14,6 +14,7 @@
 //! - [`pool`]: who may get a request, and who is next in line; pure decisions.
 //! - [`upstream`]: talking to hosts.
 //! - [`admin`]: metrics for Prometheus.
+//! - [`reload`], [`live`]: a new configuration for a proxy that runs.
 //! - [`telemetry`]: logs and metrics.
 //! - [`restart`]: the listening sockets, and their way from one process to the next.
 //! - [`tls_files`]: certificates and keys in files.
@@ -26,8 +27,10 @@ pub mod config;
 pub mod dispatch;
 pub mod gateway;
 pub mod headers;
+pub mod live;
 pub mod message;
 pub mod pool;
+pub mod reload;
 pub mod restart;
 pub mod serve;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 //! Bodies are lists of the chunks as they were read, so that holding a body for repetition copies
 //! nothing, and each holds its reservation of the common byte budget.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +12,7 @@ use gpu_bridge_wire::{Info, Status};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::budget::{Exhausted, Reservation};
-use crate::config::HostName;
-use crate::pool::Demand;
+use crate::pool::{Demand, HostId};
 
 /// A client's request, whole, ready to be attempted any number of times.
 #[derive(Debug)]
@@ -168,11 +168,12 @@ pub enum Cut {
     TooSlow,
 }
 
+/// What each host last told of itself.
+pub type Reports = HashMap<HostId, HostReport>;
+
 /// What a host last told of itself.
 #[derive(Clone, Debug)]
 pub struct HostReport {
-    /// Its name in the configuration.
-    pub name: HostName,
     /// Its last `/info`, if it ever gave one.
     pub info: Option<Info>,
     /// Its last `/status`, if it ever gave one.

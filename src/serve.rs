@@ -8,9 +8,9 @@ mod running;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -19,15 +19,15 @@ use self::running::{Running, Stopping};
 use crate::admin::Admin;
 use crate::admin::access::Access;
 use crate::budget::Budget;
-use crate::config::{self, Config, Host};
-use crate::dispatch::{self, Dispatcher};
-use crate::gateway::{self, Auth, Certificates, Connections, Forwarding, Handler, Listener};
-use crate::pool::{
-    self, Event, EventKind, HostId, HostSpec, HostView, Pool, Thresholds, Transition,
-};
+use crate::config::{self, Config};
+use crate::dispatch::Dispatcher;
+use crate::gateway::{Auth, Certificates, Connections, Forwarding, Handler, Listener};
+use crate::live::{self, Live};
+use crate::pool::{Event, EventKind, HostView, Pool, Transition};
+use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::Metrics;
-use crate::upstream::{self, Hosts};
+use crate::upstream::{Hosts, Membership};
 
 /// How the proxy is run, beside its configuration.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +37,11 @@ pub struct Options {
 }
 
 /// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
+/// `config` was read from `file`, which is watched, and read again at SIGHUP.
 ///
 /// # Errors
 /// If an address can't be listened on, or a running proxy can't be relieved.
-pub async fn serve(config: Config, options: Options) -> Result<()> {
+pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
@@ -48,9 +49,9 @@ pub async fn serve(config: Config, options: Options) -> Result<()> {
     raise_file_limit(config.limits.max_connections);
 
     let stopping = Stopping::default();
-    let parts = Parts::new(config, &stopping)?;
+    let parts = Parts::new(file, config, &stopping)?;
     keep_drained(&parts.pool, &upgrade.draining());
-    parts.spawn_checks();
+    keep_reloading(&parts.reloader, signal(SignalKind::hangup())?);
     tokio::spawn({
         let pool = parts.pool.clone();
         async move { pool.keep_time().await }
@@ -98,6 +99,19 @@ fn keep_drained(pool: &Pool, draining: &[String]) {
     }
 }
 
+/// Reloads when a file changes and when SIGHUP asks for it.
+fn keep_reloading(reloader: &Reloader, mut asked: Signal) {
+    let watcher = reloader.clone();
+    tokio::spawn(async move { watcher.watch().await });
+    let reloader = reloader.clone();
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            // It tells the log and the metrics what is wrong.
+            let _ = reloader.reload().await;
+        }
+    });
+}
+
 /// Allows as many open files as the system lets us: each connection is one.
 fn raise_file_limit(max_connections: usize) {
     // A client's connection and one to a host, and some more.
@@ -117,80 +131,64 @@ fn raise_file_limit(max_connections: usize) {
 struct Parts {
     access: Access,
     pool: Pool,
-    hosts: Arc<Hosts>,
     metrics: Arc<Metrics>,
     budget: Budget,
     connections: Connections,
     close_idle: watch::Receiver<bool>,
-    shutdown: Duration,
     handler: Arc<Handler<Hosts>>,
     /// In the order of `listen`.
     certificates: Vec<Option<Arc<Certificates>>>,
+    reloader: Reloader,
 }
 
 impl Parts {
-    fn new(config: Config, stopping: &Stopping) -> Result<Self> {
+    fn new(file: PathBuf, config: Config, stopping: &Stopping) -> Result<Self> {
         let certificates = certificates(&config.listen)?;
         let metrics = Arc::new(Metrics::new()?);
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
-        let ids = pool.set_hosts(config.pool.hosts.iter().map(spec).collect());
-        let hosts = Arc::new(hosts(&config, &ids, budget.clone())?);
-        let dispatch = dispatch::Settings {
-            max_wait: config.queue.max_wait,
-            attempt: config.timeouts.attempt,
-            max_faulted_hosts: config.retries.max_faulted_hosts,
-            retry_percent: config.retries.budget_percent,
-            hedge: config.retries.hedge,
-        };
-        let settings = gateway::Settings {
-            max_body: config.limits.max_body,
-            max_head: config.limits.max_head,
-            max_headers: config.limits.max_headers,
-            client_head: config.timeouts.client_head,
-            client_read: config.timeouts.client_read,
-            client_idle: config.timeouts.client_idle,
-            served_by: config.headers.served_by,
-        };
-        let access = Access::new(config.admin.key);
+        let hosts = Hosts::new(live::upstream_settings(&config), budget.clone());
+        let hosts = Arc::new(hosts);
         let reports = Arc::clone(&hosts);
-        let handler = Handler {
-            auth: Arc::new(Auth::new(config.auth.keys)),
-            settings,
-            forwarding: Forwarding::new(&config.headers),
+        let handler = Arc::new(Handler {
+            auth: Arc::new(Auth::new(config.auth.keys.clone())),
+            settings: ArcSwap::from_pointee(live::gateway_settings(&config)),
+            forwarding: ArcSwap::from_pointee(Forwarding::new(&config.headers)),
             pool: pool.clone(),
             reports: Box::new(move || reports.reports()),
             dispatcher: Dispatcher::new(
                 pool.clone(),
                 Arc::clone(&hosts),
-                dispatch,
+                live::dispatch_settings(&config),
                 Arc::clone(&metrics),
             ),
             budget: budget.clone(),
             metrics: Arc::clone(&metrics),
             stopping: stopping.accepting.subscribe(),
-        };
+        });
+        let access = Access::new(config.admin.key.clone());
         let connections = Connections::new(config.limits.max_connections);
-        let shutdown = config.timeouts.shutdown;
+        let live = Live {
+            access: access.clone(),
+            pool: pool.clone(),
+            membership: Membership::new(pool.clone(), Arc::clone(&hosts)),
+            hosts,
+            handler: Arc::clone(&handler),
+        };
+        live.apply(&config)?;
+        let apply = Box::new(move |config: &Config| live.apply(config));
+        let reloader = Reloader::new(file, config, apply, Arc::clone(&metrics));
         Ok(Self {
             access,
             pool,
-            hosts,
             metrics,
             budget,
             connections,
             close_idle: stopping.idle.subscribe(),
-            shutdown,
-            handler: Arc::new(handler),
+            handler,
             certificates,
+            reloader,
         })
-    }
-
-    fn spawn_checks(&self) {
-        for (host, _) in self.pool.hosts() {
-            let (hosts, pool) = (Arc::clone(&self.hosts), self.pool.clone());
-            tokio::spawn(async move { hosts.keep_checking(host, pool).await });
-        }
     }
 
     fn admin(&self) -> Admin {
@@ -221,40 +219,12 @@ impl Parts {
 }
 
 fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
-    let settings = pool::Settings {
-        policy: config.pool.policy,
-        thresholds: Thresholds {
-            healthy_after: config.health.healthy_after,
-            unhealthy_after: config.health.unhealthy_after,
-        },
-        max_waiting: config.queue.max_waiting,
-        max_waiting_bytes: config.queue.max_bytes,
-        check_interval: config.health.interval,
-    };
     let observer = move |event: &Event| {
         metrics.count(event);
         log(event);
     };
+    let settings = live::pool_settings(config);
     Pool::new(settings, rand::random(), Box::new(observer))
-}
-
-fn spec(host: &Host) -> HostSpec {
-    HostSpec {
-        name: host.name.clone(),
-        endpoint: host.url.to_string(),
-        max_concurrent: host.max_concurrent,
-        weight: host.weight,
-    }
-}
-
-fn hosts(config: &Config, ids: &[HostId], budget: Budget) -> Result<Hosts> {
-    let settings = upstream::Settings {
-        connect: config.timeouts.connect,
-        check: config.health.timeout,
-        check_interval: config.health.interval,
-    };
-    let hosts = ids.iter().copied().zip(&config.pool.hosts);
-    Ok(Hosts::new(hosts, settings, budget)?)
 }
 
 fn log(event: &Event) {

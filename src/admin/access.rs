@@ -13,7 +13,9 @@
 //! addresses and localhost are taken as `Host`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use gpu_bridge_wire::API_KEY_HEADER;
 
@@ -33,10 +35,10 @@ pub(super) enum Need {
     Operate,
 }
 
-/// Decides; see the module.
+/// Decides; see the module. Clones share the key.
 #[derive(Clone, Debug)]
 pub struct Access {
-    key: Option<Secret>,
+    key: Arc<ArcSwapOption<Secret>>,
 }
 
 /// Why somebody may not.
@@ -66,7 +68,14 @@ impl Denied {
 impl Access {
     /// `key`: none = local by default.
     pub fn new(key: Option<Secret>) -> Self {
-        Self { key }
+        Self {
+            key: Arc::new(ArcSwapOption::from_pointee(key)),
+        }
+    }
+
+    /// Asks for this key from now on.
+    pub fn set(&self, key: Option<Secret>) {
+        self.key.store(key.map(Arc::new));
     }
 
     /// May a request with these headers from `peer` do what it needs?
@@ -76,7 +85,7 @@ impl Access {
         peer: IpAddr,
         headers: &HeaderMap,
     ) -> Result<(), Denied> {
-        match &self.key {
+        match &*self.key.load() {
             Some(key) if !presented(headers).any(|presented| key.matches(presented)) => {
                 return Err(Denied::Key);
             }

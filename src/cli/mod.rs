@@ -144,7 +144,7 @@ fn serve(path: &Path, options: Options) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(crate::serve::serve(config, options))?;
+    runtime.block_on(crate::serve::serve(path.to_owned(), config, options))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -154,6 +154,7 @@ const SETTINGS: &[Setting] = &[
     setting!(restart admin.address),
     setting!(live admin.key),
     setting!(live pool.policy),
+    setting!(live pool.resolver),
     setting!(live health.interval),
     setting!(live health.timeout),
     setting!(live health.healthy_after),

@@ -1,6 +1,7 @@
 //! Names and addresses of hosts, validated once.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use url::{Host, Position, Url};
 
 /// The longest name, as of a DNS label.
 const MAX_NAME: usize = 63;
+
+/// Room for `-` and the longest address, in full.
+const ADDRESS: usize = 40;
 
 /// A host's name: letters, digits, `.`, `_`, `-`. It stands in logs, metrics and headers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +33,20 @@ impl FromStr for HostName {
         } else {
             Err(BadHostName)
         }
+    }
+}
+
+impl HostName {
+    /// Is there room for an address after it?
+    pub fn can_be_extended(&self) -> bool {
+        self.0.len() + ADDRESS <= MAX_NAME
+    }
+
+    /// The name of the host that was found behind this one's name at `address`.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Self {
+        let address = address.to_string().replace(':', "-");
+        Self(format!("{self}-{address}").into())
     }
 }
 
@@ -79,6 +97,11 @@ impl HostUrl {
     /// A name or an address; an IPv6 address is without brackets.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Is its host an address rather than a name?
+    pub fn is_literal(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
     }
 
     /// The port; 80, or 443 for `https`, if not given.
@@ -146,6 +169,28 @@ mod tests {
         for bad in ["", "a b", "a/b", "ä", "a\"", &"x".repeat(64)] {
             assert_eq!(bad.parse::<HostName>(), Err(BadHostName), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn names_of_discovered_hosts_are_names() {
+        let longest: HostName = "x".repeat(MAX_NAME - ADDRESS).parse().unwrap();
+        assert!(longest.can_be_extended());
+        let table = [
+            ("10.0.0.7", "-10.0.0.7"),
+            ("fd00::1", "-fd00--1"),
+            ("::1", "---1"),
+            (
+                "fd00:1111:2222:3333:4444:5555:6666:7777",
+                "-fd00-1111-2222-3333-4444-5555-6666-7777",
+            ),
+        ];
+        for (address, end) in table {
+            let name = longest.at(address.parse().unwrap()).to_string();
+            assert_eq!(name, format!("{longest}{end}"));
+            assert!(name.parse::<HostName>().is_ok(), "{name}");
+        }
+        let too_long: HostName = format!("{longest}x").parse().unwrap();
+        assert!(!too_long.can_be_extended());
     }
 
     #[test]

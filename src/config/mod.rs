@@ -22,6 +22,7 @@ mod report;
 pub mod schema;
 mod secret;
 mod sections;
+mod sources;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -33,6 +34,7 @@ pub use host::{HostName, HostUrl};
 pub use network::Network;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
+pub use sources::Sources;
 
 /// A configuration that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub headers: Headers,
     /// What can be used, but is perhaps not what is meant; to be shown to the operator.
     pub warnings: Vec<Problem>,
+    /// The files that it was made of, and that a change of makes it out of date.
+    pub sources: Sources,
 }
 
 /// An item of `listen`.
@@ -119,6 +123,8 @@ pub struct Pool {
     pub policy: Policy,
     /// At least one; names and URLs are unique.
     pub hosts: Vec<Host>,
+    /// Whom to ask for the addresses of hosts to discover; `None`: whom the system asks.
+    pub resolver: Option<SocketAddr>,
 }
 
 /// Which of the hosts that can take a request gets it.
@@ -265,14 +271,20 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// All that is wrong with it, ready to be printed.
 pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-    let fail = |problems| ConfigError {
-        file: path.to_owned(),
-        problems,
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| fail(vec![Problem::of_file(format!("can't be read: {error}"))]))?;
+    let mut sources = Sources::default();
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, &Surroundings { variable, folder }).map_err(fail)
+    let read = sources
+        .read(path)
+        .map_err(|error| vec![Problem::of_file(format!("can't be read: {error}"))])
+        .and_then(|text| parse_noting(&text, &Surroundings { variable, folder }, &mut sources));
+    match read {
+        Ok(config) => Ok(Config { sources, ..config }),
+        Err(problems) => Err(ConfigError {
+            file: path.to_owned(),
+            problems,
+            sources,
+        }),
+    }
 }
 
 /// Validates a text.
@@ -280,10 +292,20 @@ pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Co
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Vec<Problem>> {
+    parse_noting(text, surroundings, &mut Sources::default())
+}
+
+/// The same; adds the files that the text refers to to `sources`.
+fn parse_noting(
+    text: &str,
+    surroundings: &Surroundings<'_>,
+    sources: &mut Sources,
+) -> Result<Config, Vec<Problem>> {
     let value: serde_yaml::Value =
         serde_yaml::from_str(text).map_err(|error| vec![Problem::of_syntax(&error)])?;
     let report = report::Report::default();
     let config = sections::read(&value, surroundings, &report);
+    sources.extend(report.take_sources());
     let (problems, warnings) = report.into_parts(&places::Places::find(text));
     match config {
         Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),

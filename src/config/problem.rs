@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::places::Place;
+use super::sources::Sources;
 
 /// One mistake or warning: where it is and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,15 +53,47 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     pub(super) file: PathBuf,
     pub(super) problems: Vec<Problem>,
+    pub(super) sources: Sources,
+}
+
+impl ConfigError {
+    /// Reading the file did not come to an end.
+    pub(crate) fn unreadable(file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            problems: vec![Problem::of_file("could not be read to its end".to_owned())],
+            sources: Sources::of_unread(file),
+        }
+    }
+
+    /// It was read from files with this content, but can't be used after all.
+    pub(crate) fn unusable(file: &Path, problem: &dyn fmt::Display, sources: Sources) -> Self {
+        Self {
+            file: file.to_owned(),
+            problems: vec![Problem::of_file(problem.to_string())],
+            sources,
+        }
+    }
+
+    /// One line for each problem, with the file and the place in it.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let problems = self.problems.iter();
+        problems.map(|problem| problem.in_file(&self.file).to_string())
+    }
+
+    /// The files that were read or looked for: a change of one of them may make it good.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
 }
 
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, problem) in self.problems.iter().enumerate() {
+        for (number, line) in self.lines().enumerate() {
             let newline = if number == 0 { "" } else { "\n" };
-            write!(f, "{newline}{}", problem.in_file(&self.file))?;
+            write!(f, "{newline}{line}")?;
         }
         Ok(())
     }

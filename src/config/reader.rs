@@ -175,6 +175,7 @@ impl<'a> Section<'a> {
     pub(super) fn pem(&self, key: &'static str, content: Pem) -> Option<PathBuf> {
         self.get(key)?;
         let path = self.surroundings.folder.join(self.text(key)?);
+        self.report.note_source(&path);
         match content.check(&path) {
             Ok(()) => Some(path),
             Err(error) => self.problem(key, error),
@@ -289,7 +290,8 @@ impl<'a> Section<'a> {
 
     fn file(&self, key: &'static str) -> Option<String> {
         let path = self.surroundings.folder.join(Path::new(&self.text(key)?));
-        match std::fs::read_to_string(&path) {
+        let read = self.report.read_source(&path);
+        match read {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
             Err(error) => self.problem(key, format!("{} can't be read: {error}", path.display())),
         }

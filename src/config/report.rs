@@ -1,15 +1,19 @@
-//! What is found while the configuration is read: problems and warnings, by path.
+//! What is found while the configuration is read: problems and warnings, by path, and the files that
+//! it refers to.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use super::places::Places;
 use super::problem::Problem;
+use super::sources::Sources;
 
 /// See the module. Shared by all sections, hence the cells.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     problems: RefCell<Vec<Entry>>,
     warnings: RefCell<Vec<Entry>>,
+    sources: RefCell<Sources>,
 }
 
 #[derive(Debug)]
@@ -35,6 +39,21 @@ impl Report {
     pub(super) fn warn(&self, path: &str, text: &str) {
         let entry = Entry::new(path, path, false, text);
         self.warnings.borrow_mut().push(entry);
+    }
+
+    /// Reads a file that belongs to the configuration.
+    pub(super) fn read_source(&self, path: &Path) -> std::io::Result<String> {
+        self.sources.borrow_mut().read(path)
+    }
+
+    /// Notes a file that belongs to the configuration.
+    pub(super) fn note_source(&self, path: &Path) {
+        self.sources.borrow_mut().note(path);
+    }
+
+    /// Those files.
+    pub(super) fn take_sources(&self) -> Sources {
+        self.sources.take()
     }
 
     /// All problems, and all warnings, each in the order of the text.

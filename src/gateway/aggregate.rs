@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus};
 use serde::Serialize;
 
-use crate::message::HostReport;
+use crate::message::{HostReport, Reports};
 use crate::pool::{HostView, Phase, PoolView};
 
 /// `/health`. `None`: no host can serve.
-pub(super) fn health(pool: &PoolView, reports: &[HostReport]) -> Option<Health> {
+pub(super) fn health(pool: &PoolView, reports: &Reports) -> Option<Health> {
     let serving = pool.hosts.iter().any(|host| host.is_serving());
     serving.then(|| Health {
         status: Health::OK.to_owned(),
-        device: device(reports),
+        device: device(&infos(pool, reports)),
     })
 }
 
@@ -50,11 +50,8 @@ struct HostInfo {
 }
 
 /// Sums up what the hosts told of themselves.
-pub(super) fn info(pool: &PoolView, reports: &[HostReport]) -> PoolInfo {
-    let infos: Vec<&Info> = reports
-        .iter()
-        .filter_map(|report| report.info.as_ref())
-        .collect();
+pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
+    let infos = infos(pool, reports);
     let names: Vec<&str> = infos.iter().map(|info| info.device_name.as_str()).collect();
     let engines: BTreeSet<&str> = infos
         .iter()
@@ -62,7 +59,7 @@ pub(super) fn info(pool: &PoolView, reports: &[HostReport]) -> PoolInfo {
         .collect();
     let models: BTreeSet<&String> = infos.iter().flat_map(|info| &info.loaded_models).collect();
     let sum = Info {
-        device: device(reports),
+        device: device(&infos),
         device_name: format!("{}: {}", count(pool.hosts.len()), names.join(", ")),
         vram_total_mb: sum(infos.iter().map(|info| info.vram_total_mb)),
         vram_used_mb: sum(infos.iter().map(|info| info.vram_used_mb)),
@@ -70,17 +67,13 @@ pub(super) fn info(pool: &PoolView, reports: &[HostReport]) -> PoolInfo {
         cuda_version: infos.iter().find_map(|info| info.cuda_version.clone()),
         loaded_models: models.into_iter().cloned().collect(),
     };
-    let hosts = pool
-        .hosts
-        .iter()
-        .zip(reports)
-        .map(|(host, report)| HostInfo {
-            name: host.name.to_string(),
-            state: state(host),
-            in_flight: host.in_flight,
-            max_concurrent: host.capacity,
-            info: report.info.clone(),
-        });
+    let hosts = joined(pool, reports).map(|(host, report)| HostInfo {
+        name: host.name.to_string(),
+        state: state(host),
+        in_flight: host.in_flight,
+        max_concurrent: host.capacity,
+        info: report.and_then(|report| report.info.clone()),
+    });
     PoolInfo {
         sum,
         hosts: hosts.collect(),
@@ -103,7 +96,7 @@ struct HostJob {
 }
 
 /// Slots of the hosts that serve, and all that runs and waits for them.
-pub(super) fn status(pool: &PoolView, reports: &[HostReport]) -> PoolStatus {
+pub(super) fn status(pool: &PoolView, reports: &Reports) -> PoolStatus {
     let serving = pool.hosts.iter().filter(|host| host.is_serving());
     let slots = serving
         .map(|host| host.capacity)
@@ -114,19 +107,13 @@ pub(super) fn status(pool: &PoolView, reports: &[HostReport]) -> PoolStatus {
         .map(|host| host.in_flight)
         .fold(0, u32::saturating_add);
     let waiting = u32::try_from(pool.waiting).unwrap_or(u32::MAX);
-    let alive = pool
-        .hosts
-        .iter()
-        .zip(reports)
-        .filter(|(host, _)| host.is_serving());
-    let jobs = alive.flat_map(|(_, report)| {
-        let status = report
-            .status
-            .iter()
-            .flat_map(|status| status.active_jobs.clone());
-        status.map(|job| HostJob {
-            host: report.name.to_string(),
-            job,
+    let alive = joined(pool, reports).filter(|(host, _)| host.is_serving());
+    let jobs = alive.flat_map(|(host, report)| {
+        let status = report.and_then(|report| report.status.as_ref());
+        let jobs = status.into_iter().flat_map(|status| &status.active_jobs);
+        jobs.map(|job| HostJob {
+            host: host.name.to_string(),
+            job: job.clone(),
         })
     });
     PoolStatus {
@@ -136,14 +123,25 @@ pub(super) fn status(pool: &PoolView, reports: &[HostReport]) -> PoolStatus {
     }
 }
 
+/// Each host with what it last told, if it ever told anything.
+fn joined<'a>(
+    pool: &'a PoolView,
+    reports: &'a Reports,
+) -> impl Iterator<Item = (&'a HostView, Option<&'a HostReport>)> {
+    let hosts = pool.hosts.iter();
+    hosts.map(|host| (host, reports.get(&host.id)))
+}
+
+/// What is known of the hosts, in their order.
+fn infos<'a>(pool: &'a PoolView, reports: &'a Reports) -> Vec<&'a Info> {
+    joined(pool, reports)
+        .filter_map(|(_, report)| report?.info.as_ref())
+        .collect()
+}
+
 /// A GPU if any host has one.
-fn device(reports: &[HostReport]) -> String {
-    let devices = || {
-        reports
-            .iter()
-            .filter_map(|report| report.info.as_ref())
-            .map(|info| &info.device)
-    };
+fn device(infos: &[&Info]) -> String {
+    let devices = || infos.iter().map(|info| &info.device);
     let gpu = devices().find(|device| *device != "cpu");
     gpu.or_else(|| devices().next())
         .cloned()
@@ -186,14 +184,19 @@ mod tests {
 
     use super::*;
     use crate::config::HostName;
-    use crate::pool::Cause;
+    use crate::pool::{Cause, HostId};
 
     fn name(name: &str) -> HostName {
         name.parse().unwrap()
     }
 
+    fn id(position: usize) -> HostId {
+        HostId::for_testing(position as u64)
+    }
+
     fn view(phases: &[Phase], waiting: usize) -> PoolView {
         let hosts = phases.iter().enumerate().map(|(position, phase)| HostView {
+            id: id(position),
             in_flight: 1,
             ..HostView::for_testing(name(&format!("h{position}")), *phase)
         });
@@ -228,10 +231,16 @@ mod tests {
             active_jobs: vec![job],
         };
         HostReport {
-            name: name(&format!("h{position}")),
             info: Some(info),
             status: Some(status),
         }
+    }
+
+    fn reports<const N: usize>(reports: [HostReport; N]) -> Reports {
+        let numbered = reports.into_iter().enumerate();
+        numbered
+            .map(|(position, report)| (id(position), report))
+            .collect()
     }
 
     fn out() -> Phase {
@@ -244,10 +253,10 @@ mod tests {
 
     #[test]
     fn health_is_ok_while_one_host_serves() {
-        let reports = [
+        let reports = reports([
             report(0, "cpu", None, &[]),
             report(1, "cuda", Some(10), &[]),
-        ];
+        ]);
         let ok = health(&view(&[out(), Phase::Up], 0), &reports).unwrap();
         assert_eq!((ok.status.as_str(), ok.device.as_str()), ("ok", "cuda"));
         let down = view(&[out(), Phase::Unknown], 0);
@@ -260,10 +269,10 @@ mod tests {
 
     #[test]
     fn info_sums_memory_and_unites_models() {
-        let reports = [
+        let reports = reports([
             report(0, "cuda", Some(11_000), &["embed:a", "embed:b"]),
             report(1, "cuda", Some(24_000), &["embed:b", "bertscore:c"]),
-        ];
+        ]);
         let info = serde_json::to_value(info(&view(&[Phase::Up, out()], 0), &reports)).unwrap();
         assert_eq!(info["device_name"], "2 hosts: card 0, card 1");
         assert_eq!(
@@ -282,19 +291,35 @@ mod tests {
     #[test]
     fn info_of_hosts_that_told_nothing_has_all_keys() {
         let silent = HostReport {
-            name: name("h0"),
             info: None,
             status: None,
         };
-        let info = serde_json::to_value(info(&view(&[Phase::Up], 0), &[silent])).unwrap();
+        let pool = view(&[Phase::Up, Phase::Unknown], 0);
+        let info = serde_json::to_value(info(&pool, &reports([silent]))).unwrap();
         assert_eq!(info["vram_total_mb"], Value::Null);
         assert_eq!(info["device"], "unknown");
         assert_eq!(info["loaded_models"], json!([]));
+        assert_eq!(info["hosts"][1]["state"], "unknown", "not even that");
+    }
+
+    #[test]
+    fn what_hosts_told_goes_to_the_host_that_told_it() {
+        let mut reports = reports([
+            report(0, "cpu", None, &[]),
+            report(1, "cpu", None, &["embed:b"]),
+        ]);
+        reports.remove(&id(0));
+        let pool = view(&[Phase::Up, Phase::Up], 0);
+        let info = serde_json::to_value(info(&pool, &reports)).unwrap();
+        assert_eq!(info["hosts"][0].get("loaded_models"), None);
+        assert_eq!(info["hosts"][1]["loaded_models"], json!(["embed:b"]));
+        let status = serde_json::to_value(status(&pool, &reports)).unwrap();
+        assert_eq!(status["active_jobs"][0]["host"], "h1");
     }
 
     #[test]
     fn status_counts_slots_of_serving_hosts_and_everything_that_waits() {
-        let reports = [report(0, "cpu", None, &[]), report(1, "cpu", None, &[])];
+        let reports = reports([report(0, "cpu", None, &[]), report(1, "cpu", None, &[])]);
         let status = serde_json::to_value(status(&view(&[Phase::Up, out()], 3), &reports)).unwrap();
         let queue = json!({"max_concurrent": 2, "in_flight": 5, "available_slots": 0, "waiting_estimate": 3});
         assert_eq!(status["queue"], queue);

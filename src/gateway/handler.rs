@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, StatusCode};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use super::route::{self, Route};
 use super::{aggregate, refusals, request_id};
 use crate::budget::Budget;
 use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
-use crate::message::{Call, HostReport};
+use crate::message::{Call, Reports};
 use crate::pool::Pool;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -72,13 +73,13 @@ pub struct Handler<U> {
     /// Who may use it.
     pub auth: Arc<Auth>,
     /// Bounds.
-    pub settings: Settings,
+    pub settings: ArcSwap<Settings>,
     /// What hosts are told of clients.
-    pub forwarding: Forwarding,
+    pub forwarding: ArcSwap<Forwarding>,
     /// For what the proxy answers itself.
     pub pool: Pool,
     /// What the hosts last told of themselves.
-    pub reports: Box<dyn Fn() -> Vec<HostReport> + Send + Sync>,
+    pub reports: Box<dyn Fn() -> Reports + Send + Sync>,
     /// For what hosts answer.
     pub dispatcher: Dispatcher<U>,
     /// The bytes that may be held.
@@ -98,18 +99,24 @@ enum Outgoing {
 }
 
 impl<U: Upstream> Handler<U> {
+    /// The bounds as they are now.
+    pub(super) fn settings(&self) -> Settings {
+        **self.settings.load()
+    }
+
     /// Handles one request.
     ///
     /// # Errors
     /// If the connection broke; there is nothing more to be done on it.
     pub(super) async fn handle(&self, session: &mut ServerSession) -> pingora::Result<()> {
-        session.set_write_timeout(Some(self.settings.client_read));
-        session.set_read_timeout(Some(self.settings.client_read));
+        let client_read = self.settings().client_read;
+        session.set_write_timeout(Some(client_read));
+        session.set_read_timeout(Some(client_read));
         session.set_total_drain_timeout(Some(DRAIN));
         // A second request that a client sends ahead must not look like a broken connection.
         session.set_pipelining_enabled(true);
         let id = request_id::choose(session.get_header(request_id::HEADER));
-        let origin = self.forwarding.origin(session);
+        let origin = self.forwarding.load().origin(session);
         let mut record = Record::new(Arc::clone(&self.metrics), id, origin.client);
         let answer = self.answer(session, &origin, &mut record).await;
         if *self.stopping.borrow() {
@@ -138,7 +145,7 @@ impl<U: Upstream> Handler<U> {
         record: &mut Record,
     ) -> Outgoing {
         let head = session.req_header();
-        let limit = self.settings.max_headers;
+        let limit = self.settings().max_headers;
         if head.headers.len() > limit {
             // Only HTTP/2 comes this far with too many.
             let error = BadHead::TooMany { limit };
@@ -199,7 +206,7 @@ impl<U: Upstream> Handler<U> {
             max_body,
             client_read,
             ..
-        } = self.settings;
+        } = self.settings();
         let body = match body::read(session, max_body, client_read, self.budget.open()).await {
             Ok(body) => body,
             Err(error) => return self.refuse_body(session, &error),
@@ -213,7 +220,7 @@ impl<U: Upstream> Handler<U> {
             origin,
             identity,
         };
-        let call = request.into_call(body, patience, &self.forwarding);
+        let call = request.into_call(body, patience, &self.forwarding.load());
         tokio::select! {
             biased;
             answer = self.dispatch(&call, &mut record.journal) => answer,
@@ -296,7 +303,7 @@ impl<U: Upstream> Handler<U> {
             millis(upstream)
         );
         let mut headers = HeaderMap::new();
-        if self.settings.served_by {
+        if self.settings().served_by {
             headers.insert(SERVED_BY, respond::header_value(delivery.host.as_ref()));
         }
         headers.insert(SERVER_TIMING, respond::header_value(&timing));

@@ -43,7 +43,7 @@ pub(super) async fn serve<U: Upstream>(
     mut stream: Stream,
     stopping: &watch::Receiver<bool>,
 ) -> Then {
-    let mut heads = Heads::new(handler.settings.heads(), stopping.clone());
+    let mut heads = Heads::new(handler.settings().heads(), stopping.clone());
     let mut carried = BytesMut::new();
     loop {
         let head = match heads.next(&mut stream, carried).await {

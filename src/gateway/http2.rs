@@ -29,7 +29,7 @@ pub(super) async fn serve<U: Upstream>(
     stream: Stream,
     stopping: &watch::Receiver<bool>,
 ) {
-    let settings = handler.settings;
+    let settings = handler.settings();
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),

@@ -75,7 +75,7 @@ impl<U: Upstream> Listener<U> {
         let stream = tcp(stream)?;
         let acceptor = Acceptor::from_server_config(certificates.current());
         let handshake = acceptor.tls_handshake(stream);
-        let problem = match timeout(self.handler.settings.client_head, handshake).await {
+        let problem = match timeout(self.handler.settings().client_head, handshake).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "not finished in time (timeouts.client_head)".to_owned(),

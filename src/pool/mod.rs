@@ -60,6 +60,14 @@ use state::{Grant, State};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(u64);
 
+#[cfg(test)]
+impl HostId {
+    /// Any id.
+    pub(crate) fn for_testing(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// How an attempt ended, as far as its host is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -16,6 +16,7 @@ use super::{Parts, Signals};
 use crate::admin;
 use crate::gateway::{Certificates, Connections};
 use crate::pool::Pool;
+use crate::reload::Reloader;
 use crate::restart::Sockets;
 
 /// A connection accepted at the last moment before a hand-over is counted once its TLS handshake is
@@ -50,7 +51,7 @@ pub(super) struct Running {
     pub(super) pool: Pool,
     stopping: Stopping,
     connections: Connections,
-    shutdown_time: Duration,
+    reloader: Reloader,
     services: JoinSet<()>,
 }
 
@@ -71,7 +72,7 @@ impl Running {
             }
         });
         let pool = parts.pool.clone();
-        let (connections, shutdown_time) = (parts.connections.clone(), parts.shutdown);
+        let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();
         for (address, certificates) in std::iter::zip(&addresses, &parts.certificates) {
             let mut service = parts.service(*address, certificates.clone());
@@ -83,7 +84,7 @@ impl Running {
             pool,
             stopping,
             connections,
-            shutdown_time,
+            reloader,
             services,
         })
     }
@@ -93,7 +94,7 @@ impl Running {
     pub(super) async fn stop(self, signals: &mut Signals) {
         tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
         self.stopping.accepting.send_replace(true);
-        let time = self.shutdown_time;
+        let time = self.shutdown_time().await;
         self.finish(time, signals).await;
     }
 
@@ -103,16 +104,22 @@ impl Running {
         tracing::info!("another process has taken over: finishing what runs and waits");
         self.stopping.accepting.send_replace(true);
         self.stopping.admin.send_replace(true);
+        let shutdown_time = self.shutdown_time().await;
         let done = async {
             tokio::time::sleep(HANDSHAKES).await;
-            self.connections.closed(self.shutdown_time).await
+            self.connections.closed(shutdown_time).await
         };
         let time = tokio::select! {
             _ = done => LAST_WORDS,
             // As when a service is stopped just after it was upgraded.
-            () = signals.stop() => self.shutdown_time,
+            () = signals.stop() => shutdown_time,
         };
         self.finish(time, signals).await;
+    }
+
+    /// As the configuration has it now.
+    async fn shutdown_time(&self) -> Duration {
+        self.reloader.config().await.timeouts.shutdown
     }
 
     /// Closes idle connections and waits for the others.

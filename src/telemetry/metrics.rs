@@ -4,11 +4,16 @@
 //! Label values are bounded: routes, status codes, and names from the configuration, never anything
 //! that a client makes up.
 
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::reloads::Reloads;
+use crate::config::HostName;
 use crate::pool::{Event, EventKind, PoolView, Transition};
 
 /// Seconds. From a cached answer to the longest wait in a queue plus an attempt.
@@ -31,6 +36,8 @@ pub struct Metrics {
     pub hedges: IntCounter,
     /// Time that requests waited for leases.
     pub queue_wait: Histogram,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
     ejections: IntCounterVec,
     queue_length: IntGauge,
     held_bytes: IntGauge,
@@ -39,6 +46,8 @@ pub struct Metrics {
     host_foreign: IntGaugeVec,
     host_healthy: IntGaugeVec,
     host_busy: IntGaugeVec,
+    /// The hosts that the gauges tell of.
+    hosts: Mutex<HashSet<HostName>>,
 }
 
 impl Metrics {
@@ -82,6 +91,7 @@ impl Metrics {
                 "queue_wait_seconds",
                 "Time that requests waited for a free slot.",
             )?,
+            reloads: Reloads::new(&make)?,
             ejections: make.counters(
                 "host_ejections_total",
                 "Ejections by host and cause.",
@@ -117,6 +127,7 @@ impl Metrics {
                 "1 while a host is left alone because it said that it is full.",
                 &["host"],
             )?,
+            hosts: Mutex::default(),
             registry,
         })
     }
@@ -137,6 +148,7 @@ impl Metrics {
     pub fn render(&self, pool: &PoolView, held_bytes: usize) -> prometheus::Result<String> {
         self.queue_length.set(to_i64(pool.waiting));
         self.held_bytes.set(to_i64(held_bytes));
+        self.forget_others(pool);
         for host in &pool.hosts {
             let name = &[host.name.as_ref()];
             self.host_in_flight
@@ -161,19 +173,39 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Ends the series of hosts that are gone, which would show their last value for ever.
+    fn forget_others(&self, pool: &PoolView) {
+        let now = pool.hosts.iter().map(|host| host.name.clone()).collect();
+        let mut known = self.hosts.lock();
+        for gone in known.difference(&now) {
+            for gauge in [
+                &self.host_in_flight,
+                &self.host_capacity,
+                &self.host_healthy,
+                &self.host_busy,
+            ] {
+                // Fails only for a series that does not exist.
+                let _ = gauge.remove_label_values(&[gone.as_ref()]);
+            }
+        }
+        *known = now;
+    }
+}
+
 fn to_i64(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Makes metrics with our prefix and registers them.
-struct Maker<'a>(&'a Registry);
+pub(super) struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         self.register(IntCounter::with_opts(Self::opts(name, help))?)
     }
 
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -186,7 +218,7 @@ impl Maker<'_> {
         self.register(IntGaugeVec::new(Self::opts(name, help), labels)?)
     }
 
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.register(IntGauge::with_opts(Self::opts(name, help))?)
     }
 

@@ -2,6 +2,8 @@
 
 mod logs;
 mod metrics;
+mod reloads;
 
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::Metrics;
+pub use reloads::Reloads;

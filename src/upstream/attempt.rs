@@ -3,19 +3,20 @@
 //! The answer is held until it is whole, so that a host that dies in the middle of it costs a retry
 //! and not a broken reply. Only what is too large to hold is passed on as it comes.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header;
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, Failure};
+use super::hosts::Means;
 use super::verdict::{Class, classify};
-use super::{Settings, Target, Verdict};
+use super::{Target, Verdict};
 use crate::budget::Budget;
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
@@ -30,11 +31,10 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 /// What an attempt needs.
 pub(super) struct Attempt<'a> {
-    pub(super) connector: &'a Connector,
-    pub(super) target: &'a Target,
+    pub(super) target: Arc<Target>,
+    pub(super) means: &'a Means,
+    /// Bound on all of it.
     pub(super) limit: Duration,
-    pub(super) settings: Settings,
-    pub(super) budget: &'a Budget,
 }
 
 impl Attempt<'_> {
@@ -48,14 +48,14 @@ impl Attempt<'_> {
     }
 
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
-        let Some(peer) = self.target.peer(self.settings.connect) else {
+        let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
             return fault(false, "its name has not been resolved".to_owned());
         };
-        let request = match request_for(self.target, call) {
+        let request = match request_for(&self.target, call) {
             Ok(request) => request,
             Err(error) => return fault(false, format!("can't build the request: {error}")),
         };
-        match Exchange::start(self.connector, peer, &request, call.body.chunks()).await {
+        match Exchange::start(&self.means.connector, peer, &request, call.body.chunks()).await {
             Ok(exchange) => self.judge(exchange, deadline).await,
             Err(failure) => fault(matches!(failure, Failure::Broken(_)), failure.to_string()),
         }
@@ -72,11 +72,11 @@ impl Attempt<'_> {
                 drain(exchange).await;
                 Verdict::Misconfigured { status }
             }
-            Class::Deliver => match hold(exchange, self.budget, deadline).await {
+            Class::Deliver => match hold(exchange, &self.means.budget, deadline).await {
                 Ok(answer) => Verdict::Deliver(answer),
                 Err(cut) => fault(true, cut.to_string()),
             },
-            Class::ServerError => match hold(exchange, self.budget, deadline).await {
+            Class::ServerError => match hold(exchange, &self.means.budget, deadline).await {
                 Ok(answer) => Verdict::ServerError(self.without_rest(answer)),
                 Err(cut) => fault(true, cut.to_string()),
             },
@@ -87,7 +87,7 @@ impl Attempt<'_> {
     /// loses its text.
     fn without_rest(&self, mut answer: Answer) -> Answer {
         if answer.rest.take().is_some() {
-            answer.body = Payload::empty(self.budget.open());
+            answer.body = Payload::empty(self.means.budget.open());
         }
         answer
     }

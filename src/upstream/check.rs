@@ -6,16 +6,17 @@
 //! whether the host is well; the others may be missing.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use gpu_bridge_wire::{Health, Info, Status};
 use http::StatusCode;
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Failure};
+use super::hosts::Means;
 use super::verdict::{Class, classify};
 use super::{Settings, Target};
 use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
@@ -26,95 +27,88 @@ const MAX_ANSWER: usize = 1 << 20;
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
 
-pub(super) struct Checker<'a> {
-    target: &'a Target,
-    connector: &'a Connector,
-    settings: Settings,
+/// Checks one host, and tells `pool` what it finds.
+pub(super) struct Checker {
+    pub(super) host: HostId,
+    pub(super) target: Arc<Target>,
+    pub(super) means: Arc<Means>,
+    pub(super) pool: Pool,
 }
 
-impl<'a> Checker<'a> {
-    pub(super) fn new(target: &'a Target, connector: &'a Connector, settings: Settings) -> Self {
-        Self {
-            target,
-            connector,
-            settings,
-        }
-    }
-
+impl Checker {
     /// Checks for ever.
-    pub(super) async fn run(&self, host: HostId, pool: &Pool) {
+    pub(super) async fn run(self) {
         let mut told = None;
         loop {
-            let found = self.check(host, pool).await;
+            let found = self.check().await;
             let problem = found.problem().map(str::to_owned);
             if let Some(reason) = problem.as_deref().filter(|_| problem != told) {
                 tracing::warn!(host = %self.target.name(), reason, "health check failed");
             }
             told = problem;
-            pool.checked(host, &found);
+            self.pool.checked(self.host, &found);
             let jitter = 1.0 + rand::random_range(-JITTER..JITTER);
-            pool.check_due(host, jitter).await;
+            self.pool.check_due(self.host, jitter).await;
         }
     }
 
-    async fn check(&self, host: HostId, pool: &Pool) -> Check {
-        if let Err(reason) = self.target.resolve(self.settings.check).await {
+    async fn check(&self) -> Check {
+        if let Err(reason) = self.target.resolve(self.settings().check).await {
             return Check::Failed {
-                reason,
                 reachable: false,
+                reason,
             };
         }
         match self.health().await {
             Probe::Body(health) if health.status == Health::OK => {}
             Probe::Body(health) => {
                 return Check::Failed {
-                    reason: format!("/health says {:?}", health.status),
                     reachable: true,
+                    reason: format!("/health says {:?}", health.status),
                 };
             }
             Probe::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
             Probe::TooLate => {
-                let within = self.settings.check;
+                let within = self.settings().check;
                 return Check::NoAnswer {
                     reason: format!("/health: no answer in {within:?}"),
                 };
             }
             reply => {
                 return Check::Failed {
+                    reachable: reply.is_an_answer(),
                     reason: format!("/health: {}", reply.describe()),
-                    reachable: matches!(reply, Probe::Class(_)),
                 };
             }
         }
-        let ours = pool.in_flight(host);
+        let ours = self.pool.in_flight(self.host);
         let slots = match self.get::<Status>("/status").await {
             Probe::Class(Class::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: "/status refuses the API key".to_owned(),
                 };
             }
-            Probe::Body(status) => {
-                // Requests begin and end while the answer travels: never take ours for others'.
-                let ours = ours.max(pool.in_flight(host));
-                Some(self.note_status(status, ours))
-            }
-            Probe::Class(_) | Probe::TooLate | Probe::Failed(_) => None,
+            Probe::Body(status) => Some(self.note_status(status, ours)),
+            Probe::Class(_) | Probe::TooLate | Probe::Failed { .. } => None,
         };
-        if self
-            .target
-            .info_is_older_than(self.settings.check_interval, Instant::now())
+        self.refresh_info().await;
+        Check::Good { slots }
+    }
+
+    async fn refresh_info(&self) {
+        let age = self.settings().check_interval;
+        if self.target.info_is_older_than(age, Instant::now())
             && let Probe::Body(info) = self.get::<Info>("/info").await
         {
-            pool.told(host, facts(&info));
+            self.pool.told(self.host, facts(&info));
             self.target.store_info(info, Instant::now());
         }
-        Check::Good { slots }
     }
 
     /// Asks `/health` at the address in use, then at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
     async fn health(&self) -> Probe<Health> {
-        let mut failure = Probe::Failed("its name has not been resolved".to_owned());
+        let mut failure = unresolved();
         for address in self.target.candidates() {
             match self.get_at(address, "/health").await {
                 reply @ (Probe::Body(_) | Probe::Class(_)) => {
@@ -122,13 +116,15 @@ impl<'a> Checker<'a> {
                     return reply;
                 }
                 Probe::TooLate => failure = Probe::TooLate,
-                Probe::Failed(_) if matches!(failure, Probe::TooLate) => {}
-                reply @ Probe::Failed(_) => failure = reply,
+                Probe::Failed { .. } if matches!(failure, Probe::TooLate) => {}
+                reply @ Probe::Failed { .. } => failure = reply,
             }
         }
         failure
     }
 
+    /// `ours`: how many of its requests were ours when it was asked. Some began or ended before it
+    /// answered; of the two numbers the larger one keeps us from taking our own for others'.
     fn note_status(&self, status: Status, ours: u32) -> Slots {
         let queue = status.queue;
         self.target.store_status(status);
@@ -136,7 +132,7 @@ impl<'a> Checker<'a> {
             max_concurrent: queue.max_concurrent,
             available: queue.available_slots,
             in_flight: queue.in_flight,
-            ours,
+            ours: ours.max(self.pool.in_flight(self.host)),
         }
     }
 
@@ -144,14 +140,14 @@ impl<'a> Checker<'a> {
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Probe<T> {
         match self.target.candidates().first() {
             Some(address) => self.get_at(*address, path).await,
-            None => Probe::Failed("its name has not been resolved".to_owned()),
+            None => unresolved(),
         }
     }
 
     async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Probe<T> {
-        match timeout(self.settings.check, self.fetch(address, path)).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(reason)) => Probe::Failed(reason),
+        let fetch = self.fetch(address, path);
+        match timeout(self.settings().check, fetch).await {
+            Ok(Ok(reply) | Err(reply)) => reply,
             Err(_) => Probe::TooLate,
         }
     }
@@ -160,25 +156,28 @@ impl<'a> Checker<'a> {
         &self,
         address: SocketAddr,
         path: &str,
-    ) -> Result<Probe<T>, String> {
-        let peer = self.target.peer_at(address, self.settings.connect);
-        let request = self.request(path).map_err(|error| error.to_string())?;
-        let mut exchange = match Exchange::start(self.connector, peer, &request, &[]).await {
-            Ok(exchange) => exchange,
-            Err(failure) if failure.is_silence() => return Ok(Probe::TooLate),
-            Err(failure) => return Err(failure.to_string()),
-        };
+    ) -> Result<Probe<T>, Probe<T>> {
+        let peer = self.target.peer_at(address, self.settings().connect);
+        let request = self.request(path).map_err(|error| Probe::Failed {
+            reachable: false,
+            reason: error.to_string(),
+        })?;
+        let mut exchange = Exchange::start(&self.means.connector, peer, &request, &[]).await?;
         let head = exchange.head();
         let ok = head.status == StatusCode::OK;
         let class = classify(head.status, &head.headers, SystemTime::now());
-        let body = read(&mut exchange).await?;
+        let body = read(&mut exchange).await.map_err(bad_answer)?;
         exchange.release().await;
         if !ok {
             return Ok(Probe::Class(class));
         }
         serde_json::from_slice(&body)
             .map(Probe::Body)
-            .map_err(|error| format!("an answer that can't be read: {error}"))
+            .map_err(|error| bad_answer(format!("an answer that can't be read: {error}")))
+    }
+
+    fn settings(&self) -> Settings {
+        **self.means.settings.load()
     }
 
     fn request(&self, path: &str) -> pingora::Result<RequestHeader> {
@@ -221,7 +220,33 @@ enum Probe<T> {
     /// Nothing in time.
     TooLate,
     /// No connection, or nonsense.
-    Failed(String),
+    Failed { reachable: bool, reason: String },
+}
+
+fn unresolved<T>() -> Probe<T> {
+    Probe::Failed {
+        reachable: false,
+        reason: "its name has not been resolved".to_owned(),
+    }
+}
+
+fn bad_answer<T>(reason: String) -> Probe<T> {
+    Probe::Failed {
+        reachable: true,
+        reason,
+    }
+}
+
+impl<T> From<Failure> for Probe<T> {
+    fn from(failure: Failure) -> Self {
+        if failure.is_silence() {
+            return Self::TooLate;
+        }
+        Self::Failed {
+            reachable: matches!(failure, Failure::Broken(_)),
+            reason: failure.to_string(),
+        }
+    }
 }
 
 impl<T> Probe<T> {
@@ -232,7 +257,16 @@ impl<T> Probe<T> {
             Self::Class(Class::ServerError) => "answers with a server error".to_owned(),
             Self::Class(_) => "answers with an unexpected status".to_owned(),
             Self::TooLate => "no answer in time".to_owned(),
-            Self::Failed(reason) => reason.clone(),
+            Self::Failed { reason, .. } => reason.clone(),
+        }
+    }
+
+    /// Did the host answer, however badly?
+    fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Body(_) | Self::Class(_) => true,
+            Self::TooLate => false,
+            Self::Failed { reachable, .. } => *reachable,
         }
     }
 }

@@ -11,16 +11,20 @@ use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 
-use super::tls::{Tls, TlsError};
-use crate::config::{self, HostName, HostUrl};
+use super::Member;
+use super::tls::Tls;
+use crate::config::{HostName, HostUrl};
 use crate::message::HostReport;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Target {
     name: HostName,
+    /// Its name goes into requests even where the address is known.
     url: HostUrl,
-    tls: Option<Tls>,
+    /// Nothing needs to be looked up.
+    is_fixed: bool,
+    tls: Option<Arc<Tls>>,
     /// Tells its connections from those of every other target, whatever their settings have in
     /// common.
     group: u64,
@@ -35,31 +39,31 @@ pub struct Target {
 }
 
 impl Target {
-    /// A host as configured; nothing is looked up or connected yet.
-    ///
-    /// # Errors
-    /// If its certificates or keys can't be used.
-    pub fn new(host: &config::Host) -> Result<Self, TlsError> {
+    /// Nothing is looked up or connected yet.
+    pub fn new(member: &Member) -> Self {
         static GROUPS: AtomicU64 = AtomicU64::new(1);
+        let host = &member.host;
         let api_key = host.api_key.as_ref().and_then(|secret| {
             // The configuration admits only keys that are header values.
             let mut value = HeaderValue::from_str(secret.expose()).ok()?;
             value.set_sensitive(true);
             Some(value)
         });
-        let literal = host.url.host().parse::<IpAddr>().ok();
-        let address = literal.map(|ip| SocketAddr::new(ip, host.url.port()));
-        Ok(Self {
+        let literal = || host.url.host().parse::<IpAddr>().ok();
+        let fixed = member.address.or_else(literal);
+        let address = fixed.map(|ip| SocketAddr::new(ip, host.url.port()));
+        Self {
             name: host.name.clone(),
             url: host.url.clone(),
-            tls: Tls::load(&host.name, &host.url, &host.tls)?,
+            is_fixed: fixed.is_some(),
+            tls: member.tls.clone(),
             group: GROUPS.fetch_add(1, Ordering::Relaxed),
             api_key,
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
             info: ArcSwapOption::empty(),
             status: ArcSwapOption::empty(),
-        })
+        }
     }
 
     /// Its name in the configuration.
@@ -75,7 +79,7 @@ impl Target {
 
     /// The host at one of its addresses.
     pub(super) fn peer_at(&self, address: SocketAddr, connect: Duration) -> HttpPeer {
-        let server_name = self.tls.as_ref().map(Tls::server_name);
+        let server_name = self.tls.as_ref().map(|tls| tls.server_name());
         let name = server_name.unwrap_or_default().to_owned();
         let mut peer = HttpPeer::new(address, self.tls.is_some(), name);
         peer.options.connection_timeout = Some(connect);
@@ -113,7 +117,7 @@ impl Target {
     /// # Errors
     /// A sentence for the log, if there are no addresses at all.
     pub(super) async fn resolve(&self, within: Duration) -> Result<(), String> {
-        if self.url.host().parse::<IpAddr>().is_ok() {
+        if self.is_fixed {
             return Ok(());
         }
         let look_up = tokio::net::lookup_host((self.url.host(), self.url.port()));
@@ -166,7 +170,6 @@ impl Target {
 
     pub(super) fn report(&self) -> HostReport {
         HostReport {
-            name: self.name.clone(),
             info: self.info.load().as_ref().map(|info| info.1.clone()),
             status: self
                 .status
@@ -179,19 +182,11 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::member;
     use super::*;
 
     fn target(url: &str) -> Target {
-        Target::new(&config::Host {
-            name: "a".parse().unwrap(),
-            url: url.parse().unwrap(),
-            api_key: None,
-            max_concurrent: None,
-            weight: std::num::NonZeroU32::MIN,
-            tls: config::ClientTls::default(),
-            discover: None,
-        })
-        .unwrap()
+        Target::new(&member("a", url))
     }
 
     fn address(target: &Target) -> Option<String> {
@@ -208,6 +203,20 @@ mod tests {
         assert_eq!(address(&target).as_deref(), Some("[::1]:9"));
         assert_eq!(target.resolve(WITHIN).await, Ok(()));
         assert_eq!(target.candidates().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_discovered_host_keeps_its_address_and_its_name() {
+        let host = member("a", "https://does-not-exist.invalid:9");
+        let target = Target::new(&host.at("10.0.0.7".parse().unwrap()));
+        assert_eq!(target.resolve(WITHIN).await, Ok(()));
+        assert_eq!(address(&target).as_deref(), Some("10.0.0.7:9"));
+        let peer = target.peer(WITHIN).unwrap();
+        let server_name = pingora::upstreams::peer::Peer::sni(&peer).to_owned();
+        assert_eq!(server_name, "does-not-exist.invalid");
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        target.sign(&mut request).unwrap();
+        assert_eq!(request.headers[header::HOST], "does-not-exist.invalid:9");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! trust different authorities. Here the name is never empty, and every host has connections of its
 //! own. An address as name is verified against the addresses in the certificate.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use pingora::upstreams::peer::HttpPeer;
@@ -28,13 +29,22 @@ pub enum TlsError {
     File(#[from] TlsFileError),
 }
 
-/// See the module.
+/// See the module. Two are equal if they connect in the same way.
 #[derive(Debug)]
 pub(super) struct Tls {
     server_name: String,
     authorities: Option<Arc<[WrappedX509]>>,
     identity: Option<Arc<CertKey>>,
     insecure: bool,
+    /// Of what the files held.
+    fingerprint: u64,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |tls: &Self| (tls.server_name.clone(), tls.insecure, tls.fingerprint);
+        all(self) == all(other)
+    }
 }
 
 impl Tls {
@@ -67,6 +77,7 @@ impl Tls {
             authorities: authorities(config)?,
             identity: identity(config)?,
             insecure: config.insecure,
+            fingerprint: fingerprint(config)?,
         }))
     }
 
@@ -81,6 +92,19 @@ impl Tls {
         peer.options.verify_hostname = !self.insecure;
         peer.client_cert_key.clone_from(&self.identity);
     }
+}
+
+fn fingerprint(config: &ClientTls) -> Result<u64, TlsFileError> {
+    let mut hasher = DefaultHasher::new();
+    let (certificate, key) = config.identity.clone().unzip();
+    for path in [&config.ca, &certificate, &key] {
+        let content = path.as_ref().map(|path| {
+            let content = std::fs::read(path);
+            content.map_err(|error| TlsFileError::of(path, &error))
+        });
+        content.transpose()?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 fn authorities(config: &ClientTls) -> Result<Option<Arc<[WrappedX509]>>, TlsFileError> {

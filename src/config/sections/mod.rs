@@ -11,7 +11,7 @@ use serde_yaml::Value;
 
 use super::reader::Section;
 use super::report::Report;
-use super::{Config, Surroundings};
+use super::{Config, Sources, Surroundings};
 
 /// Reads everything. `None`, here and below, if something is wrong that was reported, or absent.
 pub(super) fn read(
@@ -42,6 +42,7 @@ pub(super) fn read(
             limits,
             headers: headers?,
             warnings: Vec::new(),
+            sources: Sources::default(),
         };
         access::refuse_confusion(root, &config);
         Some(config)

@@ -1,6 +1,6 @@
 //! The hosts: `pool`.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use rustls_pki_types::ServerName;
 use super::{refuse_repeated, values};
 use crate::config::pem::Pem;
 use crate::config::reader::Section;
-use crate::config::{ClientTls, Discover, Host, HostUrl, Policy, Pool};
+use crate::config::{ClientTls, Discover, Host, HostName, HostUrl, Policy, Pool};
 
 const MISSING_HOSTS: &str = "is missing; list at least one host with name and url";
 
 pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
     let policy = policy(section);
+    let resolver = resolver(section);
     let Some(listed) = section.list("hosts", host) else {
         if !section.has("hosts") {
             section.complain("hosts", MISSING_HOSTS);
@@ -32,7 +33,15 @@ pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
     Some(Pool {
         policy: policy?,
         hosts,
+        resolver,
     })
+}
+
+fn resolver(section: &Section<'_>) -> Option<SocketAddr> {
+    match section.text("resolver")?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => section.problem("resolver", "must be IP:PORT, e.g. 10.0.0.53:53"),
+    }
 }
 
 fn policy(section: &Section<'_>) -> Option<Policy> {
@@ -50,7 +59,7 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
 }
 
 fn host(section: &Section<'_>) -> Option<Host> {
-    let name = section.required("name");
+    let name = section.required::<HostName>("name");
     let url = section.required::<HostUrl>("url");
     let api_key = section.secret("api_key", "api_key_file");
     let max_concurrent = section.optional_positive("max_concurrent");
@@ -59,6 +68,12 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let discover = discover(section);
     if let Some(url) = &url {
         refuse_what_the_url_rules_out(section, url);
+    }
+    if discover.is_some() && name.as_ref().is_some_and(|name| !name.can_be_extended()) {
+        section.complain(
+            "name",
+            "may have 23 characters at most with discover: dns, since addresses are added to it",
+        );
     }
     Some(Host {
         name: name?,
@@ -75,7 +90,7 @@ fn refuse_what_the_url_rules_out(section: &Section<'_>, url: &HostUrl) {
     if section.has("tls") && !url.is_https() {
         section.complain("tls", "has no effect on an http:// url; write https://");
     }
-    if section.has("discover") && url.host().parse::<IpAddr>().is_ok() {
+    if section.has("discover") && url.is_literal() {
         section.complain(
             "discover",
             "has nothing to look up: the url holds an address, not a name",

@@ -25,6 +25,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "pool.hosts[].tls.certificate",
     "pool.hosts[].tls.key",
     "pool.hosts[].tls.server_name",
+    "pool.resolver",
 ];
 
 /// Keys whose values the reader judges more strictly than a schema can: files must exist, bounds must

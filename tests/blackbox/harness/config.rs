@@ -77,6 +77,12 @@ impl Config {
         self.set("auth", "keys", keys)
     }
 
+    /// Without the host called `name`.
+    pub(crate) fn without_host(mut self, name: &str) -> Self {
+        self.hosts().retain(|host| host["name"] != name);
+        self
+    }
+
     pub(crate) fn to_yaml(&self) -> String {
         serde_yaml::to_string(&self.0).unwrap()
     }

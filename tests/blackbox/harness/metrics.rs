@@ -38,6 +38,18 @@ impl Metrics {
         found.next().expect(name).parse().unwrap()
     }
 
+    /// The values that `label` has in the series with this name, sorted.
+    pub(crate) fn labels(&self, name: &str, label: &str) -> Vec<&str> {
+        let samples = self.0.iter().filter(|sample| sample.name == name);
+        let labels = samples.flat_map(|sample| &sample.labels);
+        let mut values: Vec<&str> = labels
+            .filter(|(name, _)| name == label)
+            .map(|(_, value)| value.as_str())
+            .collect();
+        values.sort_unstable();
+        values
+    }
+
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &str> {
         self.0
             .iter()

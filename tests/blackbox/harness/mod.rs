@@ -4,6 +4,7 @@
 //! - [`Config`] and [`Proxy`]: the real proxy in front of some hosts;
 //! - [`Client`]: what a user of the proxy does; [`RawConnection`]: what only a rude one does;
 //! - [`Wire`]: one connection of HTTP/1 or HTTP/2, with or without TLS; [`Authority`] vouches for it;
+//! - [`DnsServer`]: a real DNS server, for names that tests make up;
 //! - [`Backend`]: the real GPU host;
 //! - [`eventually`]: how to wait.
 
@@ -11,6 +12,7 @@ mod authority;
 mod backend;
 mod client;
 mod config;
+mod dns;
 mod eventually;
 mod metrics;
 mod process;
@@ -23,6 +25,7 @@ pub(crate) use authority::{Authority, Identity};
 pub(crate) use backend::Backend;
 pub(crate) use client::{Client, Reply, embed_body};
 pub(crate) use config::Config;
+pub(crate) use dns::DnsServer;
 pub(crate) use eventually::eventually;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Proxy, gpu_bridge, serve};

@@ -18,7 +18,7 @@ pub(crate) struct Proxy {
     address: String,
     admin: String,
     http: reqwest::Client,
-    _config: NamedTempFile,
+    config: NamedTempFile,
 }
 
 /// The proxy's program, with a log for tests that fail.
@@ -59,7 +59,7 @@ impl Proxy {
             address,
             admin,
             http: super::client::http(),
-            _config: file,
+            config: file,
         }
     }
 
@@ -137,7 +137,9 @@ impl Proxy {
     }
 
     pub(crate) async fn is_healthy(&self, host: &str) -> bool {
-        self.host_metric("healthy", host).await == 1
+        // One that has just been added or removed may have no metrics.
+        let metrics = self.metrics().await;
+        metrics.count("gpu_bridge_host_healthy", &[("host", host)]) == 1
     }
 
     pub(crate) async fn finds_healthy(&self, host: &str) {
@@ -177,6 +179,42 @@ impl Proxy {
         eventually(&what, async || {
             let metrics = self.metrics().await;
             metrics.gauge("gpu_bridge_queue_length", &[]) == requests
+        })
+        .await;
+    }
+
+    /// Puts `config` in the place of the file that it was started with, as editors do.
+    pub(crate) fn rewrite(&self, config: &str) {
+        let path = self.config.path();
+        let next = path.with_extension("next");
+        std::fs::write(&next, config).unwrap();
+        std::fs::rename(&next, path).unwrap();
+    }
+
+    /// Changes its configuration; returns once it has noticed and taken it over.
+    pub(crate) async fn takes_over(&self, config: &Config) {
+        let before = self.reloads("success").await;
+        self.rewrite(&config.to_yaml());
+        self.has_reloaded("success", before + 1).await;
+    }
+
+    /// How many reloads had this result: `"success"` or `"failure"`.
+    pub(crate) async fn reloads(&self, result: &str) -> u64 {
+        let metrics = self.metrics().await;
+        metrics.count("gpu_bridge_config_reloads_total", &[("result", result)])
+    }
+
+    /// Returns once so many reloads, or more, had this result.
+    pub(crate) async fn has_reloaded(&self, result: &str, times: u64) {
+        let what = format!("{times} reloads: {result}");
+        eventually(&what, async || self.reloads(result).await >= times).await;
+    }
+
+    /// Returns once it tells of exactly these hosts, by name.
+    pub(crate) async fn has_hosts(&self, names: &[&str]) {
+        eventually(&format!("the hosts {names:?}"), async || {
+            let metrics = self.metrics().await;
+            metrics.labels("gpu_bridge_host_healthy", "host") == names
         })
         .await;
     }

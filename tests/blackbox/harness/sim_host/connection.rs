@@ -56,8 +56,9 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn reserve() -> Self {
-        let bound = shared_socket("127.0.0.1:0".parse().unwrap());
+    /// `address`: with port 0, any free one.
+    pub(super) fn reserve(address: SocketAddr) -> Self {
+        let bound = shared_socket(address);
         let address = bound.local_addr().unwrap();
         Self {
             address,

@@ -37,6 +37,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             api_key: None,
         },
         tls: None,
+        address: "127.0.0.1:0".parse().unwrap(),
     }
 }
 
@@ -45,6 +46,7 @@ pub(crate) struct Setup {
     name: String,
     knobs: Knobs,
     tls: Option<Arc<ServerConfig>>,
+    address: SocketAddr,
 }
 
 /// A simulated host, up until it is dropped or stopped.
@@ -89,6 +91,12 @@ impl Setup {
         self
     }
 
+    /// At this address instead of 127.0.0.1; with port 0, at any free one.
+    pub(crate) fn at(mut self, address: &str, port: u16) -> Self {
+        self.address = SocketAddr::new(address.parse().unwrap(), port);
+        self
+    }
+
     pub(crate) fn start(self) -> SimHost {
         let host = SimHost {
             api: Arc::new(Api {
@@ -97,7 +105,7 @@ impl Setup {
                 record: Recorder::default(),
                 gate: Semaphore::new(0),
             }),
-            port: Port::reserve(),
+            port: Port::reserve(self.address),
             tls: self.tls,
             accepting: Mutex::default(),
         };

@@ -1,0 +1,137 @@
+//! A new configuration for a proxy that runs.
+//!
+//! ```text
+//! watch (files) ─┐                ┌─ bad ─▶ refused whole: logged, counted; the old one stays
+//! SIGHUP         ├─▶ Reloader ────┤
+//! operator ──────┘   (one at a    └─ good ─▶ what changed is logged; Apply takes it over
+//!                       time)
+//! ```
+//!
+//! Nothing here knows what a setting does. Requests are not touched: those that run end as they
+//! began, and those that wait find the new hosts and limits.
+
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Mutex;
+
+use crate::config::{self, Change, Config, ConfigError, Sources};
+use crate::telemetry::Metrics;
+use crate::upstream::UnusableHost;
+
+/// What takes a good configuration over; if it can't, it changes nothing.
+pub type Apply = Box<dyn Fn(&Config) -> Result<(), UnusableHost> + Send + Sync>;
+
+/// The one way to a new configuration; cheap to clone.
+#[derive(Clone)]
+pub struct Reloader(Arc<Shared>);
+
+struct Shared {
+    file: PathBuf,
+    apply: Apply,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What runs.
+    config: Config,
+    /// What was looked into last, for a configuration that was taken over or refused.
+    sources: Sources,
+}
+
+impl Reloader {
+    /// `config` runs; it was read from `file`.
+    pub fn new(file: PathBuf, config: Config, apply: Apply, metrics: Arc<Metrics>) -> Self {
+        metrics.reloads.started(SystemTime::now());
+        let sources = config.sources.clone();
+        Self(Arc::new(Shared {
+            file,
+            apply,
+            metrics,
+            state: Mutex::new(State { config, sources }),
+        }))
+    }
+
+    /// Reads the file again and takes over what it says; returns what is different.
+    ///
+    /// # Errors
+    /// All that is wrong with it; what runs stays as it is then.
+    pub async fn reload(&self) -> Result<Change, ConfigError> {
+        let mut state = self.0.state.lock().await;
+        let taken_over = match self.load().await {
+            Ok(config) => self.take_over(&mut state, config),
+            Err(error) => Err(error),
+        };
+        match taken_over {
+            Ok(change) => Ok(change),
+            Err(error) => {
+                self.refuse(&mut state, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What runs.
+    pub async fn config(&self) -> Config {
+        self.0.state.lock().await.config.clone()
+    }
+
+    /// Reloads whenever one of the files is changed, for ever.
+    pub async fn watch(&self) {
+        watch::run(self).await;
+    }
+
+    async fn load(&self) -> Result<Config, ConfigError> {
+        let file = self.0.file.clone();
+        // Files may be on a slow network.
+        let load = move || config::load(&file, &|name| std::env::var(name).ok());
+        match tokio::task::spawn_blocking(load).await {
+            Ok(loaded) => loaded,
+            Err(_) => Err(ConfigError::unreadable(&self.0.file)),
+        }
+    }
+
+    fn take_over(&self, state: &mut State, config: Config) -> Result<Change, ConfigError> {
+        let change = Change::between(&state.config, &config);
+        if let Err(problem) = (self.0.apply)(&config) {
+            let sources = config.sources;
+            return Err(ConfigError::unusable(&self.0.file, &problem, sources));
+        }
+        self.0.metrics.reloads.succeeded(SystemTime::now());
+        for warning in &config.warnings {
+            tracing::warn!("{}", warning.in_file(&self.0.file));
+        }
+        tell(&change);
+        state.sources = config.sources.clone();
+        state.config = config;
+        Ok(change)
+    }
+
+    fn refuse(&self, state: &mut State, error: &ConfigError) {
+        self.0.metrics.reloads.failed();
+        for problem in error.lines() {
+            tracing::error!("{problem}");
+        }
+        tracing::error!("the new configuration is refused; the old one goes on");
+        state.sources = error.sources().clone();
+    }
+
+    /// The files that the last configuration was made of, as they were then.
+    async fn sources(&self) -> Sources {
+        self.0.state.lock().await.sources.clone()
+    }
+}
+
+fn tell(change: &Change) {
+    for difference in change.differences() {
+        tracing::info!("configuration: {difference}");
+    }
+    if change.needs_restart().next().is_some() {
+        tracing::warn!("a part of the new configuration takes effect after a restart only");
+    }
+    tracing::info!("the configuration was reloaded");
+}

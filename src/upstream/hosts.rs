@@ -1,0 +1,140 @@
+//! The hosts that attempts can be made on, by id.
+//!
+//! The set is replaced as a whole; an attempt holds the [`Target`] that it began with, so that what
+//! runs on a host that is removed or changed ends as it would have. Health checks are the other way
+//! round: they end with the host, and begin anew when the way to it changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::connectors::http::Connector;
+
+use super::attempt::Attempt;
+use super::background::Background;
+use super::check::Checker;
+use super::{Member, Settings, Target, Upstream, Verdict};
+use crate::budget::Budget;
+use crate::message::{Call, Reports};
+use crate::pool::{HostId, Pool};
+
+/// See the module.
+pub struct Hosts {
+    entries: ArcSwap<Entries>,
+    checks: Mutex<HashMap<HostId, Background>>,
+    means: Arc<Means>,
+}
+
+type Entries = HashMap<HostId, Entry>;
+
+#[derive(Clone)]
+struct Entry {
+    member: Member,
+    target: Arc<Target>,
+}
+
+/// What talking to any host takes.
+pub(super) struct Means {
+    pub(super) connector: Connector,
+    pub(super) settings: ArcSwap<Settings>,
+    /// Bounds the answers that are held.
+    pub(super) budget: Budget,
+}
+
+impl Hosts {
+    /// No hosts yet. `budget` bounds the answers that are held.
+    pub fn new(settings: Settings, budget: Budget) -> Self {
+        let means = Means {
+            connector: Connector::new(None),
+            settings: ArcSwap::from_pointee(settings),
+            budget,
+        };
+        Self {
+            entries: ArcSwap::default(),
+            checks: Mutex::default(),
+            means: Arc::new(means),
+        }
+    }
+
+    /// Talks to hosts like this from now on.
+    pub fn set_settings(&self, settings: Settings) {
+        self.means.settings.store(Arc::new(settings));
+    }
+
+    /// Puts these hosts in the place of those there are, here and in `pool`. Needs a runtime.
+    pub fn set(&self, pool: &Pool, members: Vec<Member>) {
+        // Held to the end, so that of two changes at once the later one stays.
+        let mut checks = self.checks.lock();
+        let before = self.entries.load_full();
+        let ids = pool.set_hosts(members.iter().map(Member::spec).collect());
+        let after: Entries = ids
+            .into_iter()
+            .zip(members)
+            .map(|(id, member)| (id, Entry::new(member, before.get(&id))))
+            .collect();
+        let after = Arc::new(after);
+        // First this, then the checks: a host gets requests as soon as a check has found it well.
+        self.entries.store(Arc::clone(&after));
+        checks.retain(|id, _| match (before.get(id), after.get(id)) {
+            (Some(before), Some(after)) => Arc::ptr_eq(&before.target, &after.target),
+            _ => false,
+        });
+        for (id, entry) in &*after {
+            checks
+                .entry(*id)
+                .or_insert_with(|| self.keep_checking(*id, &entry.target, pool));
+        }
+    }
+
+    /// What each host last told of itself.
+    pub fn reports(&self) -> Reports {
+        let entries = self.entries.load();
+        let report = |(id, entry): (&HostId, &Entry)| (*id, entry.target.report());
+        entries.iter().map(report).collect()
+    }
+
+    fn keep_checking(&self, host: HostId, target: &Arc<Target>, pool: &Pool) -> Background {
+        let checker = Checker {
+            host,
+            target: Arc::clone(target),
+            means: Arc::clone(&self.means),
+            pool: pool.clone(),
+        };
+        Background::spawn(checker.run())
+    }
+}
+
+impl Entry {
+    /// Keeps the target of `before` if the way to the host is the same.
+    fn new(member: Member, before: Option<&Self>) -> Self {
+        let same = before.filter(|before| before.member.is_reached_like(&member));
+        let target = match same {
+            Some(before) => Arc::clone(&before.target),
+            None => Arc::new(Target::new(&member)),
+        };
+        Self { member, target }
+    }
+}
+
+#[async_trait]
+impl Upstream for Hosts {
+    async fn attempt(&self, host: HostId, call: &Call, limit: Duration) -> Verdict {
+        let entries = self.entries.load_full();
+        let Some(entry) = entries.get(&host) else {
+            return Verdict::Fault {
+                sent: false,
+                reason: "the host was removed just now".to_owned(),
+            };
+        };
+        let attempt = Attempt {
+            target: Arc::clone(&entry.target),
+            means: &self.means,
+            limit,
+        };
+        drop(entries);
+        attempt.run(call).await
+    }
+}
