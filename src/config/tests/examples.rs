@@ -75,6 +75,7 @@ fn the_long_one_shows_the_defaults() {
     minimal.pool.hosts.clone_from(&example.pool.hosts);
     minimal.auth.clone_from(&example.auth);
     minimal.warnings.clear();
+    minimal.sources.clone_from(&example.sources);
     assert_eq!(example, minimal);
 }
 

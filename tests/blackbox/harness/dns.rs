@@ -1,6 +1,5 @@
 //! A real DNS server (dnsmasq) that knows the names of one test.
 
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,16 +20,16 @@ impl DnsServer {
     /// Starts one that knows `records` (name, address), and tells a TTL of so many seconds. `None`,
     /// loudly, where dnsmasq is not installed; in CI that fails the test.
     pub(crate) async fn start(ttl: u32, records: &[(&str, &str)]) -> Option<Self> {
-        if !is_installed() {
+        let Some(program) = installed() else {
             let missing = "dnsmasq is not installed (Debian: apt-get install dnsmasq-base)";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
             eprintln!("SKIPPED: {missing}");
             return None;
-        }
+        };
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         write(folder.path(), records);
-        let mut command = dnsmasq(folder.path(), address, ttl);
+        let mut command = dnsmasq(program, folder.path(), address, ttl);
         let server = Self {
             process: Process::start("dnsmasq", &mut command),
             address,
@@ -73,8 +72,8 @@ impl DnsServer {
     }
 }
 
-fn dnsmasq(folder: &Path, address: SocketAddr, ttl: u32) -> Command {
-    let mut command = Command::new("dnsmasq");
+fn dnsmasq(program: &str, folder: &Path, address: SocketAddr, ttl: u32) -> Command {
+    let mut command = Command::new(program);
     command
         .args(["--keep-in-foreground", "--log-facility=-", "--pid-file="])
         .args(["--conf-file=/dev/null", "--no-resolv", "--no-hosts"])
@@ -88,11 +87,13 @@ fn dnsmasq(folder: &Path, address: SocketAddr, ttl: u32) -> Command {
     command
 }
 
-fn is_installed() -> bool {
-    let found = std::process::Command::new("dnsmasq")
-        .arg("--version")
-        .output();
-    !matches!(found, Err(error) if error.kind() == ErrorKind::NotFound)
+/// Debian has it where only root looks.
+fn installed() -> Option<&'static str> {
+    let runs = |program: &&str| {
+        let told = std::process::Command::new(program).arg("--version").output();
+        told.is_ok()
+    };
+    ["dnsmasq", "/usr/sbin/dnsmasq"].into_iter().find(runs)
 }
 
 fn records_file(folder: &Path) -> PathBuf {
