@@ -60,7 +60,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
         relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
         () = signals.stop() => return Ok(()),
     }
-    let running = Running::start(parts, &sockets, stopping)?;
+    let running = Running::start(&parts, &sockets, stopping)?;
     restart::notify(restart::State::Serving);
 
     tokio::select! {
@@ -194,6 +194,7 @@ impl Parts {
     fn admin(&self) -> Admin {
         Admin {
             access: self.access.clone(),
+            reloader: self.reloader.clone(),
             stopping: self.handler.stopping.clone(),
             pool: self.pool.clone(),
             metrics: Arc::clone(&self.metrics),

@@ -56,7 +56,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn start(parts: Parts, sockets: &Sockets, stopping: Stopping) -> Result<Self> {
+    pub(super) fn start(parts: &Parts, sockets: &Sockets, stopping: Stopping) -> Result<Self> {
         let (fds, addresses) = listening(sockets)?;
         let admin = sockets.admin().context("no admin address")?;
         let admin = admin.listener.try_clone()?;
