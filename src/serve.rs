@@ -194,6 +194,7 @@ impl Parts {
     fn admin(&self) -> Admin {
         Admin {
             access: self.access.clone(),
+            reloader: self.reloader.clone(),
             stopping: self.handler.stopping.clone(),
             pool: self.pool.clone(),
             metrics: Arc::clone(&self.metrics),

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use super::view::{HostState, PoolState};
+use super::view::{HostState, PoolState, Reloaded};
 use super::{Admin, reply};
 use crate::config::HostName;
 
@@ -57,6 +57,18 @@ pub(super) async fn undrain(State(admin): State<Admin>, Path(name): Path<String>
         }
         known
     })
+}
+
+/// Reads the configuration again. It goes on when nobody waits for the answer any more: what was begun
+/// is finished, and the log tells of it.
+pub(super) async fn reload(State(admin): State<Admin>) -> Response {
+    tracing::info!("reading the configuration again, by order of an operator");
+    let reloader = admin.reloader;
+    match tokio::spawn(async move { reloader.reload().await }).await {
+        Ok(Ok(change)) => reply::json(StatusCode::OK, &Reloaded::from(&change)),
+        Ok(Err(refused)) => reply::error(StatusCode::UNPROCESSABLE_ENTITY, refused.to_string()),
+        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }
 
 /// Answers with the host as it is after `operation`, which returns false for one that is not there.

@@ -27,6 +27,7 @@ use self::access::{Access, Need};
 use self::view::PoolState;
 use crate::budget::Budget;
 use crate::pool::Pool;
+use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
 /// What the admin address shows and commands.
@@ -40,6 +41,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The bytes held.
     pub budget: Budget,
+    /// For new configurations.
+    pub reloader: Reloader,
     /// True once the proxy is about to end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -63,6 +66,7 @@ fn router(admin: Admin) -> Router {
     let scraped = Router::new().route("/metrics", get(api::metrics));
     let looked_at = Router::new().route("/api/v1/pool", get(api::pool));
     let operations = Router::new()
+        .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/hosts/{name}/drain", post(api::drain))
         .route("/api/v1/hosts/{name}/undrain", post(api::undrain));
     let guarded = |routes: Router<Admin>, need| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Change;
 use crate::pool::{Cause, HostView, Phase, PoolView};
 
 /// Everything at one moment.
@@ -31,6 +32,25 @@ pub struct QueueState {
     pub bytes: usize,
     /// How long they will take to be served, as far as that is known.
     pub expected_wait_seconds: f64,
+}
+
+/// What a reload of the configuration brought.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Reloaded {
+    /// A sentence for each difference.
+    pub changes: Vec<String>,
+    /// Some of them take effect after a restart only.
+    pub needs_restart: bool,
+}
+
+impl From<&Change> for Reloaded {
+    fn from(change: &Change) -> Self {
+        let differences = change.differences().iter();
+        Self {
+            changes: differences.map(ToString::to_string).collect(),
+            needs_restart: change.needs_restart().next().is_some(),
+        }
+    }
 }
 
 /// One host.

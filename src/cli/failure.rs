@@ -33,6 +33,8 @@ pub(super) enum Failure {
     NotAllowed { detail: String },
     #[error("{detail}")]
     NoSuchHost { detail: String },
+    #[error("{detail}\nthe new configuration is refused; the old one goes on")]
+    Refused { detail: String },
     #[error(transparent)]
     Output(#[from] io::Error),
 }
@@ -41,7 +43,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Output(_) => 1,
-            Self::Usage(_) | Self::Config(_) | Self::KeyFile { .. } => 2,
+            Self::Usage(_) | Self::Config(_) | Self::KeyFile { .. } | Self::Refused { .. } => 2,
             Self::Unreachable { .. } => 3,
             Self::NotAllowed { .. } => 4,
             Self::NoSuchHost { .. } => 5,

@@ -89,6 +89,12 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Let the proxy read its configuration again at once; it does so by itself within a second.
+    #[command(after_help = EXIT_CODES)]
+    Reload {
+        #[command(flatten)]
+        place: Where,
+    },
     /// Print completions for a shell, e.g. `gpu-bridge completions bash > /etc/bash_completion.d/gpu-bridge`.
     Completions {
         /// Which.
@@ -123,6 +129,7 @@ impl Cli {
             Command::Hosts { place } => ask(operate::hosts(place)),
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
+            Command::Reload { place } => ask(operate::reload(place)),
             Command::Completions { shell } => {
                 generate::completions(Self::command(), shell);
                 Ok(())

@@ -8,7 +8,7 @@ use clap::Args;
 use super::client::{Client, Where};
 use super::failure::Failure;
 use super::table;
-use crate::admin::view::{HostState, PoolState, State};
+use crate::admin::view::{HostState, PoolState, Reloaded, State};
 
 const POOL: &str = "/api/v1/pool";
 /// Between two looks.
@@ -73,6 +73,22 @@ pub(super) async fn order(place: Where, order: Order, host: &str) -> Result<(), 
     };
     let path = format!("/api/v1/hosts/{}/{word}", in_path(host)?);
     print(&outcome(&client.post(&path).await?))
+}
+
+pub(super) async fn reload(place: Where) -> Result<(), Failure> {
+    let client = Client::from_environment(place)?;
+    let Reloaded {
+        changes,
+        needs_restart,
+    } = client.post("/api/v1/reload").await?;
+    let mut lines = changes;
+    if lines.is_empty() {
+        lines.push("nothing has changed".to_owned());
+    }
+    if needs_restart {
+        lines.push("restart the proxy for what only a restart can change".to_owned());
+    }
+    print(&(lines.join("\n") + "\n"))
 }
 
 fn outcome(host: &HostState) -> String {

@@ -14,7 +14,7 @@ use crate::pool::{HostView, Phase, PoolView};
 
 /// `/health`. `None`: no host can serve.
 pub(super) fn health(pool: &PoolView, reports: &Reports) -> Option<Health> {
-    let serving = pool.hosts.iter().any(|host| host.is_serving());
+    let serving = pool.hosts.iter().any(HostView::is_serving);
     serving.then(|| Health {
         status: Health::OK.to_owned(),
         device: device(&infos(pool, reports)),

@@ -252,3 +252,34 @@ async fn requests_run_through_many_reloads_without_a_failure() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_operator_reloads_and_is_told_what_changes_or_what_is_wrong() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let (code, said, _) = proxy.command(&["reload"]).await;
+    assert_eq!((code, said.as_str()), (Some(0), "nothing has changed\n"));
+
+    let changed = config.clone().set("limits", "max_connections", 9);
+    proxy.rewrite(&changed.set("queue", "max_wait", "9s").to_yaml());
+    let (code, said, errors) = proxy.command(&["reload"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    for text in [
+        "queue.max_wait was changed\n",
+        "limits.max_connections",
+        "restart the proxy",
+    ] {
+        assert!(said.contains(text), "{said}");
+    }
+
+    proxy.rewrite(&config.set("queue", "max_wait", "soon").to_yaml());
+    let (code, _, errors) = proxy.command(&["reload"]).await;
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        errors.contains("queue.max_wait: is not a duration"),
+        "{errors}"
+    );
+    assert!(errors.contains("the old one goes on"), "{errors}");
+    proxy.client().embed("x").await.assert_embedding_of("x");
+}

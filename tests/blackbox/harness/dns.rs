@@ -90,7 +90,9 @@ fn dnsmasq(program: &str, folder: &Path, address: SocketAddr, ttl: u32) -> Comma
 /// Debian has it where only root looks.
 fn installed() -> Option<&'static str> {
     let runs = |program: &&str| {
-        let told = std::process::Command::new(program).arg("--version").output();
+        let told = std::process::Command::new(program)
+            .arg("--version")
+            .output();
         told.is_ok()
     };
     ["dnsmasq", "/usr/sbin/dnsmasq"].into_iter().find(runs)
@@ -103,10 +105,10 @@ fn records_file(folder: &Path) -> PathBuf {
 /// In the form of `/etc/hosts`.
 fn write(folder: &Path, records: &[(&str, &str)]) {
     let lines = records.iter();
-    let text: String = lines
+    let lines: Vec<_> = lines
         .map(|(name, address)| format!("{address} {name}\n"))
         .collect();
-    std::fs::write(records_file(folder), text).unwrap();
+    std::fs::write(records_file(folder), lines.concat()).unwrap();
 }
 
 /// A loopback address of its own: dnsmasq can't choose a free port itself, and on 127.0.0.1 others take
