@@ -19,7 +19,7 @@ use gpu_bridge::pool::{
 
 const CLIENTS: usize = 16;
 const MODELS: usize = 4;
-const STEPS: usize = 50_000;
+const STEPS: u32 = 50_000;
 
 fn main() {
     println!("hosts  waiting  policy        step mean   step p99   memory");
@@ -31,8 +31,8 @@ fn main() {
         ] {
             let (mut steps, grown) = run(hosts, waiting, policy);
             steps.sort_unstable();
-            let mean: Duration = steps.iter().sum::<Duration>() / STEPS as u32;
-            let p99 = steps[STEPS * 99 / 100];
+            let mean: Duration = steps.iter().sum::<Duration>() / STEPS;
+            let p99 = steps[steps.len() * 99 / 100];
             println!("{hosts:5}  {waiting:7}  {name:12}  {mean:9.1?}  {p99:9.1?}   {grown:+} KiB");
         }
     }
@@ -51,13 +51,13 @@ fn run(hosts: usize, waiting: usize, policy: Policy) -> (Vec<Duration>, i64) {
             None => line.push_back(place),
         }
     }
-    let mut steps = Vec::with_capacity(STEPS);
+    let mut steps = Vec::new();
     let mut memory = 0;
     for step in 0..STEPS {
         if step == STEPS / 2 {
             memory = resident();
         }
-        let ended = held.swap_remove(step * 7919 % held.len());
+        let ended = held.swap_remove(step as usize * 7919 % held.len());
         let began = Instant::now();
         ended.finish(Outcome::Answered { timed: true });
         steps.push(began.elapsed());

@@ -1,7 +1,9 @@
 //! What the pool should know of a request: its model and how much it asks for.
 //!
-//! The body is read through once without building anything but the model's name; a body that is not
-//! what it should be is no reason to refuse it here, since a host says better what is wrong.
+//! A body in one piece, as most are, is read through once without building anything but the model's
+//! name. Of a larger one only the ends are looked at for the model, and how much it asks for is taken
+//! from its size: reading all of it would cost more than passing it on. A body that is not what it
+//! should be is no reason to refuse it here, since a host says better what is wrong.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,8 +15,8 @@ use super::route::Route;
 use crate::message::Payload;
 use crate::pool::{Model, Work};
 
-/// Larger bodies are not looked into: they would have to be copied into one piece for it.
-const LARGEST: usize = 8 << 20;
+/// How much of either end of a large body is looked at.
+const END: usize = 4 << 10;
 
 /// See the module.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,8 +29,11 @@ pub(super) struct Peek {
 pub(super) fn peek(route: Route, body: &Payload) -> Peek {
     let content = match body.chunks() {
         [whole] => parse(whole),
-        _ if body.len() <= LARGEST => parse(&body.chunks().concat()),
-        _ => Content::default(),
+        [first, .., last] => Content {
+            model: model_in(ending(last)).or_else(|| model_in(beginning(first))),
+            items: 0,
+        },
+        [] => Content::default(),
     };
     let Content { model, items } = content;
     // As hosts name what they have loaded.
@@ -47,6 +52,33 @@ struct Content {
     /// `None` if it is absent or empty: the host's default.
     model: Option<String>,
     items: u32,
+}
+
+fn beginning(chunk: &[u8]) -> &[u8] {
+    &chunk[..chunk.len().min(END)]
+}
+
+fn ending(chunk: &[u8]) -> &[u8] {
+    &chunk[chunk.len().saturating_sub(END)..]
+}
+
+/// The model that a part of a body names. Quotes within a text are escaped, so that a key in plain
+/// quotes with a colon after it is a key.
+fn model_in(part: &[u8]) -> Option<String> {
+    let name = |key: &str| {
+        let at = memchr::memmem::rfind(part, key.as_bytes())?;
+        if at > 0 && part[at - 1] == b'\\' {
+            return None;
+        }
+        let value = part[at + key.len()..]
+            .trim_ascii_start()
+            .strip_prefix(b":")?;
+        // The text ends before the part does, or the name is not all there.
+        let mut value = serde_json::Deserializer::from_slice(value);
+        String::deserialize(&mut value).ok()
+    };
+    let name = name("\"model\"").or_else(|| name("\"model_type\""))?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 fn parse(body: &[u8]) -> Content {
@@ -160,7 +192,27 @@ mod tests {
         assert!(body.chunks().len() > 1);
         let peek = peek(Route::Embed, &body);
         assert_eq!(peek.model, Model::new("embed:m"));
-        assert_eq!(peek.work.items, 1);
         assert_eq!(peek.work.characters, whole.len() as u64);
+    }
+
+    #[test]
+    fn finds_the_model_at_the_end_of_a_part() {
+        let table = [
+            (r#"xxx"],"model":"m"}"#, Some("m")),
+            (
+                r#"xxx"], "model_type" : "x\/y" , "lang":"en"}"#,
+                Some("x/y"),
+            ),
+            (r#"{"model":"m","texts":["xxx"#, Some("m")),
+            (r#"xxx \"model\":\"fake\" xxx"#, None),
+            (r#"xxx","model","xxx"#, None),
+            (r#"xxx"],"model":"cut of"#, None),
+            (r#"xxx"],"model":null}"#, None),
+            (r#"xxx"],"model":""}"#, None),
+            ("", None),
+        ];
+        for (part, expected) in table {
+            assert_eq!(model_in(part.as_bytes()).as_deref(), expected, "{part}");
+        }
     }
 }

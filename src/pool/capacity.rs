@@ -9,7 +9,8 @@
 //!   congestion avoidance (RFC 5681): a busy answer cuts it, good answers under full load raise it
 //!   again. One cut for all that was in flight together, since they all met the same wall.
 //! - *window*, for hosts that come back: slow start. One lease, then one more for each good answer.
-//! - *foreign load*: what others have running there, from the host's own count less ours.
+//! - *foreign load*: what others have running there, from the host's own count less ours. Requests are
+//!   on their way while a host counts, so less of it is believed only when it is told twice.
 
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -27,6 +28,8 @@ pub(super) struct Capacity {
     pub(super) configured: Option<NonZeroU32>,
     told: Option<u32>,
     foreign: u32,
+    /// As last told.
+    foreign_told: u32,
     limit: Option<f64>,
     last_cut: Option<Instant>,
     window: Option<u32>,
@@ -72,7 +75,9 @@ impl Capacity {
     pub(super) fn tell(&mut self, max_concurrent: u32, in_flight: u32, ours: u32) -> bool {
         let before = self.nominal();
         self.told = Some(max_concurrent);
-        self.foreign = in_flight.saturating_sub(ours);
+        let foreign = in_flight.saturating_sub(ours);
+        self.foreign = foreign.max(self.foreign_told);
+        self.foreign_told = foreign;
         if self.is_told() {
             self.limit = None;
         }
@@ -82,6 +87,7 @@ impl Capacity {
     /// The host says nothing (any more) of its load.
     pub(super) fn forget_foreign(&mut self) {
         self.foreign = 0;
+        self.foreign_told = 0;
     }
 
     /// A busy answer to a lease that was granted at `granted`, with `in_flight` leases out including
@@ -118,7 +124,7 @@ impl Capacity {
     /// The host is back: begin with one lease.
     pub(super) fn start_slowly(&mut self) {
         self.window = (self.nominal() > 1).then_some(1);
-        self.foreign = 0;
+        self.forget_foreign();
     }
 }
 
@@ -166,6 +172,16 @@ mod tests {
             capacity.forget_foreign();
             assert_eq!(capacity.slots(), 4);
         }
+    }
+
+    #[test]
+    fn less_foreign_load_is_believed_when_it_is_told_twice() {
+        let mut capacity = configured(0);
+        capacity.tell(4, 3, 0);
+        capacity.tell(4, 0, 0);
+        assert_eq!(capacity.foreign(), 3, "perhaps ours had not arrived yet");
+        capacity.tell(4, 0, 0);
+        assert_eq!(capacity.foreign(), 0);
     }
 
     #[test]

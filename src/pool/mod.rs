@@ -181,6 +181,8 @@ struct Shared {
 
 struct Inner {
     state: State,
+    /// When time alone will make a grant possible, as of the last change.
+    wakeup: Option<Instant>,
     waiting: HashMap<Ticket, oneshot::Sender<Result<Lease, TurnedAway>>>,
     signals: HashMap<HostId, Arc<Signals>>,
 }
@@ -191,6 +193,7 @@ impl Pool {
     pub fn new(settings: Settings, seed: u64, observer: Observer) -> Self {
         let inner = Inner {
             state: State::new(settings, seed),
+            wakeup: None,
             waiting: HashMap::new(),
             signals: HashMap::new(),
         };
@@ -415,7 +418,7 @@ impl Pool {
     fn update<T>(&self, change: impl FnOnce(&mut Inner, Instant) -> (T, Vec<Grant>)) -> T {
         let now = now();
         let mut inner = self.lock();
-        let before = Glance::at(&inner.state, now);
+        let anybody_waited = inner.state.waiting() > 0;
         let (result, grants) = change(&mut inner, now);
         let deliveries: Vec<_> = grants
             .into_iter()
@@ -428,8 +431,9 @@ impl Pool {
             .collect();
         let events = inner.state.take_events();
         let lost = inner.state.take_lost();
-        let after = Glance::at(&inner.state, now);
-        let poll: Vec<Arc<Signals>> = if after.anybody_waits && !before.anybody_waits {
+        let wakeup = inner.state.next_wakeup(now);
+        let timer_changed = std::mem::replace(&mut inner.wakeup, wakeup) != wakeup;
+        let poll: Vec<Arc<Signals>> = if !anybody_waited && inner.state.waiting() > 0 {
             let hosts = inner.state.worth_polling(now);
             hosts
                 .filter_map(|host| inner.signals.get(&host).cloned())
@@ -448,9 +452,9 @@ impl Pool {
         }
         for (waiting, lease) in deliveries {
             // One that is gone drops the lease, which serves the next in line.
-            let _ = waiting
-                .zip(lease)
-                .map(|(waiting, lease)| waiting.send(Ok(lease)));
+            if let (Some(waiting), Some(lease)) = (waiting, lease) {
+                drop(waiting.send(Ok(lease)));
+            }
         }
         for (signals, cause) in lost {
             signals.lost.send_replace(Some(cause));
@@ -458,7 +462,7 @@ impl Pool {
         for signals in poll {
             signals.check_sooner.notify_one();
         }
-        if after.wakeup != before.wakeup {
+        if timer_changed {
             self.shared.timer_changed.notify_one();
         }
         result
@@ -477,21 +481,6 @@ impl Pool {
             .inner
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What has to be told of if a change changes it.
-struct Glance {
-    anybody_waits: bool,
-    wakeup: Option<Instant>,
-}
-
-impl Glance {
-    fn at(state: &State, now: Instant) -> Self {
-        Self {
-            anybody_waits: state.waiting() > 0,
-            wakeup: state.next_wakeup(now),
-        }
     }
 }
 

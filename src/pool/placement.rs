@@ -45,24 +45,22 @@ impl Scene<'_> {
             .hosts
             .iter()
             .all(|host| entry.avoid.broken_on(host.id) || !host.is_serving());
-        let allowed = |host: &&Host| entry.avoid.allows(host.id, host.proof, nowhere_else);
+        let allowed = |host: &Host| entry.avoid.allows(host.id, host.proof, nowhere_else);
         let mut warm = Vec::new();
         let mut cold = Vec::new();
-        let mut warm_slots = 0;
-        for host in self.hosts.iter().filter(allowed) {
-            let has = entry
-                .demand
-                .model
-                .as_ref()
-                .is_none_or(|model| host.has(model));
-            if has && host.is_serving() {
-                warm_slots += host.slots();
-            }
+        // Most hosts are full most of the time, so that is asked first.
+        for host in self.hosts {
             let Some(slots) = host.can_take(self.now, desperate) else {
                 continue;
             };
-            let group = if has { &mut warm } else { &mut cold };
-            group.push((host.id, load(host, slots, entry.seconds)));
+            if allowed(host) {
+                let group = if has_model(host, entry) {
+                    &mut warm
+                } else {
+                    &mut cold
+                };
+                group.push((host.id, load(host, slots, entry.seconds)));
+            }
         }
         if let Some(host) = self.pick(&warm, rng) {
             return Placement::On { host, cold: false };
@@ -70,7 +68,11 @@ impl Scene<'_> {
         let Some(host) = self.pick(&cold, rng) else {
             return Placement::Nowhere;
         };
-        match self.patience(entry, line, warm_slots) {
+        let warm = self
+            .hosts
+            .iter()
+            .filter(|host| host.is_serving() && has_model(host, entry) && allowed(host));
+        match self.patience(entry, line, warm.map(Host::slots).sum()) {
             Some(until) if self.now < until => Placement::Later(until),
             _ => Placement::On { host, cold: true },
         }
@@ -93,6 +95,11 @@ impl Scene<'_> {
         let wait = seconds(entry.seconds * line.len as f64 / f64::from(warm_slots));
         (wait < load_time).then(|| line.since + load_time)
     }
+}
+
+fn has_model(host: &Host, entry: &Entry) -> bool {
+    let model = entry.demand.model.as_ref();
+    model.is_none_or(|model| host.has(model))
 }
 
 /// Does no host serve?

@@ -643,6 +643,7 @@ fn foreign_load_is_left_room() {
     assert_eq!(hosts(&state.grant(now)), [A]);
     assert_eq!(state.check_delay(A, now), POLL_WHILE_WAITING);
     state.checked(A, &slots(2, 2), now);
+    state.checked(A, &slots(2, 2), now);
     assert_eq!(hosts(&state.grant(now)), [A]);
 }
 
