@@ -127,6 +127,11 @@ async fn bounds_hold() {
     let detail = wire.send(request).await.assert_error(431);
     assert!(detail.contains("20"), "{detail}");
 
+    let mut request = wire.embed_request("long");
+    let long = "x".repeat(70 << 10).parse().unwrap();
+    request.headers_mut().insert("x-long", long);
+    assert_eq!(wire.send(request).await.status, 431);
+
     wire.embed("after").await.assert_embedding_of("after");
     assert_eq!(host.arrivals(), 1);
 }
