@@ -166,7 +166,7 @@ async fn a_certificate_that_can_not_be_used_is_an_error_at_start() {
 async fn a_handshake_that_does_not_get_on_is_cut() {
     let (host, authority) = (sim_host("host").start(), Authority::new());
     let identity = authority.issue(&[NAME]);
-    let config = with_tls(&[&host], &identity, None).set("timeouts", "client_head", "300ms");
+    let config = with_tls(&[&host], &identity, None).set("timeouts", "client_head", "1s");
     let proxy = Proxy::ready(&config, &[&host]).await;
 
     let mut silent = TcpStream::connect(proxy.address()).await.unwrap();
