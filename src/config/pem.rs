@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::pem::{Error, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::pem::{Error, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// What a file must hold.
 #[derive(Clone, Copy, Debug)]

@@ -257,6 +257,8 @@ fn is_host(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LIMITS: HeadLimits = HeadLimits {
@@ -423,5 +425,46 @@ mod tests {
         let five = with("A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n");
         assert_eq!(five, Err(BadHead::TooMany { limit: 4 }));
         assert_eq!(five.unwrap_err().status(), 431);
+    }
+
+    /// Bytes like those of a head, with anything in between.
+    fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop_oneof![
+            Just(b"GET / HTTP/1.1\r\n".to_vec()),
+            Just(b"Host: a\r\n".to_vec()),
+            Just(b"Content-Length: 1\r\n".to_vec()),
+            Just(b"Transfer-Encoding: chunked\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            prop::collection::vec(any::<u8>(), 0..4),
+        ];
+        prop::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_let_in_does_not_depend_on_how_it_arrives(
+            head in nearly_a_head(),
+            sizes in prop::collection::vec(1_usize..20, 0..40),
+        ) {
+            let at_once = Scanner::new(LIMITS).scan(&head);
+            let mut scanner = Scanner::new(LIMITS);
+            let ends = sizes.iter().scan(0, |end, size| {
+                *end += size;
+                Some((*end).min(head.len()))
+            });
+            let in_pieces = ends
+                .chain([head.len()])
+                .map(|end| scanner.scan(&head[..end]))
+                .find(|found| *found != Ok(None))
+                .unwrap_or(Ok(None));
+            prop_assert_eq!(in_pieces, at_once);
+            if let Ok(Some(length)) = at_once && check(&head[..length]).is_ok() {
+                let text = String::from_utf8_lossy(&head[..length]).to_lowercase();
+                let framings = text.matches("\r\ncontent-length:").count()
+                    + text.matches("\r\ntransfer-encoding:").count();
+                prop_assert!(framings <= 1, "{text:?}");
+                prop_assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::framing::{self, BadHead, HeadLimits, Scanner};
 /// What a client of HTTP/2 sends first if it knows that the server speaks it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// Room for one read.
-const READ: usize = 8 << 10;
+const READ: usize = 4 << 10;
 /// A client that has just connected is about to send; when the proxy stops it gets this long.
 const LAST_CALL: Duration = Duration::from_millis(500);
 

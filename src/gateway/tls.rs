@@ -3,6 +3,7 @@
 //! Each handshake takes the settings of that moment. New files are used once they are whole and fit
 //! together; until then, and if they never do, the old ones stay in use.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +24,8 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// See the module.
 pub struct Certificates {
     files: ServerTls,
+    /// Of the files at the start.
+    fingerprint: Option<u64>,
     current: ArcSwap<Loaded>,
 }
 
@@ -38,9 +41,12 @@ impl Certificates {
     /// # Errors
     /// What is wrong with them.
     pub fn load(files: ServerTls) -> Result<Self, TlsFileError> {
+        // First, so that no change is missed.
+        let fingerprint = fingerprint(&files);
         let loaded = load(&files)?;
         Ok(Self {
             files,
+            fingerprint,
             current: ArcSwap::from_pointee(loaded),
         })
     }
@@ -67,14 +73,14 @@ impl Certificates {
 
     /// Reloads for ever, whenever the files have changed.
     pub async fn keep_fresh(&self) {
-        let mut seen = self.read().await;
+        let mut seen = self.fingerprint;
         loop {
             tokio::time::sleep(POLL).await;
-            let read = self.read().await;
-            if read == seen {
+            let found = self.look().await;
+            if found == seen {
                 continue;
             }
-            seen = read;
+            seen = found;
             let path = self.path().display();
             match self.reload() {
                 Ok(()) => tracing::info!(certificate = %path, "a new certificate is in use"),
@@ -87,27 +93,30 @@ impl Certificates {
         }
     }
 
-    /// The bytes of the files, to tell whether they have changed: times of files can't always.
-    async fn read(&self) -> Option<Vec<Vec<u8>>> {
-        let ServerTls {
-            certificate,
-            key,
-            client_ca,
-        } = self.files.clone();
-        let read = move || {
-            let paths = [Some(certificate), Some(key), client_ca];
-            paths.into_iter().flatten().map(std::fs::read).collect()
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .ok()
-            .and_then(|files: std::io::Result<_>| files.ok())
+    async fn look(&self) -> Option<u64> {
+        let files = self.files.clone();
+        let look = tokio::task::spawn_blocking(move || fingerprint(&files));
+        look.await.ok().flatten()
     }
 
     /// For the next handshake.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.load().settings)
     }
+}
+
+/// Tells whether the files have changed, which their times can't always. `None`: one can't be read.
+fn fingerprint(files: &ServerTls) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let paths = [
+        Some(&files.certificate),
+        Some(&files.key),
+        files.client_ca.as_ref(),
+    ];
+    for path in paths.into_iter().flatten() {
+        std::fs::read(path).ok()?.hash(&mut hasher);
+    }
+    Some(hasher.finish())
 }
 
 fn load(files: &ServerTls) -> Result<Loaded, TlsFileError> {

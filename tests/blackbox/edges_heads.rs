@@ -49,7 +49,7 @@ async fn a_head_that_is_too_large_is_refused_however_it_comes() {
 #[tokio::test]
 async fn a_head_that_trickles_in_is_cut() {
     let host = sim_host("host").start();
-    let config = Config::with_hosts(&[&host]).set("timeouts", "client_head", "300ms");
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_head", "1s");
     let proxy = Proxy::ready(&config, &[&host]).await;
     let mut connection = proxy.connect().await;
     connection
@@ -75,7 +75,7 @@ async fn a_head_that_trickles_in_is_cut() {
 #[tokio::test]
 async fn a_head_that_stops_half_way_is_told_and_cut() {
     let host = sim_host("host").start();
-    let config = Config::with_hosts(&[&host]).set("timeouts", "client_head", "300ms");
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_head", "1s");
     let proxy = Proxy::ready(&config, &[&host]).await;
     let mut connection = proxy.connect().await;
 
@@ -94,7 +94,7 @@ async fn a_head_that_stops_half_way_is_told_and_cut() {
 async fn silent_connections_are_closed() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host])
-        .set("timeouts", "client_head", "200ms")
+        .set("timeouts", "client_head", "1s")
         .set("timeouts", "client_idle", "100ms");
     let proxy = Proxy::ready(&config, &[&host]).await;
 

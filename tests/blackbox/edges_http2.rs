@@ -127,6 +127,11 @@ async fn bounds_hold() {
     let detail = wire.send(request).await.assert_error(431);
     assert!(detail.contains("20"), "{detail}");
 
+    let mut request = wire.embed_request("long");
+    let long = "x".repeat(70 << 10).parse().unwrap();
+    request.headers_mut().insert("x-long", long);
+    assert_eq!(wire.send(request).await.status, 431);
+
     wire.embed("after").await.assert_embedding_of("after");
     assert_eq!(host.arrivals(), 1);
 }
@@ -134,7 +139,7 @@ async fn bounds_hold() {
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
     let host = sim_host("host").start();
-    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "100ms");
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "500ms");
     let proxy = Proxy::ready(&config, &[&host]).await;
     let mut wire = connect(&proxy).await;
     wire.embed("x").await.assert_embedding_of("x");
@@ -148,9 +153,9 @@ async fn an_idle_connection_is_closed() {
 #[tokio::test]
 async fn a_slow_request_outlives_the_idle_time() {
     let host = sim_host("host")
-        .behaving(Behaviour::ServeAfter(Duration::from_millis(500)))
+        .behaving(Behaviour::ServeAfter(Duration::from_millis(1200)))
         .start();
-    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "50ms");
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "500ms");
     let proxy = Proxy::ready(&config, &[&host]).await;
 
     let mut wire = connect(&proxy).await;
@@ -177,4 +182,32 @@ async fn what_runs_when_the_proxy_stops_is_finished() {
 
     request.await.unwrap().assert_embedding_of("last");
     assert!(proxy.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_connection_that_a_successor_relieves_is_told_so_and_finishes_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("upgrade.sock");
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host]);
+    let mut old = Proxy::start_at(&socket, &config).await;
+    let wire = connect(&old).await;
+    let mut running = share(&wire);
+    let running = tokio::spawn(async move { running.embed("running").await });
+    host.runs(1).await;
+
+    let new = Proxy::start_at(&socket, &config).await;
+    old.logs("another process has taken over").await;
+    host.release_all();
+
+    running.await.unwrap().assert_embedding_of("running");
+    let Wire::Http2(sender) = &wire else {
+        panic!("not HTTP/2")
+    };
+    eventually("the connection is closed", async || sender.is_closed()).await;
+    assert_eq!(old.ended().await.code(), Some(0));
+    let mut wire = connect(&new).await;
+    wire.embed("later").await.assert_embedding_of("later");
 }

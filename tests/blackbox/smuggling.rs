@@ -92,6 +92,41 @@ const CASES: &[Case] = &[
         "2\r\n{}XX0\r\n\r\n",
     ),
     case(
+        "a negative chunk",
+        "Transfer-Encoding: chunked\r\n",
+        "-2\r\n{}\r\n0\r\n\r\n",
+    ),
+    case(
+        "a chunk with a prefix",
+        "Transfer-Encoding: chunked\r\n",
+        "0x2\r\n{}\r\n0\r\n\r\n",
+    ),
+    case(
+        "a chunk with a sign",
+        "Transfer-Encoding: chunked\r\n",
+        "+2\r\n{}\r\n0\r\n\r\n",
+    ),
+    case(
+        "an endless chunk",
+        "Transfer-Encoding: chunked\r\n",
+        "FFFFFFFFFFFFFFFFF2\r\n{}\r\n0\r\n\r\n",
+    ),
+    case(
+        "a chunk size with a bare line feed",
+        "Transfer-Encoding: chunked\r\n",
+        "2\n{}\r\n0\r\n\r\n",
+    ),
+    case(
+        "a chunk with a bare line feed at its end",
+        "Transfer-Encoding: chunked\r\n",
+        "2\r\n{}\n0\r\n\r\n",
+    ),
+    case(
+        "a chunk size with a zero byte",
+        "Transfer-Encoding: chunked\r\n",
+        "2\0\r\n{}\r\n0\r\n\r\n",
+    ),
+    case(
         "two equal lengths",
         "Content-Length: 2\r\nContent-Length: 2\r\n",
         "{}",
@@ -298,7 +333,9 @@ async fn what_is_sent_after_the_answer_to_a_doubtful_body_is_not_a_request() {
         let mut connection = proxy.connect().await;
 
         connection.send(case.bytes()).await;
-        connection.reply().await.assert_error(400);
+        let reply = connection.reply().await;
+        assert_eq!(reply.status, 400, "{}: {reply:?}", case.what);
+        reply.assert_error(400);
         // Fails if the proxy has hung up already, as it should.
         let _ = connection.try_send(embed_request("smuggled")).await;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::config::reader::Section;
 use crate::config::{Health, Limits, Queue, Retries, Timeouts};
 
+/// Longer heads, and more headers than 256, can't be parsed.
+const LARGEST_HEAD: usize = 256 << 10;
 const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,10 +65,13 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
         max_buffered: section.bytes("max_buffered", GIB),
         max_connections: section.count("max_connections", 4096, 1..=1_000_000) as usize,
         max_head: section.bytes("max_head", 64 * KIB),
-        max_headers: section.count("max_headers", 100, 1..=1000) as usize,
+        max_headers: section.count("max_headers", 100, 1..=256) as usize,
     };
     if limits.max_head < KIB {
         section.complain("max_head", "must be at least 1KiB");
+    }
+    if limits.max_head > LARGEST_HEAD {
+        section.complain("max_head", "must be at most 256KiB");
     }
     if limits.max_body < KIB {
         section.complain("max_body", "must be at least 1KiB");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
+use rustls::pki_types::ServerName;
 
 use super::{refuse_repeated, values};
 use crate::config::pem::Pem;

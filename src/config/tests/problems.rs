@@ -70,12 +70,16 @@ fn problems_say_where_and_what_instead() {
             &["2:20: limits.max_head: must be at least 1KiB"],
         ),
         (
+            "limits: {max_head: 300000}",
+            &["2:20: limits.max_head: must be at most 256KiB"],
+        ),
+        (
             "limits: {max_body: 100}",
             &["2:20: limits.max_body: must be at least 1KiB"],
         ),
         (
             "limits: {max_headers: 0}",
-            &["2:23: limits.max_headers: must be a whole number from 1 to 1000"],
+            &["2:23: limits.max_headers: must be a whole number from 1 to 256"],
         ),
         (
             "headers: {served_by: 1}",
