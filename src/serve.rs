@@ -45,7 +45,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     let mut signals = Signals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
-    let sockets = Sockets::open(&config, upgrade.inherited())?;
+    let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?)?;
     raise_file_limit(config.limits.max_connections);
 
     let stopping = Stopping::default();

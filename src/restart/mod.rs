@@ -17,6 +17,7 @@
 //! pingora can hand sockets over as well, but its receiver waits in blocking sleeps, panics where its
 //! path can't be bound, opens it to every user, and never says whether it came to serve.
 
+mod activation;
 mod notify;
 mod predecessor;
 mod sockets;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+pub use activation::activated;
 pub use notify::{State, notify};
 pub use sockets::{Role, Socket, SocketName, Sockets};
 pub use upgrade::Upgrade;
@@ -85,6 +87,9 @@ pub enum RestartError {
     /// Then no successor could be started.
     #[error("the program can't be found again: {0}")]
     Program(#[source] io::Error),
+    /// What systemd opened for us is not what we can use.
+    #[error("LISTEN_FDS: a socket that was opened for this process can't be used: {0}")]
+    Activation(#[source] io::Error),
     /// A socket can't be opened.
     #[error("{key}: can't listen on {address}: {source}")]
     Listen {

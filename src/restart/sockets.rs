@@ -1,4 +1,5 @@
-//! The listening sockets of the proxy: those that a predecessor hands over, the others newly bound.
+//! The listening sockets of the proxy: those that a predecessor hands over, those that systemd opened,
+//! the others newly bound.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -42,20 +43,32 @@ pub struct Socket {
 pub struct Sockets(Vec<Socket>);
 
 impl Sockets {
-    /// Takes what is wanted from `inherited` and opens the rest. What is inherited but not wanted is
-    /// closed.
+    /// Takes what is wanted from a predecessor's sockets (`inherited`) or from systemd's (`activated`)
+    /// and opens the rest. What nobody wants is closed.
     ///
     /// # Errors
     /// If an address can't be listened on.
-    pub fn open(config: &Config, mut inherited: Vec<Socket>) -> Result<Self, RestartError> {
+    pub fn open(
+        config: &Config,
+        mut inherited: Vec<Socket>,
+        mut activated: Vec<TcpListener>,
+    ) -> Result<Self, RestartError> {
         let open = |name: SocketName| {
-            let found = inherited.iter().position(|socket| socket.name == name);
-            match found {
-                Some(position) => Ok(inherited.swap_remove(position)),
-                None => Socket::bind(name),
+            let is_wanted = |listener: &TcpListener| is_at(listener, name.address);
+            if let Some(found) = inherited.iter().position(|socket| socket.name == name) {
+                Ok(inherited.swap_remove(found))
+            } else if let Some(found) = activated.iter().position(is_wanted) {
+                let listener = activated.swap_remove(found);
+                Ok(Socket { name, listener })
+            } else {
+                Socket::bind(name)
             }
         };
-        wanted(config).map(open).collect::<Result<_, _>>().map(Self)
+        let sockets = wanted(config).map(open).collect::<Result<_, _>>()?;
+        for address in activated.iter().filter_map(|left| left.local_addr().ok()) {
+            tracing::warn!(%address, "systemd listens there for us, but the configuration does not");
+        }
+        Ok(Self(sockets))
     }
 
     /// Those for clients, in the order of the configuration.
@@ -103,6 +116,10 @@ impl Socket {
     }
 }
 
+fn is_at(listener: &TcpListener, address: SocketAddr) -> bool {
+    listener.local_addr().is_ok_and(|found| found == address)
+}
+
 fn wanted(config: &Config) -> impl Iterator<Item = SocketName> {
     let name = |role| move |address| SocketName { role, address };
     let clients = config.listen.iter().map(|listen| listen.address);
@@ -143,11 +160,16 @@ mod tests {
 
     #[test]
     fn what_is_wanted_again_is_kept_and_the_rest_is_closed() {
-        let old = Sockets::open(&config(&["127.0.0.1:0", "127.0.0.1:0"]), Vec::new()).unwrap();
+        let old = Sockets::open(
+            &config(&["127.0.0.1:0", "127.0.0.1:0"]),
+            Vec::new(),
+            Vec::new(),
+        )
+        .unwrap();
         let before = addresses(&old);
         let dropped = before[1];
 
-        let new = Sockets::open(&config(&["127.0.0.1:0"]), old.0).unwrap();
+        let new = Sockets::open(&config(&["127.0.0.1:0"]), old.0, Vec::new()).unwrap();
 
         assert_eq!(addresses(&new), [before[0], before[2]]);
         assert!(std::net::TcpStream::connect(dropped).is_err());
@@ -155,13 +177,27 @@ mod tests {
 
     #[test]
     fn what_is_new_is_bound() {
-        let old = Sockets::open(&config(&["127.0.0.1:0"]), Vec::new()).unwrap();
+        let old = Sockets::open(&config(&["127.0.0.1:0"]), Vec::new(), Vec::new()).unwrap();
         let before = addresses(&old);
-        let new = Sockets::open(&config(&["127.0.0.1:0", "127.0.0.2:0"]), old.0).unwrap();
+        let new =
+            Sockets::open(&config(&["127.0.0.1:0", "127.0.0.2:0"]), old.0, Vec::new()).unwrap();
         let after = addresses(&new);
         assert_eq!((after[0], after[2]), (before[0], before[1]));
         assert_eq!(after[1].ip().to_string(), "127.0.0.2");
         assert_eq!(new.clients().count(), 2);
         assert!(new.admin().is_some());
+    }
+
+    #[test]
+    fn what_systemd_opened_is_used_where_it_is_wanted() {
+        let open = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (wanted, unwanted) = (open(), open());
+        let (address, dropped) = (wanted.local_addr().unwrap(), unwanted.local_addr().unwrap());
+
+        let config = config(&[&address.to_string()]);
+        let sockets = Sockets::open(&config, Vec::new(), vec![unwanted, wanted]).unwrap();
+
+        assert_eq!(addresses(&sockets)[0], address);
+        assert!(std::net::TcpStream::connect(dropped).is_err());
     }
 }

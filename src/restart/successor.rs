@@ -128,6 +128,8 @@ async fn hand_over(mut stream: UnixStream, offer: &Offer, sockets: &Sockets) -> 
 pub(super) fn start_successor(program: &Path) -> io::Result<()> {
     let mut child = tokio::process::Command::new(program)
         .args(std::env::args_os().skip(1))
+        // Sockets that systemd opened for this process come by the upgrade socket as well.
+        .env_remove("LISTEN_FDS")
         .spawn()?;
     tracing::info!(pid = child.id(), "started a successor");
     tokio::spawn(async move {

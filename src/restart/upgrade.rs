@@ -62,15 +62,24 @@ impl Upgrade {
         &mut self,
         serving: impl Fn() -> bool,
     ) -> Result<(), RestartError> {
-        if let Some(predecessor) = self.predecessor.take() {
-            tracing::info!("taking over from a running proxy");
-            let ready = async {
-                while !serving() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
-            predecessor.relieve(ready).await?;
+        let Some(predecessor) = self.predecessor.take() else {
+            return self.publish();
+        };
+        tracing::info!("taking over from a running proxy");
+        let ready = async {
+            while !serving() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        predecessor.relieve(ready).await?;
+        if let Err(error) = self.publish() {
+            // It is this process or none by now.
+            tracing::error!(%error, "this proxy serves, but it can't be upgraded");
         }
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<(), RestartError> {
         self.socket.as_mut().map_or(Ok(()), UpgradeSocket::publish)
     }
 

@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod activation;
 mod aggregates;
 mod auth;
 mod blame;
