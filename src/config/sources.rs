@@ -4,8 +4,13 @@
 //! made it (an editor, a renamed file, a swapped symbolic link) and whenever it came.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Error, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
+
+/// A longer file is a mistake.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// Each file with the hash of its content; `None` for one that can't be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,17 +31,15 @@ impl Sources {
 
     /// Reads a file and notes what it holds.
     pub(super) fn read(&mut self, path: &Path) -> std::io::Result<String> {
-        let content = std::fs::read(path);
+        let content = content(path);
         self.0.insert(path.to_owned(), fingerprint(&content));
-        String::from_utf8(content?).map_err(|_| {
-            let text = "it is not UTF-8 text";
-            std::io::Error::new(std::io::ErrorKind::InvalidData, text)
-        })
+        String::from_utf8(content?)
+            .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
     }
 
     /// Notes a file that others will read.
     pub(super) fn note(&mut self, path: &Path) {
-        let content = std::fs::read(path);
+        let content = content(path);
         self.0.insert(path.to_owned(), fingerprint(&content));
     }
 
@@ -52,6 +55,16 @@ impl Sources {
         self.0.keys().for_each(|path| now.note(path));
         now
     }
+}
+
+/// A device that never ends must not be read to its end.
+fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let mut file = File::open(path)?.take(MAX_BYTES + 1);
+    if file.read_to_end(&mut content)? as u64 > MAX_BYTES {
+        return Err(Error::new(ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(content)
 }
 
 fn fingerprint(content: &std::io::Result<Vec<u8>>) -> Option<u64> {
@@ -79,6 +92,12 @@ mod tests {
         std::fs::write(folder.path().join("next"), "two").unwrap();
         std::fs::rename(folder.path().join("next"), &path).unwrap();
         assert_ne!(sources.now(), sources, "another file in its place");
+    }
+
+    #[test]
+    fn what_never_ends_is_no_file() {
+        let error = Sources::default().read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.to_string(), "it is too long");
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub(super) async fn read(
             .map_err(BodyError::Gone)?;
     }
     match tokio::time::timeout(timeout, read_all(session, limit, reserved)).await {
+        // One read may take as long as all, and end a moment before.
+        Ok(Err(BodyError::Gone(error))) if *error.etype() == ErrorType::ReadTimedout => {
+            Err(BodyError::TooSlow(timeout))
+        }
         Ok(result) => result,
         Err(_) => Err(BodyError::TooSlow(timeout)),
     }
@@ -72,7 +76,9 @@ async fn read_all(
 
 fn broken(error: Box<Error>) -> BodyError {
     match error.etype() {
-        ErrorType::ReadError | ErrorType::ConnectionClosed => BodyError::Gone(error),
+        ErrorType::ReadError | ErrorType::ReadTimedout | ErrorType::ConnectionClosed => {
+            BodyError::Gone(error)
+        }
         _ => BodyError::Malformed,
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
 
 use crate::config::{self, Change, Config, ConfigError, Sources};
 use crate::telemetry::Metrics;
@@ -33,6 +33,9 @@ struct Shared {
     file: PathBuf,
     apply: Apply,
     metrics: Arc<Metrics>,
+    /// Held through a reload, which may have to wait for files.
+    turn: tokio::sync::Mutex<()>,
+    /// Never held for long.
     state: Mutex<State>,
 }
 
@@ -52,6 +55,7 @@ impl Reloader {
             file,
             apply,
             metrics,
+            turn: tokio::sync::Mutex::default(),
             state: Mutex::new(State { config, sources }),
         }))
     }
@@ -61,23 +65,18 @@ impl Reloader {
     /// # Errors
     /// All that is wrong with it; what runs stays as it is then.
     pub async fn reload(&self) -> Result<Change, ConfigError> {
-        let mut state = self.0.state.lock().await;
-        let taken_over = match self.load().await {
-            Ok(config) => self.take_over(&mut state, config),
-            Err(error) => Err(error),
-        };
-        match taken_over {
-            Ok(change) => Ok(change),
-            Err(error) => {
-                self.refuse(&mut state, &error);
-                Err(error)
-            }
+        let _turn = self.0.turn.lock().await;
+        let loaded = self.load().await;
+        let taken_over = loaded.and_then(|config| self.take_over(config));
+        if let Err(error) = &taken_over {
+            self.refuse(error);
         }
+        taken_over
     }
 
     /// What runs.
-    pub async fn config(&self) -> Config {
-        self.0.state.lock().await.config.clone()
+    pub fn config(&self) -> Config {
+        self.0.state.lock().config.clone()
     }
 
     /// Reloads whenever one of the files is changed, for ever.
@@ -95,13 +94,14 @@ impl Reloader {
         }
     }
 
-    fn take_over(&self, state: &mut State, config: Config) -> Result<Change, ConfigError> {
-        let change = Change::between(&state.config, &config);
+    fn take_over(&self, config: Config) -> Result<Change, ConfigError> {
         if let Err(problem) = (self.0.apply)(&config) {
             let sources = config.sources;
             return Err(ConfigError::unusable(&self.0.file, &problem, sources));
         }
         self.0.metrics.reloads.succeeded(SystemTime::now());
+        let mut state = self.0.state.lock();
+        let change = Change::between(&state.config, &config);
         for warning in &config.warnings {
             tracing::warn!("{}", warning.in_file(&self.0.file));
         }
@@ -111,18 +111,18 @@ impl Reloader {
         Ok(change)
     }
 
-    fn refuse(&self, state: &mut State, error: &ConfigError) {
+    fn refuse(&self, error: &ConfigError) {
         self.0.metrics.reloads.failed();
         for problem in error.lines() {
             tracing::error!("{problem}");
         }
         tracing::error!("the new configuration is refused; the old one goes on");
-        state.sources = error.sources().clone();
+        self.0.state.lock().sources = error.sources().clone();
     }
 
     /// The files that the last configuration was made of, as they were then.
-    async fn sources(&self) -> Sources {
-        self.0.state.lock().await.sources.clone()
+    fn sources(&self) -> Sources {
+        self.0.state.lock().sources.clone()
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn run(reloader: &Reloader) {
     let mut watch = Watch::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let known = reloader.sources().await;
+        let known = reloader.sources();
         let files = known.clone();
         let Ok(now) = tokio::task::spawn_blocking(move || files.now()).await else {
             continue;

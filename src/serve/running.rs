@@ -89,7 +89,7 @@ impl Running {
     pub(super) async fn stop(self, signals: &mut Signals) {
         tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
         self.stopping.accepting.send_replace(true);
-        let time = self.shutdown_time().await;
+        let time = self.shutdown_time();
         self.finish(time, signals).await;
     }
 
@@ -99,7 +99,7 @@ impl Running {
         tracing::info!("another process has taken over: finishing what runs and waits");
         self.stopping.accepting.send_replace(true);
         self.stopping.admin.send_replace(true);
-        let shutdown_time = self.shutdown_time().await;
+        let shutdown_time = self.shutdown_time();
         let done = async {
             tokio::time::sleep(LATECOMERS).await;
             self.connections.closed(shutdown_time).await
@@ -113,8 +113,8 @@ impl Running {
     }
 
     /// As the configuration has it now.
-    async fn shutdown_time(&self) -> Duration {
-        self.reloader.config().await.timeouts.shutdown
+    fn shutdown_time(&self) -> Duration {
+        self.reloader.config().timeouts.shutdown
     }
 
     /// Closes idle connections and waits for the others.

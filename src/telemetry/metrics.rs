@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use super::reloads::Reloads;
+use super::series;
 use crate::config::HostName;
 use crate::pool::{Event, EventKind, PoolView, Transition};
 
@@ -174,7 +175,7 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// Ends the series of hosts that are gone, which would show their last value for ever.
+    /// Ends the series of hosts that are gone.
     fn forget_others(&self, pool: &PoolView) {
         let now = pool.hosts.iter().map(|host| host.name.clone()).collect();
         let mut known = self.hosts.lock();
@@ -185,8 +186,10 @@ impl Metrics {
                 &self.host_healthy,
                 &self.host_busy,
             ] {
-                // Fails only for a series that does not exist.
-                let _ = gauge.remove_label_values(&[gone.as_ref()]);
+                series::end(gauge, "host", gone.as_ref());
+            }
+            for counter in [&self.attempts, &self.ejections] {
+                series::end(counter, "host", gone.as_ref());
             }
         }
         *known = now;

@@ -3,6 +3,7 @@
 mod logs;
 mod metrics;
 mod reloads;
+mod series;
 
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::Metrics;

@@ -54,32 +54,11 @@ impl Checker {
 
     async fn check(&self) -> Check {
         if let Err(reason) = self.target.resolve(self.settings().check).await {
-            return Check::Failed {
-                reachable: false,
-                reason,
-            };
+            return failed(false, reason);
         }
-        match self.health().await {
-            Probe::Body(health) if health.status == Health::OK => {}
-            Probe::Body(health) => {
-                return Check::Failed {
-                    reachable: true,
-                    reason: format!("/health says {:?}", health.status),
-                };
-            }
-            Probe::Class(Class::Busy { retry_after }) => return Check::Busy { retry_after },
-            Probe::TooLate => {
-                let within = self.settings().check;
-                return Check::NoAnswer {
-                    reason: format!("/health: no answer in {within:?}"),
-                };
-            }
-            reply => {
-                return Check::Failed {
-                    reachable: reply.is_an_answer(),
-                    reason: format!("/health: {}", reply.describe()),
-                };
-            }
+        let health = self.health().await;
+        if let Some(unwell) = self.unwell(health) {
+            return unwell;
         }
         let ours = self.pool.in_flight(self.host);
         let slots = match self.get::<Status>("/status").await {
@@ -93,6 +72,25 @@ impl Checker {
         };
         self.refresh_info().await;
         Check::Good { slots }
+    }
+
+    /// What the answer of `/health` makes of the check; `None` if the host is well.
+    fn unwell(&self, health: Probe<Health>) -> Option<Check> {
+        match health {
+            Probe::Body(health) if health.status == Health::OK => None,
+            Probe::Body(health) => Some(failed(true, format!("/health says {:?}", health.status))),
+            Probe::Class(Class::Busy { retry_after }) => Some(Check::Busy { retry_after }),
+            Probe::TooLate => {
+                let within = self.settings().check;
+                Some(Check::NoAnswer {
+                    reason: format!("/health: no answer in {within:?}"),
+                })
+            }
+            reply => {
+                let reason = format!("/health: {}", reply.describe());
+                Some(failed(reply.is_an_answer(), reason))
+            }
+        }
     }
 
     async fn refresh_info(&self) {
@@ -186,6 +184,10 @@ impl Checker {
         self.target.sign(&mut request)?;
         Ok(request)
     }
+}
+
+fn failed(reachable: bool, reason: String) -> Check {
+    Check::Failed { reason, reachable }
 }
 
 fn facts(info: &Info) -> HostFacts {

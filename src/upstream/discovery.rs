@@ -21,7 +21,7 @@ use crate::config::HostName;
 pub(super) const MAX_ADDRESSES: usize = 256;
 /// Bounds on how long an answer is believed, whatever it says.
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(5);
-/// Time until a failed look-up is repeated.
+/// A failed look-up is repeated after this long at the latest.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The answer to one question.
@@ -86,11 +86,12 @@ impl Known {
             None => News::Well,
         });
         self.problem = problem;
-        let next = ttl.map_or(RETRY, |ttl| ttl.clamp(*TTL.start(), *TTL.end()));
-        Step {
-            next: interval.unwrap_or(next),
-            news,
-        }
+        let next = match (ttl, interval) {
+            (Some(_), Some(interval)) => interval,
+            (Some(ttl), None) => ttl.clamp(*TTL.start(), *TTL.end()),
+            (None, interval) => interval.map_or(RETRY, |interval| interval.min(RETRY)),
+        };
+        Step { next, news }
     }
 
     /// Those to use, in order.
@@ -270,7 +271,8 @@ mod tests {
         assert_eq!(next(one(86_400), none(), None), 300 * SECOND);
         assert_eq!(next(failed(), none(), None), RETRY);
         assert_eq!(next(one(30), failed(), Some(2 * SECOND)), 2 * SECOND);
-        assert_eq!(next(failed(), failed(), Some(9 * SECOND)), 9 * SECOND);
+        assert_eq!(next(failed(), failed(), Some(9 * SECOND)), RETRY, "sooner");
+        assert_eq!(next(failed(), failed(), Some(SECOND)), SECOND);
     }
 
     #[test]

@@ -131,7 +131,9 @@ impl Shared {
             // Nobody asks this any more; the task is about to end.
             return Duration::MAX;
         };
+        let before: Vec<_> = found.known.addresses().collect();
         let step = found.known.take_in(answer, question.interval);
+        let is_new = !found.known.addresses().eq(before);
         let (host, name, known) = (
             &question.host,
             &question.name,
@@ -148,7 +150,9 @@ impl Shared {
             Some(News::Well) => tracing::info!(%host, name, known, "hosts are discovered again"),
             None => {}
         }
-        self.apply(&state);
+        if is_new {
+            self.apply(&state);
+        }
         step.next
     }
 

@@ -2,7 +2,11 @@
 //!
 //! The hosts are on loopback addresses of their own, at one port; the DNS server is a real one.
 
-use crate::harness::{Behaviour, Config, DnsServer, Proxy, SimHost, eventually, sim_host};
+use serde_json::json;
+
+use crate::harness::{
+    Authority, Behaviour, Config, DnsServer, Proxy, SimHost, eventually, sim_host,
+};
 
 const NAME: &str = "gpus.test";
 const FIRST: &str = "127.0.0.2";
@@ -98,6 +102,32 @@ async fn hosts_stay_while_the_dns_fails() {
     proxy.has_hosts(&names).await;
     proxy.client().flood(20, 4).await;
     assert!(first.arrivals() > 0 && second.arrivals() > 0);
+}
+
+#[tokio::test]
+async fn over_tls_each_address_must_have_the_certificate_of_the_name() {
+    let Some(dns) = DnsServer::start(1, &[(NAME, FIRST), (NAME, SECOND)]).await else {
+        return;
+    };
+    let authority = Authority::new();
+    let right = authority.issue(&[NAME]).server(None);
+    let right = sim_host("gpus-127.0.0.2").tls(right).at(FIRST, 0).start();
+    let wrong = authority.issue(&[SECOND]).server(None);
+    let wrong = sim_host("gpus-127.0.0.3").tls(wrong);
+    let wrong = wrong.at(SECOND, right.address().port()).start();
+    let url = format!("https://{NAME}:{}", right.address().port());
+    let config = Config::new()
+        .host("gpus", &url, None)
+        .set_host("gpus", "tls", json!({"ca": authority.path()}))
+        .set_host("gpus", "discover", "dns")
+        .set("pool", "resolver", dns.address());
+
+    let proxy = Proxy::ready(&config, &[&right]).await;
+
+    proxy.logs("health check failed").await;
+    proxy.client().flood(10, 2).await;
+    assert_eq!((right.arrivals(), wrong.arrivals()), (10, 0));
+    assert!(!proxy.is_healthy(wrong.name()).await);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::harness::{Behaviour, Config, Proxy, SimHost, eventually, sim_host};
+use crate::harness::{Authority, Behaviour, Config, Proxy, SimHost, eventually, sim_host};
 
 /// One slot, whose requests are answered when the test says so.
 fn one_slot(name: &str) -> SimHost {
@@ -117,6 +117,24 @@ async fn the_key_of_a_host_is_rotated_in_its_file() {
     proxy.finds_healthy("host").await;
     proxy.client().embed("new").await.assert_embedding_of("new");
     assert_eq!(proxy.reloads("success").await, 1);
+}
+
+#[tokio::test]
+async fn another_authority_in_its_file_is_trusted() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let host = sim_host("host").tls(new.issue(&["127.0.0.1"]).server(None));
+    let host = host.start();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::copy(old.path(), &ca).unwrap();
+    let config = Config::with_hosts(&[&host]).set_host("host", "tls", json!({"ca": ca}));
+    let proxy = Proxy::start(&config).await;
+    proxy.logs("health check failed").await;
+
+    std::fs::copy(new.path(), &ca).unwrap();
+
+    proxy.finds_healthy("host").await;
+    proxy.client().embed("x").await.assert_embedding_of("x");
 }
 
 #[tokio::test]
