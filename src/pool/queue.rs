@@ -194,6 +194,11 @@ impl Queue {
         self.bytes
     }
 
+    /// When the one that waits longest joined. Looks at all of them.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.entries.values().map(|entry| entry.joined).min()
+    }
+
     /// Those that wait for the model of `entry`, which waits.
     pub(super) fn line_of(&self, entry: &Entry) -> Line {
         let model = entry.demand.model.as_ref();

@@ -90,7 +90,9 @@ fn dnsmasq(program: &str, folder: &Path, address: SocketAddr, ttl: u32) -> Comma
 /// Debian has it where only root looks.
 fn installed() -> Option<&'static str> {
     let runs = |program: &&str| {
-        let told = std::process::Command::new(program).arg("--version").output();
+        let told = std::process::Command::new(program)
+            .arg("--version")
+            .output();
         told.is_ok()
     };
     ["dnsmasq", "/usr/sbin/dnsmasq"].into_iter().find(runs)
