@@ -38,6 +38,11 @@ impl Budget {
         }
     }
 
+    /// Bytes that may be reserved.
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
     /// Bytes that are reserved at the moment.
     pub fn held(&self) -> usize {
         self.shared.held.load(Ordering::Relaxed)

@@ -26,9 +26,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin
-        .metrics
-        .render(&admin.pool.view(), admin.budget.held());
+    let text = admin.metrics.render(&admin.pool.view(), &admin.budget);
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),

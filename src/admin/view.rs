@@ -2,12 +2,12 @@
 //!
 //! Pure, and typed on both ends: the command line reads what the API writes.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Change;
+pub use crate::pool::Condition as State;
 use crate::pool::{Cause, HostView, Phase, PoolView};
 
 /// Everything at one moment.
@@ -86,66 +86,6 @@ pub struct HostState {
     pub vram_used_mb: Option<u64>,
 }
 
-/// What a host is up to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Not checked yet.
-    Unknown,
-    /// Takes requests.
-    Up,
-    /// Alive but full.
-    Busy,
-    /// Takes one request at a time.
-    Trial,
-    /// Out.
-    Ejected,
-    /// Out until our key for it is corrected.
-    Misconfigured,
-    /// Finishes what it has, by order of an operator.
-    Draining,
-    /// Has finished that.
-    Drained,
-}
-
-impl State {
-    fn of(host: &HostView) -> Self {
-        match host.phase {
-            _ if host.draining && host.in_flight > 0 => Self::Draining,
-            _ if host.draining => Self::Drained,
-            Phase::Unknown => Self::Unknown,
-            Phase::Up if host.is_busy() => Self::Busy,
-            Phase::Up => Self::Up,
-            Phase::Trial => Self::Trial,
-            Phase::Ejected {
-                cause: Cause::Misconfigured,
-                ..
-            } => Self::Misconfigured,
-            Phase::Ejected { .. } => Self::Ejected,
-        }
-    }
-
-    /// As in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Up => "up",
-            Self::Busy => "busy",
-            Self::Trial => "trial",
-            Self::Ejected => "ejected",
-            Self::Misconfigured => "misconfigured",
-            Self::Draining => "draining",
-            Self::Drained => "drained",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 impl From<&PoolView> for PoolState {
     fn from(pool: &PoolView) -> Self {
         Self {
@@ -166,7 +106,7 @@ impl From<&HostView> for HostState {
         let until = until(host).map(|time| rounded(time.as_secs_f64()));
         Self {
             name: host.name.to_string(),
-            state: State::of(host),
+            state: host.condition(),
             why: why(host),
             until_seconds: until,
             draining: host.draining,
@@ -358,6 +298,7 @@ mod tests {
             hosts: vec![host(Phase::Up), host(ejected(Cause::Hung))],
             waiting: 3,
             waiting_bytes: 12,
+            oldest_wait: Duration::ZERO,
             expected_wait: Duration::from_millis(1500),
         };
         let state = PoolState::from(&pool);
@@ -376,6 +317,7 @@ mod tests {
             hosts: vec![drained],
             waiting: 0,
             waiting_bytes: 0,
+            oldest_wait: Duration::ZERO,
             expected_wait: Duration::ZERO,
         };
         assert!(!PoolState::from(&pool).ready);

@@ -187,10 +187,7 @@ impl<U: Upstream> Dispatcher<U> {
                     Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
                     failure => failure,
                 };
-                self.metrics
-                    .retries
-                    .with_label_values(&[failure.as_str()])
-                    .inc();
+                self.metrics.requests.retried(failure.as_str());
                 let (host, name) = (lease.host(), lease.name().clone());
                 let proof = lease.finish(failure.outcome());
                 history.record(host, &name, failure, proof);

@@ -4,6 +4,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Dispatcher, Journal, Settings, Stopwatch, Tried};
 use crate::message::Call;
 use crate::pool::{Avoid, Cause, Lease};
@@ -58,7 +60,7 @@ impl<U: Upstream> Dispatcher<U> {
                 (None, None) => (Some(running.await), None),
                 (None, Some(hedge)) => {
                     attempts.push(Tried::new(hedge.name()));
-                    self.metrics.hedges.inc();
+                    self.metrics.requests.hedged();
                     race(running, self.attempt(hedge, call, limit)).await
                 }
             }
@@ -78,14 +80,14 @@ impl<U: Upstream> Dispatcher<U> {
     }
 
     async fn attempt(&self, lease: &Lease, call: &Call, limit: Duration) -> Verdict {
+        let started = Instant::now();
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, limit) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
         };
         self.metrics
-            .attempts
-            .with_label_values(&[lease.name().as_ref(), verdict.as_str()])
-            .inc();
+            .hosts
+            .attempted(lease.name(), verdict.as_str(), started.elapsed());
         match &verdict {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");

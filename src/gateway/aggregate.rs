@@ -204,6 +204,7 @@ mod tests {
             hosts: hosts.collect(),
             waiting,
             waiting_bytes: 0,
+            oldest_wait: std::time::Duration::ZERO,
             expected_wait: std::time::Duration::ZERO,
         }
     }

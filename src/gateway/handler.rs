@@ -21,10 +21,10 @@ use super::respond::{self, Reply};
 use super::route::{self, Route};
 use super::{aggregate, refusals, request_id};
 use crate::budget::Budget;
-use crate::dispatch::{Delivery, Dispatcher, Journal, Refusal};
+use crate::dispatch::{Delivery, Dispatcher, Journal};
 use crate::message::{Call, Reports};
 use crate::pool::Pool;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Reason};
 use crate::upstream::Upstream;
 
 /// Names the host that answered.
@@ -134,6 +134,7 @@ impl<U: Upstream> Handler<U> {
         };
         let mut record = Record::new(Arc::clone(&self.metrics), request_id::choose(None), peer);
         record.status = Some(status.as_u16());
+        record.refused = Some(Reason::BadHead);
         Reply::error(status, refusal.to_string())
             .with(request_id::HEADER, respond::header_value(&record.id))
     }
@@ -149,7 +150,8 @@ impl<U: Upstream> Handler<U> {
         if head.headers.len() > limit {
             // Only HTTP/2 comes this far with too many.
             let error = BadHead::TooMany { limit };
-            return Outgoing::Own(Reply::error(error.status(), error.to_string()));
+            let reply = Reply::error(error.status(), error.to_string());
+            return Outgoing::Own(reply.because(Reason::BadHead));
         }
         let path = route::normalise(head.uri.path());
         let route = Route::find(&head.method, &path);
@@ -200,7 +202,8 @@ impl<U: Upstream> Handler<U> {
         record: &mut Record,
     ) -> Outgoing {
         let Ok(patience) = call::patience(&session.req_header().headers) else {
-            return Outgoing::Own(Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT));
+            let reply = Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT);
+            return Outgoing::Own(reply.because(Reason::BadHeader));
         };
         let Settings {
             max_body,
@@ -232,12 +235,7 @@ impl<U: Upstream> Handler<U> {
     async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
             Ok(delivery) => Outgoing::Host(Box::new(delivery)),
-            Err(refusal @ Refusal::HostsFailed) => {
-                Outgoing::Own(Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string()))
-            }
-            Err(refusal @ (Refusal::QueueFull | Refusal::QueueTooLong | Refusal::Deadline)) => {
-                Outgoing::Own(Reply::retry_later(refusal.to_string(), self.retry_after()))
-            }
+            Err(refusal) => Outgoing::Own(refusals::no_answer(refusal, || self.retry_after())),
         }
     }
 
@@ -246,16 +244,17 @@ impl<U: Upstream> Handler<U> {
             // Where this request ends is unknown, so no next one can be found on the connection.
             session.set_keepalive(None);
         }
-        let status = match error {
-            BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
-            BodyError::Malformed => StatusCode::BAD_REQUEST,
+        let (status, reason) = match error {
+            BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Reason::BodyTooLarge),
+            BodyError::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::BodyTooSlow),
+            BodyError::Malformed => (StatusCode::BAD_REQUEST, Reason::BadBody),
             BodyError::NoMemory => {
-                return Outgoing::Own(Reply::retry_later(error.to_string(), self.retry_after()));
+                let reply = Reply::retry_later(error.to_string(), self.retry_after());
+                return Outgoing::Own(reply.because(Reason::Memory));
             }
             BodyError::Gone(_) => return Outgoing::ClientGone,
         };
-        Outgoing::Own(Reply::error(status, error.to_string()))
+        Outgoing::Own(Reply::error(status, error.to_string()).because(reason))
     }
 
     fn retry_after(&self) -> u64 {
@@ -271,11 +270,14 @@ impl<U: Upstream> Handler<U> {
     ) -> pingora::Result<()> {
         let written = match answer {
             Outgoing::Own(reply) => {
+                record.answering();
+                record.refused = reply.reason;
                 let status = reply.status;
                 let reply = reply.with(request_id::HEADER, respond::header_value(&record.id));
                 write_own(session, reply).await.map(|bytes| (status, bytes))
             }
             Outgoing::Host(mut delivery) => {
+                record.answering();
                 let headers = self.about(&delivery, record);
                 let bytes = respond::deliver(&mut delivery, headers, session).await;
                 bytes.map(|bytes| (delivery.answer.status, bytes))

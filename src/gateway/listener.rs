@@ -80,11 +80,13 @@ impl<U: Upstream> Listener<U> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "not finished in time (timeouts.client_head)".to_owned(),
         };
+        self.handler.metrics.process.failed_handshake();
         tracing::info!(?peer, problem, "a TLS handshake with a client failed");
         None
     }
 
     async fn turn_away(&self, mut stream: Stream) {
+        self.handler.metrics.process.refused_connection();
         tracing::warn!("a connection was refused: limits.max_connections are open");
         // Over TLS nothing can be said without a handshake, and that is work for one more.
         if self.certificates.is_none() {
@@ -103,7 +105,10 @@ impl<U: Upstream> ServerApp for Listener<U> {
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         match self.connections.open() {
-            Some(_open) => self.serve(stream, shutdown).await,
+            Some(_open) => {
+                let _counted = self.handler.metrics.process.connected();
+                self.serve(stream, shutdown).await;
+            }
             None => self.turn_away(stream).await,
         }
         None

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::client_limits::Admission;
 use super::route::Route;
 use crate::dispatch::Journal;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Finished, Metrics, Reason};
 
 /// What nginx, and many after it, write for a client that did not wait for its answer.
 const CLIENT_GONE: u16 = 499;
@@ -26,6 +26,10 @@ pub(super) struct Record {
     /// The request counts against its client's limits until it is written down.
     pub(super) admission: Option<Admission>,
     pub(super) status: Option<u16>,
+    /// Why the proxy itself refused it, if it did.
+    pub(super) refused: Option<Reason>,
+    /// From its head to the start of its answer.
+    first_byte: Option<Duration>,
     pub(super) request_bytes: usize,
     pub(super) response_bytes: usize,
     /// A host was looked for.
@@ -45,11 +49,32 @@ impl Record {
             client: None,
             admission: None,
             status: None,
+            refused: None,
+            first_byte: None,
             request_bytes: 0,
             response_bytes: 0,
             dispatched: false,
             journal: Journal::default(),
         }
+    }
+
+    /// The answer is on its way.
+    pub(super) fn answering(&mut self) {
+        self.first_byte = Some(self.started.elapsed());
+    }
+
+    fn count(&self, route: &'static str, status: u16, duration: Duration) {
+        self.metrics.requests.finished(&Finished {
+            route,
+            status,
+            client: self.client.as_deref(),
+            refused: self.refused,
+            duration,
+            first_byte: self.first_byte,
+            queued: self.dispatched.then_some(self.journal.queued),
+            received: self.request_bytes,
+            sent: self.response_bytes,
+        });
     }
 }
 
@@ -58,19 +83,7 @@ impl Drop for Record {
         let elapsed = self.started.elapsed();
         let route = self.route.map_or("other", Route::as_str);
         let status = self.status.unwrap_or(CLIENT_GONE);
-        self.metrics
-            .requests
-            .with_label_values(&[route, &status.to_string()])
-            .inc();
-        self.metrics
-            .request_duration
-            .with_label_values(&[route])
-            .observe(elapsed.as_secs_f64());
-        if self.dispatched {
-            self.metrics
-                .queue_wait
-                .observe(self.journal.queued.as_secs_f64());
-        }
+        self.count(route, status, elapsed);
         let hosts: Vec<String> = self
             .journal
             .attempts

@@ -9,6 +9,7 @@ use pingora::{ErrorType, OrErr};
 use serde::Serialize;
 
 use crate::dispatch::Delivery;
+use crate::telemetry::Reason;
 
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// What it refuses a request for, if it does.
+    pub(super) reason: Option<Reason>,
 }
 
 impl Reply {
@@ -32,6 +35,7 @@ impl Reply {
             status,
             headers,
             body: body.into(),
+            reason: None,
         }
     }
 
@@ -53,6 +57,12 @@ impl Reply {
 
     pub(super) fn with(mut self, name: impl header::IntoHeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
+        self
+    }
+
+    /// A refusal, for this reason.
+    pub(super) fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
         self
     }
 

@@ -66,6 +66,15 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Checks,
+        Self::Hung,
+        Self::Connect,
+        Self::Answers,
+        Self::Misconfigured,
+    ];
+
     /// One word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use super::capacity::Capacity;
 use super::demand::Model;
 use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
+use super::usage::Meter;
 use crate::config::HostName;
 
 /// A busy host is left alone for at least this long, so that `Retry-After: 0` can't make a hot loop.
@@ -51,6 +52,7 @@ pub(super) struct Host {
     pub(super) health: Health,
     pub(super) capacity: Capacity,
     pub(super) in_flight: u32,
+    pub(super) meter: Meter,
     /// What its leases are expected to take in all, on an average host.
     pub(super) outstanding: f64,
     pub(super) slowness: Slowness,
@@ -83,6 +85,7 @@ impl Host {
             spec,
             health: Health::new(thresholds),
             in_flight: 0,
+            meter: Meter::default(),
             outstanding: 0.0,
             slowness,
             facts: HostFacts::default(),
@@ -191,7 +194,8 @@ impl Host {
     }
 
     /// A lease goes out, for work of so many seconds on an average host.
-    pub(super) fn take(&mut self, seconds: f64, number: u64) {
+    pub(super) fn take(&mut self, seconds: f64, number: u64, now: Instant) {
+        self.meter.read(self.in_flight, now);
         self.in_flight += 1;
         self.outstanding += seconds;
         self.last_granted = number;
@@ -199,7 +203,8 @@ impl Host {
     }
 
     /// A lease is back.
-    pub(super) fn give_back(&mut self, seconds: f64) {
+    pub(super) fn give_back(&mut self, seconds: f64, now: Instant) {
+        self.meter.read(self.in_flight, now);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.outstanding = if self.in_flight == 0 {
             0.0

@@ -19,6 +19,7 @@
 //! | `health` | whether it gets any |
 //! | `estimate` | how long things take |
 //! | `avoid` | where a request has failed |
+//! | `usage` | what a host has been used for |
 //! | `state` | all of it together |
 //!
 //! The pool knows nothing of HTTP or sockets; it never talks to a host.
@@ -35,6 +36,7 @@ mod policy;
 mod queue;
 mod snapshot;
 mod state;
+mod usage;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,8 +51,9 @@ pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
 pub use queue::Ticket;
-pub use snapshot::{HostView, PoolView};
+pub use snapshot::{Condition, HostView, PoolView};
 pub use state::{Event, EventKind, Settings};
+pub use usage::Usage;
 
 use crate::config::HostName;
 use lease::Signals;

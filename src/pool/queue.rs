@@ -194,6 +194,17 @@ impl Queue {
         self.bytes
     }
 
+    /// When the one that waits longest joined. Of each client it is the first in line, so that a long
+    /// line costs no more than a short one; those that return may have any order.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let flows = self.levels.values().flat_map(|level| level.flows.values());
+        let heads = flows.filter_map(Flow::head);
+        let returning = self.returning.iter().map(|(_, ticket)| *ticket);
+        let candidates = heads.chain(returning);
+        let joined = candidates.filter_map(|ticket| Some(self.entries.get(&ticket)?.joined));
+        joined.min()
+    }
+
     /// Those that wait for the model of `entry`, which waits.
     pub(super) fn line_of(&self, entry: &Entry) -> Line {
         let model = entry.demand.model.as_ref();

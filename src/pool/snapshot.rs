@@ -1,11 +1,15 @@
 //! The pool at one moment, for metrics, operators, and the answers that the proxy makes itself.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::HostId;
-use super::health::Phase;
+use super::health::{Cause, Phase};
 use super::host::HostFacts;
+use super::usage::Usage;
 use crate::config::HostName;
 
 /// See the module.
@@ -17,8 +21,66 @@ pub struct PoolView {
     pub waiting: usize,
     /// Bytes that they hold.
     pub waiting_bytes: usize,
+    /// How long the one that waits longest has waited since it joined the line.
+    pub oldest_wait: Duration,
     /// How long those that wait will take to be served, as far as that is known.
     pub expected_wait: Duration,
+}
+
+/// What a host is up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Not checked yet.
+    Unknown,
+    /// Takes requests.
+    Up,
+    /// Alive but full.
+    Busy,
+    /// Takes one request at a time.
+    Trial,
+    /// Out.
+    Ejected,
+    /// Out until our key for it is corrected.
+    Misconfigured,
+    /// Finishes what it has, by order of an operator.
+    Draining,
+    /// Has finished that.
+    Drained,
+}
+
+impl Condition {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::Unknown,
+        Self::Up,
+        Self::Busy,
+        Self::Trial,
+        Self::Ejected,
+        Self::Misconfigured,
+        Self::Draining,
+        Self::Drained,
+    ];
+
+    /// As in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Busy => "busy",
+            Self::Trial => "trial",
+            Self::Ejected => "ejected",
+            Self::Misconfigured => "misconfigured",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// One host at one moment.
@@ -38,6 +100,8 @@ pub struct HostView {
     pub draining: bool,
     /// Leases that are out.
     pub in_flight: u32,
+    /// What it has been used for so far.
+    pub usage: Usage,
     /// Leases that may be out at once if nothing stands in the way.
     pub capacity: u32,
     /// Leases that may be out at once as things stand.
@@ -64,6 +128,7 @@ impl HostView {
             busy_for: None,
             draining: false,
             in_flight: 0,
+            usage: Usage::default(),
             capacity: 2,
             slots: 2,
             foreign: 0,
@@ -76,6 +141,23 @@ impl HostView {
     /// Is it left alone because it said that it is full?
     pub fn is_busy(&self) -> bool {
         self.busy_for.is_some()
+    }
+
+    /// What it is up to, in one word.
+    pub fn condition(&self) -> Condition {
+        match self.phase {
+            _ if self.draining && self.in_flight > 0 => Condition::Draining,
+            _ if self.draining => Condition::Drained,
+            Phase::Unknown => Condition::Unknown,
+            Phase::Up if self.is_busy() => Condition::Busy,
+            Phase::Up => Condition::Up,
+            Phase::Trial => Condition::Trial,
+            Phase::Ejected {
+                cause: Cause::Misconfigured,
+                ..
+            } => Condition::Misconfigured,
+            Phase::Ejected { .. } => Condition::Ejected,
+        }
     }
 
     /// Could it serve, if not at this moment?

@@ -340,7 +340,7 @@ impl State {
         self.grants += 1;
         let number = self.grants;
         let slowness = self.host_mut(id).map(|host| {
-            host.take(seconds, number);
+            host.take(seconds, number, now);
             host.slowness
         });
         let expected = slowness
@@ -405,13 +405,14 @@ impl State {
             return Proof::default();
         };
         let in_flight = host.in_flight;
-        host.give_back(grant.seconds);
+        host.give_back(grant.seconds, now);
         match outcome {
             Outcome::Answered { timed } => {
                 host.sign_of_life();
                 host.capacity.answered(in_flight);
                 let transition = host.health.good_answer();
                 if timed {
+                    host.meter.computed(grant.demand.work.items);
                     self.learn(grant, now);
                 }
                 self.note_health(id, transition);
@@ -617,6 +618,9 @@ impl State {
             hosts: hosts.map(|host| view(host, now)).collect(),
             waiting: self.queue.len(),
             waiting_bytes: self.queue.bytes(),
+            oldest_wait: self.queue.oldest().map_or(Duration::ZERO, |joined| {
+                now.saturating_duration_since(joined)
+            }),
             expected_wait: self.time_for(self.queue.seconds()),
         }
     }
@@ -715,6 +719,9 @@ fn is_full(host: &Host, now: Instant) -> bool {
 }
 
 fn view(host: &Host, now: Instant) -> HostView {
+    // A look changes nothing: what is read here is read again later.
+    let mut meter = host.meter;
+    let usage = meter.read(host.in_flight, now);
     let busy_for = host
         .busy_until
         .map(|until| until.saturating_duration_since(now));
@@ -726,6 +733,7 @@ fn view(host: &Host, now: Instant) -> HostView {
         busy_for: busy_for.filter(|left| !left.is_zero()),
         draining: host.draining,
         in_flight: host.in_flight,
+        usage,
         capacity: host.capacity.nominal(),
         slots: host.slots(),
         foreign: host.capacity.foreign(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::pool::Slots;
-use crate::pool::{Model, Phase};
+use crate::pool::{Model, Phase, Work};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -763,4 +763,32 @@ fn rotation_follows_weights_and_a_host_that_returns_does_not_catch_up() {
     let granted = hosts(&state.grant(now));
     let light = granted.iter().filter(|host| **host == A).count();
     assert!((9..=11).contains(&light), "{light}");
+}
+
+#[test]
+fn what_a_host_is_used_for_is_counted_and_looking_at_it_changes_nothing() {
+    let start = Instant::now();
+    let at = |seconds| start + SECOND * seconds;
+    let mut state = pool(&[2], start);
+    let demand = Demand {
+        work: Work {
+            items: 5,
+            characters: 0,
+        },
+        ..Demand::default()
+    };
+    join_with(&mut state, demand.clone(), start);
+    join_with(&mut state, demand.clone(), start);
+    join_with(&mut state, demand, at(1));
+    let grants = state.grant(start);
+
+    assert_eq!(state.view(at(3)).oldest_wait, 2 * SECOND);
+    state.finish(&grants[0], ANSWERED, at(4));
+    state.finish(&grants[1], Outcome::Broke, at(6));
+
+    let usage = state.view(at(9)).hosts[0].usage;
+    assert_eq!(usage.busy, 6 * SECOND);
+    assert_eq!(usage.leased, 10 * SECOND);
+    assert_eq!(usage.items, 5, "of what was answered");
+    assert_eq!(state.view(at(9)).hosts[0].usage, usage);
 }

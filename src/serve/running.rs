@@ -18,6 +18,7 @@ use crate::gateway::{Certificates, Connections};
 use crate::pool::Pool;
 use crate::reload::Reloader;
 use crate::restart::Sockets;
+use crate::telemetry::{Metrics, Watched};
 
 /// A connection accepted at the last moment before a hand-over is counted once its task has begun,
 /// which takes less than that.
@@ -74,6 +75,7 @@ impl Running {
             let (fds, accepting) = (Arc::clone(&fds), stopping.accepting.subscribe());
             services.spawn(async move { service.start_service(Some(fds), accepting, 1).await });
         }
+        watch_certificates(&addresses, &parts.certificates, &parts.metrics);
         announce(&addresses, &parts.certificates, admin_address);
         Ok(Self {
             pool,
@@ -151,6 +153,22 @@ fn listening(sockets: &Sockets) -> Result<(ListenFds, Vec<SocketAddr>)> {
         addresses.push(address);
     }
     Ok((Arc::new(Mutex::new(fds)), addresses))
+}
+
+fn watch_certificates(
+    addresses: &[SocketAddr],
+    certificates: &[Option<Arc<Certificates>>],
+    metrics: &Metrics,
+) {
+    for (address, certificates) in std::iter::zip(addresses, certificates) {
+        let Some(certificates) = certificates.clone() else {
+            continue;
+        };
+        metrics.process.watch(Watched {
+            address: address.to_string(),
+            not_after: Box::new(move || certificates.not_after()),
+        });
+    }
 }
 
 /// On standard output, for people and scripts.

@@ -2,9 +2,9 @@
 
 mod logs;
 mod metrics;
-mod reloads;
-mod series;
 
 pub use logs::{LogFormat, init as init_logs};
-pub use metrics::Metrics;
-pub use reloads::Reloads;
+pub use metrics::{
+    Finished, HostMetrics, Metrics, OpenConnection, ProcessMetrics, Reason, Reloads,
+    RequestMetrics, Watched,
+};

@@ -31,6 +31,7 @@ mod edges_tls;
 mod faults;
 
 mod metrics;
+mod monitoring;
 mod operations;
 mod outages;
 mod protocol;

@@ -6,6 +6,7 @@
 //! - [`Wire`]: one connection of HTTP/1 or HTTP/2, with or without TLS; [`Authority`] vouches for it;
 //! - [`DnsServer`]: a real DNS server, for names that tests make up;
 //! - [`Backend`]: the real GPU host;
+//! - [`Prometheus`]: a real one, and its tool;
 //! - [`eventually`]: how to wait.
 
 mod authority;
@@ -16,6 +17,7 @@ mod dns;
 mod eventually;
 mod metrics;
 mod process;
+mod prometheus;
 mod proxy;
 mod raw;
 mod sim_host;
@@ -28,6 +30,7 @@ pub(crate) use config::Config;
 pub(crate) use dns::DnsServer;
 pub(crate) use eventually::eventually;
 pub(crate) use process::Process;
+pub(crate) use prometheus::{Prometheus, has_prometheus, lint, monitoring, promtool};
 pub(crate) use proxy::{Proxy, gpu_bridge, serve};
 pub(crate) use raw::{RawConnection, embed_request};
 pub(crate) use sim_host::{

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use prometheus::{IntCounterVec, IntGauge};
 
-use super::metrics::Maker;
+use super::make::Maker;
 
 /// See the module.
 pub struct Reloads {

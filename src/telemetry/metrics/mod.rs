@@ -1,0 +1,89 @@
+//! The metrics that Prometheus scrapes; see the naming guide
+//! <https://prometheus.io/docs/practices/naming/>.
+//!
+//! | file | tells of |
+//! | --- | --- |
+//! | `requests` | clients: requests, refusals, retries |
+//! | `hosts` | each host: attempts, ejections, and how it stands |
+//! | `queue` | what waits |
+//! | `reloads` | the configuration |
+//! | `process` | the proxy itself: connections, memory, certificates |
+//!
+//! What happens is counted when it happens. What *is* (the state of hosts, the queue) is read from the
+//! pool's own view at each scrape, so that it can't be stale and series of hosts that are gone end.
+//!
+//! Label values are bounded: routes, status codes, and names from the configuration, never anything
+//! that a client makes up.
+
+mod hosts;
+mod make;
+mod process;
+mod queue;
+mod reading;
+mod reloads;
+mod requests;
+
+use prometheus::{Registry, TextEncoder};
+
+pub use self::hosts::HostMetrics;
+pub use self::process::{OpenConnection, ProcessMetrics, Watched};
+pub use self::reloads::Reloads;
+pub use self::requests::{Finished, Reason, RequestMetrics};
+
+use self::make::Maker;
+use crate::budget::Budget;
+use crate::pool::{Event, EventKind, PoolView, Transition};
+
+/// All metrics of one proxy.
+pub struct Metrics {
+    registry: Registry,
+    /// What clients ask for and get.
+    pub requests: RequestMetrics,
+    /// What hosts do.
+    pub hosts: HostMetrics,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
+    /// The proxy itself.
+    pub process: ProcessMetrics,
+}
+
+impl Metrics {
+    /// A fresh set in a registry of its own.
+    ///
+    /// # Errors
+    /// If two metrics have the same name, which would be a mistake in this module.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        Ok(Self {
+            requests: RequestMetrics::new(&make)?,
+            hosts: HostMetrics::new(&make)?,
+            reloads: Reloads::new(&make)?,
+            process: ProcessMetrics::new(&make)?,
+            registry,
+        })
+    }
+
+    /// Counts what happened to a host.
+    pub fn count(&self, event: &Event) {
+        if let EventKind::Health(Transition::Ejected(cause)) = event.kind {
+            self.hosts.ejected(&event.host, cause);
+        }
+    }
+
+    /// All metrics in Prometheus' text format, with those of the pool and of memory as they are now.
+    ///
+    /// # Errors
+    /// If the encoder fails.
+    pub fn render(&self, pool: &PoolView, held: &Budget) -> prometheus::Result<String> {
+        self.hosts.follow(pool);
+        let mut families = self.registry.gather();
+        families.extend(hosts::read(pool));
+        families.extend(queue::read(pool));
+        families.extend(self.process.read(held));
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! The proxy itself: its build, connections, memory, certificates, and what the kernel says of it.
+
+use parking_lot::Mutex;
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntGauge};
+
+use super::make::Maker;
+use super::reading::{Kind, Reading, family};
+use crate::budget::Budget;
+
+/// See the module.
+pub struct ProcessMetrics {
+    connections: IntGauge,
+    refused_connections: IntCounter,
+    failed_handshakes: IntCounter,
+    certificates: Mutex<Vec<Watched>>,
+}
+
+/// The certificate of an address, which may be replaced at any time.
+pub struct Watched {
+    /// Where clients connect to.
+    pub address: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: Box<dyn Fn() -> i64 + Send>,
+}
+
+/// An open connection, until it is dropped.
+#[must_use = "it counts until it is dropped"]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl ProcessMetrics {
+    pub(super) fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        #[cfg(target_os = "linux")]
+        make.0.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        let build = make.gauges("build_info", "1, with the version as label.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            connections: make.gauge("connections_open", "Connections of clients that are open.")?,
+            refused_connections: make.counter(
+                "connections_refused_total",
+                "Connections refused because limits.max_connections were open.",
+            )?,
+            failed_handshakes: make.counter(
+                "tls_handshakes_failed_total",
+                "TLS handshakes with clients that failed.",
+            )?,
+            certificates: Mutex::default(),
+        })
+    }
+
+    /// A client has connected.
+    pub fn connected(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// A client was turned away.
+    pub fn refused_connection(&self) {
+        self.refused_connections.inc();
+    }
+
+    /// A client could not agree with us on TLS.
+    pub fn failed_handshake(&self) {
+        self.failed_handshakes.inc();
+    }
+
+    /// Tells of this certificate from now on.
+    pub fn watch(&self, certificate: Watched) {
+        self.certificates.lock().push(certificate);
+    }
+
+    /// What is not kept here.
+    pub(super) fn read(&self, held: &Budget) -> impl Iterator<Item = MetricFamily> {
+        let memory = MEMORY.iter();
+        let memory =
+            memory.filter_map(move |reading| reading.of(std::iter::once((Vec::new(), held))));
+        memory.chain(self.read_certificates())
+    }
+
+    fn read_certificates(&self) -> Option<MetricFamily> {
+        let certificates = self.certificates.lock();
+        let samples = certificates.iter().map(|certificate| {
+            let labels = vec![("address", certificate.address.as_str())];
+            (labels, (certificate.not_after)() as f64)
+        });
+        let help = "When the certificate of an address ends, in seconds since 1970.";
+        family(
+            Kind::Gauge,
+            "certificate_not_after_timestamp_seconds",
+            help,
+            samples,
+        )
+    }
+}
+
+const MEMORY: [Reading<Budget>; 2] = [
+    Reading {
+        kind: Kind::Gauge,
+        name: "buffered_bytes",
+        help: "Bytes of requests and answers held in memory.",
+        read: |budget| Some(budget.held() as f64),
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "buffered_limit_bytes",
+        help: "Bytes of requests and answers that may be held in memory (limits.max_buffered).",
+        read: |budget| Some(budget.limit() as f64),
+    },
+];

@@ -1,0 +1,219 @@
+//! What clients ask for and get.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::make::Maker;
+
+/// See the module.
+pub struct RequestMetrics {
+    all: IntCounterVec,
+    refusals: IntCounterVec,
+    limited: IntCounterVec,
+    duration: HistogramVec,
+    first_byte: HistogramVec,
+    received: IntCounter,
+    sent: IntCounter,
+    queue_wait: Histogram,
+    retries: IntCounterVec,
+    hedges: IntCounter,
+}
+
+/// A request that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// Where it went.
+    pub route: &'static str,
+    /// What its client got.
+    pub status: u16,
+    /// Whose it was, by name of the key; `None`: nobody's that we know.
+    pub client: Option<&'a str>,
+    /// Why the proxy refused it, if it did.
+    pub refused: Option<Reason>,
+    /// From its head to its end.
+    pub duration: Duration,
+    /// From its head to the start of its answer; `None` without one.
+    pub first_byte: Option<Duration>,
+    /// In line, if it was one for a host.
+    pub queued: Option<Duration>,
+    /// Bytes of its body.
+    pub received: usize,
+    /// Bytes of the answer's body.
+    pub sent: usize,
+}
+
+/// Why the proxy itself refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its head is malformed, too large or too slow.
+    BadHead,
+    /// It shows no key that we know.
+    Unauthorized,
+    /// There is nothing at its path, or not with its method.
+    NoRoute,
+    /// A header of it says what can't be.
+    BadHeader,
+    /// Its client has as many at once as it may.
+    MaxConcurrent,
+    /// Its client sends as many each second as it may.
+    MaxPerSecond,
+    /// Its body is too large.
+    BodyTooLarge,
+    /// Its body does not come in time.
+    BodyTooSlow,
+    /// Its body is malformed.
+    BadBody,
+    /// Too many bytes are held already.
+    Memory,
+    /// Too many wait already.
+    QueueFull,
+    /// Too much is ahead of it in the queue.
+    QueueTooLong,
+    /// No host became free in time.
+    Deadline,
+    /// The hosts that took it failed to answer it.
+    HostsFailed,
+}
+
+impl Reason {
+    const ALL: [Self; 14] = [
+        Self::BadHead,
+        Self::Unauthorized,
+        Self::NoRoute,
+        Self::BadHeader,
+        Self::MaxConcurrent,
+        Self::MaxPerSecond,
+        Self::BodyTooLarge,
+        Self::BodyTooSlow,
+        Self::BadBody,
+        Self::Memory,
+        Self::QueueFull,
+        Self::QueueTooLong,
+        Self::Deadline,
+        Self::HostsFailed,
+    ];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadHead => "bad_head",
+            Self::Unauthorized => "unauthorized",
+            Self::NoRoute => "no_route",
+            Self::BadHeader => "bad_header",
+            Self::MaxConcurrent => "max_concurrent",
+            Self::MaxPerSecond => "max_per_second",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::BadBody => "bad_body",
+            Self::Memory => "memory",
+            Self::QueueFull => "queue_full",
+            Self::QueueTooLong => "queue_too_long",
+            Self::Deadline => "deadline",
+            Self::HostsFailed => "hosts_failed",
+        }
+    }
+
+    fn is_limit_of_client(self) -> bool {
+        matches!(self, Self::MaxConcurrent | Self::MaxPerSecond)
+    }
+}
+
+impl RequestMetrics {
+    pub(super) fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        let refusals = make.counters(
+            "refusals_total",
+            "Requests that the proxy itself refused, by reason.",
+            &["reason"],
+        )?;
+        for reason in Reason::ALL {
+            // A counter that starts at 1 hides its first step from rate().
+            refusals.with_label_values(&[reason.as_str()]);
+        }
+        Ok(Self {
+            all: make.counters(
+                "requests_total",
+                "Requests by route, status code (499: the client went away) and name of the client's key.",
+                &["route", "code", "client"],
+            )?,
+            refusals,
+            limited: make.counters(
+                "client_limit_refusals_total",
+                "Requests refused because of a limit of their client's key, by that limit.",
+                &["client", "limit"],
+            )?,
+            duration: make.histograms(
+                "request_duration_seconds",
+                "Time from a request's head to the end of its answer.",
+                &["route"],
+            )?,
+            first_byte: make.histograms(
+                "time_to_first_byte_seconds",
+                "Time from a request's head to the start of its answer.",
+                &["route"],
+            )?,
+            received: make.counter(
+                "request_body_bytes_total",
+                "Bytes of the bodies of requests for hosts.",
+            )?,
+            sent: make.counter("response_body_bytes_total", "Bytes of the bodies of answers.")?,
+            queue_wait: make.histogram(
+                "queue_wait_seconds",
+                "Time that requests for hosts waited for a free slot, in all their attempts.",
+            )?,
+            retries: make.counters(
+                "retries_total",
+                "Attempts that did not end the request, by the verdict that was the reason.",
+                &["reason"],
+            )?,
+            hedges: make.counter(
+                "hedges_total",
+                "Attempts made beside another one that took long.",
+            )?,
+        })
+    }
+
+    /// A request is over.
+    pub fn finished(&self, request: &Finished<'_>) {
+        let Finished { route, client, .. } = *request;
+        let client = client.unwrap_or_default();
+        let code = request.status.to_string();
+        self.all.with_label_values(&[route, &code, client]).inc();
+        self.duration
+            .with_label_values(&[route])
+            .observe(request.duration.as_secs_f64());
+        if let Some(first_byte) = request.first_byte {
+            self.first_byte
+                .with_label_values(&[route])
+                .observe(first_byte.as_secs_f64());
+        }
+        if let Some(queued) = request.queued {
+            self.queue_wait.observe(queued.as_secs_f64());
+        }
+        self.received.inc_by(request.received as u64);
+        self.sent.inc_by(request.sent as u64);
+        if let Some(reason) = request.refused {
+            self.refused(reason, client);
+        }
+    }
+
+    fn refused(&self, reason: Reason, client: &str) {
+        let reason_label = reason.as_str();
+        self.refusals.with_label_values(&[reason_label]).inc();
+        if reason.is_limit_of_client() {
+            self.limited
+                .with_label_values(&[client, reason_label])
+                .inc();
+        }
+    }
+
+    /// An attempt did not end its request.
+    pub fn retried(&self, verdict: &str) {
+        self.retries.with_label_values(&[verdict]).inc();
+    }
+
+    /// An attempt is made beside another one.
+    pub fn hedged(&self) {
+        self.hedges.inc();
+    }
+}

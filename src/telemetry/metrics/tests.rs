@@ -1,0 +1,186 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::HostName;
+use crate::pool::{Cause, HostView, Phase, Usage};
+
+fn host(name: &str) -> HostView {
+    HostView::for_testing(name.parse().unwrap(), Phase::Up)
+}
+
+fn pool(hosts: Vec<HostView>) -> PoolView {
+    PoolView {
+        hosts,
+        waiting: 0,
+        waiting_bytes: 0,
+        oldest_wait: Duration::ZERO,
+        expected_wait: Duration::ZERO,
+    }
+}
+
+fn render(metrics: &Metrics, pool: &PoolView) -> String {
+    metrics.render(pool, &Budget::new(1000)).unwrap()
+}
+
+fn finished() -> Finished<'static> {
+    Finished {
+        route: "embed",
+        status: 200,
+        client: Some("openclaw"),
+        refused: None,
+        duration: Duration::from_secs(3),
+        first_byte: Some(Duration::from_secs(2)),
+        queued: Some(Duration::from_secs(1)),
+        received: 10,
+        sent: 20,
+    }
+}
+
+#[track_caller]
+fn assert_has(text: &str, line: &str) {
+    assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+}
+
+#[test]
+fn requests_are_told_by_route_code_and_client() {
+    let metrics = Metrics::new().unwrap();
+    metrics.requests.finished(&finished());
+    metrics.requests.finished(&Finished {
+        status: 401,
+        client: None,
+        refused: Some(Reason::Unauthorized),
+        first_byte: None,
+        queued: None,
+        ..finished()
+    });
+    let text = render(&metrics, &pool(Vec::new()));
+    for line in [
+        r#"gpu_bridge_requests_total{client="openclaw",code="200",route="embed"} 1"#,
+        r#"gpu_bridge_requests_total{client="",code="401",route="embed"} 1"#,
+        r#"gpu_bridge_request_duration_seconds_sum{route="embed"} 6"#,
+        r#"gpu_bridge_time_to_first_byte_seconds_sum{route="embed"} 2"#,
+        "gpu_bridge_queue_wait_seconds_count 1",
+        "gpu_bridge_request_body_bytes_total 20",
+        "gpu_bridge_response_body_bytes_total 40",
+        r#"gpu_bridge_refusals_total{reason="unauthorized"} 1"#,
+        r#"gpu_bridge_refusals_total{reason="queue_full"} 0"#,
+    ] {
+        assert_has(&text, line);
+    }
+}
+
+#[test]
+fn refusals_for_a_limit_name_whose_it_was() {
+    let metrics = Metrics::new().unwrap();
+    metrics.requests.finished(&Finished {
+        status: 429,
+        refused: Some(Reason::MaxPerSecond),
+        ..finished()
+    });
+    let text = render(&metrics, &pool(Vec::new()));
+    let line =
+        r#"gpu_bridge_client_limit_refusals_total{client="openclaw",limit="max_per_second"} 1"#;
+    assert_has(&text, line);
+}
+
+#[test]
+fn a_host_is_told_as_the_pool_has_it() {
+    let mut host = host("a");
+    host.in_flight = 1;
+    host.usage = Usage {
+        busy: Duration::from_millis(1500),
+        leased: Duration::from_secs(2),
+        items: 7,
+    };
+    host.facts.vram_total_mb = Some(2);
+    let text = render(&Metrics::new().unwrap(), &pool(vec![host]));
+    for line in [
+        r#"gpu_bridge_host_state{host="a",state="up"} 1"#,
+        r#"gpu_bridge_host_state{host="a",state="ejected"} 0"#,
+        r#"gpu_bridge_host_in_flight{host="a"} 1"#,
+        r#"gpu_bridge_host_busy_seconds_total{host="a"} 1.5"#,
+        r#"gpu_bridge_host_slot_seconds_total{host="a"} 2"#,
+        r#"gpu_bridge_host_items_total{host="a"} 7"#,
+        r#"gpu_bridge_host_vram_total_bytes{host="a"} 2097152"#,
+        r#"gpu_bridge_host_misconfigured{host="a"} 0"#,
+        r#"gpu_bridge_host_ejections_total{cause="hung",host="a"} 0"#,
+        "gpu_bridge_buffered_limit_bytes 1000",
+    ] {
+        assert_has(&text, line);
+    }
+    assert!(!text.contains("vram_used"), "it does not tell:\n{text}");
+}
+
+#[test]
+fn a_host_without_our_key_is_misconfigured_even_while_drained() {
+    let phase = Phase::Ejected {
+        cause: Cause::Misconfigured,
+        hold_until: Instant::now(),
+        good_checks: 0,
+    };
+    let mut host = HostView::for_testing("a".parse().unwrap(), phase);
+    host.draining = true;
+    let text = render(&Metrics::new().unwrap(), &pool(vec![host]));
+    assert_has(&text, r#"gpu_bridge_host_misconfigured{host="a"} 1"#);
+    assert_has(
+        &text,
+        r#"gpu_bridge_host_state{host="a",state="drained"} 1"#,
+    );
+}
+
+#[test]
+fn series_of_hosts_that_are_gone_end_even_when_an_attempt_ends_later() {
+    let metrics = Metrics::new().unwrap();
+    let (stays, goes): (HostName, HostName) = ("stays".parse().unwrap(), "goes".parse().unwrap());
+    let took = Duration::from_millis(1);
+    metrics.hosts.attempted(&stays, "deliver", took);
+    metrics.hosts.attempted(&goes, "deliver", took);
+    let text = render(&metrics, &pool(vec![host("stays"), host("goes")]));
+    assert!(text.contains("\"goes\""));
+
+    let alone = pool(vec![host("stays")]);
+    let text = render(&metrics, &alone);
+    assert!(!text.contains("\"goes\""), "{text}");
+    metrics.hosts.attempted(&goes, "fault", took);
+    metrics.hosts.ejected(&goes, Cause::Hung);
+    let text = render(&metrics, &alone);
+    assert!(!text.contains("\"goes\""), "{text}");
+
+    let kept = r#"gpu_bridge_attempts_total{host="stays",verdict="deliver"} 1"#;
+    assert_has(&text, kept);
+}
+
+#[test]
+fn certificates_are_read_at_each_scrape() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    let metrics = Metrics::new().unwrap();
+    let ends = Arc::new(AtomicI64::new(1));
+    let read = Arc::clone(&ends);
+    metrics.process.watch(Watched {
+        address: "[::1]:443".to_owned(),
+        not_after: Box::new(move || read.load(Ordering::Relaxed)),
+    });
+    let line = |ends| {
+        let name = "gpu_bridge_certificate_not_after_timestamp_seconds";
+        format!("{name}{{address=\"[::1]:443\"}} {ends}")
+    };
+    assert_has(&render(&metrics, &pool(Vec::new())), &line(1));
+    ends.store(2, Ordering::Relaxed);
+    assert_has(&render(&metrics, &pool(Vec::new())), &line(2));
+}
+
+#[test]
+fn connections_count_while_they_are_open() {
+    let metrics = Metrics::new().unwrap();
+    let open = metrics.process.connected();
+    assert_has(
+        &render(&metrics, &pool(Vec::new())),
+        "gpu_bridge_connections_open 1",
+    );
+    drop(open);
+    assert_has(
+        &render(&metrics, &pool(Vec::new())),
+        "gpu_bridge_connections_open 0",
+    );
+}
