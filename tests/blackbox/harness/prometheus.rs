@@ -28,8 +28,9 @@ pub(crate) fn has_prometheus() -> bool {
     }
     let missing = "Prometheus is not installed (Debian: apt-get install prometheus)";
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
-    // Unlike eprintln!, seen even if the test passes.
-    writeln!(std::io::stderr(), "SKIPPED: {missing}").unwrap();
+    let mut terminal = std::io::stderr();
+    // Unlike what eprintln! says, seen even if the test passes.
+    writeln!(terminal, "SKIPPED: {missing}").unwrap();
     false
 }
 
