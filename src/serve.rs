@@ -8,6 +8,7 @@ mod running;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -16,8 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::running::{Running, Stopping};
-use crate::admin::Admin;
 use crate::admin::access::Access;
+use crate::admin::{Admin, Streams};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
@@ -55,6 +56,10 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     tokio::spawn({
         let pool = parts.pool.clone();
         async move { pool.keep_time().await }
+    });
+    tokio::spawn({
+        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.metrics));
+        async move { metrics.activity.keep_time(pool).await }
     });
     tokio::select! {
         relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
@@ -191,14 +196,16 @@ impl Parts {
         })
     }
 
-    fn admin(&self) -> Admin {
+    fn admin(&self, closing: watch::Receiver<bool>) -> Admin {
         Admin {
             access: self.access.clone(),
             reloader: self.reloader.clone(),
             stopping: self.handler.stopping.clone(),
+            closing,
             pool: self.pool.clone(),
             metrics: Arc::clone(&self.metrics),
             budget: self.budget.clone(),
+            streams: Streams::default(),
         }
     }
 
@@ -222,6 +229,7 @@ impl Parts {
 fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
     let observer = move |event: &Event| {
         metrics.count(event);
+        metrics.activity.event(event, SystemTime::now());
         log(event);
     };
     let settings = live::pool_settings(config);

@@ -2,7 +2,7 @@
 //!
 //! | | with `admin.key` | without |
 //! | --- | --- | --- |
-//! | `/healthz`, `/readyz` | everybody | everybody |
+//! | `/healthz`, `/readyz`, the page's files | everybody | everybody |
 //! | `/metrics` | the key | everybody |
 //! | what shows the pool | the key | everybody, by an address or as localhost |
 //! | what changes it | the key, the mark | this machine, by an address or as localhost, the mark |

@@ -1,16 +1,22 @@
-//! The operator's side, on an address of its own: metrics, probes, what the pool is up to, operations.
+//! The operator's side, on an address of its own: the live page, metrics, probes, operations.
 //!
 //! ```text
-//! request ─ access (who may?) ─ api (what it does) ─ view (what is shown) ─ reply
+//! request ─ access (who may?) ─┬ api (what it does) ───────────┬ view, words (what is shown) ─ reply
+//!                              ├ events (pushed to the page) ──┘
+//!                              └ page (files)
 //! ```
 //!
 //! Served by axum rather than by pingora: nothing here is proxied. Clients never get here.
 
 pub mod access;
 mod api;
+mod events;
+mod news;
+mod page;
 mod reply;
 mod server;
 pub mod view;
+mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use self::access::{Access, Need};
+pub use self::events::Streams;
 use self::view::PoolState;
 use crate::budget::Budget;
 use crate::pool::Pool;
@@ -45,26 +52,38 @@ pub struct Admin {
     pub reloader: Reloader,
     /// True once the proxy is about to end.
     pub stopping: watch::Receiver<bool>,
+    /// True once this address is about to be served by nobody, or by another process.
+    pub closing: watch::Receiver<bool>,
+    /// Places for pages that watch.
+    pub streams: Streams,
 }
 
 impl Admin {
     /// The pool at this moment.
     fn state(&self) -> PoolState {
-        PoolState::from(&self.pool.view())
+        PoolState::new(&self.pool.view(), &self.metrics.activity.lately())
     }
 }
 
-/// Serves until `stop` ends.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: impl Future<Output = ()>) {
-    server::serve(listener, router(admin), server::MAX_CONNECTIONS, stop).await;
+/// Serves until it is told that it is closing.
+pub async fn serve(listener: TcpListener, admin: Admin) {
+    let mut closing = admin.closing.clone();
+    let told = async move {
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    server::serve(listener, router(admin), server::MAX_CONNECTIONS, told).await;
 }
 
 fn router(admin: Admin) -> Router {
     let open = Router::new()
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz));
     let scraped = Router::new().route("/metrics", get(api::metrics));
-    let looked_at = Router::new().route("/api/v1/pool", get(api::pool));
+    let looked_at = Router::new()
+        .route("/api/v1/pool", get(api::pool))
+        .route("/api/v1/events", get(events::events));
     let operations = Router::new()
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/hosts/{name}/drain", post(api::drain))

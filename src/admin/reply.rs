@@ -21,6 +21,14 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     }
 }
 
+/// As the answer to the next request will be another one.
+pub(super) fn never_store(response: &mut Response) {
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+}
+
 /// What is wrong, for people.
 pub(super) fn error(status: StatusCode, detail: impl Into<String>) -> Response {
     let detail = detail.into();

@@ -2,13 +2,13 @@
 //!
 //! Pure, and typed on both ends: the command line reads what the API writes.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
+use super::words;
 use crate::config::Change;
 pub use crate::pool::Condition as State;
-use crate::pool::{Cause, HostView, Phase, PoolView};
+use crate::pool::{HostView, PoolView};
+use crate::telemetry::{Lately, Rates};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -17,10 +17,38 @@ pub struct PoolState {
     pub version: String,
     /// Can a host serve?
     pub ready: bool,
+    /// How it is, in a sentence or two.
+    #[serde(default)]
+    pub summary: Summary,
     /// What waits.
     pub queue: QueueState,
+    /// How the last minute's requests went.
+    #[serde(default)]
+    pub requests: RatesState,
     /// In the order of the configuration.
     pub hosts: Vec<HostState>,
+}
+
+/// The pool in a sentence or two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Summary {
+    /// How bad it is.
+    pub level: Level,
+    /// For people.
+    pub text: String,
+}
+
+/// How much an operator should care.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Not at all.
+    #[default]
+    Good,
+    /// Clients are served, but something is not as it should be.
+    Attention,
+    /// Nobody is served.
+    Down,
 }
 
 /// The requests that wait for a host.
@@ -32,6 +60,12 @@ pub struct QueueState {
     pub bytes: usize,
     /// How long they will take to be served, as far as that is known.
     pub expected_wait_seconds: f64,
+    /// How long the one that waits for longest has waited.
+    #[serde(default)]
+    pub oldest_wait_seconds: Option<f64>,
+    /// How many may wait.
+    #[serde(default)]
+    pub max_waiting: usize,
 }
 
 /// What a reload of the configuration brought.
@@ -84,30 +118,73 @@ pub struct HostState {
     pub vram_total_mb: Option<u64>,
     /// Device memory in use in MB.
     pub vram_used_mb: Option<u64>,
+    /// What its last check found wrong.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// How the last minute's attempts went.
+    #[serde(default)]
+    pub attempts: RatesState,
 }
 
-impl From<&PoolView> for PoolState {
-    fn from(pool: &PoolView) -> Self {
+/// How the last minute went, for one host's attempts or for all requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct RatesState {
+    /// Answers a second, over the last ten seconds.
+    pub per_second: f64,
+    /// Turned away, of all, from 0 to 1.
+    pub refused: f64,
+    /// Failed, of all, from 0 to 1.
+    pub failed: f64,
+    /// Half of the good answers took no longer.
+    pub p50_seconds: Option<f64>,
+    /// 99 of 100 good answers took no longer.
+    pub p99_seconds: Option<f64>,
+}
+
+impl PoolState {
+    /// The pool at a moment, and how the minute before it went.
+    pub(super) fn new(pool: &PoolView, lately: &Lately) -> Self {
+        let host = |host: &HostView| {
+            let rates = lately.hosts.get(&host.name).copied();
+            HostState::new(host, rates.unwrap_or_default())
+        };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: pool.hosts.iter().any(HostView::is_serving),
-            queue: QueueState {
-                waiting: pool.waiting,
-                bytes: pool.waiting_bytes,
-                expected_wait_seconds: rounded(pool.expected_wait.as_secs_f64()),
-            },
-            hosts: pool.hosts.iter().map(HostState::from).collect(),
+            summary: words::summary(pool, lately),
+            queue: QueueState::from(pool),
+            requests: lately.requests.into(),
+            hosts: pool.hosts.iter().map(host).collect(),
+        }
+    }
+
+    /// The names of all hosts, for people.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+        names.join(", ")
+    }
+}
+
+impl From<&PoolView> for QueueState {
+    fn from(pool: &PoolView) -> Self {
+        Self {
+            waiting: pool.waiting,
+            bytes: pool.waiting_bytes,
+            expected_wait_seconds: rounded(pool.expected_wait.as_secs_f64()),
+            oldest_wait_seconds: (pool.waiting > 0)
+                .then(|| rounded(pool.oldest_wait.as_secs_f64())),
+            max_waiting: pool.max_waiting,
         }
     }
 }
 
-impl From<&HostView> for HostState {
-    fn from(host: &HostView) -> Self {
-        let until = until(host).map(|time| rounded(time.as_secs_f64()));
+impl HostState {
+    fn new(host: &HostView, rates: Rates) -> Self {
+        let until = words::until(host).map(|time| rounded(time.as_secs_f64()));
         Self {
             name: host.name.to_string(),
             state: host.condition(),
-            why: why(host),
+            why: words::why(host, rates),
             until_seconds: until,
             draining: host.draining,
             in_flight: host.in_flight,
@@ -119,207 +196,89 @@ impl From<&HostView> for HostState {
             models: host.facts.models.clone(),
             vram_total_mb: host.facts.vram_total_mb,
             vram_used_mb: host.facts.vram_used_mb,
+            problem: host
+                .problem
+                .as_deref()
+                .map(|it| words::brief(it).to_owned()),
+            attempts: rates.into(),
         }
     }
 }
 
-impl PoolState {
-    /// The names of all hosts, for people.
-    pub fn names(&self) -> String {
-        let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
-        names.join(", ")
-    }
-}
-
-fn until(host: &HostView) -> Option<Duration> {
-    match host.phase {
-        _ if host.draining => None,
-        Phase::Ejected { .. } => (!host.hold_left.is_zero()).then_some(host.hold_left),
-        _ => host.busy_for,
-    }
-}
-
-fn why(host: &HostView) -> Option<String> {
-    let condition = match host.phase {
-        Phase::Unknown => Some("not checked yet".to_owned()),
-        Phase::Up => why_limited(host),
-        Phase::Trial => {
-            Some("on trial: one request at a time until one is answered well".to_owned())
+impl From<Rates> for RatesState {
+    fn from(rates: Rates) -> Self {
+        Self {
+            per_second: rounded(rates.per_second),
+            refused: rounded(rates.full),
+            failed: rounded(rates.badly),
+            p50_seconds: rates.p50.map(|time| rounded(time.as_secs_f64())),
+            p99_seconds: rates.p99.map(|time| rounded(time.as_secs_f64())),
         }
-        Phase::Ejected { cause, .. } => Some(format!("{}; {}", why_ejected(cause), way_back(host))),
-    };
-    if !host.draining {
-        return condition;
     }
-    let order = match host.in_flight {
-        0 => "drained by an operator".to_owned(),
-        1 => "drained by an operator; 1 request still runs".to_owned(),
-        running => format!("drained by an operator; {running} requests still run"),
-    };
-    match condition {
-        Some(condition) => Some(format!("{order}; {condition}")),
-        None => Some(order),
-    }
-}
-
-/// Why a host that is up takes less than it could.
-fn why_limited(host: &HostView) -> Option<String> {
-    if let Some(busy_for) = host.busy_for {
-        return Some(format!(
-            "it said that it is full; it is asked again in {}",
-            whole_seconds(busy_for)
-        ));
-    }
-    if host.capacity == 0 {
-        return Some("it says that it has no slots".to_owned());
-    }
-    if host.foreign > 0 {
-        return Some(format!("others use {} of its slots", host.foreign));
-    }
-    (host.slots < host.capacity).then(|| "its slots are opened one by one".to_owned())
-}
-
-fn why_ejected(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Checks => "its health checks fail",
-        Cause::Hung => "its health checks get no answer",
-        Cause::Connect => "it does not accept connections",
-        Cause::Answers => "it broke requests (reset, cut, late, or with errors of its own)",
-        Cause::Misconfigured => "it refuses the proxy's API key; correct its api_key",
-    }
-}
-
-fn way_back(host: &HostView) -> String {
-    if host.hold_left.is_zero() {
-        "back after a good check".to_owned()
-    } else {
-        format!("not back before {}", whole_seconds(host.hold_left))
-    }
-}
-
-/// Rounded up: "0 s" would look like now.
-fn whole_seconds(time: Duration) -> String {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    format!("{seconds} s")
 }
 
 /// To thousandths, for people who read the JSON.
-fn rounded(number: f64) -> f64 {
+pub(super) fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
-
-    fn ejected(cause: Cause) -> Phase {
-        Phase::Ejected {
-            cause,
-            hold_until: Instant::now(),
-            good_checks: 0,
-        }
-    }
+    use crate::pool::{Cause, Phase};
 
     fn host(phase: Phase) -> HostView {
         HostView::for_testing("a".parse().unwrap(), phase)
     }
 
     #[test]
-    fn each_state_says_why() {
-        let busy = |mut host: HostView| {
-            host.busy_for = Some(Duration::from_millis(3200));
-            host
-        };
-        let draining = |mut host: HostView, in_flight| {
-            host.draining = true;
-            host.in_flight = in_flight;
-            host
-        };
-        let held = |mut host: HostView| {
-            host.hold_left = Duration::from_secs(8);
-            host
-        };
-        let foreign = |mut host: HostView| {
-            host.foreign = 1;
-            host
-        };
-        let table = [
-            (host(Phase::Up), "up", ""),
-            (host(Phase::Unknown), "unknown", "not checked yet"),
-            (
-                host(Phase::Trial),
-                "trial",
-                "on trial: one request at a time until one is answered well",
-            ),
-            (
-                busy(host(Phase::Up)),
-                "busy",
-                "it said that it is full; it is asked again in 4 s",
-            ),
-            (foreign(host(Phase::Up)), "up", "others use 1 of its slots"),
-            (
-                host(ejected(Cause::Connect)),
-                "ejected",
-                "it does not accept connections; back after a good check",
-            ),
-            (
-                held(host(ejected(Cause::Answers))),
-                "ejected",
-                "it broke requests (reset, cut, late, or with errors of its own); not back before 8 s",
-            ),
-            (
-                host(ejected(Cause::Misconfigured)),
-                "misconfigured",
-                "it refuses the proxy's API key; correct its api_key; back after a good check",
-            ),
-            (
-                draining(host(Phase::Up), 2),
-                "draining",
-                "drained by an operator; 2 requests still run",
-            ),
-            (
-                draining(busy(host(Phase::Up)), 0),
-                "drained",
-                "drained by an operator; it said that it is full; it is asked again in 4 s",
-            ),
-        ];
-        for (host, state, why) in table {
-            let shown = HostState::from(&host);
-            assert_eq!(shown.state.as_str(), state);
-            assert_eq!(shown.why.unwrap_or_default(), why);
-        }
-    }
-
-    #[test]
     fn the_json_can_be_read_back() {
+        let ejected = Phase::Ejected {
+            cause: Cause::Hung,
+            hold_until: Instant::now(),
+            good_checks: 0,
+        };
         let pool = PoolView {
-            hosts: vec![host(Phase::Up), host(ejected(Cause::Hung))],
             waiting: 3,
             waiting_bytes: 12,
-            oldest_wait: Duration::ZERO,
+            oldest_wait: Duration::from_millis(2500),
             expected_wait: Duration::from_millis(1500),
+            ..PoolView::for_testing(vec![host(Phase::Up), host(ejected)])
         };
-        let state = PoolState::from(&pool);
+        let state = PoolState::new(&pool, &Lately::default());
         let json = serde_json::to_value(&state).unwrap();
         assert_eq!(json["hosts"][1]["state"], "ejected");
         assert_eq!(json["queue"]["expected_wait_seconds"], 1.5);
+        assert_eq!(json["queue"]["oldest_wait_seconds"], 2.5);
+        assert_eq!(json["summary"]["level"], "attention");
         assert!(state.ready);
         assert_eq!(serde_json::from_value::<PoolState>(json).unwrap(), state);
+    }
+
+    #[test]
+    fn what_an_older_proxy_says_can_be_read() {
+        let state = PoolState::new(
+            &PoolView::for_testing(vec![host(Phase::Up)]),
+            &Lately::default(),
+        );
+        let mut json = serde_json::to_value(&state).unwrap();
+        for key in ["summary", "requests"] {
+            json.as_object_mut().unwrap().remove(key);
+        }
+        let old = json["hosts"][0].as_object_mut().unwrap();
+        old.remove("attempts");
+        old.remove("problem");
+        let read: PoolState = serde_json::from_value(json).unwrap();
+        assert_eq!(read.hosts[0].name, "a");
     }
 
     #[test]
     fn a_pool_of_drained_hosts_is_not_ready() {
         let mut drained = host(Phase::Up);
         drained.draining = true;
-        let pool = PoolView {
-            hosts: vec![drained],
-            waiting: 0,
-            waiting_bytes: 0,
-            oldest_wait: Duration::ZERO,
-            expected_wait: Duration::ZERO,
-        };
-        assert!(!PoolState::from(&pool).ready);
+        let pool = PoolView::for_testing(vec![drained]);
+        assert!(!PoolState::new(&pool, &Lately::default()).ready);
     }
 }

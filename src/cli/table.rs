@@ -137,7 +137,7 @@ fn colour(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::QueueState;
+    use crate::admin::view::{QueueState, RatesState, Summary};
 
     fn host(name: &str, state: State) -> HostState {
         HostState {
@@ -155,6 +155,8 @@ mod tests {
             models: Vec::new(),
             vram_total_mb: None,
             vram_used_mb: None,
+            problem: None,
+            attempts: RatesState::default(),
         }
     }
 
@@ -169,10 +171,14 @@ mod tests {
         PoolState {
             version: "1".to_owned(),
             ready: true,
+            summary: Summary::default(),
+            requests: RatesState::default(),
             queue: QueueState {
                 waiting: 3,
                 bytes: 100,
                 expected_wait_seconds: 1.25,
+                oldest_wait_seconds: None,
+                max_waiting: 512,
             },
             hosts: vec![busy, up],
         }

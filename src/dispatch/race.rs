@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Dispatcher, Journal, Settings, Stopwatch, Tried};
 use crate::message::Call;
 use crate::pool::{Avoid, Cause, Lease};
+use crate::telemetry::End;
 use crate::upstream::{Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
@@ -88,6 +89,8 @@ impl<U: Upstream> Dispatcher<U> {
         self.metrics
             .hosts
             .attempted(lease.name(), verdict.as_str(), started.elapsed());
+        let (ended, took) = account(&verdict, started.elapsed());
+        self.metrics.activity.attempt(lease.name(), ended, took);
         match &verdict {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
@@ -98,6 +101,18 @@ impl<U: Upstream> Dispatcher<U> {
             _ => {}
         }
         verdict
+    }
+}
+
+/// How an attempt counts for its host, and with which time if that says how fast it is.
+fn account(verdict: &Verdict, took: Duration) -> (End, Option<Duration>) {
+    match verdict {
+        Verdict::Deliver(answer) => (End::Well, answer.status.is_success().then_some(took)),
+        Verdict::Busy { .. } => (End::Full, None),
+        Verdict::ServerError(_)
+        | Verdict::Fault { .. }
+        | Verdict::Moved { .. }
+        | Verdict::Misconfigured { .. } => (End::Badly, None),
     }
 }
 

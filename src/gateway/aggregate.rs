@@ -201,11 +201,8 @@ mod tests {
             ..HostView::for_testing(name(&format!("h{position}")), *phase)
         });
         PoolView {
-            hosts: hosts.collect(),
             waiting,
-            waiting_bytes: 0,
-            oldest_wait: std::time::Duration::ZERO,
-            expected_wait: std::time::Duration::ZERO,
+            ..PoolView::for_testing(hosts.collect())
         }
     }
 

@@ -3,14 +3,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::client_limits::Admission;
 use super::route::Route;
 use crate::dispatch::Journal;
-use crate::telemetry::{Finished, Metrics, Reason};
+use crate::telemetry::{End, Finished, Incident, Metrics, Reason};
 
 /// What nginx, and many after it, write for a client that did not wait for its answer.
 const CLIENT_GONE: u16 = 499;
@@ -76,6 +76,43 @@ impl Record {
             sent: self.response_bytes,
         });
     }
+
+    /// For those who watch live: what asks for no computation is not worth their while.
+    fn remember(&self, status: u16, took: Duration) {
+        let Some(route @ (Route::Embed | Route::Bertscore)) = self.route else {
+            return;
+        };
+        let activity = &self.metrics.activity;
+        let ended = match status {
+            CLIENT_GONE => None,
+            401 | 429 | 503 => Some(End::Full),
+            500.. => Some(End::Badly),
+            _ => Some(End::Well),
+        };
+        if let Some(ended) = ended {
+            activity.request(ended, took);
+        }
+        let attempts = &self.journal.attempts;
+        if matches!(status, 429 | 500..) || attempts.iter().any(|tried| is_fault(tried.verdict)) {
+            let attempts = attempts
+                .iter()
+                .map(|tried| (tried.host.clone(), tried.verdict));
+            activity.incident(Incident {
+                at: SystemTime::now(),
+                id: self.id.clone(),
+                client: self.client.as_deref().map(str::to_owned),
+                route: route.as_str(),
+                status,
+                attempts: attempts.collect(),
+                took,
+            });
+        }
+    }
+}
+
+/// Does this verdict tell of something that should not be, even if a sibling made up for it?
+fn is_fault(verdict: &str) -> bool {
+    !matches!(verdict, "deliver" | "busy" | "abandoned")
 }
 
 impl Drop for Record {
@@ -84,6 +121,7 @@ impl Drop for Record {
         let route = self.route.map_or("other", Route::as_str);
         let status = self.status.unwrap_or(CLIENT_GONE);
         self.count(route, status, elapsed);
+        self.remember(status, elapsed);
         let hosts: Vec<String> = self
             .journal
             .attempts

@@ -90,6 +90,11 @@ impl Capacity {
         self.foreign_told = 0;
     }
 
+    /// Is it back for so short a time that its slots are opened one by one?
+    pub(super) fn is_starting(&self) -> bool {
+        self.window.is_some()
+    }
+
     /// A busy answer to a lease that was granted at `granted`, with `in_flight` leases out including
     /// it.
     pub(super) fn refused(&mut self, in_flight: u32, granted: Instant, now: Instant) {

@@ -64,6 +64,9 @@ pub(super) struct Host {
     /// Grows by 1/weight with each lease: the smallest is next in rotation.
     pub(super) turn: f64,
     pub(super) busy_until: Option<Instant>,
+    pub(super) last_check: Option<Instant>,
+    /// What that found wrong, for people.
+    pub(super) problem: Option<String>,
     /// It failed or delays an attempt since its last check, so that the next one should come soon.
     pub(super) suspect: bool,
     /// By an operator: gets nothing new.
@@ -94,6 +97,8 @@ impl Host {
             last_granted: 0,
             turn: 0.0,
             busy_until: None,
+            last_check: None,
+            problem: None,
             suspect: false,
             draining: false,
             removed: false,

@@ -19,6 +19,8 @@ pub struct PoolView {
     pub hosts: Vec<HostView>,
     /// Requests that wait for a lease.
     pub waiting: usize,
+    /// How many may wait.
+    pub max_waiting: usize,
     /// Bytes that they hold.
     pub waiting_bytes: usize,
     /// How long the one that waits longest has waited since it joined the line.
@@ -96,6 +98,10 @@ pub struct HostView {
     pub hold_left: Duration,
     /// How long it is still left alone because it said that it is full.
     pub busy_for: Option<Duration>,
+    /// When it is checked next, about; `None` before its first check has ended.
+    pub next_check: Option<Duration>,
+    /// What its last check found wrong, for people.
+    pub problem: Option<String>,
     /// It gets nothing new, by order of an operator.
     pub draining: bool,
     /// Leases that are out.
@@ -108,12 +114,29 @@ pub struct HostView {
     pub slots: u32,
     /// Requests of others that run there.
     pub foreign: u32,
+    /// It is back for a short time only: its slots are opened one by one.
+    pub starting: bool,
     /// Its share of the work compared with others.
     pub weight: NonZeroU32,
     /// How many times as long as the average host it takes for the same work.
     pub slowness: f64,
     /// What it told of itself.
     pub facts: HostFacts,
+}
+
+impl PoolView {
+    /// A pool of these hosts, for which nothing waits.
+    #[cfg(test)]
+    pub(crate) fn for_testing(hosts: Vec<HostView>) -> Self {
+        Self {
+            hosts,
+            waiting: 0,
+            oldest_wait: Duration::ZERO,
+            max_waiting: 512,
+            waiting_bytes: 0,
+            expected_wait: Duration::ZERO,
+        }
+    }
 }
 
 impl HostView {
@@ -126,12 +149,15 @@ impl HostView {
             phase,
             hold_left: Duration::ZERO,
             busy_for: None,
+            next_check: None,
+            problem: None,
             draining: false,
             in_flight: 0,
             usage: Usage::default(),
             capacity: 2,
             slots: 2,
             foreign: 0,
+            starting: false,
             weight: NonZeroU32::MIN,
             slowness: 1.0,
             facts: HostFacts::default(),

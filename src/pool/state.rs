@@ -480,6 +480,8 @@ impl State {
             return;
         };
         host.suspect = false;
+        host.last_check = Some(now);
+        host.problem = check.problem().map(str::to_owned);
         let was_out = matches!(host.health.phase(), Phase::Ejected { .. });
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
@@ -615,13 +617,43 @@ impl State {
     pub(super) fn view(&self, now: Instant) -> PoolView {
         let hosts = self.hosts.iter().filter(|host| !host.removed);
         PoolView {
-            hosts: hosts.map(|host| view(host, now)).collect(),
+            hosts: hosts.map(|host| self.view_of(host, now)).collect(),
             waiting: self.queue.len(),
+            max_waiting: self.settings.max_waiting,
             waiting_bytes: self.queue.bytes(),
             oldest_wait: self.queue.oldest().map_or(Duration::ZERO, |joined| {
                 now.saturating_duration_since(joined)
             }),
             expected_wait: self.time_for(self.queue.seconds()),
+        }
+    }
+
+    fn view_of(&self, host: &Host, now: Instant) -> HostView {
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let busy_for = host.busy_until.map(left);
+        let next_check = host
+            .last_check
+            .map(|last| left(last + self.check_delay(host.id, now)));
+        // A look changes nothing: what is read here is read again later.
+        let mut meter = host.meter;
+        HostView {
+            id: host.id,
+            name: host.spec.name.clone(),
+            phase: host.health.phase(),
+            hold_left: host.health.hold_left(now),
+            busy_for: busy_for.filter(|left| !left.is_zero()),
+            next_check,
+            problem: host.problem.clone(),
+            draining: host.draining,
+            in_flight: host.in_flight,
+            usage: meter.read(host.in_flight, now),
+            capacity: host.capacity.nominal(),
+            slots: host.slots(),
+            foreign: host.capacity.foreign(),
+            starting: host.capacity.is_starting(),
+            weight: host.spec.weight,
+            slowness: host.slowness.factor(),
+            facts: host.facts.clone(),
         }
     }
 
@@ -716,31 +748,6 @@ impl State {
 /// Can only a look at the host tell when it has a free slot?
 fn is_full(host: &Host, now: Instant) -> bool {
     host.is_busy(now) || host.is_crowded() || host.capacity.nominal() == 0
-}
-
-fn view(host: &Host, now: Instant) -> HostView {
-    // A look changes nothing: what is read here is read again later.
-    let mut meter = host.meter;
-    let usage = meter.read(host.in_flight, now);
-    let busy_for = host
-        .busy_until
-        .map(|until| until.saturating_duration_since(now));
-    HostView {
-        id: host.id,
-        name: host.spec.name.clone(),
-        phase: host.health.phase(),
-        hold_left: host.health.hold_left(now),
-        busy_for: busy_for.filter(|left| !left.is_zero()),
-        draining: host.draining,
-        in_flight: host.in_flight,
-        usage,
-        capacity: host.capacity.nominal(),
-        slots: host.slots(),
-        foreign: host.capacity.foreign(),
-        weight: host.spec.weight,
-        slowness: host.slowness.factor(),
-        facts: host.facts.clone(),
-    }
 }
 
 #[cfg(test)]

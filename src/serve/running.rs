@@ -64,8 +64,7 @@ impl Running {
         let admin_address = admin.local_addr()?;
         tokio::spawn(admin::serve(
             tokio::net::TcpListener::from_std(admin)?,
-            parts.admin(),
-            told(stopping.admin.subscribe()),
+            parts.admin(stopping.admin.subscribe()),
         ));
         let pool = parts.pool.clone();
         let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
@@ -136,10 +135,6 @@ impl Running {
             }
         }
     }
-}
-
-async fn told(mut stop: watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// The sockets for clients in pingora's terms, and the addresses that they became (port 0).

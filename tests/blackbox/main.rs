@@ -34,6 +34,7 @@ mod metrics;
 mod monitoring;
 mod operations;
 mod outages;
+mod page;
 mod protocol;
 mod queue;
 mod real_backends;

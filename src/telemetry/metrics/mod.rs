@@ -31,6 +31,7 @@ pub use self::reloads::Reloads;
 pub use self::requests::{Finished, Reason, RequestMetrics};
 
 use self::make::Maker;
+use super::Activity;
 use crate::budget::Budget;
 use crate::pool::{Event, EventKind, PoolView, Transition};
 
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// The proxy itself.
     pub process: ProcessMetrics,
+    /// The last minutes in more detail, for those who look at them live.
+    pub activity: Activity,
 }
 
 impl Metrics {
@@ -60,6 +63,7 @@ impl Metrics {
             hosts: HostMetrics::new(&make)?,
             reloads: Reloads::new(&make)?,
             process: ProcessMetrics::new(&make)?,
+            activity: Activity::default(),
             registry,
         })
     }

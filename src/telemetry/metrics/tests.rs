@@ -9,13 +9,7 @@ fn host(name: &str) -> HostView {
 }
 
 fn pool(hosts: Vec<HostView>) -> PoolView {
-    PoolView {
-        hosts,
-        waiting: 0,
-        waiting_bytes: 0,
-        oldest_wait: Duration::ZERO,
-        expected_wait: Duration::ZERO,
-    }
+    PoolView::for_testing(hosts)
 }
 
 fn render(metrics: &Metrics, pool: &PoolView) -> String {

@@ -7,10 +7,12 @@
 //! - [`DnsServer`]: a real DNS server, for names that tests make up;
 //! - [`Backend`]: the real GPU host;
 //! - [`Prometheus`]: a real one, and its tool;
+//! - [`Browser`]: a real browser, where one is installed;
 //! - [`eventually`]: how to wait.
 
 mod authority;
 mod backend;
+mod browser;
 mod client;
 mod config;
 mod dns;
@@ -25,6 +27,7 @@ mod wire;
 
 pub(crate) use authority::{Authority, Identity};
 pub(crate) use backend::Backend;
+pub(crate) use browser::Browser;
 pub(crate) use client::{Client, Reply, embed_body};
 pub(crate) use config::Config;
 pub(crate) use dns::DnsServer;

@@ -1,0 +1,101 @@
+//! `GET /api/v1/events`: the pool, pushed once a second and at once when something happens to a host,
+//! as server-sent events.
+//!
+//! The first push brings the last minutes along, so that a page that has just been opened has its
+//! plots; the next ones only what is new. A stream ends when the admin address is about to be served
+//! by another process, which is where the page then finds itself.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::news::Push;
+use super::{Admin, reply};
+
+/// Streams at once; each costs a view of the pool a second.
+const MAX_STREAMS: usize = 32;
+/// Time between two pushes at least, however much happens.
+const SPACING: Duration = Duration::from_millis(100);
+
+/// Places for streams; clones share them.
+#[derive(Clone)]
+pub struct Streams(Arc<Semaphore>);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
+    }
+}
+
+/// One page that watches.
+struct Watcher {
+    admin: Admin,
+    changes: watch::Receiver<()>,
+    /// What it knows already; `None` before the first push.
+    known: Option<u64>,
+    _place: OwnedSemaphorePermit,
+}
+
+pub(super) async fn events(State(admin): State<Admin>) -> Response {
+    let Ok(place) = Arc::clone(&admin.streams.0).try_acquire_owned() else {
+        return reply::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{MAX_STREAMS} pages are open already; close one and reload"),
+        );
+    };
+    let watcher = Watcher {
+        changes: admin.metrics.activity.changes(),
+        admin,
+        known: None,
+        _place: place,
+    };
+    let pushes = stream::unfold(watcher, async |mut watcher: Watcher| {
+        let push = watcher.next().await?;
+        Some((event(&push), watcher))
+    });
+    let mut response = Sse::new(pushes)
+        .keep_alive(KeepAlive::default())
+        .into_response();
+    reply::never_store(&mut response);
+    response
+}
+
+impl Watcher {
+    /// `None`: the stream ends.
+    async fn next(&mut self) -> Option<Push> {
+        if self.known.is_some() {
+            let mut closing = self.admin.closing.clone();
+            tokio::select! {
+                () = self.something_new() => {}
+                _ = closing.wait_for(|closing| *closing) => return None,
+            }
+        }
+        let news = self.admin.metrics.activity.news(self.known.unwrap_or(0));
+        self.known = Some(news.next);
+        let stopping = *self.admin.stopping.borrow();
+        let pool = self.admin.state();
+        Some(Push::new(pool, stopping, &news, SystemTime::now()))
+    }
+
+    async fn something_new(&mut self) {
+        tokio::time::sleep(SPACING).await;
+        if self.changes.changed().await.is_err() {
+            // Never: this watcher's own handle keeps the sender.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn event(push: &Push) -> Result<Event, Infallible> {
+    // Serialising plain structs to memory has no way to fail; an empty event says nothing, which
+    // would be true if it ever did.
+    let json = serde_json::to_string(push).unwrap_or_default();
+    Ok(Event::default().data(json))
+}

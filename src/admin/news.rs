@@ -1,0 +1,219 @@
+//! What a push to the live page holds, as JSON. Pure.
+//!
+//! Times are milliseconds since 1970 by the proxy's clock: a page shows how old things are by the
+//! time in the same push, so that its own clock does not matter.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::view::{Level, PoolState};
+use super::words;
+use crate::telemetry::{Happened, HostSample, Incident, News, Sample};
+
+/// See the module.
+#[derive(Debug, Serialize)]
+pub(super) struct Push {
+    at_ms: u64,
+    /// The proxy finishes what it has and ends.
+    stopping: bool,
+    pool: PoolState,
+    /// Seconds that are over, oldest first.
+    samples: Vec<SampleState>,
+    /// What happened to hosts, oldest first.
+    events: Vec<EventState>,
+    /// Requests that did not go smoothly, oldest first.
+    incidents: Vec<IncidentState>,
+}
+
+#[derive(Debug, Serialize)]
+struct SampleState {
+    at_ms: u64,
+    answered: u32,
+    refused: u32,
+    failed: u32,
+    waiting: usize,
+    hosts: BTreeMap<String, HostSampleState>,
+}
+
+#[derive(Debug, Serialize)]
+struct HostSampleState {
+    answered: u32,
+    busy: u32,
+    failed: u32,
+    in_flight: u32,
+    foreign: u32,
+    p50_ms: Option<u64>,
+    p99_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct EventState {
+    number: u64,
+    at_ms: u64,
+    host: String,
+    /// One word.
+    kind: &'static str,
+    level: Level,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct IncidentState {
+    number: u64,
+    at_ms: u64,
+    id: String,
+    client: Option<String>,
+    route: &'static str,
+    status: u16,
+    took_ms: u64,
+    attempts: Vec<AttemptState>,
+}
+
+#[derive(Debug, Serialize)]
+struct AttemptState {
+    host: String,
+    verdict: &'static str,
+}
+
+impl Push {
+    pub(super) fn new(pool: PoolState, stopping: bool, news: &News, now: SystemTime) -> Self {
+        let events = news.events.iter();
+        let incidents = news.incidents.iter();
+        Self {
+            at_ms: since_1970(now),
+            stopping,
+            pool,
+            samples: news
+                .samples
+                .iter()
+                .map(|sample| sample_of(sample))
+                .collect(),
+            events: events
+                .map(|(number, happened)| event_of(*number, happened))
+                .collect(),
+            incidents: incidents
+                .map(|(number, incident)| incident_of(*number, incident))
+                .collect(),
+        }
+    }
+}
+
+fn sample_of(sample: &Sample) -> SampleState {
+    let hosts = sample.hosts.iter();
+    SampleState {
+        at_ms: since_1970(sample.at),
+        answered: sample.answered,
+        refused: sample.refused,
+        failed: sample.failed,
+        waiting: sample.waiting,
+        hosts: hosts
+            .map(|(name, host)| (name.to_string(), host_of(host)))
+            .collect(),
+    }
+}
+
+fn host_of(host: &HostSample) -> HostSampleState {
+    HostSampleState {
+        answered: host.answered,
+        busy: host.busy,
+        failed: host.failed,
+        in_flight: host.in_flight,
+        foreign: host.foreign,
+        p50_ms: host.p50.map(millis),
+        p99_ms: host.p99.map(millis),
+    }
+}
+
+fn event_of(number: u64, happened: &Happened) -> EventState {
+    let (level, text) = words::event(happened.kind);
+    EventState {
+        number,
+        at_ms: since_1970(happened.at),
+        host: happened.host.to_string(),
+        kind: words::kind(happened.kind),
+        level,
+        text,
+    }
+}
+
+fn incident_of(number: u64, incident: &Incident) -> IncidentState {
+    let attempts = incident.attempts.iter();
+    IncidentState {
+        number,
+        at_ms: since_1970(incident.at),
+        id: incident.id.clone(),
+        client: incident.client.clone(),
+        route: incident.route,
+        status: incident.status,
+        took_ms: millis(incident.took),
+        attempts: attempts
+            .map(|(host, verdict)| AttemptState {
+                host: host.to_string(),
+                verdict,
+            })
+            .collect(),
+    }
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    millis(since.unwrap_or_default())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pool::{Event, EventKind, PoolView};
+    use crate::telemetry::{Activity, Lately};
+
+    #[test]
+    fn a_push_tells_all_that_is_new() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1234);
+        let activity = Activity::default();
+        let event = Event {
+            host: "a".parse().unwrap(),
+            kind: EventKind::Draining,
+        };
+        activity.event(&event, now);
+        activity.incident(Incident {
+            at: now,
+            id: "id".to_owned(),
+            client: Some("plugin".to_owned()),
+            route: "embed",
+            status: 502,
+            attempts: vec![("a".parse().unwrap(), "fault")],
+            took: Duration::from_millis(7),
+        });
+        let pool = PoolState::new(&PoolView::for_testing(vec![]), &Lately::default());
+
+        let push = Push::new(pool, false, &activity.news(0), now);
+
+        let json = serde_json::to_value(&push).unwrap();
+        assert_eq!(
+            (&json["at_ms"], &json["stopping"]),
+            (&json!(1234), &json!(false))
+        );
+        assert_eq!(
+            json["events"],
+            json!([{
+                "number": 0, "at_ms": 1234, "host": "a", "kind": "draining",
+                "level": "attention", "text": "is drained by an operator",
+            }])
+        );
+        assert_eq!(
+            json["incidents"],
+            json!([{
+                "number": 1, "at_ms": 1234, "id": "id", "client": "plugin", "route": "embed",
+                "status": 502, "took_ms": 7, "attempts": [{"host": "a", "verdict": "fault"}],
+            }])
+        );
+    }
+}

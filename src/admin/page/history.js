@@ -1,0 +1,78 @@
+// The last five minutes, second by second, and how they are drawn.
+
+import { drawing, setText, element } from "./dom.js";
+
+const SECONDS = 300;
+const HEIGHT = 40;
+
+let samples = [];
+
+/** Takes in seconds that are over; `afresh`: they are all there is. */
+export function remember(more, afresh) {
+  samples = (afresh ? more : samples.concat(more)).slice(-SECONDS);
+}
+
+/** What `pick` finds in each second, as [seconds ago, value] with null for nothing. */
+function series(pick, nowMs) {
+  return samples.map((sample) => [(nowMs - sample.at_ms) / 1000, pick(sample) ?? null]);
+}
+
+/**
+ * A plot of some lines, which redraws itself. `lines`: `[{kind, pick}]`; those of kind "area" are
+ * filled. `say(value)` puts a value in words.
+ */
+export class Plot {
+  constructor(target, { label, lines, say }) {
+    this.label = label;
+    this.lines = lines;
+    this.say = say;
+    this.drawing = drawing("svg", {
+      viewBox: `0 0 ${SECONDS} ${HEIGHT}`,
+      preserveAspectRatio: "none",
+      role: "img",
+    });
+    this.paths = lines.map(({ kind }) => {
+      const path = drawing("path", { class: kind, "vector-effect": "non-scaling-stroke" });
+      this.drawing.append(path);
+      return path;
+    });
+    this.most = element("span", { class: "most", "aria-hidden": "true" });
+    target.append(this.drawing, this.most);
+  }
+
+  draw(nowMs) {
+    const all = this.lines.map(({ pick }) => series(pick, nowMs));
+    const values = all.flat().map(([, value]) => value ?? 0);
+    const most = Math.max(0, ...values);
+    all.forEach((points, index) => {
+      const filled = this.lines[index].kind.includes("area");
+      this.paths[index].setAttribute("d", shape(points, most, filled));
+    });
+    const last = all[0].at(-1)?.[1] ?? 0;
+    const words = `${this.label} over the last five minutes: now ${this.say(last)}, at most ${this.say(most)}`;
+    this.drawing.setAttribute("aria-label", words);
+    setText(this.most, most > 0 ? `max ${this.say(most)}` : "");
+  }
+}
+
+/** A path through the points; a second without a value interrupts it. */
+function shape(points, most, filled) {
+  const y = (value) => (most > 0 ? HEIGHT - 1 - (value / most) * (HEIGHT - 3) : HEIGHT - 1);
+  const parts = [];
+  let stretch = [];
+  const end = () => {
+    if (stretch.length > 0) parts.push(filled ? closed(stretch) : `M${stretch.join("L")}`);
+    stretch = [];
+  };
+  for (const [ago, value] of points) {
+    if (value === null) end();
+    else stretch.push(`${(SECONDS - ago).toFixed(1)} ${y(value).toFixed(1)}`);
+  }
+  end();
+  return parts.join("");
+}
+
+function closed(stretch) {
+  const x = (point) => point.split(" ")[0];
+  return `M${x(stretch[0])} ${HEIGHT}L${stretch.join("L")}L${x(stretch.at(-1))} ${HEIGHT}Z`;
+}

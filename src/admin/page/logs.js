@@ -1,0 +1,76 @@
+// What happened: state changes of hosts, and requests that were refused or met a fault. Newest first.
+
+import { byId, clock, duration, element } from "./dom.js";
+
+const MOST = 100;
+
+/** What a host did with a request, by the verdict on it. */
+const DEEDS = {
+  deliver: "answered",
+  busy: "was full",
+  fault: "broke off",
+  refused: "refused the connection",
+  server_error: "had an error",
+  moved: "was ejected meanwhile",
+  misconfigured: "refused the proxy's key",
+  abandoned: "was given up",
+};
+
+/** States that come and go by themselves are not read out. */
+const PASSING = ["busy", "free"];
+
+export function remember({ events, incidents }, afresh) {
+  prepend(byId("events"), events.map(eventItem), afresh);
+  prepend(byId("incidents"), incidents.map(incidentRow), afresh);
+  byId("no-events").hidden = byId("events").children.length > 0;
+  byId("no-incidents").hidden = byId("incidents").children.length > 0;
+  if (!afresh) announce(events.filter(({ kind }) => !PASSING.includes(kind)));
+}
+
+function prepend(list, items, afresh) {
+  if (afresh) list.replaceChildren();
+  list.prepend(...items.reverse());
+  while (list.children.length > MOST) list.lastElementChild.remove();
+}
+
+/** For those who listen: what changed, not every number. */
+function announce(events) {
+  if (events.length === 0) return;
+  byId("announcements").textContent = events.map(({ host, text }) => `${host} ${text}`).join(". ");
+}
+
+function eventItem({ at_ms, host, level, kind, text }) {
+  return element(
+    "li",
+    { class: `${level} ${PASSING.includes(kind) ? "passing" : ""}` },
+    time(at_ms),
+    element("span", {}, element("b", {}, host), ` ${text}`),
+  );
+}
+
+function incidentRow({ at_ms, id, client, route, status, took_ms, attempts }) {
+  const row = element("tr", { role: "row", class: status < 500 && status !== 429 ? "hidden-fault" : "lost" });
+  row.append(
+    element("td", { role: "cell" }, time(at_ms)),
+    element("td", { role: "cell" }, element("b", {}, outcome(status)), element("span", { class: "aside" }, ` after ${duration(took_ms / 1000)}`)),
+    element("td", { role: "cell" }, way(route, client, attempts), element("code", { class: "id", title: "X-Request-Id" }, id)),
+  );
+  return row;
+}
+
+function outcome(status) {
+  if (status === 499) return "nothing: it left";
+  if (status < 400) return `${status}, an answer`;
+  return status === 429 || status === 503 ? `${status}, no room` : `${status}, an error`;
+}
+
+function way(route, client, attempts) {
+  const who = client === null ? route : `${route} for ${client}`;
+  const tries = attempts.map(({ host, verdict }) => `${host} ${DEEDS[verdict] ?? verdict}`);
+  const text = tries.length > 0 ? tries.join(", then ") : "no host had a free slot in time";
+  return element("p", {}, `${who}: ${text}`);
+}
+
+function time(atMs) {
+  return element("time", { datetime: new Date(atMs).toISOString() }, clock(atMs));
+}

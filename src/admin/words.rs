@@ -1,0 +1,424 @@
+//! What is going on, in words that need no manual. Pure.
+//!
+//! A host's *why* says what stands between it and more work, and when that may end; the summary says
+//! whether anybody needs to care.
+
+use std::time::Duration;
+
+use super::view::{Level, Summary};
+use crate::pool::{Cause, EventKind, HostView, Phase, PoolView, Transition};
+use crate::telemetry::{Lately, Rates};
+
+/// A host that fails more often than this deserves a look, though it is up.
+const WORTH_A_LOOK: f64 = 0.05;
+
+/// When the state of a host may end by itself, if that is known.
+pub(super) fn until(host: &HostView) -> Option<Duration> {
+    match host.phase {
+        _ if host.draining => None,
+        Phase::Ejected { .. } => (!host.hold_left.is_zero()).then_some(host.hold_left),
+        _ => host.busy_for,
+    }
+}
+
+/// Why a host gets less than it could; `None` if nothing stands in the way.
+pub(super) fn why(host: &HostView, rates: Rates) -> Option<String> {
+    let condition = match host.phase {
+        Phase::Unknown => Some("not checked yet".to_owned()),
+        Phase::Up => why_limited(host).or_else(|| why_doubtful(rates)),
+        Phase::Trial => {
+            Some("on trial: one request at a time until one is answered well".to_owned())
+        }
+        Phase::Ejected { cause, .. } => Some(format!("{}; {}", cause_of(cause), way_back(host))),
+    };
+    if !host.draining {
+        return condition;
+    }
+    let order = match host.in_flight {
+        0 => "drained by an operator".to_owned(),
+        1 => "drained by an operator; 1 request still runs".to_owned(),
+        running => format!("drained by an operator; {running} requests still run"),
+    };
+    match condition {
+        Some(condition) => Some(format!("{order}; {condition}")),
+        None => Some(order),
+    }
+}
+
+/// Why a host that is up takes less than it could.
+fn why_limited(host: &HostView) -> Option<String> {
+    if let Some(busy_for) = host.busy_for {
+        return Some(format!(
+            "it said that it is full; it is asked again in {}",
+            whole_seconds(busy_for)
+        ));
+    }
+    if host.capacity == 0 {
+        return Some("it says that it has no slots".to_owned());
+    }
+    if host.foreign >= host.capacity {
+        return Some("requests of others use all of its slots".to_owned());
+    }
+    if host.foreign > 0 {
+        return Some(format!("others use {} of its slots", host.foreign));
+    }
+    if host.starting && !host.draining {
+        return Some("back for a short time: its slots are opened one by one".to_owned());
+    }
+    let limited = "it turned requests away, so it gets fewer at once for a while";
+    (!host.draining && host.slots < host.capacity).then(|| limited.to_owned())
+}
+
+/// Why a host that is up and takes all it can may be worth a look all the same.
+fn why_doubtful(rates: Rates) -> Option<String> {
+    (rates.badly > WORTH_A_LOOK).then(|| {
+        let percent = percent(rates.badly);
+        format!("up, but {percent} of the attempts on it failed in the last minute")
+    })
+}
+
+fn cause_of(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Checks => "its health checks fail",
+        Cause::Hung => "its health checks get no answer",
+        Cause::Connect => "it does not accept connections",
+        Cause::Answers => "it broke requests (reset, cut, late, or with errors of its own)",
+        Cause::Misconfigured => "it refuses the proxy's API key; correct its api_key",
+    }
+}
+
+/// What a check found wrong, without the story of how it came about, which the log has.
+pub(super) fn brief(problem: &str) -> &str {
+    let end = [" context: ", " cause: "].map(|word| problem.find(word));
+    let end = end.into_iter().flatten().min();
+    end.and_then(|end| problem.get(..end)).unwrap_or(problem)
+}
+
+fn way_back(host: &HostView) -> String {
+    if !host.hold_left.is_zero() {
+        return format!("not back before {}", whole_seconds(host.hold_left));
+    }
+    match host.next_check {
+        Some(next) if next.is_zero() => "back after a good check, which is under way".to_owned(),
+        Some(next) => format!("back after a good check, next in {}", whole_seconds(next)),
+        None => "back after a good check".to_owned(),
+    }
+}
+
+/// What happened to a host, in one word for programs.
+pub(super) fn kind(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Health(Transition::Up) => "up",
+        EventKind::Health(Transition::Trial) => "trial",
+        EventKind::Health(Transition::Ejected(_)) => "ejected",
+        EventKind::Busy(_) => "busy",
+        EventKind::NotBusy => "free",
+        EventKind::Added => "added",
+        EventKind::Removed => "removed",
+        EventKind::Draining => "draining",
+        EventKind::Undrained => "undrained",
+        EventKind::Capacity(_) => "capacity",
+    }
+}
+
+/// What happened to a host, and how much to care.
+pub(super) fn event(kind: EventKind) -> (Level, String) {
+    let good = |text: &str| (Level::Good, text.to_owned());
+    match kind {
+        EventKind::Health(Transition::Up) => good("is up"),
+        EventKind::Health(Transition::Trial) => (
+            Level::Attention,
+            "is on trial: one request at a time until one is answered well".to_owned(),
+        ),
+        EventKind::Health(Transition::Ejected(cause)) => {
+            (Level::Down, format!("is ejected: {}", cause_of(cause)))
+        }
+        EventKind::Busy(retry_after) => (
+            Level::Attention,
+            format!("is busy: full for {}", whole_seconds(retry_after)),
+        ),
+        EventKind::NotBusy => good("has a free slot again"),
+        EventKind::Added => good("joined the pool"),
+        EventKind::Removed => good("left the pool; it finishes what it has"),
+        EventKind::Draining => (Level::Attention, "is drained by an operator".to_owned()),
+        EventKind::Undrained => good("gets requests again"),
+        EventKind::Capacity(1) => good("has 1 slot"),
+        EventKind::Capacity(slots) => (Level::Good, format!("has {slots} slots")),
+    }
+}
+
+/// The pool in a sentence or two: who serves, what waits, what clients lost.
+pub(super) fn summary(pool: &PoolView, lately: &Lately) -> Summary {
+    let (mut level, text) = serving(pool);
+    let mut text = vec![text];
+    if pool.waiting > 0 {
+        let wait = pool.oldest_wait.as_secs_f64();
+        text.push(match pool.waiting {
+            1 => format!("1 request has waited for {wait:.1} s."),
+            waiting => format!("{waiting} requests wait, the first for {wait:.1} s."),
+        });
+    }
+    let Rates { full, badly, .. } = lately.requests;
+    for (share, what) in [(full, "were turned away"), (badly, "failed")] {
+        if share > 0.0 {
+            level = level.max(Level::Attention);
+            let share = percent(share);
+            text.push(format!(
+                "In the last minute, {share} of the requests {what}."
+            ));
+        }
+    }
+    Summary {
+        level,
+        text: text.join(" "),
+    }
+}
+
+fn serving(pool: &PoolView) -> (Level, String) {
+    let all = pool.hosts.len();
+    let serving = pool.hosts.iter().filter(|host| host.is_serving()).count();
+    match (serving, all) {
+        (_, 0) => (Level::Down, "There is no host.".to_owned()),
+        (0, _) => (
+            Level::Down,
+            "No host can serve: requests wait until one is back, or give up.".to_owned(),
+        ),
+        (1, 1) => (Level::Good, "The only host serves.".to_owned()),
+        (2, 2) => (Level::Good, "Both hosts serve.".to_owned()),
+        _ if serving == all => (Level::Good, format!("All {all} hosts serve.")),
+        (1, _) => (Level::Attention, format!("1 of {all} hosts serves.")),
+        _ => (Level::Attention, format!("{serving} of {all} hosts serve.")),
+    }
+}
+
+/// Rounded up: "0 s" would look like now.
+fn whole_seconds(time: Duration) -> String {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    format!("{seconds} s")
+}
+
+/// Never "0 %" of something that there is.
+fn percent(share: f64) -> String {
+    if share < 0.01 {
+        "less than 1 %".to_owned()
+    } else {
+        format!("{:.0} %", share * 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::admin::view::{PoolState, State};
+
+    fn ejected(cause: Cause) -> Phase {
+        Phase::Ejected {
+            cause,
+            hold_until: Instant::now(),
+            good_checks: 0,
+        }
+    }
+
+    fn host(phase: Phase) -> HostView {
+        HostView::for_testing("a".parse().unwrap(), phase)
+    }
+
+    fn changed(phase: Phase, change: impl FnOnce(&mut HostView)) -> HostView {
+        let mut host = host(phase);
+        change(&mut host);
+        host
+    }
+
+    fn drained(host: HostView, in_flight: u32) -> HostView {
+        HostView {
+            draining: true,
+            in_flight,
+            ..host
+        }
+    }
+
+    /// State and reason as shown.
+    fn shown(host: HostView) -> (State, String) {
+        let pool = PoolView::for_testing(vec![host]);
+        let host = PoolState::new(&pool, &Lately::default()).hosts.remove(0);
+        (host.state, host.why.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_host_that_takes_less_says_why() {
+        let up = |change: fn(&mut HostView)| changed(Phase::Up, change);
+        let busy = || up(|host| host.busy_for = Some(Duration::from_millis(3200)));
+        let table = [
+            (host(Phase::Up), State::Up, ""),
+            (host(Phase::Unknown), State::Unknown, "not checked yet"),
+            (
+                host(Phase::Trial),
+                State::Trial,
+                "on trial: one request at a time until one is answered well",
+            ),
+            (
+                busy(),
+                State::Busy,
+                "it said that it is full; it is asked again in 4 s",
+            ),
+            (
+                up(|host| host.foreign = 1),
+                State::Up,
+                "others use 1 of its slots",
+            ),
+            (
+                up(|host| host.foreign = 3),
+                State::Up,
+                "requests of others use all of its slots",
+            ),
+            (
+                up(|host| (host.slots, host.starting) = (1, true)),
+                State::Up,
+                "back for a short time: its slots are opened one by one",
+            ),
+            (
+                up(|host| host.slots = 1),
+                State::Up,
+                "it turned requests away, so it gets fewer at once for a while",
+            ),
+            (
+                drained(up(|host| host.slots = 0), 2),
+                State::Draining,
+                "drained by an operator; 2 requests still run",
+            ),
+            (
+                drained(busy(), 0),
+                State::Drained,
+                "drained by an operator; it said that it is full; it is asked again in 4 s",
+            ),
+        ];
+        for (host, state, why) in table {
+            assert_eq!(shown(host), (state, why.to_owned()));
+        }
+    }
+
+    #[test]
+    fn an_ejected_host_says_why_and_when_it_may_be_back() {
+        let out = |cause, change: fn(&mut HostView)| changed(ejected(cause), change);
+        let table = [
+            (
+                out(Cause::Connect, |_| {}),
+                State::Ejected,
+                "it does not accept connections; back after a good check",
+            ),
+            (
+                out(Cause::Checks, |host| {
+                    host.next_check = Some(Duration::from_millis(3500));
+                }),
+                State::Ejected,
+                "its health checks fail; back after a good check, next in 4 s",
+            ),
+            (
+                out(Cause::Hung, |host| host.next_check = Some(Duration::ZERO)),
+                State::Ejected,
+                "its health checks get no answer; back after a good check, which is under way",
+            ),
+            (
+                out(Cause::Answers, |host| {
+                    host.hold_left = Duration::from_secs(8)
+                }),
+                State::Ejected,
+                "it broke requests (reset, cut, late, or with errors of its own); not back before 8 s",
+            ),
+            (
+                out(Cause::Misconfigured, |_| {}),
+                State::Misconfigured,
+                "it refuses the proxy's API key; correct its api_key; back after a good check",
+            ),
+        ];
+        for (host, state, why) in table {
+            assert_eq!(shown(host), (state, why.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_up_but_fails_often_is_worth_a_look() {
+        let rates = |badly| Rates {
+            badly,
+            ..Rates::default()
+        };
+        let up = host(Phase::Up);
+        assert_eq!(why(&up, rates(0.04)), None);
+        assert_eq!(
+            why(&up, rates(0.25)).unwrap(),
+            "up, but 25 % of the attempts on it failed in the last minute"
+        );
+    }
+
+    #[test]
+    fn problems_are_told_briefly() {
+        let long = "/health: can't connect: ConnectRefused context: Fail to connect to addr: \
+                    127.0.0.1:9, scheme: HTTP cause: Connection refused (os error 111)";
+        assert_eq!(brief(long), "/health: can't connect: ConnectRefused");
+        assert_eq!(
+            brief("/health: no answer in 2s"),
+            "/health: no answer in 2s"
+        );
+    }
+
+    #[test]
+    fn the_summary_says_who_serves_and_how_much_to_care() {
+        let out = || host(ejected(Cause::Hung));
+        let up = || host(Phase::Up);
+        let table = [
+            (vec![], Level::Down, "There is no host."),
+            (vec![up()], Level::Good, "The only host serves."),
+            (vec![up(), up()], Level::Good, "Both hosts serve."),
+            (vec![up(), up(), up()], Level::Good, "All 3 hosts serve."),
+            (vec![up(), out()], Level::Attention, "1 of 2 hosts serves."),
+            (
+                vec![up(), out(), up()],
+                Level::Attention,
+                "2 of 3 hosts serve.",
+            ),
+            (
+                vec![out(), drained(up(), 0)],
+                Level::Down,
+                "No host can serve: requests wait until one is back, or give up.",
+            ),
+        ];
+        for (hosts, level, text) in table {
+            let text = text.to_owned();
+            let pool = PoolView::for_testing(hosts);
+            assert_eq!(summary(&pool, &Lately::default()), Summary { level, text });
+        }
+    }
+
+    #[test]
+    fn the_summary_tells_what_clients_feel() {
+        let pool = PoolView {
+            waiting: 12,
+            oldest_wait: Duration::from_millis(3140),
+            ..PoolView::for_testing(vec![host(Phase::Up)])
+        };
+        let mut lately = Lately::default();
+        (lately.requests.full, lately.requests.badly) = (0.2, 0.001);
+        let Summary { level, text } = summary(&pool, &lately);
+        assert_eq!(level, Level::Attention);
+        assert_eq!(
+            text,
+            "The only host serves. 12 requests wait, the first for 3.1 s. \
+             In the last minute, 20 % of the requests were turned away. \
+             In the last minute, less than 1 % of the requests failed."
+        );
+    }
+
+    #[test]
+    fn events_say_how_bad_they_are() {
+        let (level, text) = event(EventKind::Health(Transition::Ejected(Cause::Hung)));
+        assert_eq!(level, Level::Down);
+        assert_eq!(text, "is ejected: its health checks get no answer");
+        let (level, text) = event(EventKind::Busy(Duration::from_millis(2500)));
+        assert_eq!(
+            (level, text.as_str()),
+            (Level::Attention, "is busy: full for 3 s")
+        );
+    }
+}

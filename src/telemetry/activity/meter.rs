@@ -1,0 +1,205 @@
+//! How much was done in the last minute, how well, and how fast: of one host, or of the whole proxy.
+//!
+//! Pure. A tick ends a second; who calls it decides what a second is. Only what went well counts for
+//! how long things take: a host that fails at once must not look fast.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Seconds that shares and quantiles are taken over …
+const WINDOW: usize = 60;
+/// … and those that rates are taken over.
+const RATE_WINDOW: usize = 10;
+/// Times that are kept, newest first to stay: more would not make a quantile better.
+const MAX_TIMES: usize = 2048;
+
+/// How something ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With an answer.
+    Well,
+    /// It was turned away: nothing is broken, but there was no room.
+    Full,
+    /// It failed.
+    Badly,
+}
+
+/// What ended within a second, or several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) well: u32,
+    pub(super) full: u32,
+    pub(super) badly: u32,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.well += other.well;
+        self.full += other.full;
+        self.badly += other.badly;
+    }
+
+    fn all(self) -> u32 {
+        self.well + self.full + self.badly
+    }
+}
+
+/// What there is to say of the last minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Answers a second, over the last ten.
+    pub per_second: f64,
+    /// Turned away, of all, from 0 to 1.
+    pub full: f64,
+    /// Failed, of all, from 0 to 1.
+    pub badly: f64,
+    /// Half of the answers took no longer.
+    pub p50: Option<Duration>,
+    /// 99 of 100 answers took no longer.
+    pub p99: Option<Duration>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    current: Counts,
+    /// Oldest first.
+    seconds: VecDeque<Counts>,
+    ticks: u64,
+    times: VecDeque<(u64, Duration)>,
+}
+
+impl Meter {
+    /// Something ended. `took`: unless that says nothing.
+    pub(super) fn record(&mut self, ended: End, took: Option<Duration>) {
+        match ended {
+            End::Well => self.current.well += 1,
+            End::Full => self.current.full += 1,
+            End::Badly => self.current.badly += 1,
+        }
+        if let Some(took) = took.filter(|_| ended == End::Well) {
+            if self.times.len() == MAX_TIMES {
+                self.times.pop_front();
+            }
+            self.times.push_back((self.ticks, took));
+        }
+    }
+
+    /// A second is over; returns what it held.
+    pub(super) fn tick(&mut self) -> Counts {
+        let over = std::mem::take(&mut self.current);
+        if self.seconds.len() == WINDOW {
+            self.seconds.pop_front();
+        }
+        self.seconds.push_back(over);
+        self.ticks += 1;
+        let first = self.ticks.saturating_sub(WINDOW as u64);
+        while self.times.front().is_some_and(|(tick, _)| *tick < first) {
+            self.times.pop_front();
+        }
+        over
+    }
+
+    pub(super) fn rates(&self) -> Rates {
+        let sum = |seconds: usize| {
+            let mut sum = Counts::default();
+            for second in self.seconds.iter().rev().take(seconds) {
+                sum.add(*second);
+            }
+            sum
+        };
+        let minute = sum(WINDOW);
+        let share = |count: u32| f64::from(count) / f64::from(minute.all().max(1));
+        let mut times: Vec<Duration> = self.times.iter().map(|(_, took)| *took).collect();
+        times.sort_unstable();
+        let elapsed = self.seconds.len().clamp(1, RATE_WINDOW);
+        Rates {
+            per_second: f64::from(sum(RATE_WINDOW).well) / elapsed as f64,
+            full: share(minute.full),
+            badly: share(minute.badly),
+            p50: quantile(&times, 50),
+            p99: quantile(&times, 99),
+        }
+    }
+}
+
+/// The smallest of `sorted` that so many percent do not exceed (nearest rank).
+fn quantile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.checked_sub(1)?).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(millis: u64) -> Option<Duration> {
+        Some(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_ten_seconds() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.rates(), Rates::default());
+        for _ in 0..20 {
+            meter.record(End::Well, None);
+        }
+        meter.tick();
+        assert!((meter.rates().per_second - 20.0).abs() < 1e-9, "one second");
+        for _ in 0..9 {
+            meter.tick();
+        }
+        assert!((meter.rates().per_second - 2.0).abs() < 1e-9, "ten seconds");
+        meter.tick();
+        assert!(meter.rates().per_second.abs() < 1e-9, "long ago");
+    }
+
+    #[test]
+    fn shares_are_of_the_last_minute() {
+        let mut meter = Meter::default();
+        for ended in [End::Well, End::Well, End::Full, End::Badly] {
+            meter.record(ended, None);
+        }
+        assert!(meter.rates().badly.abs() < 1e-9, "the second is not over");
+        assert_eq!((meter.tick().well, meter.tick().well), (2, 0));
+        let rates = meter.rates();
+        assert!((rates.full - 0.25).abs() < 1e-9 && (rates.badly - 0.25).abs() < 1e-9);
+        for _ in 0..WINDOW {
+            meter.tick();
+        }
+        assert_eq!(meter.rates(), Rates::default());
+    }
+
+    #[test]
+    fn quantiles_are_of_good_answers_only_and_forget() {
+        let mut meter = Meter::default();
+        for time in 1..=100 {
+            meter.record(End::Well, millis(time));
+        }
+        meter.record(End::Badly, millis(9_000));
+        let rates = meter.rates();
+        assert_eq!((rates.p50, rates.p99), (millis(50), millis(99)));
+        for _ in 0..=WINDOW {
+            meter.tick();
+        }
+        assert_eq!(meter.rates().p50, None);
+        meter.record(End::Well, millis(7));
+        assert_eq!(
+            (meter.rates().p50, meter.rates().p99),
+            (millis(7), millis(7))
+        );
+    }
+
+    #[test]
+    fn a_busy_minute_keeps_the_newest_times() {
+        let mut meter = Meter::default();
+        for _ in 0..MAX_TIMES {
+            meter.record(End::Well, millis(1));
+        }
+        for _ in 0..MAX_TIMES {
+            meter.record(End::Well, millis(2));
+        }
+        assert_eq!(meter.times.len(), MAX_TIMES);
+        assert_eq!(meter.rates().p50, millis(2));
+    }
+}

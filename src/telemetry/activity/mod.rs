@@ -1,0 +1,432 @@
+//! What happened lately, for people who look at it live: how fast and how well hosts answer, a sample
+//! of each second of the last minutes, what befell hosts, and which requests did not go smoothly.
+//!
+//! ```text
+//! attempts, requests ─▶ meters ──(a tick a second)──▶ samples ─┐
+//! events of the pool ──────────────────────────────▶ events  ─┼─▶ news since …
+//! refusals, faults ────────────────────────────────▶ incidents ┘
+//! ```
+//!
+//! In memory, bounded, and gone with the process; Prometheus keeps the long run. Refusals and faults
+//! are kept apart, since an overload must not wash away the few requests that tell of a broken host;
+//! and so are the many events of hosts that are full for a moment.
+
+mod meter;
+mod ring;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use self::meter::Meter;
+pub use self::meter::{End, Rates};
+use self::ring::Ring;
+use crate::config::HostName;
+use crate::pool::{Event, EventKind, Pool, PoolView};
+
+/// Samples kept: five minutes of seconds.
+const SAMPLES: usize = 300;
+/// Events of hosts kept, of those that matter for long …
+const EVENTS: usize = 100;
+/// … and of those that come and go with the load.
+const PASSING_EVENTS: usize = 20;
+/// Refused requests kept, and as many that met a fault.
+const INCIDENTS: usize = 50;
+const TICK: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Activity {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<()>,
+}
+
+struct Inner {
+    requests: Meter,
+    hosts: HashMap<HostName, Meter>,
+    /// Of the next thing to be remembered, whatever it is.
+    next: u64,
+    samples: Ring<Arc<Sample>>,
+    events: Ring<Happened>,
+    passing: Ring<Happened>,
+    refused: Ring<Arc<Incident>>,
+    faults: Ring<Arc<Incident>>,
+}
+
+/// One second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Its end.
+    pub at: SystemTime,
+    /// Requests that were answered.
+    pub answered: u32,
+    /// Requests that were turned away.
+    pub refused: u32,
+    /// Requests that failed.
+    pub failed: u32,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// By name.
+    pub hosts: BTreeMap<HostName, HostSample>,
+}
+
+/// One second of one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HostSample {
+    /// Attempts that were answered.
+    pub answered: u32,
+    /// Attempts that it turned away.
+    pub busy: u32,
+    /// Attempts that failed.
+    pub failed: u32,
+    /// Attempts of ours that run there.
+    pub in_flight: u32,
+    /// Requests of others that run there.
+    pub foreign: u32,
+    /// Over the last minute.
+    pub p50: Option<Duration>,
+    /// Over the last minute.
+    pub p99: Option<Duration>,
+}
+
+/// Something that happened to a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// When.
+    pub at: SystemTime,
+    /// To whom.
+    pub host: HostName,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// A request that was refused or met a fault, which may have been hidden from its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// Its end.
+    pub at: SystemTime,
+    /// As in its `X-Request-Id`.
+    pub id: String,
+    /// Whose key it showed.
+    pub client: Option<String>,
+    /// What it asked for.
+    pub route: &'static str,
+    /// What its client got; 499: it went away.
+    pub status: u16,
+    /// Its way: hosts, and one word for what each of them did.
+    pub attempts: Vec<(HostName, &'static str)>,
+    /// From its head to the end of its answer.
+    pub took: Duration,
+}
+
+impl Incident {
+    /// Was it turned away, rather than harmed by a host?
+    fn is_refusal(&self) -> bool {
+        matches!(self.status, 429 | 503)
+    }
+}
+
+/// How the last minute went.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    /// Requests.
+    pub requests: Rates,
+    /// Attempts on each host.
+    pub hosts: HashMap<HostName, Rates>,
+}
+
+/// What there is to tell somebody who knows everything before some number.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// The number to ask with next time.
+    pub next: u64,
+    /// Oldest first.
+    pub samples: Vec<Arc<Sample>>,
+    /// Oldest first, each with its number.
+    pub events: Vec<(u64, Happened)>,
+    /// Oldest first, each with its number.
+    pub incidents: Vec<(u64, Arc<Incident>)>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        let inner = Inner {
+            requests: Meter::default(),
+            hosts: HashMap::new(),
+            next: 0,
+            samples: Ring::new(SAMPLES),
+            events: Ring::new(EVENTS),
+            passing: Ring::new(PASSING_EVENTS),
+            refused: Ring::new(INCIDENTS),
+            faults: Ring::new(INCIDENTS),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Activity {
+    /// An attempt on `host` ended. `took`: unless that says nothing of the host.
+    pub fn attempt(&self, host: &HostName, ended: End, took: Option<Duration>) {
+        let mut inner = self.inner.lock();
+        if let Some(meter) = inner.hosts.get_mut(host) {
+            meter.record(ended, took);
+            return;
+        }
+        let mut meter = Meter::default();
+        meter.record(ended, took);
+        inner.hosts.insert(host.clone(), meter);
+    }
+
+    /// A request ended.
+    pub fn request(&self, ended: End, took: Duration) {
+        self.inner.lock().requests.record(ended, Some(took));
+    }
+
+    /// A request did not go smoothly.
+    pub fn incident(&self, incident: Incident) {
+        let mut inner = self.inner.lock();
+        let number = inner.number();
+        let ring = if incident.is_refusal() {
+            &mut inner.refused
+        } else {
+            &mut inner.faults
+        };
+        ring.push(number, Arc::new(incident));
+    }
+
+    /// Something happened to a host.
+    pub fn event(&self, event: &Event, at: SystemTime) {
+        let mut inner = self.inner.lock();
+        let number = inner.number();
+        let happened = Happened {
+            at,
+            host: event.host.clone(),
+            kind: event.kind,
+        };
+        let ring = match event.kind {
+            EventKind::Busy(_) | EventKind::NotBusy => &mut inner.passing,
+            _ => &mut inner.events,
+        };
+        ring.push(number, happened);
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
+    /// How the last minute went.
+    pub fn lately(&self) -> Lately {
+        let inner = self.inner.lock();
+        let hosts = inner.hosts.iter();
+        Lately {
+            requests: inner.requests.rates(),
+            hosts: hosts
+                .map(|(name, meter)| (name.clone(), meter.rates()))
+                .collect(),
+        }
+    }
+
+    /// What is remembered from number `since` on; 0 for everything.
+    pub fn news(&self, since: u64) -> News {
+        let inner = self.inner.lock();
+        let refused = inner.refused.since(since);
+        let mut incidents: Vec<_> = refused
+            .chain(inner.faults.since(since))
+            .map(|(number, incident)| (number, Arc::clone(incident)))
+            .collect();
+        incidents.sort_by_key(|(number, _)| *number);
+        let events = inner.events.since(since);
+        let mut events: Vec<_> = events
+            .chain(inner.passing.since(since))
+            .map(|(number, event)| (number, event.clone()))
+            .collect();
+        events.sort_by_key(|(number, _)| *number);
+        let samples = inner.samples.since(since);
+        News {
+            next: inner.next,
+            samples: samples.map(|(_, sample)| Arc::clone(sample)).collect(),
+            events,
+            incidents,
+        }
+    }
+
+    /// Changes whenever a second is over or something happened to a host.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Ends each second. Must run for as long as anything is recorded.
+    pub async fn keep_time(&self, pool: Pool) {
+        let mut second = tokio::time::interval(TICK);
+        second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            second.tick().await;
+            self.tick(&pool.view(), SystemTime::now());
+        }
+    }
+
+    fn tick(&self, pool: &PoolView, at: SystemTime) {
+        self.inner.lock().tick(pool, at);
+        self.changed.send_replace(());
+    }
+}
+
+impl Inner {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn tick(&mut self, pool: &PoolView, at: SystemTime) {
+        // Hosts that are gone take their numbers with them.
+        self.hosts
+            .retain(|name, _| pool.hosts.iter().any(|host| host.name == *name));
+        let mut hosts = BTreeMap::new();
+        for host in &pool.hosts {
+            let meter = self.hosts.entry(host.name.clone()).or_default();
+            let counts = meter.tick();
+            let rates = meter.rates();
+            let sample = HostSample {
+                answered: counts.well,
+                busy: counts.full,
+                failed: counts.badly,
+                in_flight: host.in_flight,
+                foreign: host.foreign,
+                p50: rates.p50,
+                p99: rates.p99,
+            };
+            hosts.insert(host.name.clone(), sample);
+        }
+        let counts = self.requests.tick();
+        let sample = Sample {
+            at,
+            answered: counts.well,
+            refused: counts.full,
+            failed: counts.badly,
+            waiting: pool.waiting,
+            hosts,
+        };
+        let number = self.number();
+        self.samples.push(number, Arc::new(sample));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{HostView, Phase};
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn name() -> HostName {
+        "a".parse().unwrap()
+    }
+
+    fn pool() -> PoolView {
+        let mut host = HostView::for_testing(name(), Phase::Up);
+        host.in_flight = 1;
+        PoolView::for_testing(vec![host])
+    }
+
+    fn incident(id: &str, status: u16) -> Incident {
+        Incident {
+            at: NOW,
+            id: id.to_owned(),
+            client: None,
+            route: "embed",
+            status,
+            attempts: vec![(name(), "fault")],
+            took: Duration::from_millis(3),
+        }
+    }
+
+    #[test]
+    fn each_second_becomes_a_sample() {
+        let activity = Activity::default();
+        activity.attempt(&name(), End::Well, Some(Duration::from_millis(40)));
+        activity.attempt(&name(), End::Full, None);
+        activity.request(End::Well, Duration::from_millis(50));
+        activity.tick(&pool(), NOW);
+        activity.tick(&pool(), NOW);
+
+        let samples = activity.news(0).samples;
+
+        assert_eq!((samples[0].answered, samples[1].answered), (1, 0));
+        let host = samples[0].hosts[&name()];
+        assert_eq!((host.answered, host.busy, host.in_flight), (1, 1, 1));
+        assert_eq!(host.p99, Some(Duration::from_millis(40)));
+        let lately = activity.lately();
+        assert!((lately.hosts[&name()].full - 0.5).abs() < 1e-9);
+        assert!((lately.requests.per_second - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let activity = Activity::default();
+        let event = Event {
+            host: name(),
+            kind: EventKind::Draining,
+        };
+        activity.event(&event, NOW);
+        activity.incident(incident("first", 502));
+        let news = activity.news(0);
+        assert_eq!((news.events.len(), news.incidents.len()), (1, 1));
+
+        activity.incident(incident("second", 200));
+
+        let news = activity.news(news.next);
+        assert!(news.events.is_empty() && news.samples.is_empty());
+        assert_eq!(news.incidents[0].1.id, "second");
+        assert!(activity.news(news.next).incidents.is_empty());
+    }
+
+    #[test]
+    fn an_overload_does_not_wash_faults_away() {
+        let activity = Activity::default();
+        activity.incident(incident("broken", 502));
+        for _ in 0..1000 {
+            activity.incident(incident("refused", 503));
+        }
+        let incidents = activity.news(0).incidents;
+        assert_eq!(incidents[0].1.id, "broken");
+        assert_eq!(incidents.len(), 1 + INCIDENTS);
+    }
+
+    #[test]
+    fn hosts_that_are_full_for_a_moment_do_not_wash_ejections_away() {
+        let activity = Activity::default();
+        let event = |kind| Event { host: name(), kind };
+        activity.event(&event(EventKind::Draining), NOW);
+        for _ in 0..1000 {
+            activity.event(&event(EventKind::Busy(Duration::ZERO)), NOW);
+            activity.event(&event(EventKind::NotBusy), NOW);
+        }
+        let events = activity.news(0).events;
+        assert_eq!(events[0].1.kind, EventKind::Draining);
+        assert_eq!(events.len(), 1 + PASSING_EVENTS);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_hosts_that_are_gone_are_forgotten() {
+        let activity = Activity::default();
+        activity.attempt(&"gone".parse().unwrap(), End::Well, None);
+        for _ in 0..2 * SAMPLES {
+            activity.tick(&pool(), NOW);
+        }
+        assert_eq!(activity.news(0).samples.len(), SAMPLES);
+        assert_eq!(activity.lately().hosts.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn changes_wake_those_who_watch() {
+        let activity = Activity::default();
+        let mut changes = activity.changes();
+        assert!(!changes.has_changed().unwrap());
+        activity.tick(&pool(), NOW);
+        changes.changed().await.unwrap();
+    }
+}
