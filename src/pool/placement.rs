@@ -92,7 +92,7 @@ impl Scene<'_> {
             return None;
         }
         let load_time = self.estimator.load_time(model);
-        let wait = seconds(entry.seconds * line.len as f64 / f64::from(warm_slots));
+        let wait = seconds(line.seconds / f64::from(warm_slots));
         (wait < load_time).then(|| line.since + load_time)
     }
 }

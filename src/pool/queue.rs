@@ -40,9 +40,10 @@ pub(super) struct Entry {
 }
 
 /// Those that wait for the same model as a request, itself included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Line {
-    pub(super) len: usize,
+    /// What they are expected to take together, on an average host.
+    pub(super) seconds: f64,
     /// When the oldest of them joined.
     pub(super) since: Instant,
 }
@@ -54,9 +55,16 @@ pub(super) struct Queue {
     entries: HashMap<Ticket, Entry>,
     returning: BTreeSet<(Reverse<u8>, Ticket)>,
     levels: BTreeMap<Reverse<u8>, Level>,
-    models: HashMap<Model, BTreeSet<(Instant, Ticket)>>,
+    models: HashMap<Model, ModelLine>,
     bytes: usize,
     returning_seconds: f64,
+}
+
+/// The requests for one model.
+#[derive(Debug, Default)]
+struct ModelLine {
+    by_age: BTreeSet<(Instant, Ticket)>,
+    seconds: f64,
 }
 
 /// The clients of one priority.
@@ -129,7 +137,8 @@ impl Queue {
         self.bytes += entry.demand.bytes;
         if let Some(model) = &entry.demand.model {
             let line = self.models.entry(model.clone()).or_default();
-            line.insert((entry.joined, ticket));
+            line.by_age.insert((entry.joined, ticket));
+            line.seconds += entry.seconds;
         }
         let priority = Reverse(entry.demand.priority);
         if entry.returning {
@@ -157,8 +166,9 @@ impl Queue {
         if let Some(model) = &entry.demand.model
             && let Some(line) = self.models.get_mut(model)
         {
-            line.remove(&(entry.joined, ticket));
-            if line.is_empty() {
+            line.by_age.remove(&(entry.joined, ticket));
+            line.seconds -= entry.seconds;
+            if line.by_age.is_empty() {
                 self.models.remove(model);
             }
         }
@@ -209,9 +219,9 @@ impl Queue {
     pub(super) fn line_of(&self, entry: &Entry) -> Line {
         let model = entry.demand.model.as_ref();
         let line = model.and_then(|model| self.models.get(model));
-        let oldest = line.and_then(BTreeSet::first);
+        let oldest = line.and_then(|line| line.by_age.first());
         Line {
-            len: line.map_or(1, BTreeSet::len),
+            seconds: line.map_or(entry.seconds, |line| line.seconds),
             since: oldest.map_or(entry.joined, |(joined, _)| *joined),
         }
     }
@@ -504,7 +514,7 @@ mod tests {
         let mut asked = 0;
         let none = queue.take_first(|_, line| {
             asked += 1;
-            assert_eq!(line.len, 500);
+            assert!((line.seconds - 500.0).abs() < 1e-9);
             None::<()>
         });
         assert!(none.is_none());

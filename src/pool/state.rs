@@ -381,7 +381,10 @@ impl State {
             estimator: &self.estimator,
             now,
         };
-        let line = Line { len: 1, since: now };
+        let line = Line {
+            seconds: first.seconds,
+            since: now,
+        };
         let Placement::On { host, cold: false } = scene.place(&entry, line, &mut self.rng) else {
             return None;
         };
