@@ -6,8 +6,8 @@ use http::HeaderValue;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Authority, Behaviour, Config, Prometheus, Proxy, SimHost, Wire, has_prometheus, lint,
-    monitoring, promtool, secure, sim_host,
+    Authority, Behaviour, Config, Prometheus, Proxy, SimHost, Wire, eventually, has_prometheus,
+    lint, monitoring, promtool, secure, sim_host,
 };
 
 const NAME: &str = "proxy.example";
@@ -31,16 +31,20 @@ impl Busy {
             .client_keys(json!([{"name": "client", "key": KEY, "max_per_second": 2}]))
             .replace("listen", json!([{"address": "127.0.0.1:0", "tls": tls}]));
         let proxy = Proxy::ready(&config, &[&hosts[0], &hosts[1]]).await;
-        hosts[0].set(Behaviour::busy(1));
+        // Checks don't see that, so that requests find out.
+        hosts[0].set(Behaviour::internal_server_error());
         let stream = secure(proxy.address(), NAME, authority.client(None, &[])).await;
         let mut wire = Wire::over_tls(stream.unwrap()).await;
-        let mut limited = false;
-        while !limited {
+        eventually("a retry, and a limit that is reached", async || {
             let mut request = wire.embed_request("x");
             let headers = request.headers_mut();
             headers.insert("x-api-key", HeaderValue::from_static(KEY));
-            limited = wire.send(request).await.status == 429;
-        }
+            wire.send(request).await;
+            let metrics = proxy.metrics().await;
+            let counted = |name| metrics.count(name, &[]) > 0;
+            counted("gpu_bridge_retries_total") && counted("gpu_bridge_client_limit_refusals_total")
+        })
+        .await;
         Self {
             proxy,
             _hosts: hosts,
