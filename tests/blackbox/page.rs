@@ -43,7 +43,7 @@ async fn each_change_of_a_host_is_seen_with_its_reason() {
     let Some(browser) = Browser::start().await else {
         return;
     };
-    let ([a, b, c], proxy) = three_hosts().await;
+    let ([a, b, _c], proxy) = three_hosts().await;
     let origin = format!("http://{}/", proxy.admin());
     browser.open(&origin).await;
     browser.sees(&shows("c", "up", "0 of 2 in use")).await;
