@@ -1,11 +1,13 @@
-//! The state machine: single transitions as examples. Random histories are in `state_properties`.
+//! The state machine: single transitions as examples. Random histories are in `properties`.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use super::timing::{FIRST_RECHECK, POLL_WHILE_WAITING, RECHECK_WHILE_WAITING};
 use super::*;
-use crate::pool::Slots;
-use crate::pool::{Model, Phase, Work};
+use crate::pool::avoid::{Avoid, Proof};
+use crate::pool::host::{HostFacts, HostSpec};
+use crate::pool::{Check, Model, Outcome, Phase, Slots, TurnedAway, Work};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);

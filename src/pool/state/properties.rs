@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::pool::{Model, Slots, Work};
+use crate::pool::avoid::Avoid;
+use crate::pool::health::Phase;
+use crate::pool::host::{HostFacts, HostSpec};
+use crate::pool::placement::{Placement, Scene, is_desperate};
+use crate::pool::queue::Entry;
+use crate::pool::{Check, Model, Outcome, Slots, Work};
 
 /// One step of a history. Numbers are reduced to what exists at that point.
 #[derive(Clone, Debug)]

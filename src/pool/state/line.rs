@@ -1,0 +1,190 @@
+//! From a place in line to a lease.
+
+use std::time::{Duration, Instant};
+
+use super::{Grant, State};
+use crate::pool::avoid::{Avoid, Proof};
+use crate::pool::demand::Demand;
+use crate::pool::placement::{Placement, Scene, is_desperate};
+use crate::pool::queue::{Entry, Line, Ticket};
+use crate::pool::{HostId, TurnedAway};
+
+/// Hedges are at most one in so many leases.
+const LEASES_FOR_A_HEDGE: u64 = 20;
+
+impl State {
+    /// Puts a request in line. Call [`Self::grant`] next, then, for a newcomer, [`Self::admit`].
+    /// `returning`: it has held a lease before.
+    pub(in crate::pool) fn join(
+        &mut self,
+        ticket: Ticket,
+        demand: Demand,
+        avoid: Avoid,
+        returning: bool,
+        now: Instant,
+    ) {
+        let entry = Entry {
+            seconds: self.estimator.seconds(&demand),
+            demand,
+            avoid,
+            joined: now,
+            returning,
+        };
+        self.queue.join(ticket, entry);
+    }
+
+    /// May the newcomer stay in line, for up to `patience`? If the line is full, it may in the place
+    /// of others, which are returned. Requests that have held a lease are never turned away.
+    pub(in crate::pool) fn admit(
+        &mut self,
+        ticket: Ticket,
+        patience: Duration,
+    ) -> Result<Vec<Ticket>, TurnedAway> {
+        let Some(newcomer) = self.queue.get(ticket) else {
+            return Ok(Vec::new());
+        };
+        let ahead = self.time_for(self.queue.seconds_ahead_of(newcomer));
+        if ahead > patience {
+            self.queue.leave(ticket);
+            return Err(TurnedAway::TooLong);
+        }
+        let mut turned_away = Vec::new();
+        while self.is_overfull() {
+            let yields = self.queue.to_give_way(ticket).unwrap_or(ticket);
+            self.queue.leave(yields);
+            if yields == ticket {
+                return Err(TurnedAway::Full);
+            }
+            turned_away.push(yields);
+        }
+        Ok(turned_away)
+    }
+
+    fn is_overfull(&self) -> bool {
+        let requests = self.queue.len();
+        // One alone may wait whatever its size: what it holds is bounded elsewhere.
+        let bytes = self.queue.bytes() > self.settings.max_waiting_bytes && requests > 1;
+        requests > self.settings.max_waiting || bytes
+    }
+
+    pub(in crate::pool) fn leave(&mut self, ticket: Ticket) {
+        self.queue.leave(ticket);
+    }
+
+    /// Hands free slots to waiting requests.
+    pub(in crate::pool) fn grant(&mut self, now: Instant) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        self.reconsider = None;
+        while self.has_free_slot(now) {
+            let Some((ticket, entry, (host, cold))) = self.take_next(now) else {
+                break;
+            };
+            let Entry {
+                demand, seconds, ..
+            } = entry;
+            grants.push(self.lease_out(ticket, demand, seconds, host, cold, now));
+        }
+        grants
+    }
+
+    fn has_free_slot(&self, now: Instant) -> bool {
+        if self.queue.is_empty() {
+            return false;
+        }
+        let desperate = is_desperate(&self.hosts);
+        self.hosts
+            .iter()
+            .any(|host| host.can_take(now, desperate).is_some())
+    }
+
+    fn take_next(&mut self, now: Instant) -> Option<(Ticket, Entry, (HostId, bool))> {
+        let scene = Scene {
+            hosts: &self.hosts,
+            policy: self.settings.policy,
+            estimator: &self.estimator,
+            now,
+        };
+        let (rng, reconsider) = (&mut self.rng, &mut self.reconsider);
+        self.queue
+            .take_first(|entry, line| match scene.place(entry, line, rng) {
+                Placement::On { host, cold } => Some((host, cold)),
+                Placement::Nowhere => None,
+                Placement::Later(until) => {
+                    *reconsider = Some(reconsider.map_or(until, |earlier| earlier.min(until)));
+                    None
+                }
+            })
+    }
+
+    pub(super) fn lease_out(
+        &mut self,
+        ticket: Ticket,
+        demand: Demand,
+        seconds: f64,
+        id: HostId,
+        cold: bool,
+        now: Instant,
+    ) -> Grant {
+        self.grants += 1;
+        let number = self.grants;
+        let slowness = self.host_mut(id).map(|host| {
+            host.take(seconds, number, now);
+            host.slowness
+        });
+        let expected = slowness
+            .filter(|_| !cold)
+            .and_then(|slowness| self.estimator.expected(&demand, slowness));
+        Grant {
+            ticket,
+            host: id,
+            demand,
+            seconds,
+            cold,
+            expected,
+            granted: now,
+        }
+    }
+
+    /// A second lease, on another host, for a request that takes long on its first: only of a slot
+    /// that nobody waits for, and only for one in [`LEASES_FOR_A_HEDGE`].
+    pub(in crate::pool) fn hedge(
+        &mut self,
+        first: &Grant,
+        avoid: Avoid,
+        now: Instant,
+    ) -> Option<Grant> {
+        if !self.queue.is_empty() || (self.hedges + 1) * LEASES_FOR_A_HEDGE > self.grants {
+            return None;
+        }
+        let mut avoid = avoid;
+        let proof = self
+            .host(first.host)
+            .map_or(Proof::default(), |host| host.proof);
+        avoid.add(first.host, true, proof);
+        let entry = Entry {
+            demand: first.demand.clone(),
+            avoid,
+            joined: now,
+            seconds: first.seconds,
+            returning: true,
+        };
+        let scene = Scene {
+            hosts: &self.hosts,
+            policy: self.settings.policy,
+            estimator: &self.estimator,
+            now,
+        };
+        let line = Line {
+            seconds: first.seconds,
+            since: now,
+        };
+        let Placement::On { host, cold: false } = scene.place(&entry, line, &mut self.rng) else {
+            return None;
+        };
+        self.hedges += 1;
+        let Entry {
+            demand, seconds, ..
+        } = entry;
+        Some(self.lease_out(first.ticket, demand, seconds, host, false, now))
+    }
+}

@@ -1,0 +1,82 @@
+//! Which hosts there are, and which of them operators keep out.
+
+use super::{EventKind, State};
+use crate::config::HostName;
+use crate::pool::HostId;
+use crate::pool::estimate::Slowness;
+use crate::pool::host::{Host, HostSpec};
+
+impl State {
+    /// See [`super::Pool::set_hosts`].
+    pub(in crate::pool) fn set_hosts(&mut self, specs: Vec<HostSpec>) -> Vec<HostId> {
+        let first_time = self.hosts.is_empty();
+        let ids: Vec<HostId> = specs
+            .into_iter()
+            .map(|spec| self.set_host(spec, first_time))
+            .collect();
+        let gone = |host: &Host| !host.removed && !ids.contains(&host.id);
+        let gone: Vec<HostId> = self
+            .hosts
+            .iter()
+            .filter(|h| gone(h))
+            .map(|h| h.id)
+            .collect();
+        for id in gone {
+            self.note(id, EventKind::Removed);
+            if let Some(host) = self.host_mut(id) {
+                host.removed = true;
+            }
+        }
+        self.forget_removed();
+        ids
+    }
+
+    fn set_host(&mut self, spec: HostSpec, first_time: bool) -> HostId {
+        let same = |host: &&mut Host| {
+            let known = &host.spec;
+            !host.removed && known.name == spec.name && known.endpoint == spec.endpoint
+        };
+        if let Some(host) = self.hosts.iter_mut().find(same) {
+            host.capacity.configured = spec.max_concurrent;
+            host.spec = spec;
+            return host.id;
+        }
+        let id = HostId(self.next_host);
+        self.next_host += 1;
+        let slowness = Slowness::like(self.hosts.iter().map(|host| host.slowness));
+        let mut host = Host::new(id, spec, self.settings.thresholds, slowness);
+        if !first_time {
+            host.capacity.start_slowly();
+        }
+        self.hosts.push(host);
+        if !first_time {
+            self.note(id, EventKind::Added);
+        }
+        id
+    }
+
+    pub(super) fn forget_removed(&mut self) {
+        self.hosts
+            .retain(|host| !host.removed || host.in_flight > 0);
+    }
+
+    /// Returns whether there is such a host.
+    pub(in crate::pool) fn set_draining(&mut self, name: &HostName, draining: bool) -> bool {
+        let known = |host: &&mut Host| !host.removed && host.spec.name == *name;
+        let Some(host) = self.hosts.iter_mut().find(known) else {
+            return false;
+        };
+        let news = host.draining != draining;
+        host.draining = draining;
+        let id = host.id;
+        if news {
+            let kind = if draining {
+                EventKind::Draining
+            } else {
+                EventKind::Undrained
+            };
+            self.note(id, kind);
+        }
+        true
+    }
+}

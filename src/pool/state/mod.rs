@@ -1,0 +1,293 @@
+//! The pool's state machine: what happened goes in, grants and events come out.
+//!
+//! No I/O, no clock, no locks, and chance from a seed: every history can be replayed in a test.
+//! Invariants (tested with random histories):
+//! - a host never gets a lease beyond its slots;
+//! - after [`State::grant`] no request waits that a free slot could serve, but for those that wait
+//!   until a host with their model is free, and these not for longer than a load takes;
+//! - equals are served in order of arrival;
+//! - being busy never ejects a host;
+//! - a lease is given back once, and the counts agree with what is out.
+
+mod line;
+mod members;
+mod outcomes;
+mod timing;
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::HostId;
+use super::avoid::Avoid;
+use super::demand::Demand;
+use super::estimate::Estimator;
+use super::health::{Cause, Context, Thresholds, Transition};
+use super::host::Host;
+use super::queue::{Queue, Ticket};
+use super::snapshot::{HostView, PoolView};
+use crate::config::{HostName, Policy};
+
+/// How the pool behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which host gets a request.
+    pub policy: Policy,
+    /// When hosts are ejected and brought back.
+    pub thresholds: Thresholds,
+    /// Requests that may wait at once.
+    pub max_waiting: usize,
+    /// Bytes that they may hold together.
+    pub max_waiting_bytes: usize,
+    /// Time between two checks of a host that is well.
+    pub check_interval: Duration,
+}
+
+/// Something that happened to a host and that an operator may want to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// To whom.
+    pub host: HostName,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// See [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Its health changed.
+    Health(Transition),
+    /// It is full and asked to be left alone for that long.
+    Busy(Duration),
+    /// It has a free slot again, earlier than it said.
+    NotBusy,
+    /// It said that it has this many slots.
+    Capacity(u32),
+    /// It is new in the pool.
+    Added,
+    /// It is no longer part of the pool.
+    Removed,
+    /// It gets nothing new from now on.
+    Draining,
+    /// It gets requests again.
+    Undrained,
+}
+
+/// A lease to be handed out.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub(super) ticket: Ticket,
+    pub(super) host: HostId,
+    pub(super) demand: Demand,
+    /// What it is expected to take on an average host.
+    pub(super) seconds: f64,
+    /// The host has to load the model first.
+    pub(super) cold: bool,
+    /// How long it should take there, if that is known.
+    pub(super) expected: Option<Duration>,
+    pub(super) granted: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    settings: Settings,
+    /// Sorted by id.
+    hosts: Vec<Host>,
+    next_host: u64,
+    queue: Queue,
+    estimator: Estimator,
+    rng: SmallRng,
+    grants: u64,
+    hedges: u64,
+    /// When time alone will find a host for one that waits for its model.
+    reconsider: Option<Instant>,
+    events: Vec<Event>,
+    lost: Vec<(HostId, Cause)>,
+}
+
+impl State {
+    /// A pool without hosts.
+    pub(super) fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            settings,
+            hosts: Vec::new(),
+            next_host: 0,
+            queue: Queue::default(),
+            estimator: Estimator::default(),
+            rng: SmallRng::seed_from_u64(seed),
+            grants: 0,
+            hedges: 0,
+            reconsider: None,
+            events: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+        for host in &mut self.hosts {
+            host.health.set_thresholds(settings.thresholds);
+        }
+    }
+
+    /// What happened since the last call.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Hosts of which, since the last call, it turned out that what runs there is lost.
+    pub(super) fn take_lost(&mut self) -> Vec<(HostId, Cause)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        self.queue.next_ticket()
+    }
+
+    /// Could a host other than those that broke the request serve it, now or when it is less busy?
+    pub(super) fn has_alternative(&self, avoid: &Avoid) -> bool {
+        self.hosts
+            .iter()
+            .any(|host| host.is_serving() && !avoid.broken_on(host.id))
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn view(&self, now: Instant) -> PoolView {
+        let hosts = self.hosts.iter().filter(|host| !host.removed);
+        PoolView {
+            hosts: hosts.map(|host| self.view_of(host, now)).collect(),
+            waiting: self.queue.len(),
+            max_waiting: self.settings.max_waiting,
+            waiting_bytes: self.queue.bytes(),
+            oldest_wait: self.queue.oldest().map_or(Duration::ZERO, |joined| {
+                now.saturating_duration_since(joined)
+            }),
+            expected_wait: self.time_for(self.queue.seconds()),
+        }
+    }
+
+    fn view_of(&self, host: &Host, now: Instant) -> HostView {
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let busy_for = host.busy_until.map(left);
+        let next_check = host
+            .last_check
+            .map(|last| left(last + self.check_delay(host.id, now)));
+        // A look changes nothing: what is read here is read again later.
+        let mut meter = host.meter;
+        HostView {
+            id: host.id,
+            name: host.spec.name.clone(),
+            phase: host.health.phase(),
+            hold_left: host.health.hold_left(now),
+            busy_for: busy_for.filter(|left| !left.is_zero()),
+            next_check,
+            problem: host.problem.clone(),
+            draining: host.draining,
+            in_flight: host.in_flight,
+            usage: meter.read(host.in_flight, now),
+            capacity: host.capacity.nominal(),
+            slots: host.slots(),
+            foreign: host.capacity.foreign(),
+            starting: host.capacity.is_starting(),
+            weight: host.spec.weight,
+            slowness: host.slowness.factor(),
+            facts: host.facts.clone(),
+        }
+    }
+
+    /// Those that are part of the pool, and those that still finish something.
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = HostId> {
+        self.hosts.iter().map(|host| host.id)
+    }
+
+    /// Those that are part of the pool.
+    pub(super) fn names(&self) -> impl Iterator<Item = (HostId, &HostName)> {
+        let present = self.hosts.iter().filter(|host| !host.removed);
+        present.map(|host| (host.id, &host.spec.name))
+    }
+
+    pub(super) fn host(&self, id: HostId) -> Option<&Host> {
+        let position = self.hosts.binary_search_by_key(&id, |host| host.id).ok()?;
+        self.hosts.get(position)
+    }
+
+    fn host_mut(&mut self, id: HostId) -> Option<&mut Host> {
+        let position = self.hosts.binary_search_by_key(&id, |host| host.id).ok()?;
+        self.hosts.get_mut(position)
+    }
+
+    fn context(&mut self, id: HostId, now: Instant) -> Context {
+        let others = self.hosts.iter().filter(|host| host.id != id);
+        Context {
+            now,
+            jitter: self.rng.random(),
+            is_last: !others.into_iter().any(Host::is_serving),
+        }
+    }
+
+    fn fault(&mut self, id: HostId, cause: Cause, now: Instant) {
+        let context = self.context(id, now);
+        if let Some(host) = self.host_mut(id) {
+            host.suspect = true;
+            let transition = host.health.fault(cause, context);
+            self.note_health(id, transition);
+        }
+    }
+
+    fn note_busy(&mut self, id: HostId, retry_after: Duration, now: Instant) {
+        if let Some(host) = self.host_mut(id)
+            && host.set_busy(retry_after, now)
+        {
+            self.note(id, EventKind::Busy(retry_after));
+        }
+    }
+
+    fn note_slot_free(&mut self, id: HostId, now: Instant) {
+        if let Some(host) = self.host_mut(id)
+            && host.clear_busy(now)
+        {
+            self.note(id, EventKind::NotBusy);
+        }
+    }
+
+    fn note_health(&mut self, id: HostId, transition: Option<Transition>) {
+        let Some(transition) = transition else {
+            return;
+        };
+        match transition {
+            Transition::Ejected(cause) if cause.loses_requests() => self.lost.push((id, cause)),
+            Transition::Ejected(_) => {}
+            Transition::Up | Transition::Trial => self.welcome_back(id),
+        }
+        self.note(id, EventKind::Health(transition));
+    }
+
+    /// A host that was out takes its place in rotation as it is now, not where it was.
+    fn welcome_back(&mut self, id: HostId) {
+        let others = self
+            .hosts
+            .iter()
+            .filter(|host| host.id != id && host.is_serving());
+        let turn = others.map(|host| host.turn).fold(f64::INFINITY, f64::min);
+        if let Some(host) = self.host_mut(id)
+            && turn.is_finite()
+        {
+            host.turn = host.turn.max(turn);
+        }
+    }
+
+    fn note(&mut self, id: HostId, kind: EventKind) {
+        let name = self.host(id).map(|host| host.spec.name.clone());
+        self.events.extend(name.map(|host| Event { host, kind }));
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

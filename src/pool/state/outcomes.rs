@@ -1,0 +1,150 @@
+//! What attempts and checks tell of hosts.
+
+use std::time::Instant;
+
+use super::{EventKind, Grant, State};
+use crate::pool::avoid::Proof;
+use crate::pool::health::{Cause, Phase};
+use crate::pool::host::HostFacts;
+use crate::pool::{Check, HostId, Outcome, Slots};
+
+impl State {
+    /// An attempt has ended and its slot is free. Returns the host's last sign of life.
+    pub(in crate::pool) fn finish(
+        &mut self,
+        grant: &Grant,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Proof {
+        let id = grant.host;
+        let Some(host) = self.host_mut(id) else {
+            return Proof::default();
+        };
+        let in_flight = host.in_flight;
+        host.give_back(grant.seconds, now);
+        match outcome {
+            Outcome::Answered { timed } => {
+                host.sign_of_life();
+                host.capacity.answered(in_flight);
+                let transition = host.health.good_answer();
+                if timed {
+                    host.meter.computed(grant.demand.work.items);
+                    self.learn(grant, now);
+                }
+                self.note_health(id, transition);
+                self.note_slot_free(id, now);
+            }
+            Outcome::Busy { retry_after } => {
+                host.capacity.refused(in_flight, grant.granted, now);
+                self.note_busy(id, retry_after, now);
+            }
+            Outcome::Refused => self.fault(id, Cause::Connect, now),
+            Outcome::Broke => {
+                self.fault(id, Cause::Answers, now);
+                self.note_slot_free(id, now);
+            }
+            // Perhaps it refuses this request only; the check that follows at once will tell.
+            Outcome::Misconfigured => self.fault(id, Cause::Misconfigured, now),
+            Outcome::ServerError | Outcome::Abandoned => self.note_slot_free(id, now),
+        }
+        let proof = self.host(id).map_or(Proof::default(), |host| host.proof);
+        self.forget_removed();
+        proof
+    }
+
+    fn learn(&mut self, grant: &Grant, now: Instant) {
+        let took = now.saturating_duration_since(grant.granted);
+        let Some(host) = self.hosts.iter_mut().find(|host| host.id == grant.host) else {
+            return;
+        };
+        match &grant.demand.model {
+            Some(model) if grant.cold => {
+                host.loaded(model);
+                let slowness = host.slowness;
+                self.estimator
+                    .record_load(model, &grant.demand, slowness, took);
+            }
+            _ => self
+                .estimator
+                .record(&grant.demand, &mut host.slowness, took),
+        }
+    }
+
+    /// A sibling answered well what `id` had answered with a server error: it was the host's fault.
+    pub(in crate::pool) fn blame(&mut self, id: HostId, now: Instant) {
+        self.fault(id, Cause::Answers, now);
+    }
+
+    /// What runs on `id` takes longer than it should.
+    pub(in crate::pool) fn suspect(&mut self, id: HostId) {
+        if let Some(host) = self.host_mut(id) {
+            host.suspect = true;
+        }
+    }
+
+    /// `id` told what it is.
+    pub(in crate::pool) fn told(&mut self, id: HostId, facts: HostFacts) {
+        if let Some(host) = self.host_mut(id) {
+            host.tell(facts);
+        }
+    }
+
+    /// A health check of `id` has ended.
+    pub(in crate::pool) fn checked(&mut self, id: HostId, check: &Check, now: Instant) {
+        let context = self.context(id, now);
+        let Some(host) = self.host_mut(id) else {
+            return;
+        };
+        host.suspect = false;
+        host.last_check = Some(now);
+        host.problem = check.problem().map(str::to_owned);
+        let was_out = matches!(host.health.phase(), Phase::Ejected { .. });
+        let transition = match check {
+            Check::Good { .. } | Check::Busy { .. } => {
+                host.sign_of_life();
+                host.health.good_check(now)
+            }
+            Check::Failed { reachable, .. } => {
+                let cause = if *reachable {
+                    Cause::Checks
+                } else {
+                    Cause::Connect
+                };
+                host.health.failed_check(cause, context)
+            }
+            Check::NoAnswer { .. } => host.health.failed_check(Cause::Hung, context),
+            Check::Misconfigured { .. } => host.health.misconfigured(context),
+        };
+        let is_out = matches!(host.health.phase(), Phase::Ejected { .. });
+        if was_out && !is_out {
+            host.capacity.start_slowly();
+        }
+        self.note_health(id, transition);
+        match check {
+            Check::Busy { retry_after } => self.note_busy(id, *retry_after, now),
+            Check::Good { slots } => self.note_slots(id, *slots, now),
+            // Whatever it was ejected for: by now it is known to be silent.
+            Check::NoAnswer { .. } if is_out => self.lost.push((id, Cause::Hung)),
+            Check::Failed { .. } | Check::NoAnswer { .. } | Check::Misconfigured { .. } => {}
+        }
+    }
+
+    fn note_slots(&mut self, id: HostId, slots: Option<Slots>, now: Instant) {
+        let Some(host) = self.host_mut(id) else {
+            return;
+        };
+        let Some(slots) = slots else {
+            host.capacity.forget_foreign();
+            return;
+        };
+        if host
+            .capacity
+            .tell(slots.max_concurrent, slots.in_flight, slots.ours)
+        {
+            self.note(id, EventKind::Capacity(slots.max_concurrent));
+        }
+        if slots.available > 0 {
+            self.note_slot_free(id, now);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! When things should happen: checks, wake-ups, and what a refused client is told.
+
+use std::time::{Duration, Instant};
+
+use super::State;
+use crate::pool::HostId;
+use crate::pool::estimate::seconds;
+use crate::pool::host::Host;
+
+/// Checks of a full host follow this fast on each other while requests wait …
+pub(super) const POLL_WHILE_WAITING: Duration = Duration::from_millis(200);
+/// … but all hosts together are polled no more often than this, so that a large pool is not flooded.
+const POLL_SPACING: Duration = Duration::from_millis(4);
+/// Checks of a doubtful host start this fast and slow down to the interval.
+pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
+/// … but no slower than this while requests wait.
+pub(super) const RECHECK_WHILE_WAITING: Duration = Duration::from_secs(1);
+
+impl State {
+    /// When to hedge a request that should take that long.
+    pub(in crate::pool) fn straggles_after(&self, expected: Duration) -> Option<Duration> {
+        let ratio = self.estimator.straggler_ratio()?;
+        Some(seconds(expected.as_secs_f64() * ratio))
+    }
+
+    /// How long to wait before the next check of `id`, after the last one.
+    pub(in crate::pool) fn check_delay(&self, id: HostId, now: Instant) -> Duration {
+        let interval = self.settings.check_interval;
+        let Some(host) = self.host(id) else {
+            return interval;
+        };
+        let waiting = !self.queue.is_empty();
+        let delay = if host.suspect {
+            FIRST_RECHECK
+        } else if host.health.is_well() {
+            if waiting && is_full(host, now) {
+                let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
+                POLL_WHILE_WAITING.max(POLL_SPACING.saturating_mul(hosts))
+            } else {
+                interval
+            }
+        } else {
+            let slower = FIRST_RECHECK * (1 << host.health.failed_checks().min(10));
+            let slowest = if waiting {
+                RECHECK_WHILE_WAITING
+            } else {
+                interval
+            };
+            slower.min(slowest).max(host.health.hold_left(now))
+        };
+        delay.min(interval)
+    }
+
+    /// Hosts whose check should come sooner now that requests wait.
+    pub(in crate::pool) fn worth_polling(&self, now: Instant) -> impl Iterator<Item = HostId> {
+        let worth = move |host: &&Host| is_full(host, now) || !host.is_serving();
+        self.hosts.iter().filter(worth).map(|host| host.id)
+    }
+
+    /// When time alone will make a grant possible.
+    pub(in crate::pool) fn next_wakeup(&self, now: Instant) -> Option<Instant> {
+        let ends = self.hosts.iter().filter_map(|host| host.busy_until);
+        ends.chain(self.reconsider).filter(|at| *at > now).min()
+    }
+
+    /// How long a refused client should wait before it asks again: until those that wait now are
+    /// served, but at least until the first busy host is free. If nobody serves, the next checks may
+    /// tell.
+    pub(in crate::pool) fn retry_after(&self, now: Instant) -> Duration {
+        let serving = self.hosts.iter().filter(|host| host.is_serving());
+        let busy_for = |host: &Host| {
+            let until = host.busy_until.unwrap_or(now);
+            until.saturating_duration_since(now)
+        };
+        match serving.map(busy_for).min() {
+            Some(first_free) => first_free.max(self.time_for(self.queue.seconds())),
+            None => self.settings.check_interval,
+        }
+    }
+
+    /// How long the hosts that serve take for that many seconds of work on an average host.
+    pub(super) fn time_for(&self, work: f64) -> Duration {
+        if !self.estimator.is_trustworthy() {
+            return Duration::ZERO;
+        }
+        let serving = self.hosts.iter().filter(|host| host.is_serving());
+        let rate: f64 = serving
+            .map(|host| f64::from(host.slots()) / host.slowness.factor())
+            .sum();
+        if rate > 0.0 {
+            seconds(work.max(0.0) / rate)
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// Can only a look at the host tell when it has a free slot?
+fn is_full(host: &Host, now: Instant) -> bool {
+    host.is_busy(now) || host.is_crowded() || host.capacity.nominal() == 0
+}
