@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +30,9 @@ use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::Metrics;
 use crate::upstream::{Hosts, Membership};
+
+/// An answer up to this size goes out in one piece, head and body; pingora's default is one packet.
+const WRITE_BUFFER: usize = 16 << 10;
 
 /// How the proxy is run, beside its configuration.
 #[derive(Clone, Debug, Default)]
@@ -221,7 +225,8 @@ impl Parts {
             self.close_idle.clone(),
         );
         let mut service = Service::new("gateway".to_owned(), listener);
-        service.add_tcp(&address.to_string());
+        let buffers = L4BufferSettings::default().write(WRITE_BUFFER);
+        service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));
         service
     }
 }
