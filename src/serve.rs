@@ -27,7 +27,7 @@ use crate::live::{self, Live};
 use crate::pool::{Event, EventKind, HostView, Pool, Transition};
 use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Exporter, Metrics, Observers};
 use crate::upstream::{Hosts, Membership};
 
 /// How the proxy is run, beside its configuration.
@@ -35,6 +35,8 @@ use crate::upstream::{Hosts, Membership};
 pub struct Options {
     /// Where processes of this proxy meet to relieve each other.
     pub upgrade_socket: Option<PathBuf>,
+    /// Where traces go.
+    pub exporter: Option<Arc<dyn Exporter>>,
 }
 
 /// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
@@ -50,7 +52,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     raise_file_limit(config.limits.max_connections);
 
     let stopping = Stopping::default();
-    let parts = Parts::new(file, config, &stopping)?;
+    let parts = Parts::new(file, config, options.exporter, &stopping)?;
     keep_drained(&parts.pool, &upgrade.draining());
     keep_reloading(&parts.reloader, signal(SignalKind::hangup())?);
     tokio::spawn({
@@ -58,7 +60,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
         async move { pool.keep_time().await }
     });
     tokio::spawn({
-        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.metrics));
+        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.observers.metrics));
         async move { metrics.activity.keep_time(pool).await }
     });
     tokio::select! {
@@ -136,7 +138,7 @@ fn raise_file_limit(max_connections: usize) {
 struct Parts {
     access: Access,
     pool: Pool,
-    metrics: Arc<Metrics>,
+    observers: Observers,
     budget: Budget,
     connections: Connections,
     close_idle: watch::Receiver<bool>,
@@ -147,9 +149,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(file: PathBuf, config: Config, stopping: &Stopping) -> Result<Self> {
+    fn new(
+        file: PathBuf,
+        config: Config,
+        exporter: Option<Arc<dyn Exporter>>,
+        stopping: &Stopping,
+    ) -> Result<Self> {
         let certificates = certificates(&config.listen)?;
         let metrics = Arc::new(Metrics::new()?);
+        let observers = Observers {
+            metrics: Arc::clone(&metrics),
+            recent: Arc::default(),
+            exporter,
+        };
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
         let hosts = Hosts::new(live::upstream_settings(&config), budget.clone());
@@ -168,7 +180,7 @@ impl Parts {
                 Arc::clone(&metrics),
             ),
             budget: budget.clone(),
-            metrics: Arc::clone(&metrics),
+            observers: observers.clone(),
             stopping: stopping.accepting.subscribe(),
         });
         let access = Access::new(config.admin.key.clone());
@@ -186,7 +198,7 @@ impl Parts {
         Ok(Self {
             access,
             pool,
-            metrics,
+            observers,
             budget,
             connections,
             close_idle: stopping.idle.subscribe(),
@@ -203,7 +215,8 @@ impl Parts {
             stopping: self.handler.stopping.clone(),
             closing,
             pool: self.pool.clone(),
-            metrics: Arc::clone(&self.metrics),
+            metrics: Arc::clone(&self.observers.metrics),
+            recent: Arc::clone(&self.observers.recent),
             budget: self.budget.clone(),
             streams: Streams::default(),
         }
