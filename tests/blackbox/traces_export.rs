@@ -86,7 +86,7 @@ async fn a_request_is_a_span_with_its_attempts_below_and_the_hosts_below_those()
     let collector = Collector::default();
     let proxy = exporting(&hosts.each_ref(), collector.start().await).await;
 
-    // One of two goes to the failing host first.
+    // At least one of two goes to the failing host first.
     for _ in 0..2 {
         embed(&proxy, &[("traceparent", PARENT), ("tracestate", "a=b")]).await;
     }
@@ -95,8 +95,9 @@ async fn a_request_is_a_span_with_its_attempts_below_and_the_hosts_below_those()
         let same = spans.into_iter().filter(move |span| span.kind() == kind);
         same.collect::<Vec<_>>()
     };
+    let tries: usize = hosts.iter().map(SimHost::arrivals).sum();
     eventually("all spans", async || {
-        of_kind(SpanKind::Server).len() == 2 && of_kind(SpanKind::Client).len() == 3
+        of_kind(SpanKind::Server).len() == 2 && of_kind(SpanKind::Client).len() == tries
     })
     .await;
 
@@ -120,7 +121,8 @@ async fn a_request_is_a_span_with_its_attempts_below_and_the_hosts_below_those()
     }
     let failed = |span: &Span| text(&span.attributes, "error.type");
     let errors: Vec<_> = attempts.iter().filter_map(failed).collect();
-    assert_eq!(errors, ["server_error"]);
+    assert_eq!(errors, vec!["server_error"; hosts[0].arrivals()]);
+    assert!(!errors.is_empty());
 
     let seen = hosts.iter().flat_map(|host| host.record().requests);
     for request in seen {
