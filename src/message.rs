@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::budget::{Exhausted, Reservation};
 use crate::pool::{Demand, HostId};
+use crate::telemetry::trace::Context;
 
 /// A client's request, whole, ready to be attempted any number of times.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Call {
     pub demand: Demand,
     /// How long its client is going to wait, if it said so.
     pub patience: Option<Duration>,
+    /// Our span, if hosts are to be told of it instead of the client's.
+    pub trace: Option<Context>,
 }
 
 /// A body held in memory.

@@ -28,7 +28,7 @@ use crate::live::{self, Live};
 use crate::pool::{Event, EventKind, HostView, Pool, Transition};
 use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Exporter, Metrics, Observers};
 use crate::upstream::{Hosts, Membership};
 
 /// An answer up to this size goes out in one piece, head and body; pingora's default is one packet.
@@ -39,6 +39,8 @@ const WRITE_BUFFER: usize = 16 << 10;
 pub struct Options {
     /// Where processes of this proxy meet to relieve each other.
     pub upgrade_socket: Option<PathBuf>,
+    /// Where traces go.
+    pub exporter: Option<Arc<dyn Exporter>>,
 }
 
 /// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
@@ -54,7 +56,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     raise_file_limit(config.limits.max_connections);
 
     let stopping = Stopping::default();
-    let parts = Parts::new(file, config, &stopping)?;
+    let parts = Parts::new(file, config, options.exporter, &stopping)?;
     keep_drained(&parts.pool, &upgrade.draining());
     keep_reloading(&parts.reloader, signal(SignalKind::hangup())?);
     tokio::spawn({
@@ -62,7 +64,7 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
         async move { pool.keep_time().await }
     });
     tokio::spawn({
-        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.metrics));
+        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.observers.metrics));
         async move { metrics.activity.keep_time(pool).await }
     });
     tokio::select! {
@@ -140,7 +142,7 @@ fn raise_file_limit(max_connections: usize) {
 struct Parts {
     access: Access,
     pool: Pool,
-    metrics: Arc<Metrics>,
+    observers: Observers,
     budget: Budget,
     connections: Connections,
     close_idle: watch::Receiver<bool>,
@@ -151,9 +153,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(file: PathBuf, config: Config, stopping: &Stopping) -> Result<Self> {
+    fn new(
+        file: PathBuf,
+        config: Config,
+        exporter: Option<Arc<dyn Exporter>>,
+        stopping: &Stopping,
+    ) -> Result<Self> {
         let certificates = certificates(&config.listen)?;
         let metrics = Arc::new(Metrics::new()?);
+        let observers = Observers {
+            metrics: Arc::clone(&metrics),
+            recent: Arc::default(),
+            exporter,
+        };
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
         let hosts = Hosts::new(live::upstream_settings(&config), budget.clone());
@@ -172,7 +184,7 @@ impl Parts {
                 Arc::clone(&metrics),
             ),
             budget: budget.clone(),
-            metrics: Arc::clone(&metrics),
+            observers: observers.clone(),
             stopping: stopping.accepting.subscribe(),
         });
         let access = Access::new(config.admin.key.clone());
@@ -190,7 +202,7 @@ impl Parts {
         Ok(Self {
             access,
             pool,
-            metrics,
+            observers,
             budget,
             connections,
             close_idle: stopping.idle.subscribe(),
@@ -207,7 +219,8 @@ impl Parts {
             stopping: self.handler.stopping.clone(),
             closing,
             pool: self.pool.clone(),
-            metrics: Arc::clone(&self.metrics),
+            metrics: Arc::clone(&self.observers.metrics),
+            recent: Arc::clone(&self.observers.recent),
             budget: self.budget.clone(),
             streams: Streams::default(),
         }

@@ -87,7 +87,7 @@ fn no_such_host(name: &str, pool: &PoolState) -> String {
 pub(super) async fn not_found() -> Response {
     reply::error(
         StatusCode::NOT_FOUND,
-        "there is no such page; see /, /api/v1/pool, /metrics, /healthz, /readyz",
+        "there is no such page; see /, /api/v1/pool, /api/v1/requests, /metrics, /healthz, /readyz",
     )
 }
 

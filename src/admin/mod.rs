@@ -14,6 +14,7 @@ mod events;
 mod news;
 mod page;
 mod reply;
+pub mod requests;
 mod server;
 pub mod view;
 mod words;
@@ -35,7 +36,7 @@ use self::view::PoolState;
 use crate::budget::Budget;
 use crate::pool::Pool;
 use crate::reload::Reloader;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Recent};
 
 /// What the admin address shows and commands.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub struct Admin {
     pub pool: Pool,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The requests of late.
+    pub recent: Arc<Recent>,
     /// The bytes held.
     pub budget: Budget,
     /// For new configurations.
@@ -83,7 +86,9 @@ fn router(admin: Admin) -> Router {
     let scraped = Router::new().route("/metrics", get(api::metrics));
     let looked_at = Router::new()
         .route("/api/v1/pool", get(api::pool))
-        .route("/api/v1/events", get(events::events));
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/requests", get(requests::latest))
+        .route("/api/v1/requests/{*id}", get(requests::find));
     let operations = Router::new()
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/hosts/{name}/drain", post(api::drain))

@@ -3,6 +3,7 @@
 //! Times are milliseconds since 1970 by the proxy's clock: a page shows how old things are by the
 //! time in the same push, so that its own clock does not matter.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -74,7 +75,7 @@ struct IncidentState {
 #[derive(Debug, Serialize)]
 struct AttemptState {
     host: String,
-    verdict: &'static str,
+    verdict: Cow<'static, str>,
 }
 
 impl Push {
@@ -150,8 +151,8 @@ fn incident_of(number: u64, incident: &Incident) -> IncidentState {
         took_ms: millis(incident.took),
         attempts: attempts
             .map(|(host, verdict)| AttemptState {
-                host: host.to_string(),
-                verdict,
+                host: host.clone(),
+                verdict: verdict.clone(),
             })
             .collect(),
     }
@@ -189,7 +190,7 @@ mod tests {
             client: Some("plugin".to_owned()),
             route: "embed",
             status: 502,
-            attempts: vec![("a".parse().unwrap(), "fault")],
+            attempts: vec![("a".to_owned(), "fault".into())],
             took: Duration::from_millis(7),
         });
         let pool = PoolState::new(&PoolView::for_testing(vec![]), &Lately::default());

@@ -141,7 +141,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     };
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
-        StatusCode::NOT_FOUND => Failure::NoSuchHost { detail },
+        StatusCode::NOT_FOUND => Failure::NoSuch { detail },
         StatusCode::UNPROCESSABLE_ENTITY => Failure::Refused { detail },
         _ => Failure::Failed(detail),
     }

@@ -12,7 +12,7 @@ Exit codes:
   2  wrong usage, or a configuration that can't be used
   3  the proxy can't be reached
   4  not allowed: the admin key is missing or wrong, or the proxy wants to be asked from its own machine
-  5  no host of that name";
+  5  no host of that name, or no recent request of that id";
 
 /// Each a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(super) enum Failure {
     #[error("{detail} (--admin-key-file FILE or GPU_BRIDGE_ADMIN_KEY)")]
     NotAllowed { detail: String },
     #[error("{detail}")]
-    NoSuchHost { detail: String },
+    NoSuch { detail: String },
     #[error("{detail}\nthe new configuration is refused; the old one goes on")]
     Refused { detail: String },
     #[error(transparent)]
@@ -46,7 +46,7 @@ impl Failure {
             Self::Usage(_) | Self::Config(_) | Self::KeyFile { .. } | Self::Refused { .. } => 2,
             Self::Unreachable { .. } => 3,
             Self::NotAllowed { .. } => 4,
-            Self::NoSuchHost { .. } => 5,
+            Self::NoSuch { .. } => 5,
         }
     }
 

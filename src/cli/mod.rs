@@ -4,21 +4,24 @@ mod client;
 mod failure;
 mod generate;
 mod operate;
+mod story;
 mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use tokio::runtime::Runtime;
 
 use self::client::Where;
 use self::failure::{EXIT_CODES, Failure};
 use self::operate::{Order, Show};
 use crate::config::{self, Config, schema};
 use crate::serve::Options;
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, Exporter, LogFormat};
 
 /// Exit code for a configuration that can't be used.
 const BAD_CONFIG: u8 = 2;
@@ -73,6 +76,19 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Tell the story of a request of late: when, who, what it waited for, each host it was tried on,
+    /// and how it ended. The running proxy remembers about the last 1000, and those that run.
+    #[command(after_help = EXIT_CODES)]
+    Explain {
+        /// From the answer's `X-Request-Id`, or from the log.
+        #[arg(value_name = "REQUEST_ID")]
+        id: String,
+        /// As JSON, as the API gives it.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Where,
+    },
     /// Let a host finish what it has and send it nothing new. Lasts until `undrain` or a restart.
     #[command(after_help = EXIT_CODES)]
     Drain {
@@ -121,12 +137,13 @@ impl Cli {
                 log_format,
             } => {
                 telemetry::init_logs(log_format);
-                return serve(&config, Options { upgrade_socket });
+                return serve(&config, upgrade_socket);
             }
             Command::Check { config } => return Ok(check(&config)),
             Command::Schema { markdown } => return print_schema(markdown),
             Command::Status { place, show } => ask(operate::status(place, show)),
             Command::Hosts { place } => ask(operate::hosts(place)),
+            Command::Explain { id, json, place } => ask(operate::explain(place, &id, json)),
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
             Command::Reload { place } => ask(operate::reload(place)),
@@ -140,7 +157,7 @@ impl Cli {
     }
 }
 
-fn serve(path: &Path, options: Options) -> Result<ExitCode> {
+fn serve(path: &Path, upgrade_socket: Option<PathBuf>) -> Result<ExitCode> {
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
@@ -151,8 +168,38 @@ fn serve(path: &Path, options: Options) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(crate::serve::serve(path.to_owned(), config, options))?;
-    Ok(ExitCode::SUCCESS)
+    let exporter = exporter(&runtime)?;
+    let options = Options {
+        upgrade_socket,
+        exporter: exporter.clone(),
+    };
+    let served = runtime.block_on(crate::serve::serve(path.to_owned(), config, options));
+    if let Some(exporter) = exporter {
+        exporter.finish();
+    }
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Where the environment wants traces to go.
+#[cfg(feature = "otlp")]
+fn exporter(runtime: &Runtime) -> Result<Option<Arc<dyn Exporter>>> {
+    let _here = runtime.enter();
+    Ok(telemetry::otlp::exporter()?)
+}
+
+#[cfg(not(feature = "otlp"))]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "with the feature otlp it can fail"
+)]
+fn exporter(_: &Runtime) -> Result<Option<Arc<dyn Exporter>>> {
+    if telemetry::TRACES_WANTED
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+    {
+        tracing::warn!("traces are not exported: this program was built without the feature otlp");
+    }
+    Ok(None)
 }
 
 fn check(path: &Path) -> ExitCode {

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::client::{Client, Where};
 use super::failure::Failure;
-use super::table;
+use super::{story, table};
 use crate::admin::view::{HostState, PoolState, Reloaded, State};
+use crate::gateway::is_request_id;
 
 const POOL: &str = "/api/v1/pool";
 /// Between two looks.
@@ -91,6 +92,25 @@ pub(super) async fn reload(place: Where) -> Result<(), Failure> {
     print(&(lines.join("\n") + "\n"))
 }
 
+pub(super) async fn explain(place: Where, id: &str, json: bool) -> Result<(), Failure> {
+    if !is_request_id(id) {
+        let detail = format!("no request can have the id {id:?}");
+        return Err(Failure::NoSuch { detail });
+    }
+    let client = Client::from_environment(place)?;
+    let path = format!("/api/v1/requests/{id}");
+    if json {
+        return print(&pretty(&client.get::<serde_json::Value>(&path).await?)?);
+    }
+    print(&story::tell(&client.get(&path).await?))
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|text| text + "\n")
+        .map_err(|error| Failure::Failed(error.to_string()))
+}
+
 fn outcome(host: &HostState) -> String {
     let name = &host.name;
     match (host.state, host.in_flight) {
@@ -105,7 +125,7 @@ fn outcome(host: &HostState) -> String {
 /// Names of hosts need no escaping; what does is no name of a host.
 fn in_path(host: &str) -> Result<&str, Failure> {
     let name = host.parse::<crate::config::HostName>();
-    name.map(|_| host).map_err(|bad| Failure::NoSuchHost {
+    name.map(|_| host).map_err(|bad| Failure::NoSuch {
         detail: format!("no host can be called {host:?}: {bad}"),
     })
 }

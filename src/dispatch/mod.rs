@@ -12,8 +12,10 @@
 mod history;
 mod race;
 mod retry_budget;
+mod shortage;
 
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,11 +26,15 @@ use tokio::time::Instant;
 use self::history::History;
 use self::race::Ended;
 use self::retry_budget::RetryBudget;
+pub use self::shortage::shortage;
 use crate::config::HostName;
 use crate::message::{Answer, Call, Cut, Rest};
 use crate::pool::{Lease, Outcome, Pool, Ticket, TurnedAway};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Journal, Metrics, Waiting};
 use crate::upstream::{Upstream, Verdict};
+
+/// Only who waits for longer finds out what for: it costs a look at the whole pool.
+const WORTH_ASKING: Duration = Duration::from_millis(100);
 
 /// How long and how often is tried.
 #[derive(Clone, Copy, Debug)]
@@ -52,36 +58,6 @@ pub struct Dispatcher<U> {
     settings: ArcSwap<Settings>,
     budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
-}
-
-/// What happened to one request so far, for its log line. Kept by the caller, so that it outlives a
-/// request whose client goes away.
-#[derive(Debug, Default)]
-pub struct Journal {
-    /// Each attempt, in order.
-    pub attempts: Vec<Tried>,
-    /// Time spent waiting for leases.
-    pub queued: Duration,
-    /// Time spent in attempts.
-    pub upstream: Duration,
-}
-
-/// One attempt.
-#[derive(Clone, Debug)]
-pub struct Tried {
-    /// On which host.
-    pub host: HostName,
-    /// One word for how it ended.
-    pub verdict: &'static str,
-}
-
-impl Tried {
-    fn new(host: &HostName) -> Self {
-        Self {
-            host: host.clone(),
-            verdict: "abandoned",
-        }
-    }
 }
 
 /// A host's answer, on its way to the client.
@@ -122,13 +98,13 @@ impl LeasedRest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Too many wait already.
-    #[error("all hosts are busy and the queue is full; retry later")]
+    #[error("all hosts are busy and the queue is full")]
     QueueFull,
     /// Too much is ahead of it in the queue.
-    #[error("all hosts are busy and the queue is longer than the time to wait; retry later")]
+    #[error("all hosts are busy and the queue is longer than this request may wait")]
     QueueTooLong,
     /// No host became free in time.
-    #[error("no host became free in time; retry later")]
+    #[error("no host became free in time")]
     Deadline,
     /// The request was sent to several hosts and none gave a whole answer.
     #[error("the hosts that took this request failed to answer it")]
@@ -165,7 +141,7 @@ impl<U: Upstream> Dispatcher<U> {
     ///
     /// # Errors
     /// [`Refusal`] if no host delivered.
-    pub async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Result<Delivery, Refusal> {
+    pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, Refusal> {
         let settings = **self.settings.load();
         let deadlines = Deadlines::new(settings.max_wait, call.patience);
         let ticket = self.pool.ticket();
@@ -205,18 +181,16 @@ impl<U: Upstream> Dispatcher<U> {
         call: &Call,
         history: &History,
         deadlines: Deadlines,
-        journal: &mut Journal,
+        journal: &Journal,
     ) -> Result<Lease, Refusal> {
-        let left = deadlines.left(journal.queued);
-        let stopwatch;
-        let mut waiting = if journal.attempts.is_empty() {
-            let waiting = self.pool.join(ticket, &call.demand, left)?;
-            stopwatch = Stopwatch::start(&mut journal.queued);
-            waiting
+        let left = deadlines.left(journal.queued());
+        let is_first = !journal.is_attempted();
+        let note = journal.wait();
+        let mut waiting = if is_first {
+            self.pool.join(ticket, &call.demand, left)?
         } else {
-            stopwatch = Stopwatch::start(&mut journal.queued);
             if history.broke_last() {
-                tokio::time::timeout(left, self.budgeted())
+                tokio::time::timeout(left, self.budgeted(&note))
                     .await
                     .map_err(|_| Refusal::Deadline)?;
             }
@@ -225,17 +199,26 @@ impl<U: Upstream> Dispatcher<U> {
         if let Some(lease) = waiting.try_lease() {
             return Ok(lease);
         }
-        let lease = tokio::time::timeout_at(stopwatch.started + left, waiting.lease()).await;
+        let leased = async {
+            let mut leased = pin!(waiting.lease());
+            if let Ok(lease) = tokio::time::timeout(WORTH_ASKING, leased.as_mut()).await {
+                return lease;
+            }
+            note.because(shortage(&self.pool.view()));
+            leased.await
+        };
+        let lease = tokio::time::timeout_at(note.started() + left, leased).await;
         Ok(lease.map_err(|_| Refusal::Deadline)??)
     }
 
     /// Waits until the budget covers a retry.
-    async fn budgeted(&self) {
+    async fn budgeted(&self, note: &Waiting) {
         loop {
             let withdrawn = self.budget().withdraw(Instant::now().into_std());
             let Err(wait) = withdrawn else {
                 return;
             };
+            note.because("retries are held back, since many attempts fail".to_owned());
             // Those that wait together should not come together.
             tokio::time::sleep(wait.mul_f64(rand::random_range(1.0..2.0))).await;
         }
@@ -290,27 +273,6 @@ impl Deadlines {
             .client
             .map(|at| at.saturating_duration_since(Instant::now()));
         client.map_or(left, |client| client.min(left))
-    }
-}
-
-/// Adds the time of its life to a sum, also when its future is dropped.
-struct Stopwatch<'a> {
-    sum: &'a mut Duration,
-    started: Instant,
-}
-
-impl<'a> Stopwatch<'a> {
-    fn start(sum: &'a mut Duration) -> Self {
-        Self {
-            sum,
-            started: Instant::now(),
-        }
-    }
-}
-
-impl Drop for Stopwatch<'_> {
-    fn drop(&mut self) {
-        *self.sum += self.started.elapsed();
     }
 }
 

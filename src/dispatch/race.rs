@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Dispatcher, Journal, Settings, Stopwatch, Tried};
+use super::{Dispatcher, Settings};
 use crate::message::Call;
 use crate::pool::{Avoid, Cause, Lease};
-use crate::telemetry::End;
-use crate::upstream::{Upstream, Verdict};
+use crate::telemetry::trace::Context;
+use crate::telemetry::{End, Journal};
+use crate::upstream::{Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
 const LEAST_LIMIT: Duration = Duration::from_secs(10);
@@ -32,19 +33,13 @@ impl<U: Upstream> Dispatcher<U> {
         call: &Call,
         avoid: &Avoid,
         settings: Settings,
-        journal: &mut Journal,
+        journal: &Journal,
     ) -> Vec<Ended> {
-        let Journal {
-            attempts, upstream, ..
-        } = journal;
-        let position = attempts.len();
-        attempts.push(Tried::new(lease.name()));
-        let _stopwatch = Stopwatch::start(upstream);
         let hedge_after = lease.straggles_after().filter(|_| settings.hedge);
         let hedge;
         let (first, second) = {
             let limit = limit(&lease, settings);
-            let mut running = pin!(self.attempt(&lease, call, limit));
+            let mut running = pin!(self.attempt(&lease, call, limit, journal));
             let in_time = match hedge_after {
                 None => Some(running.as_mut().await),
                 Some(after) => tokio::select! {
@@ -60,32 +55,39 @@ impl<U: Upstream> Dispatcher<U> {
                 (Some(verdict), _) => (Some(verdict), None),
                 (None, None) => (Some(running.await), None),
                 (None, Some(hedge)) => {
-                    attempts.push(Tried::new(hedge.name()));
                     self.metrics.requests.hedged();
-                    race(running, self.attempt(hedge, call, limit)).await
+                    race(running, self.attempt(hedge, call, limit, journal)).await
                 }
             }
         };
         let leases = std::iter::once(lease).chain(hedge);
         let mut ended = Vec::new();
-        for ((lease, verdict), tried) in leases.zip([first, second]).zip(&mut attempts[position..])
-        {
+        for (lease, verdict) in leases.zip([first, second]) {
             let Some(verdict) = verdict else {
                 continue;
             };
-            tried.verdict = verdict.as_str();
             ended.push(Ended { lease, verdict });
         }
         ended.sort_by_key(|ended| matches!(ended.verdict, Verdict::Deliver(_)));
         ended
     }
 
-    async fn attempt(&self, lease: &Lease, call: &Call, limit: Duration) -> Verdict {
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        call: &Call,
+        limit: Duration,
+        journal: &Journal,
+    ) -> Verdict {
         let started = Instant::now();
+        let trace = call.trace.map(Context::child);
+        let note = journal.attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
+        let terms = Terms { limit, trace };
         let verdict = tokio::select! {
-            verdict = self.upstream.attempt(lease.host(), call, limit) => verdict,
+            verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
         };
+        note.end(verdict.as_str(), verdict.reason());
         self.metrics
             .hosts
             .attempted(lease.name(), verdict.as_str(), started.elapsed());

@@ -12,6 +12,7 @@ use crate::budget::Budget;
 use crate::config::Policy;
 use crate::message::Payload;
 use crate::pool::{self, Check, Demand, HostId, HostSpec, Thresholds};
+use crate::upstream::Terms;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,7 +40,7 @@ impl Scripted {
 
 #[async_trait]
 impl Upstream for Scripted {
-    async fn attempt(&self, host: HostId, _call: &Call, _limit: Duration) -> Verdict {
+    async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         self.calls.lock().unwrap().push(host);
         if self.hangs() {
             std::future::pending::<()>().await;
@@ -72,6 +73,7 @@ fn call() -> Call {
         body: payload(),
         demand: Demand::default(),
         patience: None,
+        trace: None,
     }
 }
 
@@ -97,6 +99,15 @@ fn refused() -> Verdict {
         sent: false,
         reason: "refused".to_owned(),
     }
+}
+
+/// How each attempt ended.
+fn words(journal: &Journal) -> Vec<String> {
+    let attempts = journal.story().attempts;
+    attempts
+        .iter()
+        .map(|tried| tried.verdict.to_string())
+        .collect()
 }
 
 struct Scene {
@@ -168,8 +179,8 @@ impl Scene {
     }
 
     async fn run(&self) -> (Result<StatusCode, Refusal>, Journal) {
-        let mut journal = Journal::default();
-        let result = self.dispatcher.dispatch(&call(), &mut journal).await;
+        let journal = Journal::default();
+        let result = self.dispatcher.dispatch(&call(), &journal).await;
         (result.map(|delivery| delivery.answer.status), journal)
     }
 
@@ -202,9 +213,9 @@ async fn a_busy_host_costs_a_step_to_its_sibling() {
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));
     assert_eq!(scene.calls(), [0, 1]);
-    assert_eq!(journal.queued, Duration::ZERO);
-    assert_eq!(journal.upstream, 2 * SECOND);
-    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
+    assert_eq!(journal.queued(), Duration::ZERO);
+    assert_eq!(journal.upstream(), 2 * SECOND);
+    let words = words(&journal);
     assert_eq!(words, ["busy", "deliver"]);
     assert_eq!(scene.serving(), [true, true]);
 }
@@ -216,7 +227,7 @@ async fn all_busy_waits_for_the_first_to_be_free() {
     assert_eq!(result, Ok(StatusCode::OK));
     assert_eq!(scene.calls(), [0, 1, 1]);
     assert!(
-        journal.queued >= 5 * SECOND && journal.queued < 6 * SECOND,
+        journal.queued() >= 5 * SECOND && journal.queued() < 6 * SECOND,
         "{journal:?}"
     );
 }
@@ -228,7 +239,7 @@ async fn busy_until_the_deadline_is_a_refusal() {
     assert_eq!(result, Err(Refusal::Deadline));
     assert_eq!(scene.calls(), [0, 0], "at the start and after 20 s");
     assert!(
-        journal.queued >= 30 * SECOND && journal.queued < 31 * SECOND,
+        journal.queued() >= 30 * SECOND && journal.queued() < 31 * SECOND,
         "{journal:?}"
     );
 }
@@ -261,7 +272,7 @@ async fn the_only_hosts_server_error_is_delivered_at_once() {
     let scene = Scene::new(vec![vec![server_error()]]);
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::INTERNAL_SERVER_ERROR));
-    assert_eq!(journal.queued, Duration::ZERO);
+    assert_eq!(journal.queued(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +281,7 @@ async fn a_server_error_in_hand_is_delivered_when_no_sibling_becomes_free() {
     let scene = Scene::new(vec![vec![server_error()], always_busy]);
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::INTERNAL_SERVER_ERROR));
-    assert!(journal.queued >= 30 * SECOND, "{journal:?}");
+    assert!(journal.queued() >= 30 * SECOND, "{journal:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -315,7 +326,7 @@ async fn the_last_host_is_waited_for() {
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));
     assert_eq!(scene.calls(), [0, 0]);
-    assert_eq!(journal.queued, 9 * SECOND);
+    assert_eq!(journal.queued(), 9 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +341,7 @@ async fn what_runs_on_a_host_that_hangs_moves_to_a_sibling_at_once() {
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));
     assert_eq!(scene.calls(), [0, 1]);
-    assert_eq!(journal.upstream, SECOND / 4 + SECOND);
+    assert_eq!(journal.upstream(), SECOND / 4 + SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,13 +378,13 @@ async fn a_full_queue_refuses_newcomers_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_gives_everything_back() {
     let scene = Scene::new(vec![vec![]]);
-    let mut journal = Journal::default();
+    let journal = Journal::default();
     let call = call();
-    let attempt = scene.dispatcher.dispatch(&call, &mut journal);
+    let attempt = scene.dispatcher.dispatch(&call, &journal);
     assert!(tokio::time::timeout(SECOND / 2, attempt).await.is_err());
     assert_eq!(scene.pool.view().hosts[0].in_flight, 0);
-    assert_eq!(journal.attempts[0].verdict, "abandoned");
-    assert_eq!(journal.upstream, SECOND / 2);
+    assert_eq!(journal.story().attempts[0].verdict, "abandoned");
+    assert_eq!(journal.upstream(), SECOND / 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,9 +399,9 @@ async fn what_runs_on_a_host_that_says_it_is_unwell_moves_and_that_does_not_coun
     });
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));
-    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
+    let words = words(&journal);
     assert_eq!(words, ["moved", "fault", "deliver"]);
-    assert_eq!(journal.upstream, SECOND / 4 + 2 * SECOND);
+    assert_eq!(journal.upstream(), SECOND / 4 + 2 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -400,10 +411,14 @@ async fn a_client_in_a_hurry_waits_no_longer_than_it_said() {
         patience: Some(3 * SECOND),
         ..call()
     };
-    let mut journal = Journal::default();
-    let result = scene.dispatcher.dispatch(&call, &mut journal).await;
+    let journal = Journal::default();
+    let result = scene.dispatcher.dispatch(&call, &journal).await;
     assert_eq!(result.err(), Some(Refusal::Deadline));
-    assert_eq!(journal.queued, 2 * SECOND, "one second went to the attempt");
+    assert_eq!(
+        journal.queued(),
+        2 * SECOND,
+        "one second went to the attempt"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -426,7 +441,7 @@ async fn in_lasting_overload_a_request_is_refused_before_it_waits_in_vain() {
     }
     let (result, journal) = scene.run().await;
     assert_eq!(result, Err(Refusal::QueueTooLong));
-    assert_eq!(journal.queued, Duration::ZERO);
+    assert_eq!(journal.queued(), Duration::ZERO);
     for task in waiting {
         task.abort();
     }
@@ -467,7 +482,7 @@ async fn a_straggler_is_tried_on_an_idle_sibling_too_and_the_first_answer_wins()
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));
     assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
-    let words: Vec<_> = journal.attempts.iter().map(|tried| tried.verdict).collect();
+    let words = words(&journal);
     assert_eq!(words, ["abandoned", "deliver"]);
     let in_flight: Vec<_> = scene
         .pool
@@ -486,9 +501,9 @@ async fn hedges_are_off_unless_asked_for() {
         scene.run().await.0.unwrap();
     }
     scene.upstream.hang_next(1);
-    let mut journal = Journal::default();
+    let journal = Journal::default();
     let call = call();
-    let attempt = scene.dispatcher.dispatch(&call, &mut journal);
+    let attempt = scene.dispatcher.dispatch(&call, &journal);
     assert!(tokio::time::timeout(5 * SECOND, attempt).await.is_err());
-    assert_eq!(journal.attempts.len(), 1);
+    assert_eq!(journal.story().attempts.len(), 1);
 }

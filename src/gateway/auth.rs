@@ -139,8 +139,20 @@ impl Identity {
     }
 }
 
+/// How many keys the headers show, for those who wonder why theirs is not known.
+pub(super) fn keys_shown(headers: &HeaderMap) -> usize {
+    keys(headers).count()
+}
+
 /// The one key that the headers show; `None` if they show none, or different ones.
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut keys = keys(headers);
+    let first = keys.next()?;
+    keys.all(|other| bool::from(first.ct_eq(other)))
+        .then_some(first)
+}
+
+fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let plain = headers
         .get_all(API_KEY_HEADER)
         .iter()
@@ -149,10 +161,7 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         .get_all(header::AUTHORIZATION)
         .iter()
         .filter_map(|value| bearer(value.as_bytes()));
-    let mut keys = plain.chain(bearer);
-    let first = keys.next()?;
-    keys.all(|other| bool::from(first.ct_eq(other)))
-        .then_some(first)
+    plain.chain(bearer)
 }
 
 /// The token of `Bearer TOKEN`; `None` for another scheme.

@@ -13,16 +13,25 @@ use crate::message::{Payload, PayloadBuilder};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     /// Larger than allowed.
-    #[error("request body exceeds the limit of {limit} bytes")]
+    #[error(
+        "the request body is larger than {limit} bytes; send fewer or shorter texts at once, or \
+         have the operator raise limits.max_body"
+    )]
     TooLarge {
         /// The limit.
         limit: usize,
     },
     /// The bodies of all requests together are larger than allowed.
-    #[error("too many request bytes are held already; retry later")]
+    #[error(
+        "the proxy holds as many bytes of requests as it may (limits.max_buffered); retry later, \
+         or with smaller requests"
+    )]
     NoMemory,
     /// It took too long.
-    #[error("request body was not received within {} s", .0.as_secs_f64())]
+    #[error(
+        "the request body was not received within {} s; send it faster or in smaller requests, or \
+         have the operator raise timeouts.client_read", .0.as_secs_f64()
+    )]
     TooSlow(Duration),
     /// Not framed as HTTP says. The text is what the Python service answers.
     #[error("There was an error parsing the body")]

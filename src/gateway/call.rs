@@ -17,6 +17,7 @@ use super::route::Route;
 use crate::headers::is_hop_by_hop;
 use crate::message::{Call, Payload};
 use crate::pool::Demand;
+use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
 
 /// How long the client is going to wait for its answer, in seconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
@@ -30,6 +31,8 @@ pub(super) struct Request<'a> {
     pub(super) id: &'a str,
     pub(super) origin: &'a Origin,
     pub(super) identity: &'a Identity,
+    /// Our span, if hosts are to be told of it.
+    pub(super) trace: Option<Context>,
 }
 
 impl Request<'_> {
@@ -49,6 +52,9 @@ impl Request<'_> {
             bytes: body.len(),
         };
         let mut headers = forwarded(&self.head.headers, self.id);
+        if self.trace.is_some() {
+            retrace(&mut headers);
+        }
         forwarding.tell(self.origin, authority(self.head), &mut headers);
         Call {
             method: self.head.method.clone(),
@@ -57,6 +63,7 @@ impl Request<'_> {
             body,
             demand,
             patience,
+            trace: self.trace,
         }
     }
 }
@@ -88,6 +95,14 @@ fn authority(head: &RequestHeader) -> Option<&str> {
 fn target(route: Route, query: Option<&str>) -> String {
     let path = route.path();
     query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// Makes room for our span. What others noted in the trace goes on if they did so in this one.
+fn retrace(headers: &mut HeaderMap) {
+    if Context::of(headers).is_none() {
+        headers.remove(TRACESTATE);
+    }
+    headers.remove(TRACEPARENT);
 }
 
 /// The client's headers that a host may see.

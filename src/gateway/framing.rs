@@ -20,9 +20,14 @@ pub(super) struct HeadLimits {
 /// Why a head is refused. The text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHead {
-    #[error("the head of the request exceeds the limit of {limit} bytes")]
+    #[error(
+        "the head of the request exceeds the limit of {limit} bytes (limits.max_head); send fewer \
+         or shorter headers"
+    )]
     TooLarge { limit: usize },
-    #[error("the request has more headers than the limit of {limit}")]
+    #[error(
+        "the request has more headers than the limit of {limit} (limits.max_headers); send fewer"
+    )]
     TooMany { limit: usize },
     #[error(
         "the head of the request has a control character or a line that does not end with CR LF"

@@ -21,10 +21,11 @@ use super::respond::{self, Reply};
 use super::route::{self, Route};
 use super::{aggregate, refusals, request_id};
 use crate::budget::Budget;
-use crate::dispatch::{Delivery, Dispatcher, Journal};
+use crate::config::HostName;
+use crate::dispatch::{Delivery, Dispatcher, shortage};
 use crate::message::{Call, Reports};
 use crate::pool::Pool;
-use crate::telemetry::{Metrics, Reason};
+use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
 
 /// Names the host that answered.
@@ -84,8 +85,8 @@ pub struct Handler<U> {
     pub dispatcher: Dispatcher<U>,
     /// The bytes that may be held.
     pub budget: Budget,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
+    /// Who is told of each request.
+    pub observers: Observers,
     /// True once the proxy is about to end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -117,7 +118,8 @@ impl<U: Upstream> Handler<U> {
         session.set_pipelining_enabled(true);
         let id = request_id::choose(session.get_header(request_id::HEADER));
         let origin = self.forwarding.load().origin(session);
-        let mut record = Record::new(Arc::clone(&self.metrics), id, origin.client);
+        let mut record = Record::new(&self.observers, id, origin.client);
+        record.told.trace = self.observers.trace(&session.req_header().headers);
         let answer = self.answer(session, &origin, &mut record).await;
         if *self.stopping.borrow() {
             // No further request on a connection that is about to be closed.
@@ -132,11 +134,11 @@ impl<U: Upstream> Handler<U> {
             NoRequest::Bad(bad) => bad.status(),
             NoRequest::TooSlow(_) | NoRequest::Done => StatusCode::REQUEST_TIMEOUT,
         };
-        let mut record = Record::new(Arc::clone(&self.metrics), request_id::choose(None), peer);
-        record.status = Some(status.as_u16());
-        record.refused = Some(Reason::BadHead);
-        Reply::error(status, refusal.to_string())
-            .with(request_id::HEADER, respond::header_value(&record.id))
+        let mut record = Record::new(&self.observers, request_id::choose(None), peer);
+        let mut reply = Reply::error(status, refusal.to_string()).because(Reason::BadHead);
+        record.told.status = Some(status.as_u16());
+        record.refuse(&mut reply);
+        reply.with(request_id::HEADER, respond::header_value(record.id()))
     }
 
     async fn answer(
@@ -146,6 +148,9 @@ impl<U: Upstream> Handler<U> {
         record: &mut Record,
     ) -> Outgoing {
         let head = session.req_header();
+        let path = route::normalise(head.uri.path());
+        let route = Route::find(&head.method, &path);
+        record.asked(&head.method, route.ok());
         let limit = self.settings().max_headers;
         if head.headers.len() > limit {
             // Only HTTP/2 comes this far with too many.
@@ -153,15 +158,12 @@ impl<U: Upstream> Handler<U> {
             let reply = Reply::error(error.status(), error.to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
         }
-        let path = route::normalise(head.uri.path());
-        let route = Route::find(&head.method, &path);
-        record.route = route.ok();
         let identity = match self.auth.identify(&head.headers) {
             Ok(identity) => identity,
             Err(Unauthorized) if path == Route::Health.path() => Identity::Anyone,
-            Err(Unauthorized) => return Outgoing::Own(refusals::unauthorized()),
+            Err(Unauthorized) => return Outgoing::Own(refusals::unauthorized(&head.headers)),
         };
-        record.client = identity.name().cloned();
+        record.told.client = identity.name().map(|name| name.as_ref().to_owned());
         match route {
             Ok(Route::Health) => Outgoing::Own(self.health()),
             Ok(Route::Info) => {
@@ -214,28 +216,33 @@ impl<U: Upstream> Handler<U> {
             Ok(body) => body,
             Err(error) => return self.refuse_body(session, &error),
         };
-        record.request_bytes = body.len();
-        record.dispatched = true;
         let request = Request {
             head: session.req_header(),
             route,
-            id: &record.id,
+            id: record.id(),
             origin,
             identity,
+            trace: self.observers.context(record.told.trace),
         };
         let call = request.into_call(body, patience, &self.forwarding.load());
+        record.begin(&call);
         tokio::select! {
             biased;
-            answer = self.dispatch(&call, &mut record.journal) => answer,
+            answer = self.dispatch(&call, &record.journal) => answer,
             // Pends for ever while the client is there.
             _ = session.read_body_or_idle(true) => Outgoing::ClientGone,
         }
     }
 
-    async fn dispatch(&self, call: &Call, journal: &mut Journal) -> Outgoing {
+    async fn dispatch(&self, call: &Call, journal: &Journal) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
             Ok(delivery) => Outgoing::Host(Box::new(delivery)),
-            Err(refusal) => Outgoing::Own(refusals::no_answer(refusal, || self.retry_after())),
+            Err(refusal) => {
+                let attempts = journal.story().attempts;
+                let shortage = || shortage(&self.pool.view());
+                let wait = self.retry_after();
+                Outgoing::Own(refusals::no_host(refusal, &attempts, shortage, wait))
+            }
         }
     }
 
@@ -244,17 +251,8 @@ impl<U: Upstream> Handler<U> {
             // Where this request ends is unknown, so no next one can be found on the connection.
             session.set_keepalive(None);
         }
-        let (status, reason) = match error {
-            BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Reason::BodyTooLarge),
-            BodyError::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::BodyTooSlow),
-            BodyError::Malformed => (StatusCode::BAD_REQUEST, Reason::BadBody),
-            BodyError::NoMemory => {
-                let reply = Reply::retry_later(error.to_string(), self.retry_after());
-                return Outgoing::Own(reply.because(Reason::Memory));
-            }
-            BodyError::Gone(_) => return Outgoing::ClientGone,
-        };
-        Outgoing::Own(Reply::error(status, error.to_string()).because(reason))
+        let reply = refusals::bad_body(error, self.retry_after());
+        reply.map_or(Outgoing::ClientGone, Outgoing::Own)
     }
 
     fn retry_after(&self) -> u64 {
@@ -269,16 +267,14 @@ impl<U: Upstream> Handler<U> {
         record: &mut Record,
     ) -> pingora::Result<()> {
         let written = match answer {
-            Outgoing::Own(reply) => {
-                record.answering();
-                record.refused = reply.reason;
+            Outgoing::Own(mut reply) => {
+                record.refuse(&mut reply);
                 let status = reply.status;
-                let reply = reply.with(request_id::HEADER, respond::header_value(&record.id));
+                reply.headers.extend(self.about(None, record));
                 write_own(session, reply).await.map(|bytes| (status, bytes))
             }
             Outgoing::Host(mut delivery) => {
-                record.answering();
-                let headers = self.about(&delivery, record);
+                let headers = self.about(Some(&delivery.host), record);
                 let bytes = respond::deliver(&mut delivery, headers, session).await;
                 bytes.map(|bytes| (delivery.answer.status, bytes))
             }
@@ -288,28 +284,23 @@ impl<U: Upstream> Handler<U> {
             }
         };
         let (status, bytes) = written?;
-        record.status = Some(status.as_u16());
-        record.response_bytes = bytes;
+        record.told.status = Some(status.as_u16());
+        record.told.response_bytes = bytes;
         Ok(())
     }
 
-    /// The headers that say how a request was served.
-    fn about(&self, delivery: &Delivery, record: &Record) -> HeaderMap {
-        let Journal {
-            queued, upstream, ..
-        } = &record.journal;
-        let millis = |time: &Duration| time.as_secs_f64() * 1000.0;
-        let timing = format!(
-            "queue;dur={:.1}, upstream;dur={:.1}",
-            millis(queued),
-            millis(upstream)
-        );
+    /// The headers that say what became of a request; `host`: who served it.
+    fn about(&self, host: Option<&HostName>, record: &mut Record) -> HeaderMap {
+        record.answering();
         let mut headers = HeaderMap::new();
-        if self.settings().served_by {
-            headers.insert(SERVED_BY, respond::header_value(delivery.host.as_ref()));
+        headers.insert(request_id::HEADER, respond::header_value(record.id()));
+        if record.route.is_some_and(Route::is_compute) {
+            let timing = respond::timing(&record.journal);
+            headers.insert(SERVER_TIMING, respond::header_value(&timing));
         }
-        headers.insert(SERVER_TIMING, respond::header_value(&timing));
-        headers.insert(request_id::HEADER, respond::header_value(&record.id));
+        if let Some(host) = host.filter(|_| self.settings().served_by) {
+            headers.insert(SERVED_BY, respond::header_value(host.as_ref()));
+        }
         headers
     }
 }

@@ -44,7 +44,10 @@ pub(super) enum NoRequest {
     #[error("the client is done")]
     Done,
     /// It started, and did not finish in time.
-    #[error("the head of the request was not received within {} s", .0.as_secs_f64())]
+    #[error(
+        "the head of the request was not received within {} s (timeouts.client_head); send it at \
+         once", .0.as_secs_f64()
+    )]
     TooSlow(Duration),
     /// Refused.
     #[error(transparent)]

@@ -80,17 +80,20 @@ impl<U: Upstream> Listener<U> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "not finished in time (timeouts.client_head)".to_owned(),
         };
-        self.handler.metrics.process.failed_handshake();
+        self.handler.observers.metrics.process.failed_handshake();
         tracing::info!(?peer, problem, "a TLS handshake with a client failed");
         None
     }
 
     async fn turn_away(&self, mut stream: Stream) {
-        self.handler.metrics.process.refused_connection();
+        self.handler.observers.metrics.process.refused_connection();
         tracing::warn!("a connection was refused: limits.max_connections are open");
         // Over TLS nothing can be said without a handshake, and that is work for one more.
         if self.certificates.is_none() {
-            let reply = Reply::retry_later("too many open connections; retry later", 1);
+            let reply = Reply::retry_later(
+                "too many connections are open (limits.max_connections); close idle ones or retry later",
+                1,
+            );
             // Best effort: a client that is not reading loses nothing it has a right to.
             let _ = http1::say(&mut stream, reply).await;
         }
@@ -106,7 +109,7 @@ impl<U: Upstream> ServerApp for Listener<U> {
     ) -> Option<Stream> {
         match self.connections.open() {
             Some(_open) => {
-                let _counted = self.handler.metrics.process.connected();
+                let _counted = self.handler.observers.metrics.process.connected();
                 self.serve(stream, shutdown).await;
             }
             None => self.turn_away(stream).await,

@@ -38,4 +38,5 @@ pub use connections::Connections;
 pub use forwarding::Forwarding;
 pub use handler::{Handler, Settings};
 pub use listener::Listener;
+pub use request_id::is_sane as is_request_id;
 pub use tls::Certificates;

@@ -1,88 +1,104 @@
-//! The record of one request: its line in the log and its place in the metrics, made when it ends,
-//! however it ends.
+//! The record of one request, made when it ends, however it ends: its line in the log, its place in
+//! the metrics and on the live page, and what `gpu-bridge explain` tells.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use http::Method;
 
 use super::client_limits::Admission;
+use super::respond::Reply;
 use super::route::Route;
-use crate::dispatch::Journal;
-use crate::telemetry::{End, Finished, Incident, Metrics, Reason};
-
-/// What nginx, and many after it, write for a client that did not wait for its answer.
-const CLIENT_GONE: u16 = 499;
+use crate::message::Call;
+use crate::telemetry::{
+    Begun, CLIENT_GONE, End, Finished, Incident, Journal, Observers, Reason, RequestRecord,
+};
 
 /// Writes itself down when it is dropped.
 pub(super) struct Record {
-    metrics: Arc<Metrics>,
-    started: Instant,
-    pub(super) id: String,
+    observers: Observers,
     pub(super) route: Option<Route>,
-    address: Option<IpAddr>,
-    pub(super) client: Option<Arc<str>>,
     /// The request counts against its client's limits until it is written down.
     pub(super) admission: Option<Admission>,
-    pub(super) status: Option<u16>,
-    /// Why the proxy itself refused it, if it did.
-    pub(super) refused: Option<Reason>,
-    /// From its head to the start of its answer.
-    first_byte: Option<Duration>,
-    pub(super) request_bytes: usize,
-    pub(super) response_bytes: usize,
-    /// A host was looked for.
-    pub(super) dispatched: bool,
     pub(super) journal: Journal,
+    /// All but what the journal tells.
+    pub(super) told: RequestRecord,
+    /// Why the proxy itself refused it, if it did.
+    refused: Option<Reason>,
+    /// A host is looked for, and the request can be found meanwhile.
+    begun: Option<Begun>,
 }
 
 impl Record {
     /// `address`: the client's.
-    pub(super) fn new(metrics: Arc<Metrics>, id: String, address: Option<IpAddr>) -> Self {
+    pub(super) fn new(observers: &Observers, id: String, address: Option<IpAddr>) -> Self {
+        let mut told = RequestRecord::new(id);
+        told.address = address;
         Self {
-            metrics,
-            started: Instant::now(),
-            id,
+            observers: observers.clone(),
             route: None,
-            address,
-            client: None,
             admission: None,
-            status: None,
-            refused: None,
-            first_byte: None,
-            request_bytes: 0,
-            response_bytes: 0,
-            dispatched: false,
             journal: Journal::default(),
+            told,
+            refused: None,
+            begun: None,
         }
     }
 
-    /// The answer is on its way.
-    pub(super) fn answering(&mut self) {
-        self.first_byte = Some(self.started.elapsed());
+    pub(super) fn id(&self) -> &str {
+        &self.told.id
     }
 
-    fn count(&self, route: &'static str, status: u16, duration: Duration) {
-        self.metrics.requests.finished(&Finished {
-            route,
+    /// What is asked for, as far as it is known by name: clients may make up any method.
+    pub(super) fn asked(&mut self, method: &Method, route: Option<Route>) {
+        self.route = route;
+        self.told.method = Cow::Borrowed(known(method));
+        if let Some(route) = route {
+            self.told.route = Cow::Borrowed(route.as_str());
+        }
+    }
+
+    /// A host is looked for.
+    pub(super) fn begin(&mut self, call: &Call) {
+        let demand = &call.demand;
+        self.told.model = demand.model.as_ref().map(|model| model.as_str().to_owned());
+        self.told.items = demand.work.items;
+        self.told.request_bytes = call.body.len();
+        let recent = &self.observers.recent;
+        self.begun = Some(recent.begin(self.told.clone(), self.journal.clone()));
+    }
+
+    /// The proxy answers itself; this may be a refusal.
+    pub(super) fn refuse(&mut self, reply: &mut Reply) {
+        self.refused = reply.reason;
+        self.told.why = reply.why.take();
+    }
+
+    /// The answer is there and about to be written.
+    pub(super) fn answering(&mut self) {
+        self.told.first_byte = Some(self.journal.elapsed());
+    }
+
+    fn count(&self, told: &RequestRecord, status: u16) {
+        self.observers.metrics.requests.finished(&Finished {
+            route: self.route.map_or("other", Route::as_str),
             status,
-            client: self.client.as_deref(),
+            client: told.client.as_deref(),
             refused: self.refused,
-            duration,
-            first_byte: self.first_byte,
-            queued: self.dispatched.then_some(self.journal.queued),
-            received: self.request_bytes,
-            sent: self.response_bytes,
+            duration: told.total,
+            first_byte: told.first_byte,
+            queued: self.begun.is_some().then_some(told.queued),
+            received: told.request_bytes,
+            sent: told.response_bytes,
         });
     }
 
     /// For those who watch live: what asks for no computation is not worth their while.
-    fn remember(&self, status: u16, took: Duration) {
-        let Some(route @ (Route::Embed | Route::Bertscore)) = self.route else {
+    fn show(&self, told: &RequestRecord, status: u16) {
+        let Some(route) = self.route.filter(|route| route.is_compute()) else {
             return;
         };
-        let activity = &self.metrics.activity;
+        let activity = &self.observers.metrics.activity;
         let ended = match status {
             CLIENT_GONE => None,
             401 | 429 | 503 => Some(End::Full),
@@ -90,21 +106,20 @@ impl Record {
             _ => Some(End::Well),
         };
         if let Some(ended) = ended {
-            activity.request(ended, took);
+            activity.request(ended, told.total);
         }
-        let attempts = &self.journal.attempts;
-        if matches!(status, 429 | 500..) || attempts.iter().any(|tried| is_fault(tried.verdict)) {
-            let attempts = attempts
-                .iter()
-                .map(|tried| (tried.host.clone(), tried.verdict));
+        let attempts = &told.attempts;
+        if matches!(status, 429 | 500..) || attempts.iter().any(|tried| is_fault(&tried.verdict)) {
+            let attempts = attempts.iter();
+            let attempts = attempts.map(|tried| (tried.host.clone(), tried.verdict.clone()));
             activity.incident(Incident {
-                at: SystemTime::now(),
-                id: self.id.clone(),
-                client: self.client.as_deref().map(str::to_owned),
+                at: told.at + told.total,
+                id: told.id.clone(),
+                client: told.client.clone(),
                 route: route.as_str(),
                 status,
                 attempts: attempts.collect(),
-                took,
+                took: told.total,
             });
         }
     }
@@ -115,37 +130,21 @@ fn is_fault(verdict: &str) -> bool {
     !matches!(verdict, "deliver" | "busy" | "abandoned")
 }
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        let elapsed = self.started.elapsed();
-        let route = self.route.map_or("other", Route::as_str);
-        let status = self.status.unwrap_or(CLIENT_GONE);
-        self.count(route, status, elapsed);
-        self.remember(status, elapsed);
-        let hosts: Vec<String> = self
-            .journal
-            .attempts
-            .iter()
-            .map(|tried| format!("{}:{}", tried.host, tried.verdict))
-            .collect();
-        tracing::info!(
-            id = self.id,
-            address = self.address.map(tracing::field::display),
-            client = self.client.as_deref(),
-            route,
-            status,
-            hosts = hosts.join(" "),
-            queue_ms = millis(self.journal.queued),
-            upstream_ms = millis(self.journal.upstream),
-            total_ms = millis(elapsed),
-            request_bytes = self.request_bytes,
-            response_bytes = self.response_bytes,
-            "request"
-        );
-    }
+fn known(method: &Method) -> &'static str {
+    const METHODS: [&str; 8] = [
+        "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE",
+    ];
+    let same = METHODS.into_iter().find(|known| *known == method.as_str());
+    same.unwrap_or("other")
 }
 
-/// As a number that JSON logs print as one; a `u128` would become a string.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+impl Drop for Record {
+    fn drop(&mut self) {
+        let mut told = std::mem::replace(&mut self.told, RequestRecord::new(String::new()));
+        self.journal.tell(&mut told);
+        let status = *told.status.get_or_insert(CLIENT_GONE);
+        self.count(&told, status);
+        self.show(&told, status);
+        self.observers.ended(told);
+    }
 }

@@ -1,20 +1,48 @@
-//! Answers to requests that go no further than their head.
+//! Answers that the proxy makes because a request gets no other: what is wrong, and what to do next.
+//!
+//! The texts for a missing key, an unknown path and a wrong method are what clients of a single host
+//! know, and stay as they are; what helps stands in [`HINT`] there.
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::auth;
+use super::body::BodyError;
 use super::client_limits::Reached;
-use super::respond::Reply;
-use super::route::NoRoute;
+use super::respond::{Reply, header_value};
+use super::route::{NoRoute, ROUTES};
 use crate::dispatch::Refusal;
-use crate::telemetry::Reason;
+use crate::telemetry::{Attempt, Reason};
 
-/// No key that we know.
-pub(super) fn unauthorized() -> Reply {
-    Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")
-        .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+/// What to do next, where the body must not say it.
+pub(super) const HINT: HeaderName = HeaderName::from_static("x-hint");
+/// How a key may be shown. Two lines: a list in one would be hard to tell from a scheme's parameters.
+const CHALLENGES: [&str; 2] = [
+    "Bearer realm=\"gpu-bridge\"",
+    "ApiKey realm=\"gpu-bridge\", header=\"X-API-Key\"",
+];
+
+/// To a client whose chunks make no sense.
+const UNFRAMED: &str =
+    "the chunks of the body are not framed as HTTP says; send Content-Length instead";
+
+/// No key that we know in these headers.
+pub(super) fn unauthorized(headers: &HeaderMap) -> Reply {
+    let hint = match auth::keys_shown(headers) {
+        0 => "no key was sent; send yours as X-API-Key or as Authorization: Bearer KEY",
+        1 => "the key that was sent is not one of the proxy's; ask its operator for one",
+        _ => "several keys were sent; send one, as X-API-Key or as Authorization: Bearer KEY",
+    };
+    let mut reply = Reply::error(StatusCode::UNAUTHORIZED, "Unauthorized")
+        .with(HINT, HeaderValue::from_static(hint))
         .because(Reason::Unauthorized)
+        .explained(hint);
+    for challenge in CHALLENGES {
+        let challenge = HeaderValue::from_static(challenge);
+        reply.headers.append(header::WWW_AUTHENTICATE, challenge);
+    }
+    reply
 }
 
 /// More than its client may ask for.
@@ -31,10 +59,13 @@ pub(super) fn too_many(reached: Reached) -> Reply {
 /// For nothing that there is.
 pub(super) fn no_route(no_route: NoRoute) -> Reply {
     let reply = match no_route {
-        NoRoute::NotFound => Reply::error(StatusCode::NOT_FOUND, "Not Found"),
+        NoRoute::NotFound => Reply::error(StatusCode::NOT_FOUND, "Not Found")
+            .with(HINT, header_value(&format!("there are: {}", routes()))),
         NoRoute::MethodNotAllowed { allow } => {
+            let hint = format!("use {allow}; there are: {}", routes());
             Reply::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
                 .with(header::ALLOW, HeaderValue::from_static(allow))
+                .with(HINT, header_value(&hint))
         }
         NoRoute::TrailingSlash { path } => Reply::error(StatusCode::TEMPORARY_REDIRECT, path)
             .with(header::LOCATION, HeaderValue::from_static(path)),
@@ -42,21 +73,247 @@ pub(super) fn no_route(no_route: NoRoute) -> Reply {
     reply.because(Reason::NoRoute)
 }
 
-/// No host answered. `retry_after`: in seconds, for what is worth repeating.
-pub(super) fn no_answer(refusal: Refusal, retry_after: impl FnOnce() -> u64) -> Reply {
+fn routes() -> String {
+    let routes = ROUTES.map(|(method, route)| format!("{method} {}", route.path()));
+    routes.join(", ")
+}
+
+/// Without a body that can be used. `None`: there is nobody to answer. `wait`: when the proxy expects
+/// to have room, in seconds.
+pub(super) fn bad_body(error: &BodyError, wait: u64) -> Option<Reply> {
+    let (status, reason) = match error {
+        BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Reason::BodyTooLarge),
+        BodyError::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::BodyTooSlow),
+        BodyError::Malformed => (StatusCode::BAD_REQUEST, Reason::BadBody),
+        BodyError::NoMemory => {
+            let reply = Reply::retry_later(error.to_string(), wait);
+            return Some(reply.because(Reason::Memory));
+        }
+        BodyError::Gone(_) => return None,
+    };
+    let reply = Reply::error(status, error.to_string()).because(reason);
+    Some(match error {
+        BodyError::Malformed => reply.with(HINT, HeaderValue::from_static(UNFRAMED)),
+        _ => reply,
+    })
+}
+
+/// Without a host's answer. `shortage`: what the hosts are up to.
+pub(super) fn no_host(
+    refusal: Refusal,
+    attempts: &[Attempt],
+    shortage: impl FnOnce() -> String,
+    wait: u64,
+) -> Reply {
     let reason = match refusal {
         Refusal::HostsFailed => {
-            return Reply::error(StatusCode::BAD_GATEWAY, refusal.to_string())
-                .because(Reason::HostsFailed);
+            let text = format!(
+                "{refusal} ({}); retry once, then try a smaller request, and tell the operator \
+                 its X-Request-Id",
+                tried(attempts)
+            );
+            return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
         Refusal::QueueFull => Reason::QueueFull,
         Refusal::QueueTooLong => Reason::QueueTooLong,
         Refusal::Deadline => Reason::Deadline,
     };
-    Reply::retry_later(refusal.to_string(), retry_after()).because(reason)
+    let text = format!("{refusal}; retry in {wait} s ({})", shortage());
+    Reply::retry_later(text, wait).because(reason)
+}
+
+/// Each host that failed. The reasons are for operators: they name addresses.
+fn tried(attempts: &[Attempt]) -> String {
+    let tried = attempts.iter();
+    let tried = tried.map(|attempt| format!("{}: {}", attempt.host, attempt.verdict));
+    tried.collect::<Vec<_>>().join(", ")
 }
 
 /// Rounded up.
 pub(super) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::super::call::BAD_TIMEOUT;
+    use super::super::framing::BadHead;
+    use super::super::head::NoRequest;
+    use super::*;
+
+    fn detail(reply: &Reply) -> String {
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(reply.headers[header::CONTENT_TYPE], "application/json");
+        assert_eq!(body.as_object().unwrap().len(), 1, "{body}");
+        body["detail"].as_str().unwrap().to_owned()
+    }
+
+    fn attempt(host: &str, verdict: &'static str) -> Attempt {
+        Attempt {
+            host: host.to_owned(),
+            after: Duration::ZERO,
+            took: None,
+            verdict: verdict.into(),
+            reason: Some("connection to 10.0.0.1 reset".to_owned()),
+            span_id: None,
+        }
+    }
+
+    /// Every refusal of a request: status, body, `Retry-After`.
+    #[test]
+    fn each_says_what_is_wrong_and_what_to_do() {
+        let shortage = || "a is full for 4 s, b is ejected".to_owned();
+        let no_host = |refusal| no_host(refusal, &[], shortage, 3);
+        let body = |error| bad_body(&error, 3).unwrap();
+        let limit = NonZeroU32::MIN;
+        let wait = Duration::from_millis(1500);
+        let failed = [attempt("a", "fault"), attempt("b", "moved")];
+        let table = [
+            (unauthorized(&HeaderMap::new()), 401, "Unauthorized", None),
+            (no_route(NoRoute::NotFound), 404, "Not Found", None),
+            (
+                no_route(NoRoute::MethodNotAllowed { allow: "POST" }),
+                405,
+                "Method Not Allowed",
+                None,
+            ),
+            (
+                body(BodyError::TooLarge { limit: 33_554_432 }),
+                413,
+                "the request body is larger than 33554432 bytes; send fewer or shorter texts at \
+                 once, or have the operator raise limits.max_body",
+                None,
+            ),
+            (
+                body(BodyError::TooSlow(Duration::from_secs(30))),
+                408,
+                "the request body was not received within 30 s; send it faster or in smaller \
+                 requests, or have the operator raise timeouts.client_read",
+                None,
+            ),
+            (
+                body(BodyError::Malformed),
+                400,
+                "There was an error parsing the body",
+                None,
+            ),
+            (
+                body(BodyError::NoMemory),
+                503,
+                "the proxy holds as many bytes of requests as it may (limits.max_buffered); retry \
+                 later, or with smaller requests",
+                Some("3"),
+            ),
+            (
+                too_many(Reached::Concurrent(limit)),
+                429,
+                "this key may have 1 requests at once (max_concurrent); retry when one has ended",
+                Some("1"),
+            ),
+            (
+                too_many(Reached::PerSecond { limit, wait }),
+                429,
+                "this key may send 1 requests each second (max_per_second); retry later",
+                Some("2"),
+            ),
+            (
+                no_host(Refusal::QueueFull),
+                503,
+                "all hosts are busy and the queue is full; retry in 3 s (a is full for 4 s, b is \
+                 ejected)",
+                Some("3"),
+            ),
+            (
+                no_host(Refusal::QueueTooLong),
+                503,
+                "all hosts are busy and the queue is longer than this request may wait; retry in \
+                 3 s (a is full for 4 s, b is ejected)",
+                Some("3"),
+            ),
+            (
+                no_host(Refusal::Deadline),
+                503,
+                "no host became free in time; retry in 3 s (a is full for 4 s, b is ejected)",
+                Some("3"),
+            ),
+            (
+                super::no_host(Refusal::HostsFailed, &failed, shortage, 3),
+                502,
+                "the hosts that took this request failed to answer it (a: fault, b: moved); retry \
+                 once, then try a smaller request, and tell the operator its X-Request-Id",
+                None,
+            ),
+        ];
+        for (reply, status, text, retry_after) in table {
+            assert_eq!(reply.status.as_u16(), status, "{text}");
+            assert_eq!(detail(&reply), text);
+            let found = reply.headers.get(header::RETRY_AFTER);
+            assert_eq!(
+                found.map(|value| value.to_str().unwrap()),
+                retry_after,
+                "{text}"
+            );
+        }
+    }
+
+    /// What can be wrong before there is a request.
+    #[test]
+    fn heads_too() {
+        let table = [
+            (
+                NoRequest::Bad(BadHead::TooLarge { limit: 65_536 }),
+                "the head of the request exceeds the limit of 65536 bytes (limits.max_head); send \
+                 fewer or shorter headers",
+            ),
+            (
+                NoRequest::Bad(BadHead::TooMany { limit: 100 }),
+                "the request has more headers than the limit of 100 (limits.max_headers); send \
+                 fewer",
+            ),
+            (
+                NoRequest::TooSlow(Duration::from_secs(10)),
+                "the head of the request was not received within 10 s (timeouts.client_head); \
+                 send it at once",
+            ),
+        ];
+        for (refusal, text) in table {
+            assert_eq!(refusal.to_string(), text);
+        }
+        assert!(BAD_TIMEOUT.contains("e.g. 30"));
+    }
+
+    #[test]
+    fn fixed_texts_are_helped_by_headers() {
+        let hint = |reply: Reply| reply.headers[HINT].to_str().unwrap().to_owned();
+        let known = "GET /health, GET /info, GET /status, POST /embed, POST /bertscore";
+        assert_eq!(
+            hint(no_route(NoRoute::NotFound)),
+            format!("there are: {known}")
+        );
+        let wrong = no_route(NoRoute::MethodNotAllowed { allow: "POST" });
+        assert_eq!(wrong.headers[header::ALLOW], "POST");
+        assert_eq!(hint(wrong), format!("use POST; there are: {known}"));
+
+        let shown = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            unauthorized(&headers)
+        };
+        let none = shown(&[]);
+        let challenges: Vec<_> = none
+            .headers
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .collect();
+        assert_eq!(challenges, CHALLENGES);
+        assert!(hint(none).starts_with("no key was sent"));
+        let one = hint(shown(&[("x-api-key", "secret")]));
+        assert!(one.starts_with("the key that was sent is not"), "{one}");
+        let two = hint(shown(&[("x-api-key", "a"), ("authorization", "Bearer b")]));
+        assert!(two.starts_with("several keys"), "{two}");
+    }
 }

@@ -16,7 +16,8 @@ pub(super) fn choose(presented: Option<&HeaderValue>) -> String {
         .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned)
 }
 
-fn is_sane(text: &str) -> bool {
+/// Can it be the id of a request?
+pub fn is_sane(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte);
     (1..=MAX_LEN).contains(&text.len()) && text.bytes().all(allowed)
 }

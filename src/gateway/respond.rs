@@ -1,5 +1,7 @@
 //! Answers, from the value that says them to bytes on the connection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gpu_bridge_wire::ErrorBody;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,7 +11,7 @@ use pingora::{ErrorType, OrErr};
 use serde::Serialize;
 
 use crate::dispatch::Delivery;
-use crate::telemetry::Reason;
+use crate::telemetry::{Journal, Reason};
 
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) struct Reply {
     pub(super) body: Bytes,
     /// What it refuses a request for, if it does.
     pub(super) reason: Option<Reason>,
+    /// The same in words, for the log.
+    pub(super) why: Option<String>,
 }
 
 impl Reply {
@@ -36,17 +40,24 @@ impl Reply {
             headers,
             body: body.into(),
             reason: None,
+            why: None,
         }
     }
 
     /// `{"detail": …}`, the shape of every error.
     pub(super) fn error(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self::json(
-            status,
-            &ErrorBody {
-                detail: detail.into(),
-            },
-        )
+        let detail = detail.into();
+        let why = Some(detail.clone());
+        Self {
+            why,
+            ..Self::json(status, &ErrorBody { detail })
+        }
+    }
+
+    /// The log gets to know more than the client.
+    pub(super) fn explained(mut self, why: &str) -> Self {
+        self.why = Some(why.to_owned());
+        self
     }
 
     /// 503, worth repeating after so many seconds.
@@ -125,6 +136,17 @@ pub(super) async fn deliver(
     }
     session.write_response_body(Bytes::new(), true).await?;
     Ok(written)
+}
+
+/// Where the time went so far (W3C Server-Timing), in milliseconds.
+pub(super) fn timing(journal: &Journal) -> String {
+    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+    format!(
+        "queue;dur={:.1}, upstream;dur={:.1}, total;dur={:.1}",
+        millis(journal.queued()),
+        millis(journal.upstream()),
+        millis(journal.elapsed())
+    )
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> ResponseHeader {

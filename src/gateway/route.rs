@@ -37,7 +37,8 @@ pub(super) enum NoRoute {
     },
 }
 
-const ROUTES: [(&str, Route); 5] = [
+/// All routes, each with its one method.
+pub(super) const ROUTES: [(&str, Route); 5] = [
     ("GET", Route::Health),
     ("GET", Route::Info),
     ("GET", Route::Status),
@@ -55,6 +56,11 @@ impl Route {
             Self::Embed => "embed",
             Self::Bertscore => "bertscore",
         }
+    }
+
+    /// Is it answered by a host?
+    pub(super) fn is_compute(self) -> bool {
+        matches!(self, Self::Embed | Self::Bertscore)
     }
 
     /// The one path that hosts know it by.

@@ -74,7 +74,7 @@ impl Running {
             let (fds, accepting) = (Arc::clone(&fds), stopping.accepting.subscribe());
             services.spawn(async move { service.start_service(Some(fds), accepting, 1).await });
         }
-        watch_certificates(&addresses, &parts.certificates, &parts.metrics);
+        watch_certificates(&addresses, &parts.certificates, &parts.observers.metrics);
         announce(&addresses, &parts.certificates, admin_address);
         Ok(Self {
             pool,

@@ -4,6 +4,8 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
+use super::human::Human;
+
 /// Shown unless `RUST_LOG` says otherwise. pingora logs each connection that a client drops, and each
 /// kept-alive one that a host drops, as an error; our own lines say more.
 const DEFAULT_FILTER: &str =
@@ -33,7 +35,8 @@ pub fn init(format: LogFormat) {
         .with_env_filter(filter)
         .with_writer(stderr);
     if human {
-        builder.with_ansi(stderr().is_terminal()).init();
+        let builder = builder.with_ansi(stderr().is_terminal());
+        builder.event_format(Human).init();
     } else {
         builder.json().flatten_event(true).init();
     }

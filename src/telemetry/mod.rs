@@ -1,12 +1,24 @@
-//! What operators see: log lines, metrics, and what happened lately.
+//! What operators see: log lines, metrics, what happened lately, the story of each request, and traces.
 
 mod activity;
+mod human;
+mod journal;
 mod logs;
 mod metrics;
+mod observers;
+#[cfg(feature = "otlp")]
+pub mod otlp;
+mod recent;
+mod request_record;
+pub mod trace;
 
 pub use activity::{Activity, End, Happened, HostSample, Incident, Lately, News, Rates, Sample};
+pub use journal::{Attempting, Journal, Story, Waiting};
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::{
     Finished, HostMetrics, Metrics, OpenConnection, ProcessMetrics, Reason, Reloads,
     RequestMetrics, Watched,
 };
+pub use observers::{Exporter, Observers, TRACES_WANTED};
+pub use recent::{Begun, Recent};
+pub use request_record::{ABANDONED, Attempt, CLIENT_GONE, RUNNING, RequestRecord, Wait};

@@ -16,10 +16,11 @@ use tokio::time::{Instant, timeout_at};
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
 use super::verdict::{Class, classify};
-use super::{Target, Verdict};
+use super::{Target, Terms, Verdict};
 use crate::budget::Budget;
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
+use crate::telemetry::trace::{Context, TRACEPARENT};
 
 /// Answers up to this size are held whole. The largest legal one, 100 embeddings of 4,096 numbers,
 /// is about 9 MB.
@@ -33,17 +34,19 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Attempt<'a> {
     pub(super) target: Arc<Target>,
     pub(super) means: &'a Means,
-    /// Bound on all of it.
-    pub(super) limit: Duration,
+    pub(super) terms: Terms,
 }
 
 impl Attempt<'_> {
     /// Tries `call` once.
     pub(super) async fn run(&self, call: &Call) -> Verdict {
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now() + self.terms.limit;
         match timeout_at(deadline, self.exchange(call, deadline)).await {
             Ok(verdict) => verdict,
-            Err(_) => fault(true, format!("no whole answer within {:?}", self.limit)),
+            Err(_) => fault(
+                true,
+                format!("no whole answer within {:?}", self.terms.limit),
+            ),
         }
     }
 
@@ -51,7 +54,7 @@ impl Attempt<'_> {
         let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
             return fault(false, "its name has not been resolved".to_owned());
         };
-        let request = match request_for(&self.target, call) {
+        let request = match request_for(&self.target, call, self.terms.trace) {
             Ok(request) => request,
             Err(error) => return fault(false, format!("can't build the request: {error}")),
         };
@@ -93,14 +96,21 @@ impl Attempt<'_> {
     }
 }
 
-fn request_for(target: &Target, call: &Call) -> pingora::Result<RequestHeader> {
-    let headers = Some(call.headers.len() + 3);
+fn request_for(
+    target: &Target,
+    call: &Call,
+    trace: Option<Context>,
+) -> pingora::Result<RequestHeader> {
+    let headers = Some(call.headers.len() + 4);
     let mut request =
         RequestHeader::build_no_case(call.method.clone(), call.target.as_bytes(), headers)?;
     for (name, value) in &call.headers {
         request.append_header(name.clone(), value)?;
     }
     request.insert_header(header::CONTENT_LENGTH, call.body.len())?;
+    if let Some(trace) = trace {
+        request.insert_header(TRACEPARENT, trace.header())?;
+    }
     target.sign(&mut request)?;
     Ok(request)
 }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -16,7 +15,7 @@ use pingora::connectors::http::Connector;
 use super::attempt::Attempt;
 use super::background::Background;
 use super::check::Checker;
-use super::{Member, Settings, Target, Upstream, Verdict};
+use super::{Member, Settings, Target, Terms, Upstream, Verdict};
 use crate::budget::Budget;
 use crate::message::{Call, Reports};
 use crate::pool::{HostId, Pool};
@@ -121,7 +120,7 @@ impl Entry {
 
 #[async_trait]
 impl Upstream for Hosts {
-    async fn attempt(&self, host: HostId, call: &Call, limit: Duration) -> Verdict {
+    async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict {
         let entries = self.entries.load_full();
         let Some(entry) = entries.get(&host) else {
             return Verdict::Fault {
@@ -132,7 +131,7 @@ impl Upstream for Hosts {
         let attempt = Attempt {
             target: Arc::clone(&entry.target),
             means: &self.means,
-            limit,
+            terms,
         };
         drop(entries);
         attempt.run(call).await

@@ -32,13 +32,22 @@ pub use verdict::Verdict;
 
 use crate::message::Call;
 use crate::pool::HostId;
+use crate::telemetry::trace::Context;
 
 /// What can be asked of hosts; a seam for tests.
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// Tries `call` once on `host`, for at most `limit` in all. Dropping the future closes the
-    /// connection.
-    async fn attempt(&self, host: HostId, call: &Call, limit: Duration) -> Verdict;
+    /// Tries `call` once on `host`. Dropping the future closes the connection.
+    async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict;
+}
+
+/// What is particular to one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long it may take in all.
+    pub limit: Duration,
+    /// The attempt's span, if the host is to be told of it.
+    pub trace: Option<Context>,
 }
 
 /// How hosts are talked to.

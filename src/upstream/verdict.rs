@@ -64,6 +64,23 @@ impl Verdict {
         }
     }
 
+    /// What was wrong, for operators.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Deliver(_) => None,
+            Self::ServerError(answer) => Some(format!("it answered {}", answer.status)),
+            Self::Busy { retry_after } => Some(format!(
+                "it is full, and wants to be left alone for {retry_after:?}"
+            )),
+            Self::Fault { reason, .. } => Some(reason.clone()),
+            Self::Moved { hung: true } => Some("it was ejected: it hangs".to_owned()),
+            Self::Moved { hung: false } => Some("it was ejected".to_owned()),
+            Self::Misconfigured { status } => Some(format!(
+                "it refuses the proxy's key ({status}); correct its api_key"
+            )),
+        }
+    }
+
     /// What the pool should know of the host.
     pub fn outcome(&self) -> Outcome {
         match *self {

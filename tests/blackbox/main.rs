@@ -15,6 +15,7 @@ mod harness;
 
 mod activation;
 mod aggregates;
+mod answers;
 mod auth;
 mod blame;
 mod bodies;
@@ -40,6 +41,11 @@ mod queue;
 mod real_backends;
 mod reload;
 mod scheduling;
+mod secrets;
 mod shutdown;
 mod smuggling;
+mod stories;
+mod traces;
+#[cfg(feature = "otlp")]
+mod traces_export;
 mod upgrade;

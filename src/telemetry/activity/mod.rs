@@ -14,6 +14,7 @@
 mod meter;
 mod ring;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -117,7 +118,7 @@ pub struct Incident {
     /// What its client got; 499: it went away.
     pub status: u16,
     /// Its way: hosts, and one word for what each of them did.
-    pub attempts: Vec<(HostName, &'static str)>,
+    pub attempts: Vec<(String, Cow<'static, str>)>,
     /// From its head to the end of its answer.
     pub took: Duration,
 }
@@ -339,7 +340,7 @@ mod tests {
             client: None,
             route: "embed",
             status,
-            attempts: vec![(name(), "fault")],
+            attempts: vec![(name().to_string(), "fault".into())],
             took: Duration::from_millis(3),
         }
     }

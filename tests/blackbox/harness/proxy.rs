@@ -43,7 +43,8 @@ impl Proxy {
         .await
     }
 
-    async fn start_with(config: &Config, arguments: impl FnOnce(&mut Command)) -> Self {
+    /// Starts it with more arguments, or another environment.
+    pub(crate) async fn start_with(config: &Config, arguments: impl FnOnce(&mut Command)) -> Self {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(config.to_yaml().as_bytes()).unwrap();
         let mut command = serve(file.path());

@@ -1,0 +1,119 @@
+//! Why no host takes a request at this moment, in a few words for people. Pure.
+
+use std::time::Duration;
+
+use crate::pool::{Cause, HostView, Phase, PoolView};
+
+/// More would be no help.
+const MAX_HOSTS: usize = 8;
+
+/// What each host is up to.
+pub fn shortage(pool: &PoolView) -> String {
+    if pool.hosts.is_empty() {
+        return "the pool has no hosts".to_owned();
+    }
+    let told = pool.hosts.iter().take(MAX_HOSTS);
+    let mut told: Vec<String> = told
+        .map(|host| format!("{} {}", host.name, condition(host)))
+        .collect();
+    let more = pool.hosts.len().saturating_sub(MAX_HOSTS);
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told.join(", ")
+}
+
+fn condition(host: &HostView) -> String {
+    match host.phase {
+        _ if host.draining => "is draining".to_owned(),
+        Phase::Unknown => "is not checked yet".to_owned(),
+        Phase::Ejected {
+            cause: Cause::Misconfigured,
+            ..
+        } => "refuses the proxy's key".to_owned(),
+        Phase::Ejected { .. } => "is ejected".to_owned(),
+        Phase::Up | Phase::Trial => load(host),
+    }
+}
+
+fn load(host: &HostView) -> String {
+    if let Some(busy_for) = host.busy_for {
+        return format!("is full for {} s", whole_seconds(busy_for));
+    }
+    let HostView {
+        in_flight,
+        slots,
+        foreign,
+        ..
+    } = host;
+    match foreign {
+        0 => format!("has {in_flight} of {slots} slots in use"),
+        _ => format!("has {in_flight} of {slots} slots in use, others use {foreign}"),
+    }
+}
+
+/// Rounded up.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn pool(hosts: Vec<HostView>) -> PoolView {
+        PoolView {
+            hosts,
+            waiting: 0,
+            waiting_bytes: 0,
+            max_waiting: 1,
+            oldest_wait: Duration::ZERO,
+            expected_wait: Duration::ZERO,
+        }
+    }
+
+    fn host(name: &str, phase: Phase, change: impl FnOnce(&mut HostView)) -> HostView {
+        let mut host = HostView::for_testing(name.parse().unwrap(), phase);
+        change(&mut host);
+        host
+    }
+
+    #[test]
+    fn each_host_is_told_with_what_stands_in_the_way() {
+        let ejected = |cause| Phase::Ejected {
+            cause,
+            hold_until: Instant::now(),
+            good_checks: 0,
+        };
+        let hosts = vec![
+            host("a", Phase::Up, |host| host.in_flight = 2),
+            host("b", Phase::Up, |host| {
+                host.busy_for = Some(Duration::from_millis(3100));
+            }),
+            host("c", Phase::Trial, |host| {
+                (host.in_flight, host.slots, host.foreign) = (1, 1, 3);
+            }),
+            host("d", ejected(Cause::Connect), |_| ()),
+            host("e", ejected(Cause::Misconfigured), |_| ()),
+            host("f", Phase::Up, |host| host.draining = true),
+            host("g", Phase::Unknown, |_| ()),
+        ];
+        let expected = "a has 2 of 2 slots in use, b is full for 4 s, \
+            c has 1 of 1 slots in use, others use 3, d is ejected, e refuses the proxy's key, \
+            f is draining, g is not checked yet";
+        assert_eq!(shortage(&pool(hosts)), expected);
+    }
+
+    #[test]
+    fn a_large_pool_is_cut_short() {
+        let named = |number: usize| host(&format!("h{number}"), Phase::Unknown, |_| ());
+        let text = shortage(&pool((0..20).map(named).collect()));
+        assert!(
+            text.ends_with("h7 is not checked yet, and 12 more"),
+            "{text}"
+        );
+        assert_eq!(shortage(&pool(Vec::new())), "the pool has no hosts");
+    }
+}
