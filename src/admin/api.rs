@@ -26,10 +26,16 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin.metrics.render(&admin.pool.view(), &admin.budget);
+    // With a thousand hosts this takes some hundredths of a second, for which no request should wait.
+    let render = move || admin.metrics.render(&admin.pool.view(), &admin.budget);
+    let rendered = tokio::task::spawn_blocking(render).await;
+    let text = match rendered {
+        Ok(text) => text.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, error),
     }
 }
 
