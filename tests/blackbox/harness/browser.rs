@@ -96,22 +96,22 @@ impl Browser {
         self.command("goog/cdp/execute", &body).await
     }
 
-    /// The URLs of all requests since the last call.
+    /// The URLs of all requests since the last call, but for those for the browser's own pages.
     pub(crate) async fn requested(&self) -> Vec<String> {
         let log = self
             .command("se/log", &json!({"type": "performance"}))
             .await;
         let entries = log.as_array().unwrap().iter();
-        let messages = entries.map(|entry| entry["message"].as_str().unwrap());
-        let messages = messages.map(|text| serde_json::from_str::<Value>(text).unwrap());
-        let sent = messages.filter(|it| it["message"]["method"] == "Network.requestWillBeSent");
-        sent.map(|it| {
-            it["message"]["params"]["request"]["url"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect()
+        let messages = entries.map(|entry| {
+            let text = entry["message"].as_str().unwrap();
+            serde_json::from_str::<Value>(text).unwrap()["message"].clone()
+        });
+        let sent = messages.filter(|message| message["method"] == "Network.requestWillBeSent");
+        let urls = sent.map(|message| {
+            let url = message["params"]["request"]["url"].as_str();
+            url.unwrap().to_owned()
+        });
+        urls.filter(|url| !url.starts_with("chrome:")).collect()
     }
 
     async fn find(&self, selector: &str) -> String {
