@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven by chromedriver over WebDriver
+//! A real browser: headless Chromium, driven by chromedriver over `WebDriver`
 //! (<https://www.w3.org/TR/webdriver2/>), which is plain HTTP with JSON.
 
 use std::io::{Read as _, Write as _};
@@ -32,8 +32,9 @@ impl Browser {
         if !is_installed("chromedriver").await {
             let missing = "Chromium is not installed (Debian: apt-get install chromium-driver)";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
-            // Unlike eprintln!, seen even if the test passes.
-            writeln!(std::io::stderr(), "SKIPPED: {missing}").unwrap();
+            let mut terminal = std::io::stderr();
+            // Unlike what eprintln! says, seen even if the test passes.
+            writeln!(terminal, "SKIPPED: {missing}").unwrap();
             return None;
         }
         let mut process =
@@ -90,7 +91,7 @@ impl Browser {
             .await;
     }
 
-    /// A command of the DevTools protocol.
+    /// A command of the `DevTools` protocol.
     pub(crate) async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.command("goog/cdp/execute", &body).await
