@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CLIENTS = 9
+CLIENTS = 13
 # Name, slots, seconds for a request, memory in MB, models.
 CARDS = (
     ("rtx-3090", 4, 0.22, 24576, ["embed:all-MiniLM-L6-v2", "bertscore:microsoft/deberta-xlarge-mnli"]),
@@ -169,7 +169,7 @@ def start_proxy(binary: Path, hosts: list[Host], stack: ExitStack) -> tuple[str,
     config = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "gpu-bridge.yaml"
     config.write_text(
         "listen: [{address: '127.0.0.1:0'}]\nadmin: {address: '127.0.0.1:0'}\n"
-        "queue: {max_wait: 1500ms}\nhealth: {interval: 5s}\npool:\n  hosts:\n" + listed
+        "queue: {max_wait: 1500ms}\nhealth: {interval: 5s}\npool:\n  policy: round-robin\n  hosts:\n" + listed
     )
     command = [str(binary), "serve", "--config", str(config)]
     proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

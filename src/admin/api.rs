@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::view::{HostState, PoolState, Reloaded};
 use super::{Admin, reply};
 use crate::config::HostName;
+use crate::pool::HostView;
 
 /// The process is alive.
 pub(super) async fn healthz() -> Response {
@@ -19,7 +20,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
     if *admin.stopping.borrow() {
         return reply::error(StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping");
     }
-    if !admin.state().ready {
+    if !admin.pool.view().hosts.iter().any(HostView::is_serving) {
         return reply::error(StatusCode::SERVICE_UNAVAILABLE, "no host can serve");
     }
     reply::json(StatusCode::OK, &Probe { status: "ready" })

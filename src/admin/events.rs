@@ -58,7 +58,7 @@ pub(super) async fn events(State(admin): State<Admin>) -> Response {
     };
     let pushes = stream::unfold(watcher, async |mut watcher: Watcher| {
         let push = watcher.next().await?;
-        Some((event(&push), watcher))
+        Some((Ok::<_, Infallible>(event(&push)), watcher))
     });
     let mut response = Sse::new(pushes)
         .keep_alive(KeepAlive::default())
@@ -93,9 +93,9 @@ impl Watcher {
     }
 }
 
-fn event(push: &Push) -> Result<Event, Infallible> {
+fn event(push: &Push) -> Event {
     // Serialising plain structs to memory has no way to fail; an empty event says nothing, which
     // would be true if it ever did.
     let json = serde_json::to_string(push).unwrap_or_default();
-    Ok(Event::default().data(json))
+    Event::default().data(json)
 }

@@ -322,7 +322,7 @@ mod tests {
             ),
             (
                 out(Cause::Answers, |host| {
-                    host.hold_left = Duration::from_secs(8)
+                    host.hold_left = Duration::from_secs(8);
                 }),
                 State::Ejected,
                 "it broke requests (reset, cut, late, or with errors of its own); not back before 8 s",

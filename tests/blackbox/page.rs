@@ -221,7 +221,7 @@ async fn it_fits_a_phone_can_be_read_aloud_and_takes_names_as_text() {
     let long = format!("embed:{}", "a-long-name-of-a-model/".repeat(9));
     let host = sim_host("a").models(&[evil, &long]).start();
     let config = Config::with_hosts(&[&host]).set("queue", "max_wait", "100ms");
-    let name = "a-host-whose-name-is-as-long-as-it-may-be-and-longer-than-a-phone-is-wide";
+    let name = "a-host-whose-name-is-as-long-as-may-be-and-wider-than-a-phone";
     let config = config.host(name, "http://127.0.0.1:1", None);
     let proxy = Proxy::ready(&config, &[&host]).await;
     host.set(Behaviour::busy(20));

@@ -18,6 +18,7 @@ function onPush(push) {
   overview.render(push);
   hosts.render(push);
   notice(push.stopping ? "This proxy is stopping: it finishes what it has and takes nothing new." : "");
+  setText(byId("forget-key"), "Forget the key");
   byId("forget-key").hidden = key.get() === null;
   afresh = false;
 }
@@ -41,10 +42,5 @@ function notice(text) {
   setText(byId("stale"), text);
   byId("stale").hidden = text === "";
 }
-
-byId("forget-key").addEventListener("click", () => {
-  key.forget();
-  location.reload();
-});
 
 follow({ onPush, onState, askKey });

@@ -73,6 +73,8 @@ export function askKey(wrong) {
   setText(byId("ask-key-problem"), wrong ? "That is not the key." : "");
   key.forget();
   field.value = "";
+  setText(byId("forget-key"), "Enter the admin key");
+  byId("forget-key").hidden = false;
   if (!ask.open) ask.showModal();
   field.focus();
   return new Promise((resolve) => {
@@ -86,5 +88,8 @@ export function askKey(wrong) {
   });
 }
 
-// Without a key there is nothing to see behind it.
-byId("ask-key").addEventListener("cancel", (event) => event.preventDefault());
+/** Back to the question for the key, which may have been closed. */
+byId("forget-key").addEventListener("click", () => {
+  key.forget();
+  location.reload();
+});

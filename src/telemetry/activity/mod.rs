@@ -48,6 +48,8 @@ pub struct Activity {
 struct Inner {
     requests: Meter,
     hosts: HashMap<HostName, Meter>,
+    /// As of the last tick, so that however many look, quantiles are found once a second.
+    lately: Arc<Lately>,
     /// Of the next thing to be remembered, whatever it is.
     next: u64,
     samples: Ring<Arc<Sample>>,
@@ -157,6 +159,7 @@ impl Default for Activity {
         let inner = Inner {
             requests: Meter::default(),
             hosts: HashMap::new(),
+            lately: Arc::default(),
             next: 0,
             samples: Ring::new(SAMPLES),
             events: Ring::new(EVENTS),
@@ -220,15 +223,8 @@ impl Activity {
     }
 
     /// How the last minute went.
-    pub fn lately(&self) -> Lately {
-        let inner = self.inner.lock();
-        let hosts = inner.hosts.iter();
-        Lately {
-            requests: inner.requests.rates(),
-            hosts: hosts
-                .map(|(name, meter)| (name.clone(), meter.rates()))
-                .collect(),
-        }
+    pub fn lately(&self) -> Arc<Lately> {
+        Arc::clone(&self.inner.lock().lately)
     }
 
     /// What is remembered from number `since` on; 0 for everything.
@@ -287,10 +283,12 @@ impl Inner {
         self.hosts
             .retain(|name, _| pool.hosts.iter().any(|host| host.name == *name));
         let mut hosts = BTreeMap::new();
+        let mut lately = Lately::default();
         for host in &pool.hosts {
             let meter = self.hosts.entry(host.name.clone()).or_default();
             let counts = meter.tick();
             let rates = meter.rates();
+            lately.hosts.insert(host.name.clone(), rates);
             let sample = HostSample {
                 answered: counts.well,
                 busy: counts.full,
@@ -303,6 +301,8 @@ impl Inner {
             hosts.insert(host.name.clone(), sample);
         }
         let counts = self.requests.tick();
+        lately.requests = self.requests.rates();
+        self.lately = Arc::new(lately);
         let sample = Sample {
             at,
             answered: counts.well,

@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven by chromedriver over WebDriver
+//! A real browser: headless Chromium, driven by chromedriver over `WebDriver`
 //! (<https://www.w3.org/TR/webdriver2/>), which is plain HTTP with JSON.
 
 use std::io::{Read as _, Write as _};
@@ -32,8 +32,9 @@ impl Browser {
         if !is_installed("chromedriver").await {
             let missing = "Chromium is not installed (Debian: apt-get install chromium-driver)";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
-            // Unlike eprintln!, seen even if the test passes.
-            writeln!(std::io::stderr(), "SKIPPED: {missing}").unwrap();
+            let mut terminal = std::io::stderr();
+            // Unlike what eprintln! says, seen even if the test passes.
+            writeln!(terminal, "SKIPPED: {missing}").unwrap();
             return None;
         }
         let mut process =
@@ -90,28 +91,28 @@ impl Browser {
             .await;
     }
 
-    /// A command of the DevTools protocol.
+    /// A command of the `DevTools` protocol.
     pub(crate) async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.command("goog/cdp/execute", &body).await
     }
 
-    /// The URLs of all requests since the last call.
+    /// The URLs of all requests since the last call, but for those for the browser's own pages.
     pub(crate) async fn requested(&self) -> Vec<String> {
         let log = self
             .command("se/log", &json!({"type": "performance"}))
             .await;
         let entries = log.as_array().unwrap().iter();
-        let messages = entries.map(|entry| entry["message"].as_str().unwrap());
-        let messages = messages.map(|text| serde_json::from_str::<Value>(text).unwrap());
-        let sent = messages.filter(|it| it["message"]["method"] == "Network.requestWillBeSent");
-        sent.map(|it| {
-            it["message"]["params"]["request"]["url"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect()
+        let messages = entries.map(|entry| {
+            let text = entry["message"].as_str().unwrap();
+            serde_json::from_str::<Value>(text).unwrap()["message"].clone()
+        });
+        let sent = messages.filter(|message| message["method"] == "Network.requestWillBeSent");
+        let urls = sent.map(|message| {
+            let url = message["params"]["request"]["url"].as_str();
+            url.unwrap().to_owned()
+        });
+        urls.filter(|url| !url.starts_with("chrome:")).collect()
     }
 
     async fn find(&self, selector: &str) -> String {
