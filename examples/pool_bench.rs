@@ -47,8 +47,8 @@ fn run(hosts: usize, waiting: usize, policy: Policy) -> (Vec<Duration>, i64) {
     while line.len() < waiting {
         let mut place = join(&pool, arrivals.next().unwrap_or_default());
         match place.try_lease() {
-            Some(lease) => held.push(lease),
-            None => line.push_back(place),
+            Some(Ok(lease)) => held.push(lease),
+            _ => line.push_back(place),
         }
     }
     let mut steps = Vec::new();

@@ -158,14 +158,19 @@ impl<U: Upstream> Dispatcher<U> {
             let ended = self
                 .run(lease, call, history.avoid(), settings, journal)
                 .await;
-            for Ended { lease, verdict } in ended {
+            for Ended {
+                lease,
+                verdict,
+                proof,
+            } in ended
+            {
                 let failure = match verdict {
                     Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
                     failure => failure,
                 };
                 self.metrics.requests.retried(failure.as_str());
                 let (host, name) = (lease.host(), lease.name().clone());
-                let proof = lease.finish(failure.outcome());
+                let proof = proof.unwrap_or_else(|| lease.finish(failure.outcome()));
                 history.record(host, &name, failure, proof);
             }
             if history.is_over(|avoid| self.pool.has_alternative(avoid)) {
@@ -190,14 +195,13 @@ impl<U: Upstream> Dispatcher<U> {
             self.pool.join(ticket, &call.demand, left)?
         } else {
             if history.broke_last() {
-                tokio::time::timeout(left, self.budgeted(&note))
-                    .await
-                    .map_err(|_| Refusal::Deadline)?;
+                // It slows retries down; it fails none.
+                let _ = tokio::time::timeout(left / 2, self.budgeted(&note)).await;
             }
             self.pool.rejoin(ticket, &call.demand, history.avoid())
         };
         if let Some(lease) = waiting.try_lease() {
-            return Ok(lease);
+            return Ok(lease?);
         }
         let leased = async {
             let mut leased = pin!(waiting.lease());

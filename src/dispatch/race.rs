@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Settings};
 use crate::message::Call;
-use crate::pool::{Avoid, Cause, Lease};
+use crate::pool::{Avoid, Cause, Lease, Proof};
 use crate::telemetry::trace::Context;
 use crate::telemetry::{End, Journal};
 use crate::upstream::{Terms, Upstream, Verdict};
@@ -22,6 +22,8 @@ const PATIENCE: u32 = 20;
 pub(super) struct Ended {
     pub(super) lease: Lease,
     pub(super) verdict: Verdict,
+    /// The host's last sign of life, if the lease has been given back already.
+    pub(super) proof: Option<Proof>,
 }
 
 impl<U: Upstream> Dispatcher<U> {
@@ -38,8 +40,7 @@ impl<U: Upstream> Dispatcher<U> {
         let hedge_after = lease.straggles_after().filter(|_| settings.hedge);
         let hedge;
         let (first, second) = {
-            let limit = limit(&lease, settings);
-            let mut running = pin!(self.attempt(&lease, call, limit, journal));
+            let mut running = pin!(self.attempt(&lease, call, settings, journal));
             let in_time = match hedge_after {
                 None => Some(running.as_mut().await),
                 Some(after) => tokio::select! {
@@ -52,21 +53,26 @@ impl<U: Upstream> Dispatcher<U> {
                 None => lease.hedge(avoid),
             };
             match (in_time, &hedge) {
-                (Some(verdict), _) => (Some(verdict), None),
-                (None, None) => (Some(running.await), None),
-                (None, Some(hedge)) => {
+                (Some(verdict), _) => (Some((verdict, None)), None),
+                (None, None) => (Some((running.await, None)), None),
+                (None, Some(other)) => {
                     self.metrics.requests.hedged();
-                    race(running, self.attempt(hedge, call, limit, journal)).await
+                    let hedge = self.attempt(other, call, settings, journal);
+                    race((&lease, running), (other, hedge)).await
                 }
             }
         };
         let leases = std::iter::once(lease).chain(hedge);
         let mut ended = Vec::new();
-        for (lease, verdict) in leases.zip([first, second]) {
-            let Some(verdict) = verdict else {
+        for (lease, end) in leases.zip([first, second]) {
+            let Some((verdict, proof)) = end else {
                 continue;
             };
-            ended.push(Ended { lease, verdict });
+            ended.push(Ended {
+                lease,
+                verdict,
+                proof,
+            });
         }
         ended.sort_by_key(|ended| matches!(ended.verdict, Verdict::Deliver(_)));
         ended
@@ -76,13 +82,17 @@ impl<U: Upstream> Dispatcher<U> {
         &self,
         lease: &Lease,
         call: &Call,
-        limit: Duration,
+        settings: Settings,
         journal: &Journal,
     ) -> Verdict {
         let started = Instant::now();
         let trace = call.trace.map(Context::child);
         let note = journal.attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
-        let terms = Terms { limit, trace };
+        let terms = Terms {
+            limit: limit(lease, settings),
+            longest: settings.attempt,
+            trace,
+        };
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
@@ -118,20 +128,30 @@ fn account(verdict: &Verdict, took: Duration) -> (End, Option<Duration>) {
     }
 }
 
-/// Both verdicts, unless the one that comes first delivers: then the other attempt is given up.
+/// How an attempt ended, and the host's last sign of life if its lease has been given back.
+type Conclusion = Option<(Verdict, Option<Proof>)>;
+
+/// How both ended, unless the one that ends first delivers: then the other is given up. One that fails
+/// first gives its lease back at once.
 async fn race(
-    first: impl Future<Output = Verdict>,
-    second: impl Future<Output = Verdict>,
-) -> (Option<Verdict>, Option<Verdict>) {
+    (first_lease, first): (&Lease, impl Future<Output = Verdict>),
+    (second_lease, second): (&Lease, impl Future<Output = Verdict>),
+) -> (Conclusion, Conclusion) {
     let (mut first, mut second) = (pin!(first), pin!(second));
     tokio::select! {
         verdict = &mut first => match verdict {
-            Verdict::Deliver(_) => (Some(verdict), None),
-            failure => (Some(failure), Some(second.await)),
+            Verdict::Deliver(_) => (Some((verdict, None)), None),
+            failure => {
+                let proof = first_lease.give_back(failure.outcome());
+                (Some((failure, proof)), Some((second.await, None)))
+            }
         },
         verdict = &mut second => match verdict {
-            Verdict::Deliver(_) => (None, Some(verdict)),
-            failure => (Some(first.await), Some(failure)),
+            Verdict::Deliver(_) => (None, Some((verdict, None))),
+            failure => {
+                let proof = second_lease.give_back(failure.outcome());
+                (Some((first.await, None)), Some((failure, proof)))
+            }
         },
     }
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::budget::Budget;
 use crate::config::Policy;
 use crate::message::Payload;
-use crate::pool::{self, Check, Demand, HostId, HostSpec, Thresholds};
+use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Thresholds};
 use crate::upstream::Terms;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,7 +71,10 @@ fn call() -> Call {
         target: "/embed".to_owned(),
         headers: HeaderMap::new(),
         body: payload(),
-        demand: Demand::default(),
+        demand: Demand {
+            model: Model::new("embed:m"),
+            ..Demand::default()
+        },
         patience: None,
         trace: None,
     }
@@ -175,6 +178,11 @@ impl Scene {
     fn sign_of_life(&self) {
         for (id, _) in self.pool.hosts() {
             self.pool.checked(id, &Check::Good { slots: None });
+            let facts = HostFacts {
+                models: vec!["embed:m".to_owned()],
+                ..HostFacts::default()
+            };
+            self.pool.told(id, facts);
         }
     }
 
@@ -479,7 +487,8 @@ async fn a_straggler_is_tried_on_an_idle_sibling_too_and_the_first_answer_wins()
     });
     scene.upstream.hang_next(1);
     let started = Instant::now();
-    let (result, journal) = scene.run().await;
+    let run = tokio::time::timeout(60 * SECOND, scene.run());
+    let (result, journal) = run.await.expect("the sibling's answer");
     assert_eq!(result, Ok(StatusCode::OK));
     assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
     let words = words(&journal);

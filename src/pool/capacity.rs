@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! capacity = configured, else what the host tells, else 2
-//! slots    = min(capacity, limit, window) − foreign load
+//! slots    = min(capacity, all that the host has − foreign load, limit, window)
 //! ```
 //!
 //! - *limit*, for hosts that tell nothing: additive increase, multiplicative decrease, as TCP's
@@ -54,10 +54,15 @@ impl Capacity {
 
     /// Leases that may be out as things stand.
     pub(super) fn slots(&self) -> u32 {
+        self.steady().min(self.window.unwrap_or(u32::MAX))
+    }
+
+    /// The same once the host has started.
+    pub(super) fn steady(&self) -> u32 {
         let limit = self.limit.map_or(u32::MAX, whole);
-        let window = self.window.unwrap_or(u32::MAX);
-        let free_of_others = self.nominal().saturating_sub(self.foreign);
-        free_of_others.min(limit).min(window)
+        let all = self.nominal().max(self.told.unwrap_or(0));
+        let free_of_others = all.saturating_sub(self.foreign);
+        self.nominal().min(free_of_others).min(limit)
     }
 
     /// Does the host tell its load, and has at least as many slots as are used?
@@ -176,6 +181,15 @@ mod tests {
             assert_eq!(capacity.slots(), slots, "{in_flight} of which {ours} ours");
             capacity.forget_foreign();
             assert_eq!(capacity.slots(), 4);
+        }
+    }
+
+    #[test]
+    fn others_may_use_what_we_do_not() {
+        let mut capacity = configured(2);
+        for (others, ours) in [(2, 2), (6, 2), (7, 1), (8, 0)] {
+            capacity.tell(8, others, 0);
+            assert_eq!(capacity.slots(), ours, "{others} of 8 are taken by others");
         }
     }
 

@@ -105,6 +105,13 @@ impl Estimator {
         demand.work.units() * cost.value
     }
 
+    /// The same where enough has been seen of the model, else nothing: to sum up.
+    pub(super) fn sure_seconds(&self, demand: &Demand) -> f64 {
+        let cost = self.costs.get(&demand.model);
+        let known = cost.filter(|cost| cost.samples >= ENOUGH);
+        known.map_or(0.0, |cost| demand.work.units() * cost.value)
+    }
+
     /// How long `demand` should take on a host like that; `None` while too little has been seen.
     pub(super) fn expected(&self, demand: &Demand, host: Slowness) -> Option<Duration> {
         let cost = self.costs.get(&demand.model)?;

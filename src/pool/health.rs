@@ -221,7 +221,8 @@ impl Health {
             } => {
                 *good_checks = 0;
                 // Hosts that answer badly may be tried when nothing else is left: it must be true.
-                if known.is_soft() && !cause.is_soft() {
+                let news = known.seen_by_checks() || !cause.is_soft();
+                if news && *known != Cause::Misconfigured {
                     *known = cause;
                 }
                 None
@@ -243,6 +244,17 @@ impl Health {
                 None
             }
             Phase::Unknown | Phase::Ejected { .. } => None,
+        }
+    }
+
+    /// The host, ejected, answered a request well that it got because no other served.
+    pub(super) fn good_answer_as_last_resort(&mut self) -> Option<Transition> {
+        match self.phase {
+            Phase::Ejected {
+                cause: Cause::Answers,
+                ..
+            } => Some(self.rise()),
+            _ => self.good_answer(),
         }
     }
 

@@ -158,6 +158,19 @@ impl Host {
             .is_none_or(|models| models.contains(model))
     }
 
+    /// Is it known to have `model` in memory?
+    pub(super) fn surely_has(&self, model: Option<&Model>) -> bool {
+        let known = self.models.as_ref().zip(model);
+        known.is_some_and(|(models, model)| models.contains(model))
+    }
+
+    /// Perhaps it restarts, and has nothing in memory until it tells.
+    pub(super) fn forget_models(&mut self) {
+        if let Some(models) = &mut self.models {
+            models.clear();
+        }
+    }
+
     /// It told what it is.
     pub(super) fn tell(&mut self, facts: HostFacts) {
         let models = facts.models.iter().filter_map(|name| Model::new(name));

@@ -1,6 +1,7 @@
 //! Guards: a place in line and a slot in use. Dropping either gives it back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -31,9 +32,9 @@ impl Waiting {
         }
     }
 
-    /// The lease, if there is one already.
-    pub fn try_lease(&mut self) -> Option<Lease> {
-        self.receiver.try_recv().ok()?.ok()
+    /// The lease, or [`TurnedAway`], if it is there already.
+    pub fn try_lease(&mut self) -> Option<Result<Lease, TurnedAway>> {
+        self.receiver.try_recv().ok()
     }
 
     /// Waits for the lease. Can be cancelled and called again.
@@ -84,7 +85,7 @@ pub struct Lease {
     name: HostName,
     signals: Arc<Signals>,
     lost: watch::Receiver<Option<Cause>>,
-    finished: bool,
+    finished: AtomicBool,
 }
 
 impl Lease {
@@ -95,7 +96,7 @@ impl Lease {
             name,
             lost: signals.lost.subscribe(),
             signals,
-            finished: false,
+            finished: AtomicBool::new(false),
         }
     }
 
@@ -109,9 +110,10 @@ impl Lease {
         &self.name
     }
 
-    /// How long the request should take there; `None` if that is not known.
+    /// How long the request should take there; `None` if that is not known, or if the host may have
+    /// to load the model first.
     pub fn expected(&self) -> Option<Duration> {
-        self.grant.expected
+        self.grant.expected.filter(|_| self.grant.is_surely_warm)
     }
 
     /// Ends when the host is found to be such that what runs on it should be tried elsewhere. Has its
@@ -145,21 +147,24 @@ impl Lease {
 
     /// After how long this request counts as a straggler; `None` if that is not known.
     pub fn straggles_after(&self) -> Option<Duration> {
-        self.pool.straggles_after(self.grant.expected?)
+        self.pool.straggles_after(self.expected()?)
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,
     /// for [`super::Avoid::add`].
-    pub fn finish(mut self, outcome: Outcome) -> Proof {
-        self.finished = true;
-        self.pool.finish(&self.grant, outcome)
+    pub fn finish(self, outcome: Outcome) -> Proof {
+        self.give_back(outcome).unwrap_or_default()
+    }
+
+    /// The same while something still holds the lease. `None`: it was given back before.
+    pub fn give_back(&self, outcome: Outcome) -> Option<Proof> {
+        let first = !self.finished.swap(true, Ordering::Relaxed);
+        first.then(|| self.pool.finish(&self.grant, outcome))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.finished {
-            self.pool.finish(&self.grant, Outcome::Abandoned);
-        }
+        self.give_back(Outcome::Abandoned);
     }
 }

@@ -357,7 +357,8 @@ impl Pool {
     /// Must run for as long as the pool is used.
     pub async fn keep_time(&self) {
         loop {
-            let wakeup = self.lock().state.next_wakeup(now());
+            // As of the last change: one that has passed meanwhile is due, not over.
+            let wakeup = self.lock().wakeup;
             let due = async {
                 match wakeup {
                     Some(at) => tokio::time::sleep_until(at.into()).await,

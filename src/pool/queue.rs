@@ -33,8 +33,10 @@ pub(super) struct Entry {
     pub(super) avoid: Avoid,
     /// When it joined the line, this time.
     pub(super) joined: Instant,
-    /// What it is expected to take, on an average host.
+    /// What it is expected to take, on an average host: to compare hosts.
     pub(super) seconds: f64,
+    /// The same where that is known well, else 0: to sum up.
+    pub(super) sure: f64,
     /// It has held a lease before.
     pub(super) returning: bool,
 }
@@ -112,7 +114,7 @@ impl Flow {
         self.seconds = if self.len == 0 {
             0.0
         } else {
-            self.seconds - entry.seconds
+            self.seconds - entry.sure
         };
     }
 }
@@ -138,12 +140,12 @@ impl Queue {
         if let Some(model) = &entry.demand.model {
             let line = self.models.entry(model.clone()).or_default();
             line.by_age.insert((entry.joined, ticket));
-            line.seconds += entry.seconds;
+            line.seconds += entry.sure;
         }
         let priority = Reverse(entry.demand.priority);
         if entry.returning {
             self.returning.insert((priority, ticket));
-            self.returning_seconds += entry.seconds;
+            self.returning_seconds += entry.sure;
         } else {
             let level = self.levels.entry(priority).or_default();
             let time = level.time;
@@ -154,7 +156,7 @@ impl Queue {
             let line = flow.lines.entry(entry.demand.model.clone()).or_default();
             line.insert(ticket);
             flow.len += 1;
-            flow.seconds += entry.seconds;
+            flow.seconds += entry.sure;
         }
         self.entries.insert(ticket, entry);
     }
@@ -167,7 +169,7 @@ impl Queue {
             && let Some(line) = self.models.get_mut(model)
         {
             line.by_age.remove(&(entry.joined, ticket));
-            line.seconds -= entry.seconds;
+            line.seconds -= entry.sure;
             if line.by_age.is_empty() {
                 self.models.remove(model);
             }
@@ -178,7 +180,7 @@ impl Queue {
             self.returning_seconds = if self.returning.is_empty() {
                 0.0
             } else {
-                self.returning_seconds - entry.seconds
+                self.returning_seconds - entry.sure
             };
         } else if let Some(level) = self.levels.get_mut(&priority)
             && let Some(flow) = level.flows.get_mut(&entry.demand.client)
@@ -190,6 +192,16 @@ impl Queue {
 
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Entry> {
         self.entries.get(&ticket)
+    }
+
+    /// Nothing waits and nothing runs: virtual time goes on to where the furthest client is, so that
+    /// what one was given while it was alone is not held against it later.
+    pub(super) fn rest(&mut self) {
+        for level in self.levels.values_mut() {
+            let furthest = level.flows.values().map(|flow| flow.time);
+            level.time = furthest.fold(level.time, f64::max);
+            level.prune();
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -221,7 +233,7 @@ impl Queue {
         let line = model.and_then(|model| self.models.get(model));
         let oldest = line.and_then(|line| line.by_age.first());
         Line {
-            seconds: line.map_or(entry.seconds, |line| line.seconds),
+            seconds: line.map_or(entry.sure, |line| line.seconds),
             since: oldest.map_or(entry.joined, |(joined, _)| *joined),
         }
     }
@@ -247,7 +259,7 @@ impl Queue {
         let own = equals.clone().find(|(name, _)| *name == client);
         let own = own.map_or(0.0, |(_, flow)| flow.seconds);
         let equals: f64 = equals.map(|(_, flow)| flow.seconds.min(own)).sum();
-        self.returning_seconds + higher + equals - newcomer.seconds
+        self.returning_seconds + higher + equals - newcomer.sure
     }
 
     /// All that waits, in seconds of an average host.
@@ -368,6 +380,7 @@ mod tests {
     fn entry(demand: Demand) -> Entry {
         Entry {
             seconds: demand.work.units(),
+            sure: demand.work.units(),
             demand,
             avoid: Avoid::default(),
             joined: Instant::now(),
@@ -456,6 +469,19 @@ mod tests {
         }
         let served = serve(&mut queue);
         assert!(!served.contains("bbb"), "{served}");
+    }
+
+    #[test]
+    fn what_one_was_given_while_it_was_alone_is_not_held_against_it() {
+        let mut queue = Queue::default();
+        join(&mut queue, demand("a", 0, 1_000_000));
+        serve(&mut queue);
+        queue.rest();
+        for _ in 0..3 {
+            join(&mut queue, demand("b", 0, 10));
+        }
+        join(&mut queue, demand("a", 0, 10));
+        assert_eq!(serve(&mut queue), "babb");
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn join_as(pool: &Pool, client: &str) -> Result<Waiting, TurnedAway> {
 #[tokio::test]
 async fn a_dropped_lease_serves_the_next_in_line() {
     let pool = pool(&[1], 9);
-    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let (mut second, mut third) = (join(&pool).unwrap(), join(&pool).unwrap());
     assert!(second.try_lease().is_none());
     drop(lease);
@@ -64,7 +64,7 @@ async fn a_dropped_lease_serves_the_next_in_line() {
 #[tokio::test]
 async fn a_waiter_that_goes_away_leaves_the_line() {
     let pool = pool(&[1], 9);
-    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let gone = join(&pool).unwrap();
     let mut stays = join(&pool).unwrap();
     assert_eq!(pool.view().waiting, 2);
@@ -77,7 +77,7 @@ async fn a_waiter_that_goes_away_leaves_the_line() {
 #[tokio::test]
 async fn a_lease_that_nobody_picks_up_comes_back() {
     let pool = pool(&[1], 9);
-    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let (unseen, mut next) = (join(&pool).unwrap(), join(&pool).unwrap());
     drop(lease);
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_lease_that_nobody_picks_up_comes_back() {
 #[tokio::test]
 async fn a_full_line_turns_newcomers_away() {
     let pool = pool(&[1], 1);
-    let _lease = join(&pool).unwrap().try_lease().unwrap();
+    let _lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let _waits = join(&pool).unwrap();
     assert_eq!(join(&pool).err(), Some(TurnedAway::Full));
     assert_eq!(pool.view().waiting, 1);
@@ -103,7 +103,7 @@ async fn a_full_line_turns_newcomers_away() {
 #[tokio::test]
 async fn a_full_line_makes_room_for_a_client_that_waits_with_less() {
     let pool = pool(&[1], 2);
-    let _lease = join(&pool).unwrap().try_lease().unwrap();
+    let _lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let (_first, mut second) = (join(&pool).unwrap(), join(&pool).unwrap());
     let _quiet = join_as(&pool, "b").unwrap();
     assert_eq!(second.lease().await.err(), Some(TurnedAway::Full));
@@ -113,7 +113,7 @@ async fn a_full_line_makes_room_for_a_client_that_waits_with_less() {
 #[tokio::test]
 async fn a_removed_host_ends_with_its_last_lease_and_its_check_with_it() {
     let pool = pool(&[2], 9);
-    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let removed = lease.host();
     pool.set_hosts(Vec::new());
     assert!(pool.hosts().is_empty());
@@ -161,7 +161,7 @@ async fn time_alone_frees_a_busy_host() {
         let pool = pool.clone();
         async move { pool.keep_time().await }
     });
-    let lease = join(&pool).unwrap().try_lease().unwrap();
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     let started = Clock::now();
     lease.finish(Outcome::Busy {
         retry_after: Duration::from_secs(7),
@@ -187,6 +187,7 @@ async fn a_fault_hastens_the_next_check() {
     join(&pool)
         .unwrap()
         .try_lease()
+        .unwrap()
         .unwrap()
         .finish(Outcome::Broke);
     let started = Clock::now();

@@ -40,8 +40,9 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Tries `call` once.
     pub(super) async fn run(&self, call: &Call) -> Verdict {
-        let deadline = Instant::now() + self.terms.limit;
-        match timeout_at(deadline, self.exchange(call, deadline)).await {
+        let started = Instant::now();
+        let exchange = self.exchange(call, started + self.terms.longest);
+        match timeout_at(started + self.terms.limit, exchange).await {
             Ok(verdict) => verdict,
             Err(_) => fault(
                 true,
@@ -50,6 +51,7 @@ impl Attempt<'_> {
         }
     }
 
+    /// `deadline`: for the rest of an answer that is too large to hold.
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
         let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
             return fault(false, "its name has not been resolved".to_owned());

@@ -44,8 +44,10 @@ pub trait Upstream: Send + Sync + 'static {
 /// What is particular to one attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// How long it may take in all.
+    /// How long a whole answer may take.
     pub limit: Duration,
+    /// How long one may take that is too large to hold: its client sets the pace.
+    pub longest: Duration,
     /// The attempt's span, if the host is to be told of it.
     pub trace: Option<Context>,
 }

@@ -115,9 +115,19 @@ async fn a_model_is_loaded_on_another_host_when_its_line_grows_too_long() {
     let held = start(&proxy, "", "m", "held");
     loaded.runs(1).await;
 
-    let spilled = start(&proxy, "", "m", "spilled").await.unwrap();
+    let spilled = start(&proxy, "", "m", "spilled");
+    proxy.queues(1).await;
+    assert_eq!(
+        plain.arrivals(),
+        0,
+        "it waits for the host that has its model"
+    );
 
-    assert_eq!(spilled.served_by(), "plain");
+    assert_eq!(
+        spilled.await.unwrap().served_by(),
+        "plain",
+        "but not for ever"
+    );
     loaded.release_all();
     assert_eq!(held.await.unwrap().served_by(), "loaded");
 }
@@ -214,7 +224,9 @@ async fn a_higher_priority_is_served_first() {
 async fn a_client_says_how_long_it_waits() {
     let host = sim_host("host").slots(1).start();
     host.set(Behaviour::ServeWhenReleased);
-    let proxy = Proxy::in_front_of(&[&host]).await;
+    // Longer than this test's client is patient.
+    let config = Config::with_hosts(&[&host]).set("queue", "max_wait", "10m");
+    let proxy = Proxy::ready(&config, &[&host]).await;
     let held = proxy.client().start_embed("held");
     host.runs(1).await;
     let ask = |seconds: &str| {

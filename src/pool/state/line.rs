@@ -9,8 +9,10 @@ use crate::pool::placement::{Placement, Scene, is_desperate};
 use crate::pool::queue::{Entry, Line, Ticket};
 use crate::pool::{HostId, TurnedAway};
 
-/// Hedges are at most one in so many leases.
-const LEASES_FOR_A_HEDGE: u64 = 20;
+/// Hedges are at most one in so many leases …
+const LEASES_FOR_A_HEDGE: u32 = 20;
+/// … and no more than that at once after a quiet time.
+const MOST_HEDGES: u32 = 10;
 
 impl State {
     /// Puts a request in line. Call [`Self::grant`] next, then, for a newcomer, [`Self::admit`].
@@ -25,6 +27,7 @@ impl State {
     ) {
         let entry = Entry {
             seconds: self.estimator.seconds(&demand),
+            sure: self.estimator.sure_seconds(&demand),
             demand,
             avoid,
             joined: now,
@@ -48,16 +51,25 @@ impl State {
             self.queue.leave(ticket);
             return Err(TurnedAway::TooLong);
         }
+        self.make_room_for(ticket)
+    }
+
+    /// Turns as many away as it takes; if that would have to be the newcomer in the end, only it.
+    fn make_room_for(&mut self, newcomer: Ticket) -> Result<Vec<Ticket>, TurnedAway> {
         let mut turned_away = Vec::new();
         while self.is_overfull() {
-            let yields = self.queue.to_give_way(ticket).unwrap_or(ticket);
-            self.queue.leave(yields);
-            if yields == ticket {
+            let yields = self.queue.to_give_way(newcomer);
+            let left = yields.and_then(|ticket| Some((ticket, self.queue.leave(ticket)?)));
+            let Some(left) = left else {
+                self.queue.leave(newcomer);
+                for (ticket, entry) in turned_away {
+                    self.queue.join(ticket, entry);
+                }
                 return Err(TurnedAway::Full);
-            }
-            turned_away.push(yields);
+            };
+            turned_away.push(left);
         }
-        Ok(turned_away)
+        Ok(turned_away.into_iter().map(|(ticket, _)| ticket).collect())
     }
 
     fn is_overfull(&self) -> bool {
@@ -126,23 +138,30 @@ impl State {
         now: Instant,
     ) -> Grant {
         self.grants += 1;
+        self.hedge_credit = (self.hedge_credit + 1).min(MOST_HEDGES * LEASES_FOR_A_HEDGE);
         let number = self.grants;
-        let slowness = self.host_mut(id).map(|host| {
-            host.take(seconds, number, now);
-            host.slowness
-        });
-        let expected = slowness
-            .filter(|_| !cold)
-            .and_then(|slowness| self.estimator.expected(&demand, slowness));
-        Grant {
+        let mut grant = Grant {
             ticket,
             host: id,
-            demand,
             seconds,
             cold,
-            expected,
+            expected: None,
+            is_surely_warm: false,
+            is_last_resort: false,
             granted: now,
+            demand,
+        };
+        let Some(host) = self.host_mut(id) else {
+            return grant;
+        };
+        host.take(seconds, number, now);
+        grant.is_last_resort = host.is_last_resort();
+        grant.is_surely_warm = host.surely_has(grant.demand.model.as_ref());
+        let slowness = host.slowness;
+        if !cold {
+            grant.expected = self.estimator.expected(&grant.demand, slowness);
         }
+        grant
     }
 
     /// A second lease, on another host, for a request that takes long on its first: only of a slot
@@ -153,7 +172,7 @@ impl State {
         avoid: Avoid,
         now: Instant,
     ) -> Option<Grant> {
-        if !self.queue.is_empty() || (self.hedges + 1) * LEASES_FOR_A_HEDGE > self.grants {
+        if !self.queue.is_empty() || self.hedge_credit < LEASES_FOR_A_HEDGE {
             return None;
         }
         let mut avoid = avoid;
@@ -166,6 +185,7 @@ impl State {
             avoid,
             joined: now,
             seconds: first.seconds,
+            sure: first.seconds,
             returning: true,
         };
         let scene = Scene {
@@ -181,7 +201,7 @@ impl State {
         let Placement::On { host, cold: false } = scene.place(&entry, line, &mut self.rng) else {
             return None;
         };
-        self.hedges += 1;
+        self.hedge_credit -= LEASES_FOR_A_HEDGE;
         let Entry {
             demand, seconds, ..
         } = entry;

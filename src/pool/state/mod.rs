@@ -25,6 +25,7 @@ use super::demand::Demand;
 use super::estimate::Estimator;
 use super::health::{Cause, Context, Thresholds, Transition};
 use super::host::Host;
+use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
 use super::snapshot::{HostView, PoolView};
 use crate::config::{HostName, Policy};
@@ -86,6 +87,10 @@ pub(super) struct Grant {
     pub(super) cold: bool,
     /// How long it should take there, if that is known.
     pub(super) expected: Option<Duration>,
+    /// The host told, or has shown, that it has the model in memory.
+    pub(super) is_surely_warm: bool,
+    /// The host was ejected, but no other served.
+    pub(super) is_last_resort: bool,
     pub(super) granted: Instant,
 }
 
@@ -99,7 +104,8 @@ pub(super) struct State {
     estimator: Estimator,
     rng: SmallRng,
     grants: u64,
-    hedges: u64,
+    /// Grows with each lease; hedges are paid from it.
+    hedge_credit: u32,
     /// When time alone will find a host for one that waits for its model.
     reconsider: Option<Instant>,
     events: Vec<Event>,
@@ -117,7 +123,7 @@ impl State {
             estimator: Estimator::default(),
             rng: SmallRng::seed_from_u64(seed),
             grants: 0,
-            hedges: 0,
+            hedge_credit: 0,
             reconsider: None,
             events: Vec::new(),
             lost: Vec::new(),
@@ -260,7 +266,12 @@ impl State {
             return;
         };
         match transition {
-            Transition::Ejected(cause) if cause.loses_requests() => self.lost.push((id, cause)),
+            // Where there is nowhere else to go, what runs there had better end there.
+            Transition::Ejected(cause)
+                if cause.loses_requests() && !(cause.is_soft() && is_desperate(&self.hosts)) =>
+            {
+                self.lost.push((id, cause));
+            }
             Transition::Ejected(_) => {}
             Transition::Up | Transition::Trial => self.welcome_back(id),
         }

@@ -26,7 +26,14 @@ impl State {
             Outcome::Answered { timed } => {
                 host.sign_of_life();
                 host.capacity.answered(in_flight);
-                let transition = host.health.good_answer();
+                let transition = if grant.is_last_resort {
+                    host.health.good_answer_as_last_resort()
+                } else {
+                    host.health.good_answer()
+                };
+                if grant.is_last_resort && transition.is_some() {
+                    host.capacity.start_slowly();
+                }
                 if timed {
                     host.meter.computed(grant.demand.work.items);
                     self.learn(grant, now);
@@ -38,7 +45,11 @@ impl State {
                 host.capacity.refused(in_flight, grant.granted, now);
                 self.note_busy(id, retry_after, now);
             }
-            Outcome::Refused => self.fault(id, Cause::Connect, now),
+            Outcome::Refused => {
+                // Perhaps it restarts.
+                host.forget_models();
+                self.fault(id, Cause::Connect, now);
+            }
             Outcome::Broke => {
                 self.fault(id, Cause::Answers, now);
                 self.note_slot_free(id, now);
@@ -49,6 +60,9 @@ impl State {
         }
         let proof = self.host(id).map_or(Proof::default(), |host| host.proof);
         self.forget_removed();
+        if self.queue.is_empty() && self.hosts.iter().all(|host| host.in_flight == 0) {
+            self.queue.rest();
+        }
         proof
     }
 
@@ -72,7 +86,10 @@ impl State {
 
     /// A sibling answered well what `id` had answered with a server error: it was the host's fault.
     pub(in crate::pool) fn blame(&mut self, id: HostId, now: Instant) {
+        let lost = self.lost.len();
         self.fault(id, Cause::Answers, now);
+        // What else runs there may well end: perhaps it was this request's model that it can't run.
+        self.lost.truncate(lost);
     }
 
     /// What runs on `id` takes longer than it should.
@@ -108,11 +125,15 @@ impl State {
                 let cause = if *reachable {
                     Cause::Checks
                 } else {
+                    host.forget_models();
                     Cause::Connect
                 };
                 host.health.failed_check(cause, context)
             }
-            Check::NoAnswer { .. } => host.health.failed_check(Cause::Hung, context),
+            Check::NoAnswer { .. } => {
+                host.forget_models();
+                host.health.failed_check(Cause::Hung, context)
+            }
             Check::Misconfigured { .. } => host.health.misconfigured(context),
         };
         let is_out = matches!(host.health.phase(), Phase::Ejected { .. });

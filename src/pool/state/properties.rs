@@ -16,7 +16,12 @@ use crate::pool::{Check, Model, Outcome, Slots, Work};
 /// One step of a history. Numbers are reduced to what exists at that point.
 #[derive(Clone, Debug)]
 enum Step {
-    Arrive { client: u8, priority: u8, model: u8 },
+    Arrive {
+        client: u8,
+        priority: u8,
+        model: u8,
+        bytes: usize,
+    },
     Leave(usize),
     Finish(usize, Outcome),
     Blame(usize),
@@ -56,7 +61,7 @@ fn check() -> impl Strategy<Value = Check> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..3u8, 0..2u8, 0..3u8).prop_map(|(client, priority, model)| Step::Arrive { client, priority, model }),
+        12 => (0..3u8, 0..2u8, 0..3u8, 0..12usize).prop_map(|(client, priority, model, bytes)| Step::Arrive { client, priority, model, bytes }),
         2 => any::<usize>().prop_map(Step::Leave),
         12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
         2 => any::<usize>().prop_map(Step::Blame),
@@ -115,8 +120,8 @@ impl World {
                 healthy_after: NonZeroU32::MIN,
                 unhealthy_after: two,
             },
-            max_waiting: 1000,
-            max_waiting_bytes: 1 << 30,
+            max_waiting: 8,
+            max_waiting_bytes: 20,
             check_interval: Duration::from_secs(5),
         };
         let mut state = State::new(settings, 7);
@@ -133,13 +138,14 @@ impl World {
         }
     }
 
-    fn apply(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Arrive {
                 client,
                 priority,
                 model: number,
-            } => self.arrive(client, priority, number),
+                bytes,
+            } => return self.arrive(client, priority, number, bytes),
             Step::Leave(which) => {
                 let mut tickets: Vec<Ticket> = self.waiting.keys().copied().collect();
                 tickets.sort_unstable();
@@ -176,9 +182,16 @@ impl World {
             }
             Step::Wait(millis) => self.now += Duration::from_millis(millis),
         }
+        Ok(())
     }
 
-    fn arrive(&mut self, client: u8, priority: u8, number: u8) {
+    fn arrive(
+        &mut self,
+        client: u8,
+        priority: u8,
+        number: u8,
+        bytes: usize,
+    ) -> Result<(), TestCaseError> {
         let demand = Demand {
             client: Some(client.to_string().into()),
             priority,
@@ -187,10 +200,25 @@ impl World {
                 items: 1,
                 characters: 100,
             },
-            bytes: 1,
+            bytes,
         };
         let ticket = self.state.next_ticket();
         self.line_up(ticket, demand, Avoid::default(), false);
+        for grant in self.state.grant(self.now) {
+            self.take(grant)?;
+        }
+        let turned_away = match self.state.admit(ticket, Duration::from_secs(30)) {
+            Ok(others) => others,
+            Err(_) => vec![ticket],
+        };
+        for ticket in turned_away {
+            let waiter = self.waiting.remove(&ticket);
+            prop_assert!(
+                waiter.is_some_and(|waiter| !waiter.returning),
+                "turned away in vain"
+            );
+        }
+        Ok(())
     }
 
     fn line_up(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
@@ -319,6 +347,7 @@ impl World {
                 avoid: waiter.avoid.clone(),
                 joined: waiter.joined,
                 seconds: self.state.estimator.seconds(&waiter.demand),
+                sure: 0.0,
                 returning: waiter.returning,
             };
             let scene = Scene {
@@ -376,7 +405,7 @@ proptest! {
     ) {
         let mut world = World::new(policy, &hosts);
         for step in steps {
-            world.apply(step);
+            world.apply(step)?;
             world.settle()?;
         }
     }
@@ -392,8 +421,8 @@ proptest! {
             if by_check {
                 world.state.checked(host, &Check::Busy { retry_after }, world.now);
             } else {
-                world.arrive(0, 0, 0);
-                for grant in world.state.grant(world.now) {
+                world.arrive(0, 0, 0, 0)?;
+                for grant in std::mem::take(&mut world.leases) {
                     world.state.finish(&grant, Outcome::Busy { retry_after }, world.now);
                 }
             }

@@ -54,6 +54,8 @@ fn finish(state: &mut State, host: HostId, outcome: Outcome, now: Instant) -> Pr
         seconds: 0.0,
         cold: false,
         expected: None,
+        is_surely_warm: false,
+        is_last_resort: false,
         granted: now,
     };
     state.finish(&grant, outcome, now)
@@ -524,6 +526,8 @@ fn teach(state: &mut State, took: Duration, now: Instant) {
                 seconds: 0.0,
                 cold: false,
                 expected: None,
+                is_surely_warm: false,
+                is_last_resort: false,
                 granted: now,
             };
             state.finish(&grant, ANSWERED, now + took);
@@ -614,6 +618,8 @@ fn a_slow_host_gets_less_while_there_is_a_choice() {
                 seconds: 0.0,
                 cold: false,
                 expected: None,
+                is_surely_warm: false,
+                is_last_resort: false,
                 granted: now,
             };
             state.finish(&grant, ANSWERED, now + took);
@@ -793,4 +799,86 @@ fn what_a_host_is_used_for_is_counted_and_looking_at_it_changes_nothing() {
     assert_eq!(usage.leased, 10 * SECOND);
     assert_eq!(usage.items, 5, "of what was answered");
     assert_eq!(state.view(at(9)).hosts[0].usage, usage);
+}
+
+#[test]
+fn whoever_makes_room_in_vain_keeps_its_place() {
+    let now = Instant::now();
+    let mut state = pool(&[1], now);
+    let ask = |state: &mut State, client: &str, bytes| {
+        let demand = Demand {
+            client: Some(client.into()),
+            bytes,
+            ..Demand::default()
+        };
+        join_with(state, demand, now)
+    };
+    let noisy: Vec<Ticket> = (0..3).map(|_| ask(&mut state, "noisy", 1 << 10)).collect();
+    let large = ask(&mut state, "quiet", 1 << 21);
+    assert_eq!(state.admit(large, 9 * SECOND), Err(TurnedAway::Full));
+    assert_eq!(state.waiting(), 3);
+    assert_eq!(of(&state.grant(now)), [(noisy[0], A)]);
+    let small = ask(&mut state, "quiet", 1 << 10);
+    assert_eq!(state.admit(small, 9 * SECOND), Ok(vec![]));
+}
+
+#[test]
+fn a_model_that_nobody_has_used_yet_is_not_thought_slow() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    teach(&mut state, 8 * SECOND, now);
+    for _ in 0..60 {
+        let ticket = join_with(&mut state, with_model("embed:new"), now);
+        assert_eq!(state.admit(ticket, 30 * SECOND), Ok(vec![]));
+    }
+    for _ in 0..60 {
+        join(&mut state);
+    }
+    let late = join(&mut state);
+    assert_eq!(state.admit(late, 30 * SECOND), Err(TurnedAway::TooLong));
+}
+
+#[test]
+fn what_runs_on_the_last_host_ends_there() {
+    let now = Instant::now();
+    let mut state = pool(&[1], now);
+    let unwell = Check::Failed {
+        reason: String::new(),
+        reachable: true,
+    };
+    state.checked(A, &unwell, now);
+    state.checked(A, &unwell, now);
+    assert!(!phase(&state, A).is_serving());
+    assert_eq!(state.take_lost(), []);
+}
+
+#[test]
+fn a_host_that_answers_well_as_a_last_resort_is_back() {
+    let now = Instant::now();
+    let mut state = pool(&[4, 4], now);
+    finish(&mut state, A, Outcome::Broke, now);
+    finish(&mut state, A, Outcome::Broke, now);
+    for _ in 0..2 {
+        finish(&mut state, B, Outcome::Refused, now);
+    }
+    join(&mut state);
+    let granted = state.grant(now);
+    assert_eq!((granted[0].host, granted[0].is_last_resort), (A, true));
+    state.finish(&granted[0], ANSWERED, now);
+    assert!(phase(&state, A).is_serving());
+}
+
+#[test]
+fn a_host_that_may_have_restarted_is_not_taken_to_have_its_models() {
+    let now = Instant::now();
+    let mut state = pool(&[1], now);
+    state.told(A, has(&["embed:m"]));
+    let warm = |state: &mut State| {
+        join_with(state, with_model("embed:m"), now);
+        let granted = state.grant(now);
+        state.finish(&granted[0], Outcome::Refused, now);
+        granted[0].is_surely_warm
+    };
+    assert!(warm(&mut state));
+    assert!(!warm(&mut state));
 }

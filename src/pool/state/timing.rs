@@ -85,7 +85,7 @@ impl State {
         }
         let serving = self.hosts.iter().filter(|host| host.is_serving());
         let rate: f64 = serving
-            .map(|host| f64::from(host.slots()) / host.slowness.factor())
+            .map(|host| f64::from(host.capacity.steady()) / host.slowness.factor())
             .sum();
         if rate > 0.0 {
             seconds(work.max(0.0) / rate)
