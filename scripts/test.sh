@@ -19,7 +19,8 @@ main() {
     # In the workspace's own set of features, so that little is compiled anew.
     step "exported traces" cargo test --locked --workspace --features gpu-bridge/otlp \
         --test blackbox -- traces_export
-    step "clippy with traces" cargo clippy --locked --package gpu-bridge --features otlp --lib -- -D warnings
+    step "clippy of exported traces" cargo clippy --locked --workspace --features gpu-bridge/otlp \
+        --test blackbox -- -D warnings
     current=""
 }
 
