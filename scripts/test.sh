@@ -16,6 +16,11 @@ main() {
     # Tests start the binaries of both packages, which `cargo test` alone would not build.
     step "build" cargo build --locked --workspace --bins --tests
     step "tests" cargo test --locked --workspace
+    # In the workspace's own set of features, so that little is compiled anew.
+    step "exported traces" cargo test --locked --workspace --features gpu-bridge/otlp \
+        --test blackbox -- traces_export
+    step "clippy of exported traces" cargo clippy --locked --workspace --features gpu-bridge/otlp \
+        --test blackbox -- -D warnings
     current=""
 }
 
