@@ -68,6 +68,7 @@ struct IncidentState {
     client: Option<String>,
     route: &'static str,
     status: u16,
+    why: Option<String>,
     took_ms: u64,
     attempts: Vec<AttemptState>,
 }
@@ -148,6 +149,7 @@ fn incident_of(number: u64, incident: &Incident) -> IncidentState {
         client: incident.client.clone(),
         route: incident.route,
         status: incident.status,
+        why: incident.why.clone(),
         took_ms: millis(incident.took),
         attempts: attempts
             .map(|(host, verdict)| AttemptState {
@@ -190,6 +192,7 @@ mod tests {
             client: Some("plugin".to_owned()),
             route: "embed",
             status: 502,
+            why: Some("why".to_owned()),
             attempts: vec![("a".to_owned(), "fault".into())],
             took: Duration::from_millis(7),
         });
@@ -213,7 +216,7 @@ mod tests {
             json["incidents"],
             json!([{
                 "number": 1, "at_ms": 1234, "id": "id", "client": "plugin", "route": "embed",
-                "status": 502, "took_ms": 7, "attempts": [{"host": "a", "verdict": "fault"}],
+                "status": 502, "why": "why", "took_ms": 7, "attempts": [{"host": "a", "verdict": "fault"}],
             }])
         );
     }

@@ -118,6 +118,7 @@ impl Record {
                 client: told.client.clone(),
                 route: route.as_str(),
                 status,
+                why: told.why.clone(),
                 attempts: attempts.collect(),
                 took: told.total,
             });

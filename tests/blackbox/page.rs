@@ -235,7 +235,7 @@ async fn it_fits_a_phone_can_be_read_aloud_and_takes_names_as_text() {
 
     browser.sees(&shows("a", "busy", "onerror")).await;
     browser
-        .sees("document.getElementById('incidents').children.length > 0")
+        .sees("document.getElementById('incidents').innerText.includes('no host became free in time')")
         .await;
     browser
         .sees(&format!("{}?.innerText.includes('ejected')", row(name)))

@@ -26,6 +26,9 @@ export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
+/** The same with numbers and their units on one line. */
+export const unbroken = (text) => text.replace(/(\d) (s|%)(?!\w)/g, "$1\u00a0$2");
+
 /** "3.4", "120", "0": as many digits as are worth reading. */
 export function number(value) {
   if (value >= 100 || Number.isInteger(value)) return String(Math.round(value));

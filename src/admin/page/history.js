@@ -45,8 +45,10 @@ export class Plot {
     const values = all.flat().map(([, value]) => value ?? 0);
     const most = Math.max(0, ...values);
     all.forEach((points, index) => {
-      const filled = this.lines[index].kind.includes("area");
-      this.paths[index].setAttribute("d", shape(points, most, filled));
+      const { kind } = this.lines[index];
+      // Nothing that is bad is no line, rather than a red one.
+      const drawn = most > 0 || !kind.includes("bad");
+      this.paths[index].setAttribute("d", drawn ? shape(points, most, kind.includes("area")) : "");
     });
     const last = all[0].at(-1)?.[1] ?? 0;
     const words = `${this.label} over the last five minutes: now ${this.say(last)}, at most ${this.say(most)}`;

@@ -1,7 +1,7 @@
 // The table of hosts: a row is made once and then kept up to date, so that focus, selection and what
 // a screen reader is at stay where they are.
 
-import { byId, duration, element, number, percent, setText } from "./dom.js";
+import { byId, duration, element, number, percent, setText, unbroken } from "./dom.js";
 import { Plot } from "./history.js";
 import { confirm } from "./operate.js";
 
@@ -152,7 +152,7 @@ class Row {
   update(host, nowMs) {
     this.row.dataset.state = host.state;
     badge(this.badge, host.state);
-    setText(this.why, host.why ?? "");
+    setText(this.why, unbroken(host.why ?? ""));
     setText(this.problem, host.problem === null ? "" : `Last check: ${host.problem}`);
     this.updateSlots(host);
     this.updateMemory(host);

@@ -48,12 +48,12 @@ function eventItem({ at_ms, host, level, kind, text }) {
   );
 }
 
-function incidentRow({ at_ms, id, client, route, status, took_ms, attempts }) {
+function incidentRow({ at_ms, id, client, route, status, why, took_ms, attempts }) {
   const row = element("tr", { role: "row", class: status < 500 && status !== 429 ? "hidden-fault" : "lost" });
   row.append(
     element("td", { role: "cell" }, time(at_ms)),
     element("td", { role: "cell" }, element("b", {}, outcome(status)), element("span", { class: "aside" }, ` after ${duration(took_ms / 1000)}`)),
-    element("td", { role: "cell" }, way(route, client, attempts), element("code", { class: "id", title: "X-Request-Id" }, id)),
+    element("td", { role: "cell" }, way(route, client, attempts, why), element("code", { class: "id", title: "X-Request-Id" }, id)),
   );
   return row;
 }
@@ -64,11 +64,11 @@ function outcome(status) {
   return status === 429 || status === 503 ? `${status}, no room` : `${status}, an error`;
 }
 
-function way(route, client, attempts) {
+function way(route, client, attempts, why) {
   const who = client === null ? route : `${route} for ${client}`;
   const tries = attempts.map(({ host, verdict }) => `${host} ${DEEDS[verdict] ?? verdict}`);
-  const text = tries.length > 0 ? tries.join(", then ") : "no host had a free slot in time";
-  return element("p", {}, `${who}: ${text}`);
+  const story = [tries.join(", then "), why ?? ""].filter((part) => part !== "").join("; ");
+  return element("p", {}, `${who}: ${story}`);
 }
 
 function time(atMs) {

@@ -1,6 +1,6 @@
 // The pool as a whole: whether anybody needs to care, who is hurting, and the way of the requests.
 
-import { byId, duration, element, number, percent, setText } from "./dom.js";
+import { byId, duration, element, number, percent, setText, unbroken } from "./dom.js";
 import { Plot } from "./history.js";
 import { badge, rowId } from "./hosts.js";
 
@@ -66,7 +66,7 @@ function attention(hosts) {
     badge(sign, host.state);
     link.setAttribute("href", `#${rowId(host.name)}`);
     setText(link, host.name);
-    setText(why, host.why ?? "");
+    setText(why, unbroken(host.why ?? ""));
   });
 }
 

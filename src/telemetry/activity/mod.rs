@@ -119,6 +119,8 @@ pub struct Incident {
     pub route: &'static str,
     /// What its client got; 499: it went away.
     pub status: u16,
+    /// Why the proxy refused it, if it did.
+    pub why: Option<String>,
     /// Its way: hosts, and one word for what each of them did.
     pub attempts: Vec<(String, Cow<'static, str>)>,
     /// From its head to the end of its answer.
@@ -340,6 +342,7 @@ mod tests {
             client: None,
             route: "embed",
             status,
+            why: None,
             attempts: vec![(name().to_string(), "fault".into())],
             took: Duration::from_millis(3),
         }
