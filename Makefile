@@ -20,7 +20,7 @@ help: ## List the targets
 demo: model build ## Run two GPU hosts and the proxy until Ctrl-C (ONCE=1: check and end)
 	@python3 scripts/demo.py --bin-dir "$(RELEASE)" $(if $(filter-out 0,$(ONCE)),--once)
 
-test: preflight ## Run every check: format, clippy, dependencies, all tests
+test: preflight ## Run every check: format, links, dependencies, clippy, all tests
 	@scripts/test.sh
 
 build: preflight ## Build the release binaries

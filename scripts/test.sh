@@ -9,6 +9,7 @@ summary=()
 main() {
     trap on_exit EXIT
     step "format" cargo fmt --all --check
+    step "links" check_links
     step "dependencies" check_dependencies
     step "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
     step "benchmark's tests" python3 -m unittest discover --start-directory bench --quiet
@@ -32,6 +33,11 @@ step() {
     printf '\n==> %s\n' "$current"
     "$@"
     summary+=("$current $((SECONDS - began)) s")
+}
+
+check_links() {
+    python3 -m unittest discover --start-directory scripts --quiet
+    python3 scripts/check_links.py
 }
 
 check_dependencies() {
