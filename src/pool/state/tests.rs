@@ -45,9 +45,9 @@ fn fresh(policy: Policy, max_waiting: usize, specs: Vec<HostSpec>) -> State {
 
 const ANSWERED: Outcome = Outcome::Answered { timed: true };
 
-/// An attempt on `host` ends that was granted just now.
-fn finish(state: &mut State, host: HostId, outcome: Outcome, now: Instant) -> Proof {
-    let grant = Grant {
+/// Of a request of which nothing is known.
+fn lease_of(host: HostId, granted: Instant) -> Grant {
+    Grant {
         ticket: Ticket(0),
         host,
         demand: Demand::default(),
@@ -56,8 +56,13 @@ fn finish(state: &mut State, host: HostId, outcome: Outcome, now: Instant) -> Pr
         expected: None,
         is_surely_warm: false,
         is_last_resort: false,
-        granted: now,
-    };
+        granted,
+    }
+}
+
+/// An attempt on `host` ends that was granted just now.
+fn finish(state: &mut State, host: HostId, outcome: Outcome, now: Instant) -> Proof {
+    let grant = lease_of(host, now);
     state.finish(&grant, outcome, now)
 }
 
@@ -519,17 +524,7 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
 fn teach(state: &mut State, took: Duration, now: Instant) {
     for _ in 0..40 {
         for host in [A, B] {
-            let grant = Grant {
-                ticket: Ticket(0),
-                host,
-                demand: Demand::default(),
-                seconds: 0.0,
-                cold: false,
-                expected: None,
-                is_surely_warm: false,
-                is_last_resort: false,
-                granted: now,
-            };
+            let grant = lease_of(host, now);
             state.finish(&grant, ANSWERED, now + took);
         }
     }
@@ -611,17 +606,7 @@ fn a_slow_host_gets_less_while_there_is_a_choice() {
     let mut state = pool(&[8, 8], now);
     for _ in 0..60 {
         for (host, took) in [(A, 4 * SECOND), (B, SECOND)] {
-            let grant = Grant {
-                ticket: Ticket(0),
-                host,
-                demand: Demand::default(),
-                seconds: 0.0,
-                cold: false,
-                expected: None,
-                is_surely_warm: false,
-                is_last_resort: false,
-                granted: now,
-            };
+            let grant = lease_of(host, now);
             state.finish(&grant, ANSWERED, now + took);
         }
     }
