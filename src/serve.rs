@@ -94,20 +94,17 @@ fn is_serving(pool: &Pool) -> bool {
 
 /// What a successor must know of this process.
 fn standing(pool: &Pool) -> Standing {
-    let hosts = pool.view().hosts;
-    let draining = hosts.iter().filter(|host| host.draining);
+    let drained = pool.drained();
     Standing {
-        serving: hosts.iter().any(HostView::is_serving),
-        draining: draining.map(|host| host.name.to_string()).collect(),
+        serving: pool.view().hosts.iter().any(HostView::is_serving),
+        draining: drained.iter().map(ToString::to_string).collect(),
     }
 }
 
 /// An operator's order outlives an upgrade.
 fn keep_drained(pool: &Pool, draining: &[String]) {
-    for name in draining.iter().filter_map(|name| name.parse().ok()) {
-        // One that is not in this configuration gets nothing anyway.
-        pool.drain(&name);
-    }
+    let names = draining.iter().filter_map(|name| name.parse().ok());
+    pool.keep_drained(names.collect());
 }
 
 /// Reloads when a file changes and when SIGHUP asks for it.

@@ -12,7 +12,7 @@
 //! can't use a name of its own that it makes resolve to our address (DNS rebinding), because only
 //! addresses and localhost are taken as `Host`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -92,7 +92,7 @@ impl Access {
             None if need != Need::Scrape && !is_called_locally(headers) => {
                 return Err(Denied::Name);
             }
-            None if need == Need::Operate && !peer.to_canonical().is_loopback() => {
+            None if need == Need::Operate && (!is_this_machine(peer) || is_relayed(headers)) => {
                 return Err(Denied::Remote);
             }
             _ => {}
@@ -102,6 +102,18 @@ impl Access {
         }
         Ok(())
     }
+}
+
+/// Sidecars of service meshes connect from other addresses of the loopback network.
+fn is_this_machine(peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST
+}
+
+/// Does a proxy in front say that somebody else asks?
+fn is_relayed(headers: &HeaderMap) -> bool {
+    let told = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    told.iter().any(|name| headers.contains_key(*name))
 }
 
 /// The keys that a request shows, in either way.
@@ -167,6 +179,20 @@ mod tests {
         assert_eq!(
             ask(Need::Operate, "::ffff:127.0.0.1", "127.0.0.1", true),
             Ok(())
+        );
+        assert_eq!(
+            ask(Need::Operate, "127.0.0.6", "localhost", true),
+            Err(Denied::Remote),
+            "a sidecar"
+        );
+        let relayed = [
+            ("host", "127.0.0.1:9765"),
+            ("x-gpu-bridge", "1"),
+            ("x-forwarded-for", AWAY),
+        ];
+        assert_eq!(
+            decide(None, Need::Operate, HERE, &relayed),
+            Err(Denied::Remote)
         );
         assert_eq!(
             ask(Need::Operate, HERE, "localhost", false),

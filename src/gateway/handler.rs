@@ -283,6 +283,13 @@ impl<U: Upstream> Handler<U> {
                 return Ok(());
             }
         };
+        if let Err(error) = &written
+            && *error.etype() == respond::HOST_FAILED
+        {
+            // What the client got is cut off; it is not the one who went away.
+            record.told.status = Some(StatusCode::BAD_GATEWAY.as_u16());
+            record.told.why = Some(error.to_string());
+        }
         let (status, bytes) = written?;
         record.told.status = Some(status.as_u16());
         record.told.response_bytes = bytes;

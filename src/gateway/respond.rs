@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gpu_bridge_wire::ErrorBody;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use pingora::{ErrorType, OrErr};
+use pingora::{Error, ErrorType};
 use serde::Serialize;
 
 use crate::dispatch::Delivery;
+use crate::message::Cut;
 use crate::telemetry::{Journal, Reason};
+
+/// A host failed in the middle of an answer that was already on its way.
+pub(super) const HOST_FAILED: ErrorType = ErrorType::Custom("the host failed in its answer");
 
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
@@ -116,6 +120,9 @@ pub(super) async fn deliver(
     let body = &delivery.answer.body;
     if delivery.rest.is_none() {
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    } else if session.req_header().version == Version::HTTP_10 {
+        // Its client knows no chunks: the end of the connection is the end of the answer.
+        session.set_keepalive(None);
     } else {
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
@@ -124,18 +131,23 @@ pub(super) async fn deliver(
         session.write_response_body(chunk.clone(), false).await?;
     }
     let mut written = body.len();
+    let explain = |cut: Cut| Error::explain(kind(&cut), cut.to_string());
     if let Some(rest) = &mut delivery.rest {
-        while let Some(chunk) = rest
-            .next()
-            .await
-            .or_err(ErrorType::ReadError, "streaming an answer")?
-        {
+        while let Some(chunk) = rest.next().await.map_err(explain)? {
             written += chunk.len();
             session.write_response_body(chunk, false).await?;
         }
     }
     session.write_response_body(Bytes::new(), true).await?;
     Ok(written)
+}
+
+/// The host's failure is of another type than the client's.
+fn kind(cut: &Cut) -> ErrorType {
+    match cut {
+        Cut::Failed(_) => HOST_FAILED,
+        Cut::TooSlow => ErrorType::WriteTimedout,
+    }
 }
 
 /// Where the time went so far (W3C Server-Timing), in milliseconds.

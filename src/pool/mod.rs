@@ -241,6 +241,16 @@ impl Pool {
         self.update_and_grant(|state, _| state.set_draining(name, false))
     }
 
+    /// The orders to drain that stand, also of hosts that are not there at the moment.
+    pub fn drained(&self) -> Vec<HostName> {
+        self.lock().state.drained().cloned().collect()
+    }
+
+    /// Takes over orders to drain that were given to another process.
+    pub fn keep_drained(&self, names: Vec<HostName>) {
+        self.update_and_grant(|state, _| state.keep_drained(names));
+    }
+
     /// Draws a place in line. A request keeps it through all its attempts.
     pub fn ticket(&self) -> Ticket {
         self.lock().state.next_ticket()

@@ -143,6 +143,29 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
 }
 
 #[tokio::test]
+async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
+    let pool = pool(&[1], 9);
+    let name = pool.hosts()[0].1.clone();
+    assert!(pool.drain(&name));
+    pool.set_hosts(Vec::new());
+    assert_eq!(pool.drained(), std::slice::from_ref(&name));
+    let spec = HostSpec {
+        name: name.clone(),
+        endpoint: "elsewhere".to_owned(),
+        max_concurrent: None,
+        weight: NonZeroU32::MIN,
+    };
+    let successor = self::pool(&[], 9);
+    successor.keep_drained(pool.drained());
+    for pool in [&pool, &successor] {
+        pool.set_hosts(vec![spec.clone()]);
+        assert!(pool.view().hosts[0].draining);
+        assert!(pool.undrain(&name));
+        assert!(!pool.view().hosts[0].draining);
+    }
+}
+
+#[tokio::test]
 async fn a_draining_host_gets_nothing_new() {
     let pool = pool(&[1], 9);
     let name = pool.hosts()[0].1.clone();

@@ -106,7 +106,7 @@ impl Running {
             self.connections.closed(shutdown_time).await
         };
         let time = tokio::select! {
-            _ = done => LAST_WORDS,
+            all_closed = done => if all_closed { LAST_WORDS } else { shutdown_time },
             // As when a service is stopped just after it was upgraded.
             () = signals.stop() => shutdown_time,
         };

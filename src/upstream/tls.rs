@@ -72,12 +72,14 @@ impl Tls {
                 "tls.insecure: whoever answers at this host's address is taken for it"
             );
         }
+        // First, so that a change of the files meanwhile is seen as one.
+        let fingerprint = fingerprint(config)?;
         Ok(Some(Self {
             server_name: server_name.to_owned(),
             authorities: authorities(config)?,
             identity: identity(config)?,
             insecure: config.insecure,
-            fingerprint: fingerprint(config)?,
+            fingerprint,
         }))
     }
 

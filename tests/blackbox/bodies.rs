@@ -382,6 +382,60 @@ async fn beyond_the_bytes_held_in_all_requests_are_told_to_come_again() {
 }
 
 #[tokio::test]
+async fn a_host_that_dies_in_an_answer_too_large_to_hold_is_not_taken_for_the_client() {
+    let host = sim_host("host")
+        .behaving(Behaviour::DieAfter(20 * MIB))
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+
+    let request = proxy.client().request(http::Method::POST, "/embed");
+    let response = request.json(&embed_body("x")).send().await.unwrap();
+    assert!(
+        response.bytes().await.is_err(),
+        "it is cut off, and looks so"
+    );
+
+    eventually("it is counted as the host's failure", async || {
+        let failed = [("route", "embed"), ("code", "502")];
+        let metrics = proxy.metrics().await;
+        metrics.count("gpu_bridge_requests_total", &failed) == 1
+    })
+    .await;
+    assert_eq!(
+        proxy.failed_attempts("host").await,
+        0,
+        "it had answered, as far as it was held"
+    );
+}
+
+#[tokio::test]
+async fn an_old_client_gets_a_large_answer_without_chunks() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServePadded(20 * MIB))
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let body = embed_body("x").to_string();
+    let mut connection = proxy.connect().await;
+
+    connection
+        .send(format!(
+            "POST /embed HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+
+    let answer = connection.rest().await;
+    let end = answer
+        .windows(4)
+        .position(|bytes| bytes == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    assert_eq!(answer[end..], *padded_answer("x", 20 * MIB).as_bytes());
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host])

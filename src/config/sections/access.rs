@@ -62,7 +62,7 @@ pub(super) fn admin(section: &Section<'_>) -> Option<Admin> {
     if key.is_none() && !address.ip().to_canonical().is_loopback() {
         section.warn(
             "address",
-            "everybody who can connect may operate the proxy; set admin.key, or listen on 127.0.0.1",
+            "everybody who can connect may look at hosts and requests; set admin.key, or listen on 127.0.0.1",
         );
     }
     Some(Admin { address, key })

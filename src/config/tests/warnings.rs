@@ -11,7 +11,7 @@ fn warnings(text: &str) -> Vec<String> {
 
 #[test]
 fn warnings_say_where_and_what_instead() {
-    let exposed = "2:18: admin.address: everybody who can connect may operate the proxy; set admin.key, or listen on 127.0.0.1";
+    let exposed = "2:18: admin.address: everybody who can connect may look at hosts and requests; set admin.key, or listen on 127.0.0.1";
     let table: &[(&str, &[&str])] = &[
         ("", &[]),
         ("admin: {address: '0.0.0.0:9765'}\n", &[exposed]),

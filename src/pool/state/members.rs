@@ -48,6 +48,7 @@ impl State {
         if !first_time {
             host.capacity.start_slowly();
         }
+        host.draining = self.drained.contains(&host.spec.name);
         self.hosts.push(host);
         if !first_time {
             self.note(id, EventKind::Added);
@@ -60,12 +61,30 @@ impl State {
             .retain(|host| !host.removed || host.in_flight > 0);
     }
 
-    /// Returns whether there is such a host.
+    /// The orders of operators to drain, also of hosts that are not there at the moment: one that is
+    /// found again by its name, or at another address, is still not to be used.
+    pub(in crate::pool) fn drained(&self) -> impl Iterator<Item = &HostName> {
+        self.drained.iter()
+    }
+
+    /// Takes over orders that were given elsewhere.
+    pub(in crate::pool) fn keep_drained(&mut self, names: Vec<HostName>) {
+        for name in names {
+            self.set_draining(&name, true);
+            self.drained.insert(name);
+        }
+    }
+
+    /// Returns whether there is such a host, or an order to take back.
     pub(in crate::pool) fn set_draining(&mut self, name: &HostName, draining: bool) -> bool {
+        let taken_back = !draining && self.drained.remove(name);
         let known = |host: &&mut Host| !host.removed && host.spec.name == *name;
         let Some(host) = self.hosts.iter_mut().find(known) else {
-            return false;
+            return taken_back;
         };
+        if draining {
+            self.drained.insert(name.clone());
+        }
         let news = host.draining != draining;
         host.draining = draining;
         let id = host.id;

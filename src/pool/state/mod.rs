@@ -14,6 +14,7 @@ mod members;
 mod outcomes;
 mod timing;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -100,6 +101,8 @@ pub(super) struct State {
     /// Sorted by id.
     hosts: Vec<Host>,
     next_host: u64,
+    /// By order of operators.
+    drained: BTreeSet<HostName>,
     queue: Queue,
     estimator: Estimator,
     rng: SmallRng,
@@ -119,6 +122,7 @@ impl State {
             settings,
             hosts: Vec::new(),
             next_host: 0,
+            drained: BTreeSet::new(),
             queue: Queue::default(),
             estimator: Estimator::default(),
             rng: SmallRng::seed_from_u64(seed),

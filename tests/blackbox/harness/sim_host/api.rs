@@ -208,6 +208,7 @@ impl Api {
                 response(StatusCode::OK, "application/json", whole(body))
             }
             Behaviour::ServeThenHangUp => line.end(spoken(&answer), Ending::Close).await,
+            Behaviour::DieAfter(bytes) => line.end(cut(&answer, bytes), Ending::Reset).await,
             Behaviour::DieMidBody(ending) => line.end(half(&spoken(&answer)), ending).await,
             Behaviour::DieMidChunks(ending) => line.end(half_chunked(&answer), ending).await,
             _ => json(&answer),
@@ -283,6 +284,16 @@ fn half(spoken: &[u8]) -> Vec<u8> {
     let body = spoken.windows(4).position(|bytes| bytes == b"\r\n\r\n");
     let body = body.unwrap() + 4;
     spoken[..usize::midpoint(body, spoken.len())].to_vec()
+}
+
+/// So many bytes of a body that was to be twice as long.
+fn cut(answer: &Value, bytes: usize) -> Vec<u8> {
+    let body = padded(answer, 2 * bytes);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body.as_bytes()[..bytes]].concat()
 }
 
 /// A whole chunk, but not the last one.

@@ -30,6 +30,8 @@ pub(crate) enum Behaviour {
     Say(&'static str, Ending),
     /// Half an answer, then the end.
     DieMidBody(Ending),
+    /// So many bytes of a longer answer, then a reset.
+    DieAfter(usize),
     /// Half a chunked answer, then the end.
     DieMidChunks(Ending),
     /// The end after the head of the request, before its body was read.
