@@ -17,7 +17,7 @@ use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::running::{Running, Stopping};
+use self::running::{Prepared, Running, Stopping};
 use crate::admin::access::Access;
 use crate::admin::{Admin, Streams};
 use crate::budget::Budget;
@@ -67,11 +67,12 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
         let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.observers.metrics));
         async move { metrics.activity.keep_time(pool).await }
     });
+    let prepared = Prepared::new(&sockets)?;
     tokio::select! {
         relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
         () = signals.stop() => return Ok(()),
     }
-    let running = Running::start(&parts, &sockets, stopping)?;
+    let running = Running::start(&parts, prepared, stopping);
     restart::notify(restart::State::Serving);
 
     tokio::select! {

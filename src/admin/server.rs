@@ -1,5 +1,5 @@
-//! The admin address's connections: few, and none may dawdle over a head, so that whoever can reach it
-//! can't use up the files that clients' connections need.
+//! The admin address's connections: few, and none may dawdle over a head or over reading an answer, so
+//! that whoever can reach it can't use up the files that clients' connections need, nor the places.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -21,6 +21,9 @@ use tokio::time::sleep;
 pub(super) const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
+/// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
+/// not read.
+const UNREAD: u32 = 30_000;
 /// Bytes of a head.
 const MAX_HEAD: usize = 16 << 10;
 /// The pause after `accept` has failed, which it may do again at once (too many open files).
@@ -73,7 +76,11 @@ async fn accept(
     let place = Arc::clone(places).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok((stream, peer)) => {
+                // Where the system does not know it, connections end with TCP's own patience.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
+                return (stream, peer, place);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the admin address can't accept a connection");
                 sleep(PAUSE).await;

@@ -56,33 +56,56 @@ pub(super) struct Running {
     services: JoinSet<()>,
 }
 
-impl Running {
-    pub(super) fn start(parts: &Parts, sockets: &Sockets, stopping: Stopping) -> Result<Self> {
-        let (fds, addresses) = listening(sockets)?;
+/// The sockets in the terms of those who serve on them: all that can fail, before anybody relies on
+/// this process.
+pub(super) struct Prepared {
+    clients: ListenFds,
+    addresses: Vec<SocketAddr>,
+    admin: tokio::net::TcpListener,
+    admin_address: SocketAddr,
+}
+
+impl Prepared {
+    pub(super) fn new(sockets: &Sockets) -> Result<Self> {
+        let (clients, addresses) = listening(sockets)?;
         let admin = sockets.admin().context("no admin address")?;
         let admin = admin.listener.try_clone()?;
         let admin_address = admin.local_addr()?;
-        tokio::spawn(admin::serve(
-            tokio::net::TcpListener::from_std(admin)?,
-            parts.admin(stopping.admin.subscribe()),
-        ));
+        Ok(Self {
+            clients,
+            addresses,
+            admin: tokio::net::TcpListener::from_std(admin)?,
+            admin_address,
+        })
+    }
+}
+
+impl Running {
+    pub(super) fn start(parts: &Parts, prepared: Prepared, stopping: Stopping) -> Self {
+        let Prepared {
+            clients,
+            addresses,
+            admin,
+            admin_address,
+        } = prepared;
+        tokio::spawn(admin::serve(admin, parts.admin(stopping.admin.subscribe())));
         let pool = parts.pool.clone();
         let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();
         for (address, certificates) in std::iter::zip(&addresses, &parts.certificates) {
             let mut service = parts.service(*address, certificates.clone());
-            let (fds, accepting) = (Arc::clone(&fds), stopping.accepting.subscribe());
+            let (fds, accepting) = (Arc::clone(&clients), stopping.accepting.subscribe());
             services.spawn(async move { service.start_service(Some(fds), accepting, 1).await });
         }
         watch_certificates(&addresses, &parts.certificates, &parts.observers.metrics);
         announce(&addresses, &parts.certificates, admin_address);
-        Ok(Self {
+        Self {
             pool,
             stopping,
             connections,
             reloader,
             services,
-        })
+        }
     }
 
     /// A signal said stop. New connections are refused, so nothing is to be gained from keeping idle
