@@ -1,6 +1,6 @@
 //! Which headers end at a proxy (RFC 9110, section 7.6.1) and which go on.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers that are about one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -32,6 +32,14 @@ fn named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|token| token.trim().eq_ignore_ascii_case(name.as_str()))
+}
+
+/// What follows the scheme in `Authorization: Bearer TOKEN`; `None` for another scheme.
+pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = authorization
+        .as_bytes()
+        .split_at_checked(b"bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
 /// The headers of an answer that go on to the client; framing is set anew there.

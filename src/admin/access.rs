@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use gpu_bridge_wire::API_KEY_HEADER;
 
 use crate::config::Secret;
+use crate::headers::bearer;
 
 /// The mark; its value does not matter.
 pub const MARK: HeaderName = HeaderName::from_static("x-gpu-bridge");
@@ -118,10 +119,7 @@ fn is_relayed(headers: &HeaderMap) -> bool {
 
 /// The keys that a request shows, in either way.
 fn presented(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, key) = value.as_bytes().split_at_checked(b"bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
-    });
+    let bearer = headers.get(header::AUTHORIZATION).and_then(bearer);
     let plain = headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes);
     bearer.into_iter().chain(plain)
 }

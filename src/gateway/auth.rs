@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::client_limits::{Admission, Limits, Reached, Usage};
 use crate::config::{ClientKey, Secret};
+use crate::headers::bearer;
 
 /// The keys of all clients.
 pub struct Auth {
@@ -160,16 +161,9 @@ fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers
         .get_all(header::AUTHORIZATION)
         .iter()
-        .filter_map(|value| bearer(value.as_bytes()));
+        .filter_map(bearer)
+        .map(<[u8]>::trim_ascii);
     plain.chain(bearer)
-}
-
-/// The token of `Bearer TOKEN`; `None` for another scheme.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
