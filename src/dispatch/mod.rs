@@ -24,14 +24,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::history::History;
-use self::race::Ended;
+use self::race::{End, Ended};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::HostName;
 use crate::message::{Answer, Call, Cut, Rest};
 use crate::pool::{Lease, Outcome, Pool, Ticket, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
-use crate::upstream::{Upstream, Verdict};
+use crate::upstream::Upstream;
 
 /// Only who waits for longer finds out what for: it costs a look at the whole pool.
 const WORTH_ASKING: Duration = Duration::from_millis(100);
@@ -158,20 +158,14 @@ impl<U: Upstream> Dispatcher<U> {
             let ended = self
                 .run(lease, call, history.avoid(), settings, journal)
                 .await;
-            for Ended {
-                lease,
-                verdict,
-                proof,
-            } in ended
-            {
-                let failure = match verdict {
-                    Verdict::Deliver(answer) => return Ok(self.deliver(lease, answer, &history)),
-                    failure => failure,
-                };
-                self.metrics.requests.retried(failure.as_str());
-                let (host, name) = (lease.host(), lease.name().clone());
-                let proof = proof.unwrap_or_else(|| lease.finish(failure.outcome()));
-                history.record(host, &name, failure, proof);
+            for Ended { lease, end } in ended {
+                match end {
+                    End::Delivered(answer) => return Ok(self.deliver(lease, answer, &history)),
+                    End::Failed { verdict, proof } => {
+                        self.metrics.requests.retried(verdict.as_str());
+                        history.record(lease.host(), lease.name(), verdict, proof);
+                    }
+                }
             }
             if history.is_over(|avoid| self.pool.has_alternative(avoid)) {
                 return history.conclude(Refusal::HostsFailed);

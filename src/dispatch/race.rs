@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Settings};
-use crate::message::Call;
+use crate::message::{Answer, Call};
 use crate::pool::{Avoid, Cause, Lease, Proof};
 use crate::telemetry::trace::Context;
-use crate::telemetry::{End, Journal};
+use crate::telemetry::{self, Journal};
 use crate::upstream::{Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
@@ -18,12 +18,22 @@ const LEAST_LIMIT: Duration = Duration::from_secs(10);
 /// … and after this many times what it should take.
 const PATIENCE: u32 = 20;
 
-/// An attempt that has ended.
+/// An attempt that has ended, and its lease.
 pub(super) struct Ended {
     pub(super) lease: Lease,
-    pub(super) verdict: Verdict,
-    /// The host's last sign of life, if the lease has been given back already.
-    pub(super) proof: Option<Proof>,
+    pub(super) end: End,
+}
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// With the client's answer.
+    Delivered(Answer),
+    /// Otherwise; its lease is given back.
+    Failed {
+        verdict: Verdict,
+        /// The host's last sign of life.
+        proof: Proof,
+    },
 }
 
 impl<U: Upstream> Dispatcher<U> {
@@ -37,54 +47,48 @@ impl<U: Upstream> Dispatcher<U> {
         settings: Settings,
         journal: &Journal,
     ) -> Vec<Ended> {
-        let hedge_after = lease.straggles_after().filter(|_| settings.hedge);
+        let hedge_after = if settings.hedge {
+            lease.straggles_after()
+        } else {
+            None
+        };
         let hedge;
         let (first, second) = {
             let mut running = pin!(self.attempt(&lease, call, settings, journal));
             let in_time = match hedge_after {
                 None => Some(running.as_mut().await),
-                Some(after) => tokio::select! {
-                    verdict = &mut running => Some(verdict),
-                    () = tokio::time::sleep(after) => None,
-                },
+                Some(after) => tokio::time::timeout(after, running.as_mut()).await.ok(),
             };
             hedge = match in_time {
                 Some(_) => None,
                 None => lease.hedge(avoid),
             };
             match (in_time, &hedge) {
-                (Some(verdict), _) => (Some((verdict, None)), None),
-                (None, None) => (Some((running.await, None)), None),
+                (Some(end), _) => (Some(end), None),
+                (None, None) => (Some(running.await), None),
                 (None, Some(other)) => {
                     self.metrics.requests.hedged();
-                    let hedge = self.attempt(other, call, settings, journal);
-                    race((&lease, running), (other, hedge)).await
+                    race(running, self.attempt(other, call, settings, journal)).await
                 }
             }
         };
         let leases = std::iter::once(lease).chain(hedge);
-        let mut ended = Vec::new();
-        for (lease, end) in leases.zip([first, second]) {
-            let Some((verdict, proof)) = end else {
-                continue;
-            };
-            ended.push(Ended {
-                lease,
-                verdict,
-                proof,
-            });
-        }
-        ended.sort_by_key(|ended| matches!(ended.verdict, Verdict::Deliver(_)));
+        let ended = leases.zip([first, second]);
+        let mut ended: Vec<Ended> = ended
+            .filter_map(|(lease, end)| end.map(|end| Ended { lease, end }))
+            .collect();
+        ended.sort_by_key(|ended| ended.end.delivers());
         ended
     }
 
+    /// One attempt. If it fails, its lease is given back at once.
     async fn attempt(
         &self,
         lease: &Lease,
         call: &Call,
         settings: Settings,
         journal: &Journal,
-    ) -> Verdict {
+    ) -> End {
         let started = Instant::now();
         let trace = call.trace.map(Context::child);
         let note = journal.attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
@@ -112,12 +116,29 @@ impl<U: Upstream> Dispatcher<U> {
             }
             _ => {}
         }
-        verdict
+        conclude(verdict, lease)
+    }
+}
+
+fn conclude(verdict: Verdict, lease: &Lease) -> End {
+    let outcome = match verdict {
+        Verdict::Deliver(answer) => return End::Delivered(answer),
+        ref failure => failure.outcome(),
+    };
+    let proof = lease.finish(outcome);
+    End::Failed { verdict, proof }
+}
+
+impl End {
+    fn delivers(&self) -> bool {
+        matches!(self, Self::Delivered(_))
     }
 }
 
 /// How an attempt counts for its host, and with which time if that says how fast it is.
-fn account(verdict: &Verdict, took: Duration) -> (End, Option<Duration>) {
+fn account(verdict: &Verdict, took: Duration) -> (telemetry::End, Option<Duration>) {
+    use telemetry::End;
+
     match verdict {
         Verdict::Deliver(answer) => (End::Well, answer.status.is_success().then_some(took)),
         Verdict::Busy { .. } => (End::Full, None),
@@ -128,31 +149,21 @@ fn account(verdict: &Verdict, took: Duration) -> (End, Option<Duration>) {
     }
 }
 
-/// How an attempt ended, and the host's last sign of life if its lease has been given back.
-type Conclusion = Option<(Verdict, Option<Proof>)>;
-
-/// How both ended, unless the one that ends first delivers: then the other is given up. One that fails
-/// first gives its lease back at once.
+/// How both ended, unless the one that ends first delivers: then the other is given up.
 async fn race(
-    (first_lease, first): (&Lease, impl Future<Output = Verdict>),
-    (second_lease, second): (&Lease, impl Future<Output = Verdict>),
-) -> (Conclusion, Conclusion) {
+    first: impl Future<Output = End>,
+    second: impl Future<Output = End>,
+) -> (Option<End>, Option<End>) {
     let (mut first, mut second) = (pin!(first), pin!(second));
     tokio::select! {
-        verdict = &mut first => match verdict {
-            Verdict::Deliver(_) => (Some((verdict, None)), None),
-            failure => {
-                let proof = first_lease.give_back(failure.outcome());
-                (Some((failure, proof)), Some((second.await, None)))
-            }
-        },
-        verdict = &mut second => match verdict {
-            Verdict::Deliver(_) => (None, Some((verdict, None))),
-            failure => {
-                let proof = second_lease.give_back(failure.outcome());
-                (Some((first.await, None)), Some((failure, proof)))
-            }
-        },
+        end = &mut first => {
+            let other = if end.delivers() { None } else { Some(second.await) };
+            (Some(end), other)
+        }
+        end = &mut second => {
+            let other = if end.delivers() { None } else { Some(first.await) };
+            (other, Some(end))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::budget::Budget;
 use crate::config::Policy;
 use crate::message::Payload;
 use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Thresholds};
-use crate::upstream::Terms;
+use crate::upstream::{Terms, Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
 

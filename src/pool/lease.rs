@@ -151,20 +151,17 @@ impl Lease {
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,
-    /// for [`super::Avoid::add`].
-    pub fn finish(self, outcome: Outcome) -> Proof {
-        self.give_back(outcome).unwrap_or_default()
-    }
-
-    /// The same while something still holds the lease. `None`: it was given back before.
-    pub fn give_back(&self, outcome: Outcome) -> Option<Proof> {
-        let first = !self.finished.swap(true, Ordering::Relaxed);
-        first.then(|| self.pool.finish(&self.grant, outcome))
+    /// for [`super::Avoid::add`]. Only the first call counts.
+    pub fn finish(&self, outcome: Outcome) -> Proof {
+        if self.finished.swap(true, Ordering::Relaxed) {
+            return Proof::default();
+        }
+        self.pool.finish(&self.grant, outcome)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.give_back(Outcome::Abandoned);
+        self.finish(Outcome::Abandoned);
     }
 }

@@ -357,10 +357,10 @@ impl Pool {
     }
 
     /// All hosts, in the order in which they were added.
-    pub fn hosts(&self) -> Vec<(HostId, HostName)> {
-        let inner = self.lock();
-        let names = inner.state.names();
-        names.map(|(id, name)| (id, name.clone())).collect()
+    #[cfg(test)]
+    pub(crate) fn hosts(&self) -> Vec<(HostId, HostName)> {
+        let hosts = self.view().hosts.into_iter();
+        hosts.map(|host| (host.id, host.name)).collect()
     }
 
     /// Serves the line when time alone makes a host eligible again (its `Retry-After` has passed).

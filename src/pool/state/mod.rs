@@ -215,20 +215,12 @@ impl State {
         self.hosts.iter().map(|host| host.id)
     }
 
-    /// Those that are part of the pool.
-    pub(super) fn names(&self) -> impl Iterator<Item = (HostId, &HostName)> {
-        let present = self.hosts.iter().filter(|host| !host.removed);
-        present.map(|host| (host.id, &host.spec.name))
-    }
-
     pub(super) fn host(&self, id: HostId) -> Option<&Host> {
-        let position = self.hosts.binary_search_by_key(&id, |host| host.id).ok()?;
-        self.hosts.get(position)
+        find(&self.hosts, id).and_then(|position| self.hosts.get(position))
     }
 
     fn host_mut(&mut self, id: HostId) -> Option<&mut Host> {
-        let position = self.hosts.binary_search_by_key(&id, |host| host.id).ok()?;
-        self.hosts.get_mut(position)
+        find(&self.hosts, id).and_then(|position| self.hosts.get_mut(position))
     }
 
     fn context(&mut self, id: HostId, now: Instant) -> Context {
@@ -300,6 +292,11 @@ impl State {
         let name = self.host(id).map(|host| host.spec.name.clone());
         self.events.extend(name.map(|host| Event { host, kind }));
     }
+}
+
+/// The position of a host among `hosts`, which are sorted by id.
+fn find(hosts: &[Host], id: HostId) -> Option<usize> {
+    hosts.binary_search_by_key(&id, |host| host.id).ok()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{EventKind, Grant, State};
+use super::{EventKind, Grant, State, find};
 use crate::pool::avoid::Proof;
 use crate::pool::health::{Cause, Phase};
 use crate::pool::host::HostFacts;
@@ -58,8 +58,12 @@ impl State {
             Outcome::Misconfigured => self.fault(id, Cause::Misconfigured, now),
             Outcome::ServerError | Outcome::Abandoned => self.note_slot_free(id, now),
         }
-        let proof = self.host(id).map_or(Proof::default(), |host| host.proof);
-        self.forget_removed();
+        let (proof, is_removed) = self
+            .host(id)
+            .map_or_else(Default::default, |host| (host.proof, host.removed));
+        if is_removed {
+            self.forget_removed();
+        }
         if self.queue.is_empty() && self.hosts.iter().all(|host| host.in_flight == 0) {
             self.queue.rest();
         }
@@ -68,7 +72,8 @@ impl State {
 
     fn learn(&mut self, grant: &Grant, now: Instant) {
         let took = now.saturating_duration_since(grant.granted);
-        let Some(host) = self.hosts.iter_mut().find(|host| host.id == grant.host) else {
+        let position = find(&self.hosts, grant.host);
+        let Some(host) = position.and_then(|position| self.hosts.get_mut(position)) else {
             return;
         };
         match &grant.demand.model {
