@@ -26,9 +26,10 @@ COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
 COPY backend/encoder/Cargo.toml backend/encoder/
 COPY bench/load/Cargo.toml bench/load/
+COPY metrics/Cargo.toml metrics/
 COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src backend/encoder/src bench/load/src wire/src tests/blackbox \
- && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs wire/src/lib.rs \
+RUN mkdir -p src backend/src backend/encoder/src bench/load/src metrics/src wire/src tests/blackbox \
+ && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs metrics/src/lib.rs wire/src/lib.rs \
  && for main in src/main.rs backend/src/main.rs bench/load/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done
@@ -37,13 +38,13 @@ RUN mkdir -p src backend/src backend/encoder/src bench/load/src wire/src tests/b
 FROM manifests AS proxy-build
 RUN cargo build --locked --profile dist --package gpu-bridge
 COPY . .
-RUN find src wire -name '*.rs' -exec touch {} + \
+RUN find src metrics wire -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge
 
 FROM manifests AS backend-build
 RUN cargo build --locked --profile dist --package gpu-bridge-backend
 COPY . .
-RUN find backend wire -name '*.rs' -exec touch {} + \
+RUN find backend metrics wire -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge-backend
 
 # No package is installed here and no account is made: the binaries need the C library, and the

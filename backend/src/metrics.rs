@@ -10,17 +10,21 @@
 
 mod engine;
 mod http;
-mod maker;
 
 use std::sync::{Mutex, PoisonError};
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use engine::{BatchStats, EngineMetrics, Queued};
 pub use http::{HttpMetrics, OpenConnection, Rejection};
 
 use crate::engine::ModelUsage;
-use maker::{Maker, to_i64};
+
+/// Seconds, from one small batch on a GPU to the longest request.
+const SECONDS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 
 /// All metrics of one host.
 #[derive(Debug)]
@@ -60,11 +64,8 @@ impl Metrics {
     /// If two metrics have the same name, which would be a mistake in this module.
     pub fn new(engine: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        #[cfg(target_os = "linux")]
-        registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
-        let make = Maker(&registry);
+        let make = Maker::new(&registry, "gpu_bridge_backend");
+        make.process()?;
         make.gauges(
             "build_info",
             "1; the labels say what is running.",
@@ -166,6 +167,11 @@ impl StateGauges {
         let seen = self.evictions.get();
         self.evictions.inc_by(models.evictions.saturating_sub(seen));
     }
+}
+
+/// A gauge's value; what does not fit is as good as the largest.
+fn to_i64(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::maker::{Maker, SECONDS, to_i64};
+use super::{SECONDS, to_i64};
 
 /// Texts of a batch.
 const TEXTS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];

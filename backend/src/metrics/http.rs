@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge};
 
-use super::maker::{Maker, SECONDS};
+use super::SECONDS;
 
 /// Requests, refusals and waits. Clones count together.
 #[derive(Clone, Debug)]

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use gpu_bridge_metrics::Maker;
 use parking_lot::Mutex;
 use prometheus::core::{Collector as _, MetricVec, MetricVecBuilder};
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramVec, IntCounterVec};
 
-use super::make::Maker;
+use super::SECONDS;
 use super::reading::{Kind, Reading, family};
 use crate::config::HostName;
 use crate::pool::{Cause, Condition, HostView, Phase, PoolView};
@@ -35,6 +36,7 @@ impl HostMetrics {
             durations: make.histograms(
                 "attempt_duration_seconds",
                 "Time that attempts on a host took, whatever their verdict.",
+                &SECONDS,
                 &[HOST],
             )?,
             ejections: make.counters(

@@ -16,13 +16,13 @@
 //! that a client makes up.
 
 mod hosts;
-mod make;
 mod process;
 mod queue;
 mod reading;
 mod reloads;
 mod requests;
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{Registry, TextEncoder};
 
 pub use self::hosts::HostMetrics;
@@ -30,10 +30,16 @@ pub use self::process::{OpenConnection, ProcessMetrics, Watched};
 pub use self::reloads::Reloads;
 pub use self::requests::{Finished, Reason, RequestMetrics};
 
-use self::make::Maker;
 use super::Activity;
 use crate::budget::Budget;
 use crate::pool::{Event, EventKind, PoolView, Transition};
+
+const PREFIX: &str = "gpu_bridge";
+
+/// Seconds. From an answer that hardly takes work to the longest wait in a queue plus an attempt.
+const SECONDS: [f64; 13] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 
 /// All metrics of one proxy.
 pub struct Metrics {
@@ -57,7 +63,7 @@ impl Metrics {
     /// If two metrics have the same name, which would be a mistake in this module.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let make = Maker(&registry);
+        let make = Maker::new(&registry, PREFIX);
         Ok(Self {
             requests: RequestMetrics::new(&make)?,
             hosts: HostMetrics::new(&make)?,

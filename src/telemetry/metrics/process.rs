@@ -1,10 +1,10 @@
 //! The proxy itself: its build, connections, memory, certificates, and what the kernel says of it.
 
+use gpu_bridge_metrics::Maker;
 use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge};
 
-use super::make::Maker;
 use super::reading::{Kind, Reading, family};
 use crate::budget::Budget;
 
@@ -36,10 +36,7 @@ impl Drop for OpenConnection {
 
 impl ProcessMetrics {
     pub(super) fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
-        #[cfg(target_os = "linux")]
-        make.0.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
+        make.process()?;
         let build = make.gauges("build_info", "1, with the version as label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {

@@ -2,9 +2,8 @@
 
 use std::time::SystemTime;
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{IntCounterVec, IntGauge};
-
-use super::make::Maker;
 
 /// See the module.
 pub struct Reloads {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use gpu_bridge_metrics::Maker;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::make::Maker;
+use super::SECONDS;
 
 /// See the module.
 pub struct RequestMetrics {
@@ -145,11 +146,13 @@ impl RequestMetrics {
             duration: make.histograms(
                 "request_duration_seconds",
                 "Time from a request's head to the end of its answer.",
+                &SECONDS,
                 &["route"],
             )?,
             first_byte: make.histograms(
                 "time_to_first_byte_seconds",
                 "Time from a request's head to the start of its answer.",
+                &SECONDS,
                 &["route"],
             )?,
             received: make.counter(
@@ -160,6 +163,7 @@ impl RequestMetrics {
             queue_wait: make.histogram(
                 "queue_wait_seconds",
                 "Time that requests for hosts waited for a free slot, in all their attempts.",
+                &SECONDS,
             )?,
             retries: make.counters(
                 "retries_total",
