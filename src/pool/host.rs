@@ -12,6 +12,7 @@ use super::capacity::Capacity;
 use super::demand::Model;
 use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
+use super::sum::Sum;
 use super::usage::Meter;
 use crate::config::HostName;
 
@@ -54,7 +55,7 @@ pub(super) struct Host {
     pub(super) in_flight: u32,
     pub(super) meter: Meter,
     /// What its leases are expected to take in all, on an average host.
-    pub(super) outstanding: f64,
+    pub(super) outstanding: Sum,
     pub(super) slowness: Slowness,
     pub(super) facts: HostFacts,
     /// Models that it has in memory; `None` if it never told.
@@ -89,7 +90,7 @@ impl Host {
             health: Health::new(thresholds),
             in_flight: 0,
             meter: Meter::default(),
-            outstanding: 0.0,
+            outstanding: Sum::default(),
             slowness,
             facts: HostFacts::default(),
             models: None,
@@ -215,7 +216,7 @@ impl Host {
     pub(super) fn take(&mut self, seconds: f64, number: u64, now: Instant) {
         self.meter.read(self.in_flight, now);
         self.in_flight += 1;
-        self.outstanding += seconds;
+        self.outstanding.add(seconds);
         self.last_granted = number;
         self.turn += 1.0 / f64::from(self.spec.weight.get());
     }
@@ -224,10 +225,6 @@ impl Host {
     pub(super) fn give_back(&mut self, seconds: f64, now: Instant) {
         self.meter.read(self.in_flight, now);
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.outstanding = if self.in_flight == 0 {
-            0.0
-        } else {
-            (self.outstanding - seconds).max(0.0)
-        };
+        self.outstanding.remove(seconds);
     }
 }

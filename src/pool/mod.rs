@@ -19,6 +19,7 @@
 //! | `health` | whether it gets any |
 //! | `estimate` | how long things take |
 //! | `avoid` | where a request has failed |
+//! | `report` | nothing: what attempts and checks tell |
 //! | `usage` | what a host has been used for |
 //! | `state` | all of it together |
 //!
@@ -34,8 +35,10 @@ mod lease;
 mod placement;
 mod policy;
 mod queue;
+mod report;
 mod snapshot;
 mod state;
+mod sum;
 mod usage;
 
 use std::collections::HashMap;
@@ -51,6 +54,7 @@ pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
 pub use queue::Ticket;
+pub use report::{Check, Outcome, Slots};
 pub use snapshot::{Condition, HostView, PoolView};
 pub use state::{Event, EventKind, Settings};
 pub use usage::Usage;
@@ -69,90 +73,6 @@ impl HostId {
     pub(crate) fn for_testing(number: u64) -> Self {
         Self(number)
     }
-}
-
-/// How an attempt ended, as far as its host is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The host answered as it should.
-    Answered {
-        /// Does the time that it took tell how fast the host is? Not if it refused to compute
-        /// anything, nor if the client's reading set the pace.
-        timed: bool,
-    },
-    /// The host is alive but full; leave it alone that long.
-    Busy {
-        /// What it asked for.
-        retry_after: Duration,
-    },
-    /// No connection could be made: nothing was sent.
-    Refused,
-    /// The request was sent and no whole answer came back.
-    Broke,
-    /// The host answered with a server error. Says nothing of the host until a sibling has answered
-    /// the same request; see [`Pool::blame`].
-    ServerError,
-    /// The host refuses our key.
-    Misconfigured,
-    /// Nobody waits for the answer any more.
-    Abandoned,
-}
-
-/// What a health check found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// The host is well.
-    Good {
-        /// What it says of its slots, if it says anything.
-        slots: Option<Slots>,
-    },
-    /// The host is alive but too full even for a check.
-    Busy {
-        /// What it asked for.
-        retry_after: Duration,
-    },
-    /// No connection, or a bad answer.
-    Failed {
-        /// For the log.
-        reason: String,
-        /// It answered, if badly.
-        reachable: bool,
-    },
-    /// A connection but no answer in time.
-    NoAnswer {
-        /// For the log.
-        reason: String,
-    },
-    /// The host refuses our key.
-    Misconfigured {
-        /// For the log.
-        reason: String,
-    },
-}
-
-impl Check {
-    /// What is wrong, for people; `None` if nothing is.
-    pub fn problem(&self) -> Option<&str> {
-        match self {
-            Self::Good { .. } | Self::Busy { .. } => None,
-            Self::Failed { reason, .. }
-            | Self::NoAnswer { reason }
-            | Self::Misconfigured { reason } => Some(reason),
-        }
-    }
-}
-
-/// What a host says of its slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slots {
-    /// Requests that it runs at once; 0 = it calls itself always busy.
-    pub max_concurrent: u32,
-    /// Slots that are free now.
-    pub available: u32,
-    /// Requests that it has.
-    pub in_flight: u32,
-    /// How many of these may be ours.
-    pub ours: u32,
 }
 
 /// Why there is no place in line.
@@ -182,12 +102,27 @@ struct Shared {
     timer_changed: Notify,
 }
 
+/// Somebody who waits for a lease.
+type Waiter = oneshot::Sender<Result<Lease, TurnedAway>>;
+
 struct Inner {
     state: State,
     /// When time alone will make a grant possible, as of the last change.
     wakeup: Option<Instant>,
-    waiting: HashMap<Ticket, oneshot::Sender<Result<Lease, TurnedAway>>>,
+    waiting: HashMap<Ticket, Waiter>,
     signals: HashMap<HostId, Arc<Signals>>,
+}
+
+/// What follows from a change of the state.
+struct Effects {
+    events: Vec<Event>,
+    /// Each with the one that it goes to. Never dropped under the lock, which giving a lease back takes.
+    leases: Vec<(Lease, Option<Waiter>)>,
+    /// Of hosts of which what runs there is lost, and why.
+    lost: Vec<(Arc<Signals>, Cause)>,
+    /// Of hosts whose next check should come sooner.
+    poll: Vec<Arc<Signals>>,
+    timer_changed: bool,
 }
 
 impl Pool {
@@ -434,52 +369,70 @@ impl Pool {
         let mut inner = self.lock();
         let anybody_waited = inner.state.waiting() > 0;
         let (result, grants) = change(&mut inner, now);
-        let deliveries: Vec<_> = grants
-            .into_iter()
-            .map(|grant| {
-                (
-                    inner.waiting.remove(&grant.ticket),
-                    self.lease(&inner, grant),
-                )
-            })
-            .collect();
-        let events = inner.state.take_events();
-        let lost = inner.state.take_lost();
-        let wakeup = inner.state.next_wakeup(now);
-        let timer_changed = std::mem::replace(&mut inner.wakeup, wakeup) != wakeup;
-        let poll: Vec<Arc<Signals>> = if !anybody_waited && inner.state.waiting() > 0 {
-            let hosts = inner.state.worth_polling(now);
+        let effects = self.effects(&mut inner, grants, anybody_waited, now);
+        drop(inner);
+        self.carry_out(effects);
+        result
+    }
+
+    fn effects(
+        &self,
+        inner: &mut Inner,
+        grants: Vec<Grant>,
+        anybody_waited: bool,
+        now: Instant,
+    ) -> Effects {
+        let mut leases = Vec::new();
+        for grant in grants {
+            let waiting = inner.waiting.remove(&grant.ticket);
+            leases.extend(self.lease(inner, grant).map(|lease| (lease, waiting)));
+        }
+        let Inner {
+            state,
+            signals,
+            wakeup,
+            ..
+        } = inner;
+        let next = state.next_wakeup(now);
+        let poll = if !anybody_waited && state.waiting() > 0 {
+            let hosts = state.worth_polling(now);
             hosts
-                .filter_map(|host| inner.signals.get(&host).cloned())
+                .filter_map(|host| signals.get(&host).cloned())
                 .collect()
         } else {
             Vec::new()
         };
-        let lost: Vec<_> = lost
-            .into_iter()
-            .filter_map(|(host, cause)| Some((inner.signals.get(&host)?.clone(), cause)))
-            .collect();
-        drop(inner);
+        let lost = state.take_lost().into_iter();
+        Effects {
+            events: state.take_events(),
+            leases,
+            lost: lost
+                .filter_map(|(host, cause)| Some((signals.get(&host)?.clone(), cause)))
+                .collect(),
+            poll,
+            timer_changed: std::mem::replace(wakeup, next) != next,
+        }
+    }
 
-        for event in &events {
+    fn carry_out(&self, effects: Effects) {
+        for event in &effects.events {
             (self.shared.observer)(event);
         }
-        for (waiting, lease) in deliveries {
+        for (lease, waiting) in effects.leases {
             // One that is gone drops the lease, which serves the next in line.
-            if let (Some(waiting), Some(lease)) = (waiting, lease) {
+            if let Some(waiting) = waiting {
                 drop(waiting.send(Ok(lease)));
             }
         }
-        for (signals, cause) in lost {
+        for (signals, cause) in effects.lost {
             signals.lost.send_replace(Some(cause));
         }
-        for signals in poll {
+        for signals in effects.poll {
             signals.check_sooner.notify_one();
         }
-        if timer_changed {
+        if effects.timer_changed {
             self.shared.timer_changed.notify_one();
         }
-        result
     }
 
     /// `None` only for a host that the pool has forgotten, which gets no leases.

@@ -111,7 +111,7 @@ fn load(host: &Host, slots: std::num::NonZeroU32, seconds: f64) -> Load {
     Load {
         in_flight: host.in_flight,
         slots,
-        seconds: host.outstanding + seconds,
+        seconds: host.outstanding.total() + seconds,
         slowness: host.slowness.factor(),
         weight: host.spec.weight,
         memory_used: host.memory_used(),

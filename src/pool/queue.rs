@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use super::avoid::Avoid;
 use super::demand::{Demand, Model};
+use super::sum::Sum;
 
 /// A request's place in line. Smaller is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,14 +60,14 @@ pub(super) struct Queue {
     levels: BTreeMap<Reverse<u8>, Level>,
     models: HashMap<Model, ModelLine>,
     bytes: usize,
-    returning_seconds: f64,
+    returning_seconds: Sum,
 }
 
 /// The requests for one model.
 #[derive(Debug, Default)]
 struct ModelLine {
     by_age: BTreeSet<(Instant, Ticket)>,
-    seconds: f64,
+    seconds: Sum,
 }
 
 /// The clients of one priority.
@@ -82,11 +83,14 @@ struct Level {
 struct Flow {
     time: f64,
     lines: BTreeMap<Option<Model>, BTreeSet<Ticket>>,
-    len: usize,
-    seconds: f64,
+    seconds: Sum,
 }
 
 impl Flow {
+    fn len(&self) -> usize {
+        self.seconds.terms()
+    }
+
     fn head(&self) -> Option<Ticket> {
         self.lines
             .values()
@@ -110,12 +114,7 @@ impl Flow {
                 self.lines.remove(&entry.demand.model);
             }
         }
-        self.len -= 1;
-        self.seconds = if self.len == 0 {
-            0.0
-        } else {
-            self.seconds - entry.sure
-        };
+        self.seconds.remove(entry.sure);
     }
 }
 
@@ -124,7 +123,7 @@ impl Level {
     fn prune(&mut self) {
         let time = self.time;
         self.flows
-            .retain(|_, flow| flow.len > 0 || flow.time > time);
+            .retain(|_, flow| flow.len() > 0 || flow.time > time);
     }
 }
 
@@ -140,23 +139,22 @@ impl Queue {
         if let Some(model) = &entry.demand.model {
             let line = self.models.entry(model.clone()).or_default();
             line.by_age.insert((entry.joined, ticket));
-            line.seconds += entry.sure;
+            line.seconds.add(entry.sure);
         }
         let priority = Reverse(entry.demand.priority);
         if entry.returning {
             self.returning.insert((priority, ticket));
-            self.returning_seconds += entry.sure;
+            self.returning_seconds.add(entry.sure);
         } else {
             let level = self.levels.entry(priority).or_default();
             let time = level.time;
             let flow = level.flows.entry(entry.demand.client.clone()).or_default();
-            if flow.len == 0 {
+            if flow.len() == 0 {
                 flow.time = flow.time.max(time);
             }
             let line = flow.lines.entry(entry.demand.model.clone()).or_default();
             line.insert(ticket);
-            flow.len += 1;
-            flow.seconds += entry.sure;
+            flow.seconds.add(entry.sure);
         }
         self.entries.insert(ticket, entry);
     }
@@ -169,7 +167,7 @@ impl Queue {
             && let Some(line) = self.models.get_mut(model)
         {
             line.by_age.remove(&(entry.joined, ticket));
-            line.seconds -= entry.sure;
+            line.seconds.remove(entry.sure);
             if line.by_age.is_empty() {
                 self.models.remove(model);
             }
@@ -177,11 +175,7 @@ impl Queue {
         let priority = Reverse(entry.demand.priority);
         if entry.returning {
             self.returning.remove(&(priority, ticket));
-            self.returning_seconds = if self.returning.is_empty() {
-                0.0
-            } else {
-                self.returning_seconds - entry.sure
-            };
+            self.returning_seconds.remove(entry.sure);
         } else if let Some(level) = self.levels.get_mut(&priority)
             && let Some(flow) = level.flows.get_mut(&entry.demand.client)
         {
@@ -233,7 +227,7 @@ impl Queue {
         let line = model.and_then(|model| self.models.get(model));
         let oldest = line.and_then(|line| line.by_age.first());
         Line {
-            seconds: line.map_or(entry.sure, |line| line.seconds),
+            seconds: line.map_or(entry.sure, |line| line.seconds.total()),
             since: oldest.map_or(entry.joined, |(joined, _)| *joined),
         }
     }
@@ -250,22 +244,23 @@ impl Queue {
             .levels
             .range(..mine)
             .flat_map(|(_, level)| level.flows.values());
-        let higher: f64 = higher.map(|flow| flow.seconds).sum();
+        let higher: f64 = higher.map(|flow| flow.seconds.total()).sum();
         let equals = self
             .levels
             .get(&mine)
             .into_iter()
             .flat_map(|level| &level.flows);
         let own = equals.clone().find(|(name, _)| *name == client);
-        let own = own.map_or(0.0, |(_, flow)| flow.seconds);
-        let equals: f64 = equals.map(|(_, flow)| flow.seconds.min(own)).sum();
-        self.returning_seconds + higher + equals - newcomer.sure
+        let own = own.map_or(0.0, |(_, flow)| flow.seconds.total());
+        let equals: f64 = equals.map(|(_, flow)| flow.seconds.total().min(own)).sum();
+        self.returning_seconds.total() + higher + equals - newcomer.sure
     }
 
     /// All that waits, in seconds of an average host.
     pub(super) fn seconds(&self) -> f64 {
         let flows = self.levels.values().flat_map(|level| level.flows.values());
-        self.returning_seconds + flows.map(|flow| flow.seconds).sum::<f64>()
+        let flows: f64 = flows.map(|flow| flow.seconds.total()).sum();
+        self.returning_seconds.total() + flows
     }
 
     /// The request to give way to `newcomer`, which waits too: the newest one of the client that waits
@@ -274,12 +269,12 @@ impl Queue {
     pub(super) fn to_give_way(&self, newcomer: Ticket) -> Option<Ticket> {
         let demand = &self.entries.get(&newcomer)?.demand;
         let (priority, longest) = self.levels.iter().rev().find_map(|(priority, level)| {
-            let longest = level.flows.values().max_by_key(|flow| flow.len)?;
-            (longest.len > 0).then_some((priority, longest))
+            let longest = level.flows.values().max_by_key(|flow| flow.len())?;
+            (longest.len() > 0).then_some((priority, longest))
         })?;
         let mine = Reverse(demand.priority);
         let own = self.levels.get(&mine)?.flows.get(&demand.client)?;
-        let fairer = mine < *priority || (mine == *priority && longest.len > own.len);
+        let fairer = mine < *priority || (mine == *priority && longest.len() > own.len());
         longest.newest().filter(|_| fairer)
     }
 

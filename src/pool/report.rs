@@ -1,0 +1,87 @@
+//! What the pool is told of hosts: how attempts ended, and what checks found.
+
+use std::time::Duration;
+
+/// How an attempt ended, as far as its host is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The host answered as it should.
+    Answered {
+        /// Does the time that it took tell how fast the host is? Not if it refused to compute
+        /// anything, nor if the client's reading set the pace.
+        timed: bool,
+    },
+    /// The host is alive but full; leave it alone that long.
+    Busy {
+        /// What it asked for.
+        retry_after: Duration,
+    },
+    /// No connection could be made: nothing was sent.
+    Refused,
+    /// The request was sent and no whole answer came back.
+    Broke,
+    /// The host answered with a server error. Says nothing of the host until a sibling has answered
+    /// the same request; see [`super::Pool::blame`].
+    ServerError,
+    /// The host refuses our key.
+    Misconfigured,
+    /// Nobody waits for the answer any more.
+    Abandoned,
+}
+
+/// What a health check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The host is well.
+    Good {
+        /// What it says of its slots, if it says anything.
+        slots: Option<Slots>,
+    },
+    /// The host is alive but too full even for a check.
+    Busy {
+        /// What it asked for.
+        retry_after: Duration,
+    },
+    /// No connection, or a bad answer.
+    Failed {
+        /// For the log.
+        reason: String,
+        /// It answered, if badly.
+        reachable: bool,
+    },
+    /// A connection but no answer in time.
+    NoAnswer {
+        /// For the log.
+        reason: String,
+    },
+    /// The host refuses our key.
+    Misconfigured {
+        /// For the log.
+        reason: String,
+    },
+}
+
+impl Check {
+    /// What is wrong, for people; `None` if nothing is.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Good { .. } | Self::Busy { .. } => None,
+            Self::Failed { reason, .. }
+            | Self::NoAnswer { reason }
+            | Self::Misconfigured { reason } => Some(reason),
+        }
+    }
+}
+
+/// What a host says of its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Requests that it runs at once; 0 = it calls itself always busy.
+    pub max_concurrent: u32,
+    /// Slots that are free now.
+    pub available: u32,
+    /// Requests that it has.
+    pub in_flight: u32,
+    /// How many of these may be ours.
+    pub ours: u32,
+}
