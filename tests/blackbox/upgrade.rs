@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Behaviour, Config, HealthAnswer, Process, Proxy, RawConnection, Wire, eventually, serve,
-    sim_host,
+    Behaviour, Config, HealthAnswer, Process, Proxy, RawConnection, SimHost, Wire, eventually,
+    serve, sim_host,
 };
 
 /// What the running proxy logs when a successor appears, and when it is gone again.
@@ -30,6 +30,16 @@ impl Place {
     fn socket(&self) -> PathBuf {
         self.0.path().join("upgrade.sock")
     }
+}
+
+/// A host with one slot, which answers when it is told to, as the whole pool.
+fn one_slot() -> (SimHost, Config) {
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    (host, config)
 }
 
 /// Clients that never stop asking. They retry nothing: one answer that is missing or wrong fails the
@@ -126,11 +136,7 @@ async fn under_load_two_upgrades_in_a_row_lose_nothing() {
 #[tokio::test]
 async fn what_runs_and_what_waits_is_finished_by_the_process_that_has_it() {
     let place = Place::new();
-    let host = sim_host("host")
-        .slots(1)
-        .behaving(Behaviour::ServeWhenReleased)
-        .start();
-    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let (host, config) = one_slot();
     let mut old = Proxy::start_at(&place.socket(), &config).await;
     old.finds_healthy("host").await;
     let running = old.client().start_embed("running");
@@ -194,11 +200,7 @@ async fn an_idle_connection_outlives_the_hand_over_by_one_request() {
 #[tokio::test]
 async fn a_connection_of_http2_finishes_its_requests_and_takes_no_more() {
     let place = Place::new();
-    let host = sim_host("host")
-        .slots(1)
-        .behaving(Behaviour::ServeWhenReleased)
-        .start();
-    let config = Config::with_hosts(&[&host]).set_host("host", "max_concurrent", 1);
+    let (host, config) = one_slot();
     let mut old = Proxy::start_at(&place.socket(), &config).await;
     let stream = TcpStream::connect(old.address()).await.unwrap();
     let mut wire = Wire::http2(stream).await;
