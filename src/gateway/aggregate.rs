@@ -18,6 +18,7 @@ pub(super) fn health(pool: &PoolView, reports: &Reports) -> Option<Health> {
     serving.then(|| Health {
         status: Health::OK.to_owned(),
         device: device(&infos(pool, reports)),
+        ready: None,
     })
 }
 
@@ -66,6 +67,7 @@ pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
         pytorch_version: engines.into_iter().collect::<Vec<_>>().join(", "),
         cuda_version: infos.iter().find_map(|info| info.cuda_version.clone()),
         loaded_models: models.into_iter().cloned().collect(),
+        available_models: None,
     };
     let hosts = joined(pool, reports).map(|(host, report)| HostInfo {
         name: host.name.to_string(),
@@ -215,6 +217,7 @@ mod tests {
             pytorch_version: "candle".to_owned(),
             cuda_version: None,
             loaded_models: models.iter().map(|model| (*model).to_owned()).collect(),
+            available_models: None,
         };
         let job = ActiveJob {
             id: "j".to_owned(),

@@ -22,6 +22,9 @@ pub struct Health {
     /// `"cpu"`, `"cuda"`, …
     #[serde(default)]
     pub device: String,
+    /// Can it serve requests, as far as its models go? A host that doesn't tell counts as one that can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
 }
 
 impl Health {
@@ -53,6 +56,10 @@ pub struct Info {
     /// `"bertscore:NAME"` and `"embed:NAME"` for each loaded model.
     #[serde(default)]
     pub loaded_models: Vec<String>,
+    /// All that it can serve, loaded or not, in the same form and under every name by which a request
+    /// finds it; `None` if it doesn't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_models: Option<Vec<String>>,
 }
 
 /// Answer of `GET /status`: how busy the host is.

@@ -128,16 +128,15 @@ pub(super) fn health(device: &str, readiness: &Readiness) -> Json {
     struct Answer<'a> {
         #[serde(flatten)]
         health: Health,
-        ready: bool,
         models: Vec<ModelAnswer<'a>>,
     }
     let health = Health {
         status: Health::OK.to_owned(),
         device: device.to_owned(),
+        ready: Some(readiness.ready),
     };
     serde_json::to_vec(&Answer {
         health,
-        ready: readiness.ready,
         models: models(readiness, Audience::Everybody),
     })
 }
@@ -174,6 +173,7 @@ pub(super) fn info(
         pytorch_version: ENGINE.to_owned(),
         cuda_version: facts.cuda_version.clone(),
         loaded_models,
+        available_models: None,
     };
     serde_json::to_vec(&Answer {
         info,

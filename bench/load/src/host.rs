@@ -231,6 +231,7 @@ fn health() -> Health {
     Health {
         status: Health::OK.to_owned(),
         device: "simulated".to_owned(),
+        ready: None,
     }
 }
 

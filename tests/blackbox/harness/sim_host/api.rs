@@ -107,6 +107,7 @@ impl Api {
             HealthAnswer::Ok => json(&Health {
                 status: Health::OK.to_owned(),
                 device: "cuda".to_owned(),
+                ready: None,
             }),
             HealthAnswer::Answer(answer) => fixed(&answer),
             HealthAnswer::Hang => std::future::pending().await,
@@ -125,6 +126,7 @@ impl Api {
             pytorch_version: "sim".to_owned(),
             cuda_version: Some("13.0".to_owned()),
             loaded_models: self.loaded_models(),
+            available_models: None,
         })
     }
 
