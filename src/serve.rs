@@ -258,7 +258,8 @@ fn log(event: &Event) {
         EventKind::Health(Transition::Up) => tracing::info!(%host, "host is up"),
         EventKind::Health(Transition::Trial) => tracing::info!(%host, "host is on trial"),
         EventKind::Health(Transition::Ejected(cause)) => {
-            tracing::warn!(%host, cause = cause.as_str(), "host is ejected");
+            let (cause, problem) = (cause.as_str(), event.problem.as_deref());
+            tracing::warn!(%host, cause, problem, "host is ejected");
         }
         EventKind::Busy(retry_after) => tracing::info!(%host, ?retry_after, "host is busy"),
         EventKind::NotBusy => tracing::info!(%host, "host has a free slot again"),

@@ -129,7 +129,7 @@ fn host_of(host: &HostSample) -> HostSampleState {
 }
 
 fn event_of(number: u64, happened: &Happened) -> EventState {
-    let (level, text) = words::event(happened.kind);
+    let (level, text) = words::event(happened.kind, happened.problem.as_deref());
     EventState {
         number,
         at_ms: since_1970(happened.at),
@@ -184,6 +184,7 @@ mod tests {
         let event = Event {
             host: "a".parse().unwrap(),
             kind: EventKind::Draining,
+            problem: None,
         };
         activity.event(&event, now);
         activity.incident(Incident {

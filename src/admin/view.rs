@@ -196,10 +196,7 @@ impl HostState {
             models: host.facts.models.clone(),
             vram_total_mb: host.facts.vram_total_mb,
             vram_used_mb: host.facts.vram_used_mb,
-            problem: host
-                .problem
-                .as_deref()
-                .map(|it| words::brief(it).to_owned()),
+            problem: host.problem.clone(),
             attempts: rates.into(),
         }
     }

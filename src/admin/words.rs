@@ -3,6 +3,7 @@
 //! A host's *why* says what stands between it and more work, and when that may end; the summary says
 //! whether anybody needs to care.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::view::{Level, Summary};
@@ -24,12 +25,18 @@ pub(super) fn until(host: &HostView) -> Option<Duration> {
 /// Why a host gets less than it could; `None` if nothing stands in the way.
 pub(super) fn why(host: &HostView, rates: Rates) -> Option<String> {
     let condition = match host.phase {
-        Phase::Unknown => Some("not checked yet".to_owned()),
-        Phase::Up => why_limited(host).or_else(|| why_doubtful(rates)),
+        Phase::Unknown => Some(match &host.problem {
+            Some(problem) => format!("not up yet: {problem}"),
+            None => "not checked yet".to_owned(),
+        }),
+        Phase::Up => why_limited(host).or_else(|| why_doubtful(host, rates)),
         Phase::Trial => {
             Some("on trial: one request at a time until one is answered well".to_owned())
         }
-        Phase::Ejected { cause, .. } => Some(format!("{}; {}", cause_of(cause), way_back(host))),
+        Phase::Ejected { cause, .. } => {
+            let reason = reason(cause, host.problem.as_deref());
+            Some(format!("{reason}; {}", way_back(host)))
+        }
     };
     if !host.draining {
         return condition;
@@ -70,7 +77,10 @@ fn why_limited(host: &HostView) -> Option<String> {
 }
 
 /// Why a host that is up and takes all it can may be worth a look all the same.
-fn why_doubtful(rates: Rates) -> Option<String> {
+fn why_doubtful(host: &HostView, rates: Rates) -> Option<String> {
+    if let Some(problem) = &host.problem {
+        return Some(format!("up, but its last check failed: {problem}"));
+    }
     (rates.badly > WORTH_A_LOOK).then(|| {
         let percent = percent(rates.badly);
         format!("up, but {percent} of the attempts on it failed in the last minute")
@@ -87,11 +97,14 @@ fn cause_of(cause: Cause) -> &'static str {
     }
 }
 
-/// What a check found wrong, without the story of how it came about, which the log has.
-pub(super) fn brief(problem: &str) -> &str {
-    let end = [" context: ", " cause: "].map(|word| problem.find(word));
-    let end = end.into_iter().flatten().min();
-    end.and_then(|end| problem.get(..end)).unwrap_or(problem)
+/// Why a host is ejected, as exactly as is known. `problem`: what its last check found wrong. Checks
+/// don't see how a host breaks requests.
+fn reason(cause: Cause, problem: Option<&str>) -> Cow<'_, str> {
+    match (cause, problem) {
+        (_, None) => cause_of(cause).into(),
+        (Cause::Answers, Some(problem)) => format!("{}, and {problem}", cause_of(cause)).into(),
+        (_, Some(problem)) => problem.into(),
+    }
 }
 
 fn way_back(host: &HostView) -> String {
@@ -122,7 +135,7 @@ pub(super) fn kind(kind: EventKind) -> &'static str {
 }
 
 /// What happened to a host, and how much to care.
-pub(super) fn event(kind: EventKind) -> (Level, String) {
+pub(super) fn event(kind: EventKind, problem: Option<&str>) -> (Level, String) {
     let good = |text: &str| (Level::Good, text.to_owned());
     match kind {
         EventKind::Health(Transition::Up) => good("is up"),
@@ -130,9 +143,10 @@ pub(super) fn event(kind: EventKind) -> (Level, String) {
             Level::Attention,
             "is on trial: one request at a time until one is answered well".to_owned(),
         ),
-        EventKind::Health(Transition::Ejected(cause)) => {
-            (Level::Down, format!("is ejected: {}", cause_of(cause)))
-        }
+        EventKind::Health(Transition::Ejected(cause)) => (
+            Level::Down,
+            format!("is ejected: {}", reason(cause, problem)),
+        ),
         EventKind::Busy(retry_after) => (
             Level::Attention,
             format!("is busy: full for {}", whole_seconds(retry_after)),
@@ -248,11 +262,22 @@ mod tests {
 
     #[test]
     fn a_host_that_takes_less_says_why() {
+        let problem = || Some("its /health answers 404".to_owned());
         let up = |change: fn(&mut HostView)| changed(Phase::Up, change);
         let busy = || up(|host| host.busy_for = Some(Duration::from_millis(3200)));
         let table = [
             (host(Phase::Up), State::Up, ""),
             (host(Phase::Unknown), State::Unknown, "not checked yet"),
+            (
+                changed(Phase::Unknown, |host| host.problem = problem()),
+                State::Unknown,
+                "not up yet: its /health answers 404",
+            ),
+            (
+                changed(Phase::Up, |host| host.problem = problem()),
+                State::Up,
+                "up, but its last check failed: its /health answers 404",
+            ),
             (
                 host(Phase::Trial),
                 State::Trial,
@@ -332,6 +357,21 @@ mod tests {
                 State::Misconfigured,
                 "it refuses the proxy's API key; correct its api_key; back after a good check",
             ),
+            (
+                out(Cause::Connect, |host| {
+                    host.problem = Some("its name can't be resolved".to_owned());
+                }),
+                State::Ejected,
+                "its name can't be resolved; back after a good check",
+            ),
+            (
+                out(Cause::Answers, |host| {
+                    host.problem = Some("its /health answers 404".to_owned());
+                }),
+                State::Ejected,
+                "it broke requests (reset, cut, late, or with errors of its own), and its /health \
+                 answers 404; back after a good check",
+            ),
         ];
         for (host, state, why) in table {
             assert_eq!(shown(host), (state, why.to_owned()));
@@ -349,17 +389,6 @@ mod tests {
         assert_eq!(
             why(&up, rates(0.25)).unwrap(),
             "up, but 25 % of the attempts on it failed in the last minute"
-        );
-    }
-
-    #[test]
-    fn problems_are_told_briefly() {
-        let long = "/health: can't connect: ConnectRefused context: Fail to connect to addr: \
-                    127.0.0.1:9, scheme: HTTP cause: Connection refused (os error 111)";
-        assert_eq!(brief(long), "/health: can't connect: ConnectRefused");
-        assert_eq!(
-            brief("/health: no answer in 2s"),
-            "/health: no answer in 2s"
         );
     }
 
@@ -412,10 +441,13 @@ mod tests {
 
     #[test]
     fn events_say_how_bad_they_are() {
-        let (level, text) = event(EventKind::Health(Transition::Ejected(Cause::Hung)));
+        let (level, text) = event(EventKind::Health(Transition::Ejected(Cause::Hung)), None);
         assert_eq!(level, Level::Down);
         assert_eq!(text, "is ejected: its health checks get no answer");
-        let (level, text) = event(EventKind::Busy(Duration::from_millis(2500)));
+        let (level, text) = event(EventKind::Busy(Duration::from_millis(2500)), None);
+        let ejection = EventKind::Health(Transition::Ejected(Cause::Checks));
+        let (_, why) = super::event(ejection, Some("its /health answers 404"));
+        assert_eq!(why, "is ejected: its /health answers 404");
         assert_eq!(
             (level, text.as_str()),
             (Level::Attention, "is busy: full for 3 s")

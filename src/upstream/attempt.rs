@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
+use super::trouble::Trouble;
 use super::verdict::{Class, classify};
 use super::{Target, Terms, Verdict};
 use crate::budget::Budget;
@@ -54,7 +55,7 @@ impl Attempt<'_> {
     /// `deadline`: for the rest of an answer that is too large to hold.
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
         let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
-            return fault(false, "its name has not been resolved".to_owned());
+            return fault(false, Trouble::Unresolved.to_string());
         };
         let request = match request_for(&self.target, call, self.terms.trace) {
             Ok(request) => request,
@@ -196,8 +197,9 @@ impl std::fmt::Debug for Streaming {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Cut {
-    Cut::Failed(error.to_string())
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+fn failed(error: Box<pingora::Error>) -> Cut {
+    Cut::Failed(Trouble::exchanging(&error).to_string())
 }
 
 fn fault(sent: bool, reason: String) -> Verdict {

@@ -13,10 +13,12 @@ use gpu_bridge_wire::{Health, Info, Status};
 use http::StatusCode;
 use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use tokio::time::timeout;
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
+use super::trouble::Trouble;
 use super::verdict::{Class, classify};
 use super::{Settings, Target};
 use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
@@ -53,44 +55,25 @@ impl Checker {
     }
 
     async fn check(&self) -> Check {
-        if let Err(reason) = self.target.resolve(self.settings().check).await {
-            return failed(false, reason);
+        if let Err(trouble) = self.target.resolve(self.settings().check).await {
+            return failed(false, trouble);
         }
         let health = self.health().await;
-        if let Some(unwell) = self.unwell(health) {
+        if let Some(unwell) = unwell(health) {
             return unwell;
         }
         let ours = self.pool.in_flight(self.host);
         let slots = match self.get::<Status>("/status").await {
-            Probe::Class(Class::Misconfigured) => {
+            Probe::Other(status, Class::Misconfigured) => {
                 return Check::Misconfigured {
-                    reason: "/status refuses the API key".to_owned(),
+                    reason: Trouble::KeyRefused(status).to_string(),
                 };
             }
             Probe::Body(status) => Some(self.note_status(status, ours)),
-            Probe::Class(_) | Probe::TooLate | Probe::Failed { .. } => None,
+            Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => None,
         };
         self.refresh_info().await;
         Check::Good { slots }
-    }
-
-    /// What the answer of `/health` makes of the check; `None` if the host is well.
-    fn unwell(&self, health: Probe<Health>) -> Option<Check> {
-        match health {
-            Probe::Body(health) if health.status == Health::OK => None,
-            Probe::Body(health) => Some(failed(true, format!("/health says {:?}", health.status))),
-            Probe::Class(Class::Busy { retry_after }) => Some(Check::Busy { retry_after }),
-            Probe::TooLate => {
-                let within = self.settings().check;
-                Some(Check::NoAnswer {
-                    reason: format!("/health: no answer in {within:?}"),
-                })
-            }
-            reply => {
-                let reason = format!("/health: {}", reply.describe());
-                Some(failed(reply.is_an_answer(), reason))
-            }
-        }
     }
 
     async fn refresh_info(&self) {
@@ -109,12 +92,12 @@ impl Checker {
         let mut failure = unresolved();
         for address in self.target.candidates() {
             match self.get_at(address, "/health").await {
-                reply @ (Probe::Body(_) | Probe::Class(_)) => {
+                reply @ (Probe::Body(_) | Probe::Other(..)) => {
                     self.target.use_address(address);
                     return reply;
                 }
-                Probe::TooLate => failure = Probe::TooLate,
-                Probe::Failed { .. } if matches!(failure, Probe::TooLate) => {}
+                silence @ Probe::TooLate(_) => failure = silence,
+                Probe::Failed { .. } if matches!(failure, Probe::TooLate(_)) => {}
                 reply @ Probe::Failed { .. } => failure = reply,
             }
         }
@@ -144,9 +127,10 @@ impl Checker {
 
     async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Probe<T> {
         let fetch = self.fetch(address, path);
-        match timeout(self.settings().check, fetch).await {
+        let within = self.settings().check;
+        match timeout(within, fetch).await {
             Ok(Ok(reply) | Err(reply)) => reply,
-            Err(_) => Probe::TooLate,
+            Err(_) => Probe::TooLate(Trouble::Silent(within)),
         }
     }
 
@@ -156,22 +140,22 @@ impl Checker {
         path: &str,
     ) -> Result<Probe<T>, Probe<T>> {
         let peer = self.target.peer_at(address, self.settings().connect);
-        let request = self.request(path).map_err(|error| Probe::Failed {
+        let request = self.request(path).map_err(|_| Probe::Failed {
             reachable: false,
-            reason: error.to_string(),
+            trouble: Trouble::NoConnection,
         })?;
         let mut exchange = Exchange::start(&self.means.connector, peer, &request, &[]).await?;
         let head = exchange.head();
-        let ok = head.status == StatusCode::OK;
+        let status = head.status;
         let class = classify(head.status, &head.headers, SystemTime::now());
         let body = read(&mut exchange).await.map_err(bad_answer)?;
         exchange.release().await;
-        if !ok {
-            return Ok(Probe::Class(class));
+        if status != StatusCode::OK {
+            return Ok(Probe::Other(status.as_u16(), class));
         }
         serde_json::from_slice(&body)
             .map(Probe::Body)
-            .map_err(|error| bad_answer(format!("an answer that can't be read: {error}")))
+            .map_err(|error| bad_answer(unreadable(&error)))
     }
 
     fn settings(&self) -> Settings {
@@ -186,8 +170,25 @@ impl Checker {
     }
 }
 
-fn failed(reachable: bool, reason: String) -> Check {
-    Check::Failed { reason, reachable }
+/// What the answer of `/health` makes of the check; `None` if the host is well.
+fn unwell(health: Probe<Health>) -> Option<Check> {
+    match health {
+        Probe::Body(health) if health.status == Health::OK => None,
+        Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
+        Probe::Other(_, Class::Busy { retry_after }) => Some(Check::Busy { retry_after }),
+        Probe::Other(status, _) => Some(failed(true, Trouble::Status(status))),
+        Probe::TooLate(trouble) => Some(Check::NoAnswer {
+            reason: trouble.to_string(),
+        }),
+        Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
+    }
+}
+
+fn failed(reachable: bool, trouble: Trouble) -> Check {
+    Check::Failed {
+        reason: trouble.to_string(),
+        reachable,
+    }
 }
 
 fn facts(info: &Info) -> HostFacts {
@@ -198,15 +199,15 @@ fn facts(info: &Info) -> HostFacts {
     }
 }
 
-async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, String> {
+async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, Trouble> {
     let mut body = Vec::new();
     while let Some(chunk) = exchange
         .next_chunk()
         .await
-        .map_err(|error| error.to_string())?
+        .map_err(|error| Trouble::exchanging(&error))?
     {
         if body.len() + chunk.len() > MAX_ANSWER {
-            return Err("an endless answer".to_owned());
+            return Err(Trouble::Endless);
         }
         body.extend_from_slice(&chunk);
     }
@@ -217,58 +218,45 @@ async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, String> {
 enum Probe<T> {
     /// 200 with what was asked for.
     Body(T),
-    /// Another status.
-    Class(Class),
+    /// Another status, and what that means.
+    Other(u16, Class),
     /// Nothing in time.
-    TooLate,
+    TooLate(Trouble),
     /// No connection, or nonsense.
-    Failed { reachable: bool, reason: String },
+    Failed { reachable: bool, trouble: Trouble },
 }
 
 fn unresolved<T>() -> Probe<T> {
     Probe::Failed {
         reachable: false,
-        reason: "its name has not been resolved".to_owned(),
+        trouble: Trouble::Unresolved,
     }
 }
 
-fn bad_answer<T>(reason: String) -> Probe<T> {
+fn bad_answer<T>(trouble: Trouble) -> Probe<T> {
     Probe::Failed {
         reachable: true,
-        reason,
+        trouble,
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Trouble {
+    match error.classify() {
+        Category::Data => Trouble::NotAGpuHost,
+        Category::Io | Category::Syntax | Category::Eof => Trouble::NotJson,
     }
 }
 
 impl<T> From<Failure> for Probe<T> {
     fn from(failure: Failure) -> Self {
-        if failure.is_silence() {
-            return Self::TooLate;
-        }
-        Self::Failed {
-            reachable: matches!(failure, Failure::Broken(_)),
-            reason: failure.to_string(),
-        }
-    }
-}
-
-impl<T> Probe<T> {
-    fn describe(&self) -> String {
-        match self {
-            Self::Body(_) => "fine".to_owned(),
-            Self::Class(Class::Misconfigured) => "refuses the API key".to_owned(),
-            Self::Class(Class::ServerError) => "answers with a server error".to_owned(),
-            Self::Class(_) => "answers with an unexpected status".to_owned(),
-            Self::TooLate => "no answer in time".to_owned(),
-            Self::Failed { reason, .. } => reason.clone(),
-        }
-    }
-
-    /// Did the host answer, however badly?
-    fn is_an_answer(&self) -> bool {
-        match self {
-            Self::Body(_) | Self::Class(_) => true,
-            Self::TooLate => false,
-            Self::Failed { reachable, .. } => *reachable,
+        let is_silence = failure.is_silence();
+        match failure {
+            Failure::Connect(error) if is_silence => Self::TooLate(Trouble::connecting(&error)),
+            Failure::Connect(error) => Self::Failed {
+                reachable: false,
+                trouble: Trouble::connecting(&error),
+            },
+            Failure::Broken(error) => bad_answer(Trouble::exchanging(&error)),
         }
     }
 }

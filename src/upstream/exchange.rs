@@ -16,6 +16,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr};
 use tokio::io::AsyncWriteExt;
 
+use super::trouble::Trouble;
+
 /// How long an idle connection to a host is kept. Below uvicorn's 5 s, so that we rather than the
 /// Python service end it.
 const IDLE: Duration = Duration::from_secs(4);
@@ -32,10 +34,10 @@ const ONE_PIECE: usize = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// No connection: nothing was sent.
-    #[error("can't connect: {}", without_our_side(.0))]
+    #[error("{}", Trouble::connecting(.0))]
     Connect(Box<Error>),
     /// The request, or a part of it, was sent.
-    #[error("{0}")]
+    #[error("{}", Trouble::exchanging(.0))]
     Broken(Box<Error>),
 }
 
@@ -224,16 +226,6 @@ async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box
         {
             return Ok(Box::new(head.clone()));
         }
-    }
-}
-
-/// The error without the address on our side: that is another one each time, and the log tells a
-/// problem again only when it has changed.
-fn without_our_side(error: &Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" cause: local address ") {
-        Some((problem, _)) => problem.to_owned(),
-        None => text,
     }
 }
 

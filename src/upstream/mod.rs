@@ -17,6 +17,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod trouble;
 mod verdict;
 
 use std::time::Duration;

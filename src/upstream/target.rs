@@ -13,6 +13,7 @@ use pingora::upstreams::peer::HttpPeer;
 
 use super::Member;
 use super::tls::Tls;
+use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
 use crate::message::HostReport;
 
@@ -115,13 +116,13 @@ impl Target {
     /// found, whatever their order; all stay if the look-up fails or takes longer than `within`.
     ///
     /// # Errors
-    /// A sentence for the log, if there are no addresses at all.
-    pub(super) async fn resolve(&self, within: Duration) -> Result<(), String> {
+    /// If there are no addresses at all.
+    pub(super) async fn resolve(&self, within: Duration) -> Result<(), Trouble> {
         if self.is_fixed {
             return Ok(());
         }
         let look_up = tokio::net::lookup_host((self.url.host(), self.url.port()));
-        let problem = match tokio::time::timeout(within, look_up).await {
+        let trouble = match tokio::time::timeout(within, look_up).await {
             Ok(Ok(found)) => {
                 let found: Vec<_> = found.collect();
                 if let Some(first) = found.first() {
@@ -131,13 +132,13 @@ impl Target {
                     self.addresses.store(found.into());
                     return Ok(());
                 }
-                "its name has no address".to_owned()
+                Trouble::NoAddress
             }
-            Ok(Err(error)) => format!("its name can't be resolved: {error}"),
-            Err(_) => format!("its name was not resolved within {within:?}"),
+            // The system's resolver does not tell a name that is unknown from one that nobody told.
+            Ok(Err(_)) | Err(_) => Trouble::Unresolved,
         };
         if self.addresses.load().is_empty() {
-            Err(problem)
+            Err(trouble)
         } else {
             Ok(())
         }
@@ -245,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_does_not_exist_is_told() {
         let target = target("http://does-not-exist.invalid");
-        let error = target.resolve(WITHIN).await.unwrap_err();
-        assert!(error.starts_with("its name "), "{error}");
+        let trouble = target.resolve(WITHIN).await.unwrap_err();
+        assert_eq!(trouble, Trouble::Unresolved);
     }
 }

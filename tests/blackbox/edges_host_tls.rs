@@ -67,7 +67,7 @@ async fn the_wrong_name_is_refused() {
 
     let config = trusting(&host, json!({"ca": authority.path()}));
 
-    assert_refused(&host, config, "not valid for name").await;
+    assert_refused(&host, config, "TLS: its certificate is for another name").await;
 }
 
 #[tokio::test]
@@ -77,7 +77,12 @@ async fn the_wrong_server_name_is_refused() {
 
     let tls = json!({"ca": authority.path(), "server_name": "gpu.example"});
 
-    assert_refused(&host, trusting(&host, tls), "not valid for name").await;
+    assert_refused(
+        &host,
+        trusting(&host, tls),
+        "TLS: its certificate is for another name",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -101,14 +106,24 @@ async fn an_unknown_authority_is_refused() {
     let other = Authority::new();
 
     let config = trusting(&host, json!({"ca": other.path()}));
-    assert_refused(&host, config, "UnknownIssuer").await;
+    assert_refused(
+        &host,
+        config,
+        "TLS: its certificate is from an authority that is not trusted",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_authorities_of_the_system_are_asked_where_none_is_named() {
     let host = https("host", &Authority::new().issue(&[ADDRESS]));
 
-    assert_refused(&host, Config::with_hosts(&[&host]), "UnknownIssuer").await;
+    assert_refused(
+        &host,
+        Config::with_hosts(&[&host]),
+        "TLS: its certificate is from an authority that is not trusted",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -118,7 +133,7 @@ async fn a_certificate_that_has_ended_is_refused() {
 
     let config = trusting(&host, json!({"ca": authority.path()}));
 
-    assert_refused(&host, config, "xpired").await;
+    assert_refused(&host, config, "TLS: its certificate has expired").await;
 }
 
 #[tokio::test]

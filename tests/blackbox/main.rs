@@ -49,3 +49,4 @@ mod traces;
 #[cfg(feature = "otlp")]
 mod traces_export;
 mod upgrade;
+mod why;

@@ -153,7 +153,8 @@ class Row {
     this.row.dataset.state = host.state;
     badge(this.badge, host.state);
     setText(this.why, unbroken(host.why ?? ""));
-    setText(this.problem, host.problem === null ? "" : `Last check: ${host.problem}`);
+    const told = host.problem === null || host.why?.includes(host.problem);
+    setText(this.problem, told ? "" : `Last check: ${host.problem}`);
     this.updateSlots(host);
     this.updateMemory(host);
     this.updateRates(host.attempts);

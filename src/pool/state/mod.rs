@@ -53,6 +53,8 @@ pub struct Event {
     pub host: HostName,
     /// What.
     pub kind: EventKind,
+    /// What its last check found wrong, if it is ejected.
+    pub problem: Option<String>,
 }
 
 /// See [`Event`].
@@ -113,6 +115,13 @@ pub(super) struct State {
     reconsider: Option<Instant>,
     events: Vec<Event>,
     lost: Vec<(HostId, Cause)>,
+}
+
+impl EventKind {
+    /// Was it taken out?
+    pub fn is_ejection(self) -> bool {
+        matches!(self, Self::Health(Transition::Ejected(_)))
+    }
 }
 
 impl State {
@@ -289,8 +298,12 @@ impl State {
     }
 
     fn note(&mut self, id: HostId, kind: EventKind) {
-        let name = self.host(id).map(|host| host.spec.name.clone());
-        self.events.extend(name.map(|host| Event { host, kind }));
+        let event = self.host(id).map(|host| Event {
+            host: host.spec.name.clone(),
+            kind,
+            problem: host.problem.clone().filter(|_| kind.is_ejection()),
+        });
+        self.events.extend(event);
     }
 }
 

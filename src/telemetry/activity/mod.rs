@@ -104,6 +104,8 @@ pub struct Happened {
     pub host: HostName,
     /// What.
     pub kind: EventKind,
+    /// What its last check found wrong, if it is ejected.
+    pub problem: Option<String>,
 }
 
 /// A request that was refused or met a fault, which may have been hidden from its client.
@@ -214,6 +216,7 @@ impl Activity {
             at,
             host: event.host.clone(),
             kind: event.kind,
+            problem: event.problem.clone(),
         };
         let ring = match event.kind {
             EventKind::Busy(_) | EventKind::NotBusy => &mut inner.passing,
@@ -374,6 +377,7 @@ mod tests {
         let event = Event {
             host: name(),
             kind: EventKind::Draining,
+            problem: None,
         };
         activity.event(&event, NOW);
         activity.incident(incident("first", 502));
@@ -403,7 +407,11 @@ mod tests {
     #[test]
     fn hosts_that_are_full_for_a_moment_do_not_wash_ejections_away() {
         let activity = Activity::default();
-        let event = |kind| Event { host: name(), kind };
+        let event = |kind| Event {
+            host: name(),
+            kind,
+            problem: None,
+        };
         activity.event(&event(EventKind::Draining), NOW);
         for _ in 0..1000 {
             activity.event(&event(EventKind::Busy(Duration::ZERO)), NOW);

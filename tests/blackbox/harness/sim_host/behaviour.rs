@@ -127,6 +127,15 @@ impl Answer {
         }
     }
 
+    /// Not in the service's form.
+    pub(crate) fn text(status: u16, text: &'static str) -> Self {
+        Self {
+            content_type: "text/plain; charset=utf-8",
+            body: text.into(),
+            ..Self::error(status, "")
+        }
+    }
+
     /// A refusal for now.
     pub(crate) fn busy(status: u16, retry_after: u64) -> Self {
         Self {
