@@ -1,5 +1,7 @@
 //! The loop against scripted hosts, on a paused clock.
 
+mod freezing;
+
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Mutex;
@@ -113,6 +115,39 @@ fn words(journal: &Journal) -> Vec<String> {
         .collect()
 }
 
+fn pool_settings() -> pool::Settings {
+    pool::Settings {
+        policy: Policy::LeastBusy,
+        thresholds: Thresholds {
+            healthy_after: NonZeroU32::MIN,
+            unhealthy_after: NonZeroU32::MIN,
+        },
+        max_waiting: 1,
+        max_waiting_bytes: 1 << 20,
+        check_interval: 5 * SECOND,
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        max_wait: 30 * SECOND,
+        attempt: 60 * SECOND,
+        max_faulted_hosts: NonZeroU32::new(2).unwrap(),
+        retry_percent: 20,
+        hedge: false,
+    }
+}
+
+/// A host with one slot.
+fn spec(position: usize) -> HostSpec {
+    HostSpec {
+        name: format!("h{position}").parse().unwrap(),
+        endpoint: String::new(),
+        max_concurrent: Some(NonZeroU32::MIN),
+        weight: NonZeroU32::MIN,
+    }
+}
+
 struct Scene {
     pool: Pool,
     upstream: Arc<Scripted>,
@@ -124,25 +159,9 @@ struct Scene {
 impl Scene {
     /// Hosts with one slot each, all up, and what they do first.
     fn new(scripts: Vec<Vec<Verdict>>) -> Self {
-        let thresholds = Thresholds {
-            healthy_after: NonZeroU32::MIN,
-            unhealthy_after: NonZeroU32::MIN,
-        };
-        let settings = pool::Settings {
-            policy: Policy::LeastBusy,
-            thresholds,
-            max_waiting: 1,
-            max_waiting_bytes: 1 << 20,
-            check_interval: 5 * SECOND,
-        };
-        let host = |position| HostSpec {
-            name: format!("h{position}").parse().unwrap(),
-            endpoint: String::new(),
-            max_concurrent: Some(NonZeroU32::MIN),
-            weight: NonZeroU32::MIN,
-        };
-        let pool = Pool::new(settings, 1, Box::new(|_| ()));
-        let ids = pool.set_hosts((0..scripts.len()).map(host).collect());
+        let pool_settings = pool_settings();
+        let pool = Pool::new(pool_settings, 1, Box::new(|_| ()));
+        let ids = pool.set_hosts((0..scripts.len()).map(spec).collect());
         tokio::spawn({
             let pool = pool.clone();
             async move { pool.keep_time().await }
@@ -154,14 +173,7 @@ impl Scene {
             calls: Mutex::default(),
             hangs: Mutex::default(),
         });
-        let pool_settings = settings;
-        let settings = Settings {
-            max_wait: 30 * SECOND,
-            attempt: 60 * SECOND,
-            max_faulted_hosts: NonZeroU32::new(2).unwrap(),
-            retry_percent: 20,
-            hedge: false,
-        };
+        let settings = settings();
         let metrics = Arc::new(Metrics::new().unwrap());
         let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings, metrics);
         let scene = Self {
@@ -344,7 +356,13 @@ async fn what_runs_on_a_host_that_hangs_moves_to_a_sibling_at_once() {
     tokio::spawn(async move {
         tokio::time::sleep(SECOND / 4).await;
         let reason = String::new();
-        pool.checked(pool.hosts()[0].0, &Check::NoAnswer { reason });
+        pool.checked(
+            pool.hosts()[0].0,
+            &Check::NoAnswer {
+                reason,
+                silent_for: 2 * SECOND,
+            },
+        );
     });
     let (result, journal) = scene.run().await;
     assert_eq!(result, Ok(StatusCode::OK));

@@ -234,6 +234,12 @@ impl Health {
         }
     }
 
+    /// A check got no answer. `confirmed`: nor did a request meanwhile, which counts as another check.
+    pub(super) fn silent_check(&mut self, confirmed: bool, context: Context) -> Option<Transition> {
+        self.failed_checks = self.failed_checks.saturating_add(confirmed.into());
+        self.failed_check(Cause::Hung, context)
+    }
+
     /// The host answered a request well.
     pub(super) fn good_answer(&mut self) -> Option<Transition> {
         match self.phase {

@@ -68,8 +68,12 @@ pub(super) struct Host {
     pub(super) last_check: Option<Instant>,
     /// What that found wrong, for people.
     pub(super) problem: Option<String>,
-    /// It failed or delays an attempt since its last check, so that the next one should come soon.
+    /// It failed an attempt since its last check, so that the next one should come soon.
     pub(super) suspect: bool,
+    /// Requests that have been running there for a while.
+    pub(super) overdue: u32,
+    /// When it last answered anything.
+    pub(super) heard: Option<Instant>,
     /// By an operator: gets nothing new.
     pub(super) draining: bool,
     /// No longer configured: gets nothing new, and is forgotten with its last lease.
@@ -101,6 +105,8 @@ impl Host {
             last_check: None,
             problem: None,
             suspect: false,
+            overdue: 0,
+            heard: None,
             draining: false,
             removed: false,
         }
@@ -210,6 +216,14 @@ impl Host {
 
     pub(super) fn sign_of_life(&mut self) {
         self.proof = Proof(self.proof.0 + 1);
+    }
+
+    /// A check got no answer for `silent_for`: has nothing else been heard of the host either, though
+    /// a request waits for it? Two such silences at once are no chance; a host that is merely slow
+    /// answers one or the other.
+    pub(super) fn is_mute(&self, silent_for: Duration, now: Instant) -> bool {
+        let unheard = |heard| now.saturating_duration_since(heard) >= silent_for / 2;
+        self.overdue > 0 && self.heard.is_none_or(unheard)
     }
 
     /// A lease goes out, for work of so many seconds on an average host.

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::placement::suspicious_after;
-use super::state::Grant;
+use super::state::{Grant, OVERDUE};
 use super::{Avoid, Cause, HostId, Outcome, Pool, Proof, Ticket, TurnedAway};
 use crate::config::HostName;
 
@@ -77,6 +76,22 @@ impl Default for Signals {
     }
 }
 
+/// Counts a request among those that take long on its host.
+struct Overdue<'a>(&'a Lease);
+
+impl<'a> Overdue<'a> {
+    fn new(lease: &'a Lease) -> Self {
+        lease.pool.lock().state.overdue(lease.grant.host);
+        Self(lease)
+    }
+}
+
+impl Drop for Overdue<'_> {
+    fn drop(&mut self) {
+        self.0.pool.lock().state.not_overdue(self.0.grant.host);
+    }
+}
+
 /// The right of one attempt to use one slot of one host.
 #[must_use = "dropping it gives the slot back"]
 pub struct Lease {
@@ -116,13 +131,13 @@ impl Lease {
         self.grant.expected.filter(|_| self.grant.is_surely_warm)
     }
 
-    /// Ends when the host is found to be such that what runs on it should be tried elsewhere. Has its
-    /// health checked when the request takes much longer than it should.
+    /// Ends when the host is found to be such that what runs on it should be tried elsewhere. Has it
+    /// checked more often once the request has taken a while.
     pub async fn host_is_lost(&self) -> Cause {
         let mut lost = self.lost.clone();
         let worry = async {
-            tokio::time::sleep(suspicious_after(self.grant.expected)).await;
-            self.pool.suspect(self.grant.host);
+            tokio::time::sleep(OVERDUE).await;
+            let _counted = Overdue::new(self);
             self.signals.check_sooner.notify_one();
             std::future::pending::<()>().await;
         };

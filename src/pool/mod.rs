@@ -317,10 +317,6 @@ impl Pool {
         }
     }
 
-    fn suspect(&self, host: HostId) {
-        self.lock().state.suspect(host);
-    }
-
     fn hedge(&self, first: &Grant, avoid: &Avoid) -> Option<Lease> {
         let mut inner = self.lock();
         let grant = inner.state.hedge(first, avoid.clone(), now())?;

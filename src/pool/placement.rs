@@ -7,7 +7,7 @@
 //!    load takes, or the line has grown longer than that.
 //! 3. Of these, the policy's choice.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::rngs::SmallRng;
 
@@ -118,13 +118,4 @@ fn load(host: &Host, slots: std::num::NonZeroU32, seconds: f64) -> Load {
         turn: host.turn,
         last_granted: host.last_granted,
     }
-}
-
-/// How long a request may take before it is worth a look at its host: several times what is expected,
-/// and no less than a second.
-pub(super) fn suspicious_after(expected: Option<Duration>) -> Duration {
-    const UNKNOWN: Duration = Duration::from_secs(5);
-    expected.map_or(UNKNOWN, |expected| {
-        (expected * 4).max(Duration::from_secs(1))
-    })
 }

@@ -53,6 +53,8 @@ pub enum Check {
     NoAnswer {
         /// For the log.
         reason: String,
+        /// How long it was waited for.
+        silent_for: Duration,
     },
     /// The host refuses our key.
     Misconfigured {
@@ -61,13 +63,32 @@ pub enum Check {
     },
 }
 
+impl Outcome {
+    /// Did the host answer, whatever it said?
+    pub(super) fn is_an_answer(self) -> bool {
+        matches!(
+            self,
+            Self::Answered { .. } | Self::Busy { .. } | Self::ServerError | Self::Misconfigured
+        )
+    }
+}
+
 impl Check {
+    /// Did the host answer, whatever it said?
+    pub(super) fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Good { .. } | Self::Busy { .. } | Self::Misconfigured { .. } => true,
+            Self::Failed { reachable, .. } => *reachable,
+            Self::NoAnswer { .. } => false,
+        }
+    }
+
     /// What is wrong, for people; `None` if nothing is.
     pub fn problem(&self) -> Option<&str> {
         match self {
             Self::Good { .. } | Self::Busy { .. } => None,
             Self::Failed { reason, .. }
-            | Self::NoAnswer { reason }
+            | Self::NoAnswer { reason, .. }
             | Self::Misconfigured { reason } => Some(reason),
         }
     }

@@ -7,14 +7,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use gpu_bridge_wire::{Health, Info, Status};
 use http::StatusCode;
 use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
-use tokio::time::timeout;
+use tokio::time::{Instant as Clock, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
@@ -28,6 +30,13 @@ const MAX_ANSWER: usize = 1 << 20;
 /// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
+/// A host's further addresses are tried so long after one another if the first does not answer.
+const STAGGER: Duration = Duration::from_millis(100);
+/// How many of its addresses one check tries.
+const MOST_ADDRESSES: usize = 8;
+/// What else a host tells is waited for no longer than that, or twice as long as its `/health` took: while
+/// it is waited for, nobody would notice that the host freezes.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Checks one host, and tells `pool` what it finds.
 pub(super) struct Checker {
@@ -58,12 +67,15 @@ impl Checker {
         if let Err(trouble) = self.target.resolve(self.settings().check).await {
             return failed(false, trouble);
         }
-        let health = self.health().await;
-        if let Some(unwell) = unwell(health) {
+        let asked = Clock::now();
+        let limit = self.settings().check;
+        let health = self.health(asked + limit).await;
+        if let Some(unwell) = unwell(health, limit) {
             return unwell;
         }
+        let until = Clock::now() + patience(asked.elapsed(), limit);
         let ours = self.pool.in_flight(self.host);
-        let slots = match self.get::<Status>("/status").await {
+        let slots = match self.get::<Status>("/status", until).await {
             Probe::Other(status, Class::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: Trouble::KeyRefused(status).to_string(),
@@ -72,26 +84,32 @@ impl Checker {
             Probe::Body(status) => Some(self.note_status(status, ours)),
             Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => None,
         };
-        self.refresh_info().await;
+        self.refresh_info(until).await;
         Check::Good { slots }
     }
 
-    async fn refresh_info(&self) {
+    async fn refresh_info(&self, until: Clock) {
         let age = self.settings().check_interval;
         if self.target.info_is_older_than(age, Instant::now())
-            && let Probe::Body(info) = self.get::<Info>("/info").await
+            && let Probe::Body(info) = self.get::<Info>("/info", until).await
         {
             self.pool.told(self.host, facts(&info));
             self.target.store_info(info, Instant::now());
         }
     }
 
-    /// Asks `/health` at the address in use, then at the host's others, and uses the first that
+    /// Asks `/health` at the address in use, soon also at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
-    async fn health(&self) -> Probe<Health> {
+    async fn health(&self, until: Clock) -> Probe<Health> {
+        let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
+        let ask = async |(turn, address)| {
+            tokio::time::sleep(STAGGER * turn).await;
+            (address, self.get_at(address, "/health", until).await)
+        };
+        let mut asked: FuturesUnordered<_> = (0..).zip(candidates).map(ask).collect();
         let mut failure = unresolved();
-        for address in self.target.candidates() {
-            match self.get_at(address, "/health").await {
+        while let Some((address, reply)) = asked.next().await {
+            match reply {
                 reply @ (Probe::Body(_) | Probe::Other(..)) => {
                     self.target.use_address(address);
                     return reply;
@@ -118,19 +136,22 @@ impl Checker {
     }
 
     /// Asks at the address in use.
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Probe<T> {
+    async fn get<T: DeserializeOwned>(&self, path: &str, until: Clock) -> Probe<T> {
         match self.target.candidates().first() {
-            Some(address) => self.get_at(*address, path).await,
+            Some(address) => self.get_at(*address, path, until).await,
             None => unresolved(),
         }
     }
 
-    async fn get_at<T: DeserializeOwned>(&self, address: SocketAddr, path: &str) -> Probe<T> {
-        let fetch = self.fetch(address, path);
-        let within = self.settings().check;
-        match timeout(within, fetch).await {
+    async fn get_at<T: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        until: Clock,
+    ) -> Probe<T> {
+        match timeout_at(until, self.fetch(address, path)).await {
             Ok(Ok(reply) | Err(reply)) => reply,
-            Err(_) => Probe::TooLate(Trouble::Silent(within)),
+            Err(_) => Probe::TooLate(Trouble::Silent(self.settings().check)),
         }
     }
 
@@ -170,8 +191,13 @@ impl Checker {
     }
 }
 
-/// What the answer of `/health` makes of the check; `None` if the host is well.
-fn unwell(health: Probe<Health>) -> Option<Check> {
+/// How long a host's `/status` and `/info` may take together if its `/health` took `health`.
+pub(crate) fn patience(health: Duration, limit: Duration) -> Duration {
+    (health * 2).max(PATIENCE).min(limit)
+}
+
+/// What the answer of `/health`, for which `limit` was waited, makes of the check; `None` if the host is well.
+fn unwell(health: Probe<Health>, limit: Duration) -> Option<Check> {
     match health {
         Probe::Body(health) if health.status == Health::OK => None,
         Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
@@ -179,6 +205,7 @@ fn unwell(health: Probe<Health>) -> Option<Check> {
         Probe::Other(status, _) => Some(failed(true, Trouble::Status(status))),
         Probe::TooLate(trouble) => Some(Check::NoAnswer {
             reason: trouble.to_string(),
+            silent_for: limit,
         }),
         Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
     }

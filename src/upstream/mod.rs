@@ -24,6 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(test)]
+pub(crate) use check::patience;
 pub use hosts::Hosts;
 pub use member::{Member, UnusableHost};
 pub use membership::Membership;

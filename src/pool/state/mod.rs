@@ -14,6 +14,8 @@ mod members;
 mod outcomes;
 mod timing;
 
+pub(super) use timing::OVERDUE;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -22,6 +22,9 @@ impl State {
         };
         let in_flight = host.in_flight;
         host.give_back(grant.seconds, now);
+        if outcome.is_an_answer() {
+            host.heard = Some(now);
+        }
         match outcome {
             Outcome::Answered { timed } => {
                 host.sign_of_life();
@@ -97,10 +100,17 @@ impl State {
         self.lost.truncate(lost);
     }
 
-    /// What runs on `id` takes longer than it should.
-    pub(in crate::pool) fn suspect(&mut self, id: HostId) {
+    /// A request has been running on `id` for a while.
+    pub(in crate::pool) fn overdue(&mut self, id: HostId) {
         if let Some(host) = self.host_mut(id) {
-            host.suspect = true;
+            host.overdue += 1;
+        }
+    }
+
+    /// One of these has ended.
+    pub(in crate::pool) fn not_overdue(&mut self, id: HostId) {
+        if let Some(host) = self.host_mut(id) {
+            host.overdue = host.overdue.saturating_sub(1);
         }
     }
 
@@ -120,6 +130,9 @@ impl State {
         host.suspect = false;
         host.last_check = Some(now);
         host.problem = check.problem().map(str::to_owned);
+        if check.is_an_answer() {
+            host.heard = Some(now);
+        }
         let was_out = matches!(host.health.phase(), Phase::Ejected { .. });
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
@@ -135,9 +148,10 @@ impl State {
                 };
                 host.health.failed_check(cause, context)
             }
-            Check::NoAnswer { .. } => {
+            Check::NoAnswer { silent_for, .. } => {
                 host.forget_models();
-                host.health.failed_check(Cause::Hung, context)
+                let confirmed = host.is_mute(*silent_for, now);
+                host.health.silent_check(confirmed, context)
             }
             Check::Misconfigured { .. } => host.health.misconfigured(context),
         };

@@ -54,7 +54,7 @@ fn check() -> impl Strategy<Value = Check> {
         }),
         1 => (0..8u64).prop_map(|s| Check::Busy { retry_after: Duration::from_secs(s) }),
         1 => any::<bool>().prop_map(move |reachable| Check::Failed { reason: reason(), reachable }),
-        1 => Just(Check::NoAnswer { reason: reason() }),
+        1 => Just(Check::NoAnswer { reason: reason(), silent_for: Duration::from_secs(2) }),
         1 => Just(Check::Misconfigured { reason: reason() }),
     ]
 }

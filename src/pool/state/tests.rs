@@ -323,6 +323,7 @@ fn a_silent_host_is_lost_whatever_it_was_ejected_for() {
     let now = Instant::now();
     let silence = Check::NoAnswer {
         reason: String::new(),
+        silent_for: Duration::from_secs(2),
     };
     let refused = Check::Failed {
         reason: String::new(),
@@ -339,6 +340,49 @@ fn a_silent_host_is_lost_whatever_it_was_ejected_for() {
     assert_eq!(state.take_lost(), [], "what runs there may end");
     state.checked(B, &silence, now);
     assert_eq!(state.take_lost(), [(B, Cause::Hung)]);
+}
+
+#[test]
+fn silence_of_a_check_and_of_a_request_together_are_no_chance() {
+    let start = Instant::now();
+    let silent_for = Duration::from_secs(2);
+    let silence = Check::NoAnswer {
+        reason: String::new(),
+        silent_for,
+    };
+    // When another request was answered, and whether the one silent check is enough then.
+    let table = [(None, true), (Some(500), true), (Some(1500), false)];
+    for (answered, is_enough) in table {
+        let mut state = pool(&[2, 1], start);
+        state.overdue(A);
+        if let Some(after) = answered {
+            finish(
+                &mut state,
+                A,
+                ANSWERED,
+                start + Duration::from_millis(after),
+            );
+        }
+        state.checked(A, &silence, start + silent_for);
+        let lost = state.take_lost().contains(&(A, Cause::Hung));
+        assert_eq!(lost, is_enough, "answered another after {answered:?}");
+    }
+    let mut state = pool(&[2, 1], start);
+    state.overdue(A);
+    state.not_overdue(A);
+    state.checked(A, &silence, start + silent_for);
+    assert_eq!(state.take_lost(), [], "nobody waits for it");
+}
+
+#[test]
+fn a_host_is_checked_more_often_while_a_request_takes_long_there() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    state.overdue(A);
+    assert_eq!(state.check_delay(A, now), OVERDUE);
+    assert_eq!(state.check_delay(B, now), state.settings.check_interval);
+    state.not_overdue(A);
+    assert_eq!(state.check_delay(A, now), state.settings.check_interval);
 }
 
 #[test]

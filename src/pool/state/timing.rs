@@ -11,6 +11,10 @@ use crate::pool::host::Host;
 pub(super) const POLL_WHILE_WAITING: Duration = Duration::from_millis(200);
 /// … but all hosts together are polled no more often than this, so that a large pool is not flooded.
 const POLL_SPACING: Duration = Duration::from_millis(4);
+/// A request that has run for so long may be on a host that freezes: the host is checked this often, too,
+/// until it is done. With a check that gets no answer in the two seconds that it has by default, a
+/// frozen host costs a request less than three; see [`Host::is_mute`].
+pub(in crate::pool) const OVERDUE: Duration = Duration::from_millis(500);
 /// Checks of a doubtful host start this fast and slow down to the interval.
 pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
 /// … but no slower than this while requests wait.
@@ -30,12 +34,15 @@ impl State {
             return interval;
         };
         let waiting = !self.queue.is_empty();
+        let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
+        let spaced = |delay: Duration| delay.max(POLL_SPACING.saturating_mul(hosts));
         let delay = if host.suspect {
             FIRST_RECHECK
         } else if host.health.is_well() {
             if waiting && is_full(host, now) {
-                let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
-                POLL_WHILE_WAITING.max(POLL_SPACING.saturating_mul(hosts))
+                spaced(POLL_WHILE_WAITING)
+            } else if host.overdue > 0 {
+                spaced(OVERDUE)
             } else {
                 interval
             }
