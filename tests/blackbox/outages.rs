@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{
-    Answer, Behaviour, Config, HealthAnswer, Proxy, SimHost, eventually, sim_host,
+    Answer, Behaviour, Config, Ending, HealthAnswer, Proxy, SimHost, eventually, sim_host,
 };
 
 #[tokio::test]
@@ -135,6 +137,36 @@ async fn requests_on_a_host_that_freezes_move_to_a_sibling_long_before_they_time
         assert_eq!(reply.served_by(), "sibling");
     }
     proxy.finds_unhealthy("frozen").await;
+}
+
+#[tokio::test]
+async fn with_the_default_settings_requests_leave_a_host_that_freezes_before_or_in_an_answer() {
+    for freezing in [Behaviour::Hang, Behaviour::DieMidBody(Ending::Silence)] {
+        let frozen = sim_host("frozen").behaving(freezing).start();
+        let sibling = sim_host("sibling").start();
+        let hosts = [&frozen, &sibling];
+        let config = Config::with_hosts(&hosts)
+            .replace("health", json!({}))
+            .replace("timeouts", json!({}));
+        let proxy = Proxy::ready(&config, &hosts).await;
+        let client = proxy.client();
+        let request = || client.start_embed("text");
+        let mut requests = vec![request()];
+        eventually("a request on the host", async || {
+            requests.push(request());
+            frozen.arrivals() > 0
+        })
+        .await;
+
+        frozen.set_health(HealthAnswer::Hang);
+
+        for reply in requests {
+            let reply = reply.await.unwrap();
+            reply.assert_embedding_of("text");
+            assert_eq!(reply.served_by(), "sibling");
+        }
+        proxy.finds_unhealthy("frozen").await;
+    }
 }
 
 #[tokio::test]

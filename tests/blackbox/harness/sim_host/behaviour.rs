@@ -47,6 +47,8 @@ pub(crate) enum Ending {
     Close,
     /// Reset, as by a process that is killed.
     Reset,
+    /// Not at all: the connection stays, and nothing more comes.
+    Silence,
 }
 
 /// An answer without computation.

@@ -122,6 +122,7 @@ async fn serve(stream: TcpStream, api: Arc<Api>) {
     match last_words.ending {
         Ending::Reset => stream.set_zero_linger().unwrap(),
         Ending::Close => close(stream).await,
+        Ending::Silence => std::future::pending().await,
     }
 }
 
