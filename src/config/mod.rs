@@ -185,7 +185,7 @@ pub struct Discover {
 pub struct Health {
     /// Time between two checks of a host that is well.
     pub interval: Duration,
-    /// Bound on each request of a check.
+    /// Bound on the answer to a check.
     pub timeout: Duration,
     /// Good checks that bring a host back.
     pub healthy_after: NonZeroU32,
