@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 
+use super::peek;
 use crate::budget::Reservation;
 use crate::message::{Payload, PayloadBuilder};
 
@@ -41,12 +42,13 @@ pub(super) enum BodyError {
     Gone(Box<Error>),
 }
 
-/// Reads the body to its end.
+/// Reads the body to its end, and `peek` along.
 pub(super) async fn read(
     session: &mut ServerSession,
     limit: usize,
     timeout: Duration,
     reserved: Reservation,
+    peek: &mut peek::Reader,
 ) -> Result<Payload, BodyError> {
     let head = session.req_header();
     if announced(&head.headers).is_some_and(|length| length > limit as u64) {
@@ -58,7 +60,7 @@ pub(super) async fn read(
             .await
             .map_err(BodyError::Gone)?;
     }
-    match tokio::time::timeout(timeout, read_all(session, limit, reserved)).await {
+    match tokio::time::timeout(timeout, read_all(session, limit, reserved, peek)).await {
         // One read may take as long as all, and end a moment before.
         Ok(Err(BodyError::Gone(error))) if *error.etype() == ErrorType::ReadTimedout => {
             Err(BodyError::TooSlow(timeout))
@@ -72,6 +74,7 @@ async fn read_all(
     session: &mut ServerSession,
     limit: usize,
     reserved: Reservation,
+    peek: &mut peek::Reader,
 ) -> Result<Payload, BodyError> {
     let mut body = PayloadBuilder::new(reserved);
     while let Some(chunk) = session.read_request_body().await.map_err(broken)? {
@@ -79,6 +82,7 @@ async fn read_all(
             return Err(BodyError::TooLarge { limit });
         }
         body.push(&chunk).map_err(|_| BodyError::NoMemory)?;
+        peek.read(&chunk);
     }
     Ok(body.finish())
 }

@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 
 use super::auth::Identity;
 use super::forwarding::{Forwarding, Origin};
-use super::peek::peek;
+use super::peek::Peek;
 use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
@@ -40,10 +40,10 @@ impl Request<'_> {
     pub(super) fn into_call(
         self,
         body: Payload,
+        peek: Peek,
         patience: Option<Duration>,
         forwarding: &Forwarding,
     ) -> Call {
-        let peek = peek(self.route, &body);
         let demand = Demand {
             client: self.identity.name().cloned(),
             priority: self.identity.priority(),

@@ -19,7 +19,7 @@ use super::head::{Bounds, NoRequest};
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{self, Route};
-use super::{aggregate, refusals, request_id};
+use super::{aggregate, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
 use crate::dispatch::{Delivery, Dispatcher, shortage};
@@ -212,7 +212,9 @@ impl<U: Upstream> Handler<U> {
             client_read,
             ..
         } = self.settings();
-        let body = match body::read(session, max_body, client_read, self.budget.open()).await {
+        let reserved = self.budget.open();
+        let mut peek = peek::Reader::new(route);
+        let body = match body::read(session, max_body, client_read, reserved, &mut peek).await {
             Ok(body) => body,
             Err(error) => return self.refuse_body(session, &error),
         };
@@ -224,7 +226,7 @@ impl<U: Upstream> Handler<U> {
             identity,
             trace: self.observers.context(record.told.trace),
         };
-        let call = request.into_call(body, patience, &self.forwarding.load());
+        let call = request.into_call(body, peek.finish(), patience, &self.forwarding.load());
         record.begin(&call);
         tokio::select! {
             biased;

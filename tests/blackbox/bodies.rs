@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::stream;
 use http::Method;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{
@@ -464,4 +465,37 @@ fn head(length: usize, headers: &str) -> String {
         "POST /embed HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n{headers}\r\n"
     )
+}
+
+/// The items that `host` has computed, as far as the proxy knows.
+async fn items(proxy: &Proxy) -> u64 {
+    let metrics = proxy.metrics().await;
+    metrics.count("gpu_bridge_host_items_total", &[("host", "a")])
+}
+
+#[tokio::test]
+async fn items_are_counted_whatever_the_size_and_the_pieces_of_a_body() {
+    let host = sim_host("a").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let client = proxy.client();
+    let mut expected = 0;
+    for (count, length) in [(1, 10), (100, 400), (100, 10_000), (3, MIB)] {
+        let texts = vec!["\"quoted\", or not] ".repeat(length / 18); count];
+        let body = json!({"model": "sim", "texts": texts, "other": {"texts": [1, 2]}});
+        let body = Bytes::from(body.to_string());
+
+        assert_eq!(post(&client, body.clone()).await.status, 200);
+        assert_eq!(post(&client, chunks(&body)).await.status, 200);
+
+        expected += 2 * count as u64;
+        let what = format!("{count} texts of {length} bytes are counted");
+        eventually(&what, async || items(&proxy).await == expected).await;
+    }
+    let pairs = vec!["pair".repeat(200); 64];
+    let body = json!({"references": pairs, "candidates": pairs, "model_type": "sim"});
+    assert_eq!(client.post("/bertscore", &body).await.status, 200);
+    eventually("pairs are counted", async || {
+        items(&proxy).await == expected + 64
+    })
+    .await;
 }
