@@ -3,6 +3,7 @@
 //! pingora's listening service runs on our own runtime instead of in pingora's `Server`: its graceful
 //! stop sleeps for a fixed time, while ours ends as soon as the last connection is done.
 
+mod files;
 mod running;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use self::files::Shares;
 use self::running::{Prepared, Running, Stopping};
 use crate::admin::access::Access;
 use crate::admin::{Admin, Streams};
@@ -53,10 +55,10 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
     let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?)?;
-    raise_file_limit(config.limits.max_connections);
+    let shares = files::share(config.limits.max_connections);
 
     let stopping = Stopping::default();
-    let parts = Parts::new(file, config, options.exporter, &stopping)?;
+    let parts = Parts::new(file, config, options.exporter, shares, &stopping)?;
     keep_drained(&parts.pool, &upgrade.draining());
     keep_reloading(&parts.reloader, signal(SignalKind::hangup())?);
     tokio::spawn({
@@ -121,27 +123,13 @@ fn keep_reloading(reloader: &Reloader, mut asked: Signal) {
     });
 }
 
-/// Allows as many open files as the system lets us: each connection is one.
-fn raise_file_limit(max_connections: usize) {
-    // A client's connection and one to a host, and some more.
-    let wanted = 2 * max_connections as u64 + 64;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit >= wanted => {}
-        Ok(limit) => tracing::warn!(
-            limit,
-            wanted,
-            "too few open files are allowed for limits.max_connections; raise it (ulimit -n)"
-        ),
-        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised"),
-    }
-}
-
 /// The wired modules.
 struct Parts {
     access: Access,
     pool: Pool,
     observers: Observers,
     budget: Budget,
+    shares: Shares,
     connections: Connections,
     close_idle: watch::Receiver<bool>,
     handler: Arc<Handler<Hosts>>,
@@ -155,6 +143,7 @@ impl Parts {
         file: PathBuf,
         config: Config,
         exporter: Option<Arc<dyn Exporter>>,
+        shares: Shares,
         stopping: &Stopping,
     ) -> Result<Self> {
         let certificates = certificates(&config.listen)?;
@@ -186,7 +175,8 @@ impl Parts {
             stopping: stopping.accepting.subscribe(),
         });
         let access = Access::new(config.admin.key.clone());
-        let connections = Connections::new(config.limits.max_connections);
+        let connections = Connections::new(shares.clients);
+        metrics.process.limit_connections(shares.clients);
         let live = Live {
             access: access.clone(),
             pool: pool.clone(),
@@ -202,6 +192,7 @@ impl Parts {
             pool,
             observers,
             budget,
+            shares,
             connections,
             close_idle: stopping.idle.subscribe(),
             handler,

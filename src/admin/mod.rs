@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use self::access::{Access, Need};
 pub use self::events::Streams;
+pub use self::server::MAX_CONNECTIONS;
 use self::view::PoolState;
 use crate::budget::Budget;
 use crate::pool::Pool;
@@ -68,13 +69,13 @@ impl Admin {
     }
 }
 
-/// Serves until it is told that it is closing.
-pub async fn serve(listener: TcpListener, admin: Admin) {
+/// Serves up to `places` connections at once until it is told that it is closing.
+pub async fn serve(listener: TcpListener, admin: Admin, places: usize) {
     let mut closing = admin.closing.clone();
     let told = async move {
         let _ = closing.wait_for(|closing| *closing).await;
     };
-    server::serve(listener, router(admin), server::MAX_CONNECTIONS, told).await;
+    server::serve(listener, router(admin), places, told).await;
 }
 
 fn router(admin: Admin) -> Router {

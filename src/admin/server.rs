@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 /// Connections at once: some pages that stay open, Prometheus, commands. Further ones wait in the
 /// system's queue.
-pub(super) const MAX_CONNECTIONS: usize = 128;
+pub const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
 /// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
@@ -74,6 +74,7 @@ async fn accept(
 ) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
     // Nobody closes the semaphore, so that there always is a place in the end.
     let place = Arc::clone(places).acquire_owned().await.ok();
+    let mut told = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -82,7 +83,9 @@ async fn accept(
                 return (stream, peer, place);
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin address can't accept a connection");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the admin address can't accept a connection; it goes on trying");
+                }
                 sleep(PAUSE).await;
             }
         }

@@ -87,11 +87,13 @@ impl<U: Upstream> Listener<U> {
 
     async fn turn_away(&self, mut stream: Stream) {
         self.handler.observers.metrics.process.refused_connection();
-        tracing::warn!("a connection was refused: limits.max_connections are open");
+        tracing::warn!(
+            "a connection was refused: as many are open as may be (gpu_bridge_connections_limit)"
+        );
         // Over TLS nothing can be said without a handshake, and that is work for one more.
         if self.certificates.is_none() {
             let reply = Reply::retry_later(
-                "too many connections are open (limits.max_connections); close idle ones or retry later",
+                "too many connections are open (limits.max_connections, or the limit of open files); close idle ones or retry later",
                 1,
             );
             // Best effort: a client that is not reading loses nothing it has a right to.

@@ -88,7 +88,11 @@ impl Running {
             admin,
             admin_address,
         } = prepared;
-        tokio::spawn(admin::serve(admin, parts.admin(stopping.admin.subscribe())));
+        tokio::spawn(admin::serve(
+            admin,
+            parts.admin(stopping.admin.subscribe()),
+            parts.shares.operators,
+        ));
         let pool = parts.pool.clone();
         let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();

@@ -48,5 +48,6 @@ mod stories;
 mod traces;
 #[cfg(feature = "otlp")]
 mod traces_export;
+mod troubles;
 mod upgrade;
 mod why;

@@ -11,6 +11,7 @@ use crate::budget::Budget;
 /// See the module.
 pub struct ProcessMetrics {
     connections: IntGauge,
+    connections_limit: IntGauge,
     refused_connections: IntCounter,
     failed_handshakes: IntCounter,
     certificates: Mutex<Vec<Watched>>,
@@ -41,9 +42,13 @@ impl ProcessMetrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
             connections: make.gauge("connections_open", "Connections of clients that are open.")?,
+            connections_limit: make.gauge(
+                "connections_limit",
+                "Connections that clients may have open: limits.max_connections, or as many as the limit of open files leaves room for.",
+            )?,
             refused_connections: make.counter(
                 "connections_refused_total",
-                "Connections refused because limits.max_connections were open.",
+                "Connections refused because gpu_bridge_connections_limit were open.",
             )?,
             failed_handshakes: make.counter(
                 "tls_handshakes_failed_total",
@@ -57,6 +62,12 @@ impl ProcessMetrics {
     pub fn connected(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// Clients may have so many connections.
+    pub fn limit_connections(&self, limit: usize) {
+        self.connections_limit
+            .set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// A client was turned away.

@@ -32,7 +32,7 @@ pub(crate) use client::{Client, Reply, embed_body};
 pub(crate) use config::Config;
 pub(crate) use dns::DnsServer;
 pub(crate) use eventually::eventually;
-pub(crate) use process::Process;
+pub(crate) use process::{Process, with_open_files};
 pub(crate) use prometheus::{Prometheus, has_prometheus, lint, monitoring, promtool};
 pub(crate) use proxy::{Proxy, gpu_bridge, serve};
 pub(crate) use raw::{RawConnection, embed_request};

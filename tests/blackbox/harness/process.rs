@@ -114,6 +114,21 @@ impl Drop for Process {
     }
 }
 
+/// `command`, allowed no more than so many open files.
+pub(crate) fn with_open_files(command: &Command, limit: u32) -> Command {
+    let command = command.as_std();
+    let mut limited = Command::new("sh");
+    let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+    limited.args(["-c", &script]).arg(command.get_program());
+    limited.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            limited.env(name, value);
+        }
+    }
+    limited
+}
+
 /// Sends a signal in the one way that needs neither a crate nor unsafe code. False: nobody has `pid`.
 async fn signal(name: &str, pid: u32) -> bool {
     let script = format!("kill -{name} {pid}");

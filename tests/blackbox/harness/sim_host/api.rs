@@ -103,6 +103,7 @@ impl Api {
     }
 
     async fn health(&self) -> Response<Body> {
+        self.record.check();
         match self.knobs().health {
             HealthAnswer::Ok => json(&Health {
                 status: Health::OK.to_owned(),

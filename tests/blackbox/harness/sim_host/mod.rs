@@ -190,6 +190,13 @@ impl SimHost {
         self.record().requests.len()
     }
 
+    /// Returns once it has been asked for `/health` so many times more.
+    pub(crate) async fn is_checked(&self, times: usize) {
+        let enough = self.record().checks + times;
+        let what = format!("{times} checks of {}", self.name());
+        eventually(&what, async || self.record().checks >= enough).await;
+    }
+
     /// Returns once exactly so many requests hold a slot.
     pub(crate) async fn runs(&self, requests: usize) {
         let what = format!("{requests} requests running on {}", self.name());

@@ -29,6 +29,8 @@ pub(crate) struct Record {
     pub(crate) running: usize,
     /// Compute requests refused because all slots were taken.
     pub(crate) turned_away: usize,
+    /// Times that it was asked for `/health`.
+    pub(crate) checks: usize,
     /// Connections accepted.
     pub(crate) connections: usize,
 }
@@ -44,6 +46,10 @@ impl Recorder {
 
     pub(super) fn running(&self) -> usize {
         self.0.lock().unwrap().running
+    }
+
+    pub(super) fn check(&self) {
+        self.0.lock().unwrap().checks += 1;
     }
 
     pub(super) fn connection(&self) {

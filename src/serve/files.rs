@@ -1,0 +1,83 @@
+//! Who may have how many files open: each connection is one, and the system allows only so many.
+//!
+//! ```text
+//! all ─┬─ the proxy's own: what it listens on, the log, files and names that it looks up
+//!      ├─ an eighth, but no more than the admin address takes at all
+//!      └─ the rest ─┬─ half: clients
+//!                   └─ half: hosts, of whose connections each serves one request
+//! ```
+//!
+//! Shared out once, at the start, so that no client can use up what hosts and operators need: with
+//! all files in use the proxy could neither check nor reach a host, nor tell anybody.
+
+use crate::admin;
+
+/// The proxy's own.
+const OWN: u64 = 32;
+/// What is left for operators where little is allowed.
+const LEAST_OPERATORS: u64 = 4;
+
+/// Connections at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shares {
+    pub(super) clients: usize,
+    pub(super) operators: usize,
+}
+
+/// Allows as many open files as the system lets us, and shares them out. `wanted`: the most
+/// connections that clients are to have.
+pub(super) fn share(wanted: usize) -> Shares {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+    });
+    let shares = Shares::of(limit, wanted);
+    if shares.clients < wanted {
+        tracing::warn!(
+            open_files = limit,
+            connections = shares.clients,
+            wanted,
+            "too few open files are allowed for limits.max_connections: fewer clients may connect; \
+             raise the limit (LimitNOFILE, ulimit -n)"
+        );
+    }
+    shares
+}
+
+impl Shares {
+    fn of(limit: u64, wanted: usize) -> Self {
+        let own = OWN.min(limit / 2);
+        let most = admin::MAX_CONNECTIONS as u64;
+        let operators = (limit / 8).clamp(LEAST_OPERATORS, most);
+        let clients = limit.saturating_sub(own + operators) / 2;
+        let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            clients: whole(clients).clamp(1, wanted),
+            operators: whole(operators),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_gets_what_others_need() {
+        let table = [
+            (u64::MAX, 4096, 4096, 128),
+            (1 << 20, 4096, 4096, 128),
+            (1024, 4096, 432, 128),
+            (1024, 100, 100, 128),
+            (256, 4096, 96, 32),
+            (60, 4096, 11, 7),
+            (20, 4096, 3, 4),
+            (8, 4096, 1, 4),
+            (0, 4096, 1, 4),
+        ];
+        for (limit, wanted, clients, operators) in table {
+            let expected = Shares { clients, operators };
+            assert_eq!(Shares::of(limit, wanted), expected, "{limit} files");
+        }
+    }
+}
