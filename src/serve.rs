@@ -248,6 +248,8 @@ fn log(event: &Event) {
     match event.kind {
         EventKind::Health(Transition::Up) => tracing::info!(%host, "host is up"),
         EventKind::Health(Transition::Trial) => tracing::info!(%host, "host is on trial"),
+        // Its check has told it, and why.
+        EventKind::Health(Transition::NotReady) => {}
         EventKind::Health(Transition::Ejected(cause)) => {
             let (cause, problem) = (cause.as_str(), event.problem.as_deref());
             tracing::warn!(%host, cause, problem, "host is ejected");

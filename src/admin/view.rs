@@ -118,7 +118,7 @@ pub struct HostState {
     pub vram_total_mb: Option<u64>,
     /// Device memory in use in MB.
     pub vram_used_mb: Option<u64>,
-    /// What its last check found wrong.
+    /// What its last check found wrong, if `why` doesn't say it.
     #[serde(default)]
     pub problem: Option<String>,
     /// How the last minute's attempts went.
@@ -196,7 +196,9 @@ impl HostState {
             models: host.facts.models.clone(),
             vram_total_mb: host.facts.vram_total_mb,
             vram_used_mb: host.facts.vram_used_mb,
-            problem: host.problem.clone(),
+            problem: (host.condition() != State::NotReady)
+                .then(|| host.problem.clone())
+                .flatten(),
             attempts: rates.into(),
         }
     }

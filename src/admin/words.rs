@@ -12,6 +12,8 @@ use crate::telemetry::{Lately, Rates};
 
 /// A host that fails more often than this deserves a look, though it is up.
 const WORTH_A_LOOK: f64 = 0.05;
+/// Of a host whose checks have not said more.
+const NOT_READY: &str = "it is up but not ready: no model can be used";
 
 /// When the state of a host may end by itself, if that is known.
 pub(super) fn until(host: &HostView) -> Option<Duration> {
@@ -33,6 +35,7 @@ pub(super) fn why(host: &HostView, rates: Rates) -> Option<String> {
         Phase::Trial => {
             Some("on trial: one request at a time until one is answered well".to_owned())
         }
+        Phase::NotReady { .. } => Some(host.problem.as_deref().unwrap_or(NOT_READY).to_owned()),
         Phase::Ejected { cause, .. } => {
             let reason = reason(cause, host.problem.as_deref());
             Some(format!("{reason}; {}", way_back(host)))
@@ -123,6 +126,7 @@ pub(super) fn kind(kind: EventKind) -> &'static str {
     match kind {
         EventKind::Health(Transition::Up) => "up",
         EventKind::Health(Transition::Trial) => "trial",
+        EventKind::Health(Transition::NotReady) => "not_ready",
         EventKind::Health(Transition::Ejected(_)) => "ejected",
         EventKind::Busy(_) => "busy",
         EventKind::NotBusy => "free",
@@ -142,6 +146,13 @@ pub(super) fn event(kind: EventKind, problem: Option<&str>) -> (Level, String) {
         EventKind::Health(Transition::Trial) => (
             Level::Attention,
             "is on trial: one request at a time until one is answered well".to_owned(),
+        ),
+        EventKind::Health(Transition::NotReady) => (
+            Level::Attention,
+            problem
+                .unwrap_or(NOT_READY)
+                .trim_start_matches("it ")
+                .to_owned(),
         ),
         EventKind::Health(Transition::Ejected(cause)) => (
             Level::Down,

@@ -130,7 +130,7 @@ fn colour(state: State) -> &'static str {
     match state {
         State::Up => GREEN,
         State::Busy | State::Trial | State::Unknown | State::Draining | State::Drained => YELLOW,
-        State::Ejected | State::Misconfigured => RED,
+        State::NotReady | State::Ejected | State::Misconfigured => RED,
     }
 }
 

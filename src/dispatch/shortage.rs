@@ -31,6 +31,7 @@ fn condition(host: &HostView) -> String {
             cause: Cause::Misconfigured,
             ..
         } => "refuses the proxy's key".to_owned(),
+        Phase::NotReady { .. } => "is not ready".to_owned(),
         Phase::Ejected { .. } => "is ejected".to_owned(),
         Phase::Up | Phase::Trial => load(host),
     }
@@ -99,10 +100,11 @@ mod tests {
             host("e", ejected(Cause::Misconfigured), |_| ()),
             host("f", Phase::Up, |host| host.draining = true),
             host("g", Phase::Unknown, |_| ()),
+            host("h", Phase::NotReady { trial: false }, |_| ()),
         ];
         let expected = "a has 2 of 2 slots in use, b is full for 4 s, \
             c has 1 of 1 slots in use, others use 3, d is ejected, e refuses the proxy's key, \
-            f is draining, g is not checked yet";
+            f is draining, g is not checked yet, h is not ready";
         assert_eq!(shortage(&pool(hosts)), expected);
     }
 

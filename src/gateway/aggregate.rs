@@ -157,6 +157,7 @@ fn state(host: &HostView) -> &'static str {
         Phase::Up if host.is_busy() => "busy",
         Phase::Up => "up",
         Phase::Trial => "trial",
+        Phase::NotReady { .. } => "not_ready",
         Phase::Ejected { cause, .. } => match cause {
             crate::pool::Cause::Misconfigured => "misconfigured",
             _ => "ejected",

@@ -9,6 +9,9 @@
 //!                        Trial ◀── the same, after the hold, otherwise ◀─────┘
 //! ```
 //!
+//! A host that is well but has no model that can be used is `NotReady` instead of `Up` or `Trial`,
+//! for as long as its good checks say so: that is no fault, and needs no hold.
+//!
 //! A check can see that a host refuses connections; it cannot see that a host breaks requests while
 //! its `/health` smiles. A host ejected for the latter therefore stays out for a hold that doubles
 //! each time, and comes back on trial: one request at a time until one is answered well.
@@ -113,6 +116,11 @@ pub enum Phase {
     Up,
     /// Takes one request at a time until one is answered well.
     Trial,
+    /// Is well, but can't use its models, as it says itself: takes none.
+    NotReady {
+        /// Is to be on trial once it is ready.
+        trial: bool,
+    },
     /// Takes none.
     Ejected {
         /// Why.
@@ -138,6 +146,8 @@ pub enum Transition {
     Up,
     /// The host is back on trial.
     Trial,
+    /// The host is well but can't use its models.
+    NotReady,
     /// The host is out.
     Ejected(Cause),
 }
@@ -181,7 +191,7 @@ impl Health {
     pub(super) fn hold_left(&self, now: Instant) -> Duration {
         match self.phase {
             Phase::Ejected { hold_until, .. } => hold_until.saturating_duration_since(now),
-            Phase::Unknown | Phase::Up | Phase::Trial => Duration::ZERO,
+            _ => Duration::ZERO,
         }
     }
 
@@ -194,7 +204,8 @@ impl Health {
         self.failed_checks = 0;
         match &mut self.phase {
             Phase::Up | Phase::Trial => None,
-            Phase::Unknown => Some(self.rise()),
+            Phase::NotReady { trial: true } => Some(self.try_out()),
+            Phase::Unknown | Phase::NotReady { trial: false } => Some(self.rise()),
             Phase::Ejected {
                 cause,
                 hold_until,
@@ -208,6 +219,20 @@ impl Health {
                 Some(if seen { self.rise() } else { self.try_out() })
             }
         }
+    }
+
+    /// The host is as well as after a good check, but can't use its models.
+    pub(super) fn not_ready(&mut self, now: Instant) -> Option<Transition> {
+        if matches!(self.phase, Phase::NotReady { .. }) {
+            self.failed_checks = 0;
+            return None;
+        }
+        self.good_check(now);
+        let trial = self.phase == Phase::Trial;
+        self.phase.is_serving().then(|| {
+            self.phase = Phase::NotReady { trial };
+            Transition::NotReady
+        })
     }
 
     /// `cause`: what the host is ejected for if it is.
@@ -227,7 +252,7 @@ impl Health {
                 }
                 None
             }
-            Phase::Unknown | Phase::Up | Phase::Trial => {
+            Phase::Unknown | Phase::Up | Phase::Trial | Phase::NotReady { .. } => {
                 let out = self.failed_checks >= self.thresholds.unhealthy_after.get();
                 out.then(|| self.eject(cause, context))
             }
@@ -249,7 +274,7 @@ impl Health {
                 self.ejections_in_a_row = 0;
                 None
             }
-            Phase::Unknown | Phase::Ejected { .. } => None,
+            Phase::Unknown | Phase::NotReady { .. } | Phase::Ejected { .. } => None,
         }
     }
 
@@ -268,7 +293,7 @@ impl Health {
     pub(super) fn fault(&mut self, cause: Cause, context: Context) -> Option<Transition> {
         match self.phase {
             Phase::Trial => Some(self.eject(cause, context)),
-            Phase::Up => {
+            Phase::Up | Phase::NotReady { .. } => {
                 self.faults = self.faults.saturating_add(1);
                 let enough = self.faults >= self.thresholds.unhealthy_after.get();
                 let kept = cause.is_soft() && context.is_last;
@@ -357,6 +382,37 @@ mod tests {
         let now = Instant::now();
         assert_eq!(health(3, 2).phase(), Phase::Unknown);
         assert_eq!(up(3, 2, now).phase(), Phase::Up);
+    }
+
+    #[test]
+    fn a_host_without_models_that_can_be_used_is_not_ready_until_it_says_otherwise() {
+        let now = Instant::now();
+        let mut fresh = health(1, 2);
+        assert_eq!(fresh.not_ready(now), Some(Transition::NotReady));
+        assert_eq!(fresh.not_ready(now), None, "no news");
+        assert_eq!(fresh.good_check(now), Some(Transition::Up));
+        assert_eq!(fresh.not_ready(now), Some(Transition::NotReady));
+        assert_eq!(fresh.failed_check(Cause::Checks, at(now)), None);
+        assert_eq!(fresh.not_ready(now), None);
+        assert_eq!(
+            fresh.failed_check(Cause::Checks, at(now)),
+            None,
+            "counted anew"
+        );
+        let out = Some(Transition::Ejected(Cause::Connect));
+        assert_eq!(fresh.failed_check(Cause::Connect, at(now)), out);
+        assert_eq!(fresh.not_ready(now), Some(Transition::NotReady));
+    }
+
+    #[test]
+    fn not_being_ready_shortens_no_hold_and_spares_no_trial() {
+        let now = Instant::now();
+        let mut health = up(1, 1, now);
+        health.fault(Cause::Answers, at(now));
+        assert_eq!(health.not_ready(now), None, "on hold");
+        let later = now + BASE_HOLD;
+        assert_eq!(health.not_ready(later), Some(Transition::NotReady));
+        assert_eq!(health.good_check(later), Some(Transition::Trial));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Host {
         match self.health.phase() {
             Phase::Up => self.capacity.slots(),
             Phase::Trial => self.capacity.slots().min(1),
-            Phase::Unknown | Phase::Ejected { .. } => 0,
+            Phase::Unknown | Phase::NotReady { .. } | Phase::Ejected { .. } => 0,
         }
     }
 

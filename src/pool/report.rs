@@ -37,6 +37,13 @@ pub enum Check {
         /// What it says of its slots, if it says anything.
         slots: Option<Slots>,
     },
+    /// The host is well, but says that it can't use its models.
+    NotReady {
+        /// For the log.
+        reason: String,
+        /// What it says of its slots, if it says anything.
+        slots: Option<Slots>,
+    },
     /// The host is alive but too full even for a check.
     Busy {
         /// What it asked for.
@@ -77,7 +84,10 @@ impl Check {
     /// Did the host answer, whatever it said?
     pub(super) fn is_an_answer(&self) -> bool {
         match self {
-            Self::Good { .. } | Self::Busy { .. } | Self::Misconfigured { .. } => true,
+            Self::Good { .. }
+            | Self::NotReady { .. }
+            | Self::Busy { .. }
+            | Self::Misconfigured { .. } => true,
             Self::Failed { reachable, .. } => *reachable,
             Self::NoAnswer { .. } => false,
         }
@@ -87,7 +97,8 @@ impl Check {
     pub fn problem(&self) -> Option<&str> {
         match self {
             Self::Good { .. } | Self::Busy { .. } => None,
-            Self::Failed { reason, .. }
+            Self::NotReady { reason, .. }
+            | Self::Failed { reason, .. }
             | Self::NoAnswer { reason, .. }
             | Self::Misconfigured { reason } => Some(reason),
         }

@@ -41,6 +41,8 @@ pub enum Condition {
     Busy,
     /// Takes one request at a time.
     Trial,
+    /// Well, but without a model that can be used.
+    NotReady,
     /// Out.
     Ejected,
     /// Out until our key for it is corrected.
@@ -53,11 +55,12 @@ pub enum Condition {
 
 impl Condition {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unknown,
         Self::Up,
         Self::Busy,
         Self::Trial,
+        Self::NotReady,
         Self::Ejected,
         Self::Misconfigured,
         Self::Draining,
@@ -71,6 +74,7 @@ impl Condition {
             Self::Up => "up",
             Self::Busy => "busy",
             Self::Trial => "trial",
+            Self::NotReady => "not_ready",
             Self::Ejected => "ejected",
             Self::Misconfigured => "misconfigured",
             Self::Draining => "draining",
@@ -178,6 +182,7 @@ impl HostView {
             Phase::Up if self.is_busy() => Condition::Busy,
             Phase::Up => Condition::Up,
             Phase::Trial => Condition::Trial,
+            Phase::NotReady { .. } => Condition::NotReady,
             Phase::Ejected {
                 cause: Cause::Misconfigured,
                 ..

@@ -20,6 +20,7 @@ use tokio::time::{Instant as Clock, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
+use super::readiness::Told;
 use super::trouble::Trouble;
 use super::verdict::{Class, classify};
 use super::{Settings, Target};
@@ -53,13 +54,25 @@ impl Checker {
         loop {
             let found = self.check().await;
             let problem = found.problem().map(str::to_owned);
-            if let Some(reason) = problem.as_deref().filter(|_| problem != told) {
-                tracing::warn!(host = %self.target.name(), reason, "health check failed");
+            if problem != told {
+                self.log(&found);
             }
             told = problem;
             self.pool.checked(self.host, &found);
             let jitter = 1.0 + rand::random_range(-JITTER..JITTER);
             self.pool.check_due(self.host, jitter).await;
+        }
+    }
+
+    /// What is wrong, if anything is.
+    fn log(&self, found: &Check) {
+        let host = self.target.name();
+        match (found, found.problem()) {
+            (Check::NotReady { .. }, Some(reason)) => {
+                tracing::warn!(%host, reason, "host is not ready");
+            }
+            (_, Some(reason)) => tracing::warn!(%host, reason, "health check failed"),
+            (_, None) => {}
         }
     }
 
@@ -70,6 +83,10 @@ impl Checker {
         let asked = Clock::now();
         let limit = self.settings().check;
         let health = self.health(asked + limit).await;
+        let not_ready = match &health {
+            Probe::Body(told) => told.not_ready(),
+            _ => None,
+        };
         if let Some(unwell) = unwell(health, limit) {
             return unwell;
         }
@@ -85,7 +102,10 @@ impl Checker {
             Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => None,
         };
         self.refresh_info(until).await;
-        Check::Good { slots }
+        match not_ready {
+            Some(reason) => Check::NotReady { reason, slots },
+            None => Check::Good { slots },
+        }
     }
 
     async fn refresh_info(&self, until: Clock) {
@@ -100,7 +120,7 @@ impl Checker {
 
     /// Asks `/health` at the address in use, soon also at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
-    async fn health(&self, until: Clock) -> Probe<Health> {
+    async fn health(&self, until: Clock) -> Probe<Told> {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;
@@ -197,9 +217,9 @@ pub(crate) fn patience(health: Duration, limit: Duration) -> Duration {
 }
 
 /// What the answer of `/health`, for which `limit` was waited, makes of the check; `None` if the host is well.
-fn unwell(health: Probe<Health>, limit: Duration) -> Option<Check> {
+fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
     match health {
-        Probe::Body(health) if health.status == Health::OK => None,
+        Probe::Body(told) if told.health.status == Health::OK => None,
         Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
         Probe::Other(_, Class::Busy { retry_after }) => Some(Check::Busy { retry_after }),
         Probe::Other(status, _) => Some(failed(true, Trouble::Status(status))),

@@ -12,6 +12,7 @@ mod exchange;
 mod hosts;
 mod member;
 mod membership;
+mod readiness;
 mod resolver;
 mod target;
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod outages;
 mod page;
 mod protocol;
 mod queue;
+mod readiness;
 mod real_backends;
 mod reload;
 mod scheduling;

@@ -93,6 +93,37 @@ async fn embeddings_come_from_both_backends_and_mean_something() {
 }
 
 #[tokio::test]
+async fn a_backend_with_an_empty_folder_of_models_gets_nothing_and_is_noticed() {
+    let empty = tempfile::tempdir().unwrap();
+    let left = Backend::start("left", "left-key").await;
+    let right = Backend::start_with("right", "right-key", empty.path()).await;
+    let config = Config::new()
+        .host("left", left.url(), Some("left-key"))
+        .host("right", right.url(), Some("right-key"))
+        .set("queue", "max_wait", "60s")
+        .set("timeouts", "attempt", "60s");
+    let proxy = Proxy::start(&config).await;
+    proxy.finds_healthy("left").await;
+    proxy.finds("right", "not_ready").await;
+
+    let client = proxy.client();
+    let body = json!({"texts": ["a cat"], "model": MODEL});
+    let requests = (0..20).map(|_| client.post("/embed", &body));
+    for reply in join_all(requests).await {
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.served_by(), "left");
+    }
+
+    proxy.logs("host is not ready").await;
+    let (_, status, _) = proxy.command(&["status"]).await;
+    assert!(status.contains("not_ready"), "{status}");
+    assert!(
+        status.contains("embed all-MiniLM-L6-v2: failed"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
 async fn bertscores_come_from_both_backends_and_mean_something() {
     let stage = Stage::set().await;
     let body = json!({

@@ -6,6 +6,7 @@
 //! understands every answer. When reading, unknown fields are ignored and fields that newer or older
 //! hosts may lack have defaults.
 
+use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 /// Header that carries the API key of a client (to the proxy) or of the proxy (to a host).
@@ -24,6 +25,7 @@ pub struct Health {
     pub device: String,
     /// Can it serve requests, as far as its models go? A host that doesn't tell counts as one that can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "if_readable")]
     pub ready: Option<bool>,
 }
 
@@ -59,6 +61,7 @@ pub struct Info {
     /// All that it can serve, loaded or not, in the same form and under every name by which a request
     /// finds it; `None` if it doesn't tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "if_readable")]
     pub available_models: Option<Vec<String>>,
 }
 
@@ -122,6 +125,24 @@ pub struct ErrorBody {
     pub detail: String,
 }
 
+/// For keys that are ours: a host for which they mean something else doesn't tell.
+fn if_readable<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value<T> {
+        Readable(T),
+        Other(IgnoredAny),
+    }
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Readable(value) => Some(value),
+        Value::Other(_) => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +169,25 @@ mod tests {
         let info: Info = serde_json::from_str(r#"{"device":"cuda","new_field":1}"#)?;
         assert_eq!(info.device, "cuda");
         assert_eq!(info.vram_total_mb, None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_host_tells_in_keys_of_ours_counts_only_as_we_mean_it() -> serde_json::Result<()> {
+        let table = [
+            (r#"{"status":"ok","ready":false}"#, Some(false)),
+            (r#"{"status":"ok","ready":null}"#, None),
+            (r#"{"status":"ok","ready":"soon"}"#, None),
+            (r#"{"status":"ok"}"#, None),
+        ];
+        for (text, expected) in table {
+            let health: Health = serde_json::from_str(text)?;
+            assert_eq!(health.ready, expected, "{text}");
+        }
+        let told: Info = serde_json::from_str(r#"{"available_models":["embed:a"]}"#)?;
+        assert_eq!(told.available_models, Some(vec!["embed:a".to_owned()]));
+        let other: Info = serde_json::from_str(r#"{"available_models":[{"name":"a"}]}"#)?;
+        assert_eq!(other.available_models, None);
         Ok(())
     }
 }

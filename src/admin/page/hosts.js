@@ -11,6 +11,7 @@ const STATES = {
   up: ["up", "✓"],
   busy: ["busy", "◔"],
   trial: ["on trial", "↻"],
+  not_ready: ["not ready", "…"],
   ejected: ["ejected", "✕"],
   misconfigured: ["wrong key", "⚿"],
   draining: ["draining", "↓"],

@@ -5,7 +5,7 @@ import { Plot } from "./history.js";
 import { badge, rowId } from "./hosts.js";
 
 /** States that last until somebody or something ends them; being busy passes by itself. */
-const LASTING = ["misconfigured", "ejected", "trial", "draining", "drained"];
+const LASTING = ["misconfigured", "ejected", "not_ready", "trial", "draining", "drained"];
 
 const sum = (hosts, pick) => Object.values(hosts).reduce((all, host) => all + pick(host), 0);
 

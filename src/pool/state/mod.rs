@@ -279,7 +279,8 @@ impl State {
             {
                 self.lost.push((id, cause));
             }
-            Transition::Ejected(_) => {}
+            // What runs there may end.
+            Transition::Ejected(_) | Transition::NotReady => {}
             Transition::Up | Transition::Trial => self.welcome_back(id),
         }
         self.note(id, EventKind::Health(transition));

@@ -139,6 +139,10 @@ impl State {
                 host.sign_of_life();
                 host.health.good_check(now)
             }
+            Check::NotReady { .. } => {
+                host.sign_of_life();
+                host.health.not_ready(now)
+            }
             Check::Failed { reachable, .. } => {
                 let cause = if *reachable {
                     Cause::Checks
@@ -162,7 +166,9 @@ impl State {
         self.note_health(id, transition);
         match check {
             Check::Busy { retry_after } => self.note_busy(id, *retry_after, now),
-            Check::Good { slots } => self.note_slots(id, *slots, now),
+            Check::Good { slots } | Check::NotReady { slots, .. } => {
+                self.note_slots(id, *slots, now);
+            }
             // Whatever it was ejected for: by now it is known to be silent.
             Check::NoAnswer { .. } if is_out => self.lost.push((id, Cause::Hung)),
             Check::Failed { .. } | Check::NoAnswer { .. } | Check::Misconfigured { .. } => {}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::State;
 use crate::pool::HostId;
 use crate::pool::estimate::seconds;
+use crate::pool::health::Phase;
 use crate::pool::host::Host;
 
 /// Checks of a full host follow this fast on each other while requests wait …
@@ -19,6 +20,8 @@ pub(in crate::pool) const OVERDUE: Duration = Duration::from_millis(500);
 pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
 /// … but no slower than this while requests wait.
 pub(super) const RECHECK_WHILE_WAITING: Duration = Duration::from_secs(1);
+/// A model is loaded within seconds, or not at all.
+pub(super) const RECHECK_NOT_READY: Duration = Duration::from_secs(1);
 
 impl State {
     /// When to hedge a request that should take that long.
@@ -46,6 +49,8 @@ impl State {
             } else {
                 interval
             }
+        } else if matches!(host.health.phase(), Phase::NotReady { .. }) {
+            RECHECK_NOT_READY
         } else {
             let slower = FIRST_RECHECK * (1 << host.health.failed_checks().min(10));
             let slowest = if waiting {

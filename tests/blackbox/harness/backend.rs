@@ -18,11 +18,23 @@ impl Backend {
 
     /// Starts one that admits holders of `api_key` and has one slot; returns once its models are loaded.
     pub(crate) async fn start(name: &str, api_key: &str) -> Self {
+        let backend = Self::start_with(name, api_key, &models()).await;
+        let url = backend.url();
+        eventually("the models are loaded", async || {
+            let ready = reqwest::get(format!("{url}/ready")).await;
+            ready.is_ok_and(|ready| ready.status().is_success())
+        })
+        .await;
+        backend
+    }
+
+    /// The same with this folder of models, whatever is in it.
+    pub(crate) async fn start_with(name: &str, api_key: &str, models: &Path) -> Self {
         let mut command = Command::new(program());
         command
             .args(["--listen", "127.0.0.1:0"])
             .arg("--models-dir")
-            .arg(models())
+            .arg(models)
             .env("API_KEY", api_key)
             .env("GPU_MAX_CONCURRENT", "1")
             .env("MODEL_EMBED", Self::MODEL)
@@ -30,15 +42,9 @@ impl Backend {
             .env("RUST_LOG", "info");
         let mut process = Process::start(name, &mut command);
         let address = process.announced("listening on http://").await;
-        let url = format!("http://{address}");
-        eventually("the models are loaded", async || {
-            let ready = reqwest::get(format!("{url}/ready")).await;
-            ready.is_ok_and(|ready| ready.status().is_success())
-        })
-        .await;
         Self {
             _process: process,
-            url,
+            url: format!("http://{address}"),
         }
     }
 

@@ -143,6 +143,16 @@ impl Proxy {
         metrics.count("gpu_bridge_host_healthy", &[("host", host)]) == 1
     }
 
+    /// Returns once `host` is in this state, as metrics name it.
+    pub(crate) async fn finds(&self, host: &str, state: &str) {
+        eventually(&format!("{host} is {state}"), async || {
+            let metrics = self.metrics().await;
+            let labels = [("host", host), ("state", state)];
+            metrics.count("gpu_bridge_host_state", &labels) == 1
+        })
+        .await;
+    }
+
     pub(crate) async fn finds_healthy(&self, host: &str) {
         let what = format!("{host} is healthy");
         eventually(&what, async || self.is_healthy(host).await).await;

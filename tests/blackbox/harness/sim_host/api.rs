@@ -44,7 +44,22 @@ pub(super) struct Knobs {
     pub(super) foreign: usize,
     /// Models in memory, beside the host's own name.
     pub(super) models: Vec<String>,
+    /// Models that it can serve; `None`: any.
+    pub(super) installed: Option<Vec<String>>,
+    /// Does `/info` tell them?
+    pub(super) tells_installed: bool,
+    /// For others.
+    pub(super) unknown_model: Answer,
+    /// What `/health` says of it.
+    pub(super) ready: Option<bool>,
     pub(super) api_key: Option<String>,
+}
+
+impl Knobs {
+    fn has(&self, model: &str) -> bool {
+        let installed = self.installed.as_ref();
+        installed.is_none_or(|installed| installed.iter().any(|it| it == model))
+    }
 }
 
 /// The answer to any request.
@@ -108,7 +123,7 @@ impl Api {
             HealthAnswer::Ok => json(&Health {
                 status: Health::OK.to_owned(),
                 device: "cuda".to_owned(),
-                ready: None,
+                ready: self.knobs().ready,
             }),
             HealthAnswer::Answer(answer) => fixed(&answer),
             HealthAnswer::Hang => std::future::pending().await,
@@ -127,8 +142,15 @@ impl Api {
             pytorch_version: "sim".to_owned(),
             cuda_version: Some("13.0".to_owned()),
             loaded_models: self.loaded_models(),
-            available_models: None,
+            available_models: self.available_models(),
         })
+    }
+
+    fn available_models(&self) -> Option<Vec<String>> {
+        let knobs = self.knobs();
+        let installed = knobs.installed.filter(|_| knobs.tells_installed)?;
+        let named = |model: &String| [format!("embed:{model}"), format!("bertscore:{model}")];
+        Some(installed.iter().flat_map(named).collect())
     }
 
     fn loaded_models(&self) -> Vec<String> {
@@ -175,12 +197,13 @@ impl Api {
         let body = body.to_bytes();
         visit.read_whole(&body);
         let knobs = self.knobs();
-        match knobs.behaviour {
+        match knobs.behaviour.clone() {
             Behaviour::Answer(answer) => fixed(&answer),
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Say(bytes, ending) => line.end(bytes, ending).await,
             behaviour => match Job::read(&body) {
                 None => error(422, "not what a host computes"),
+                Some(job) if !knobs.has(job.model()) => fixed(&knobs.unknown_model),
                 Some(job) if !visit.take_slot(knobs.slots - knobs.foreign, job.first_text()) => {
                     fixed(&Answer::busy(503, FULL_RETRY_AFTER))
                 }
@@ -236,6 +259,11 @@ impl Job {
         };
         let texts = self.0[field].as_array().into_iter().flatten();
         texts.filter_map(Value::as_str).collect()
+    }
+
+    fn model(&self) -> &str {
+        let named = self.0["model"].as_str().or(self.0["model_type"].as_str());
+        named.unwrap_or("the default")
     }
 
     fn first_text(&self) -> &str {

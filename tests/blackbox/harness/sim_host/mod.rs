@@ -34,6 +34,10 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             slots: 2,
             foreign: 0,
             models: vec!["sim".to_owned()],
+            installed: None,
+            tells_installed: false,
+            unknown_model: Answer::error(404, "this model is not installed on this host"),
+            ready: None,
             api_key: None,
         },
         tls: None,
@@ -70,7 +74,19 @@ impl Setup {
 
     /// Models in memory from the start, instead of `sim`.
     pub(crate) fn models(mut self, models: &[&str]) -> Self {
-        self.knobs.models = models.iter().map(|model| (*model).to_owned()).collect();
+        self.knobs.models = owned(models);
+        self
+    }
+
+    /// Can serve these models only; answers 404 for others.
+    pub(crate) fn installed(mut self, models: &[&str]) -> Self {
+        self.knobs.installed = Some(owned(models));
+        self
+    }
+
+    /// Says in `/health` whether it is ready.
+    pub(crate) fn ready(mut self, ready: bool) -> Self {
+        self.knobs.ready = Some(ready);
         self
     }
 
@@ -150,6 +166,10 @@ impl SimHost {
         self.knobs().foreign = slots;
     }
 
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.knobs().ready = Some(ready);
+    }
+
     pub(crate) fn set_key(&self, api_key: &str) {
         self.knobs().api_key = Some(api_key.to_owned());
     }
@@ -212,4 +232,8 @@ impl Drop for SimHost {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn owned(models: &[&str]) -> Vec<String> {
+    models.iter().map(|model| (*model).to_owned()).collect()
 }
