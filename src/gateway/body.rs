@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header};
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 
@@ -54,7 +55,7 @@ pub(super) async fn read(
     if announced(&head.headers).is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLarge { limit });
     }
-    if expects_continue(&head.headers) {
+    if expects_continue(head) && !session.is_body_done() {
         session
             .write_continue_response()
             .await
@@ -96,11 +97,13 @@ fn broken(error: Box<Error>) -> BodyError {
     }
 }
 
-/// Does the client wait for our go-ahead before it sends the body?
-pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+/// Does the client wait for our go-ahead before it sends the body? One of HTTP/1.0 knows no interim
+/// answers, whatever it says (RFC 9110, section 10.1.1). Other expectations are passed over.
+pub(super) fn expects_continue(head: &RequestHeader) -> bool {
+    let values = head.headers.get_all(header::EXPECT).iter();
+    let mut expectations = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    head.version > Version::HTTP_10
+        && expectations.any(|one| one.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {
@@ -111,4 +114,32 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
         .trim()
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_go_ahead_is_expected_by_those_who_say_so_and_know_it() {
+        let table: [(Version, &[&str], bool); 9] = [
+            (Version::HTTP_11, &["100-continue"], true),
+            (Version::HTTP_11, &["100-Continue"], true),
+            (Version::HTTP_11, &["x=1 , 100-CONTINUE"], true),
+            (Version::HTTP_11, &["x", "100-continue"], true),
+            (Version::HTTP_2, &["100-continue"], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["200-ok"], false),
+            (Version::HTTP_11, &["100-continue-not"], false),
+            (Version::HTTP_10, &["100-continue"], false),
+        ];
+        for (version, values, expected) in table {
+            let mut head = RequestHeader::build("POST", b"/embed", None).unwrap();
+            head.set_version(version);
+            for value in values {
+                head.append_header("expect", *value).unwrap();
+            }
+            assert_eq!(expects_continue(&head), expected, "{version:?} {values:?}");
+        }
+    }
 }

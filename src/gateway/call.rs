@@ -19,10 +19,10 @@ use crate::message::{Call, Payload};
 use crate::pool::Demand;
 use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
 
-/// How long the client is going to wait for its answer, in seconds.
+/// How long the client is going to wait for its answer, in seconds from when its request has arrived.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 pub(super) const BAD_TIMEOUT: &str =
-    "X-Request-Timeout must be a number of seconds above 0, e.g. 30 or 2.5";
+    "X-Request-Timeout must be one number of seconds above 0, e.g. 30 or 2.5";
 
 /// A request, but for its body.
 pub(super) struct Request<'a> {
@@ -68,20 +68,23 @@ impl Request<'_> {
     }
 }
 
-/// How long the client is going to wait, if it says so.
+/// How long the client is going to wait, if it says so. However much it is, it is a bound; one that no
+/// clock can hold is [`Duration::MAX`].
 pub(super) fn patience(headers: &HeaderMap) -> Result<Option<Duration>, ()> {
-    let Some(value) = headers.get(REQUEST_TIMEOUT) else {
+    let mut values = headers.get_all(REQUEST_TIMEOUT).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
-    let seconds = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let patience = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    patience
-        .filter(|patience| !patience.is_zero())
-        .map(Some)
-        .ok_or(())
+    if values.next().is_some() {
+        return Err(());
+    }
+    let text = value.to_str().map_err(|_| ())?.trim();
+    // The words for what is no number, which Rust parses too, are none here.
+    let is_number = text.bytes().all(|byte| b"0123456789.eE+-".contains(&byte));
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    let seconds = seconds.filter(|_| is_number).ok_or(())?;
+    let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    Ok(Some(patience.max(Duration::from_nanos(1))))
 }
 
 /// The host that the client asked: in HTTP/2 it stands in the target.
@@ -121,4 +124,39 @@ fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
         .collect();
     forwarded.insert(request_id::HEADER, header_value(id));
     forwarded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_says_in_one_number_how_long_it_waits() {
+        let seconds = |seconds| Ok(Some(Duration::from_secs_f64(seconds)));
+        let table: [(&[&str], _); 16] = [
+            (&[], Ok(None)),
+            (&["5"], seconds(5.0)),
+            (&[" 2.5 "], seconds(2.5)),
+            (&["1e1"], seconds(10.0)),
+            (&["1e-30"], seconds(1e-9)),
+            (&["1e30"], Ok(Some(Duration::MAX))),
+            (&["1e400"], Ok(Some(Duration::MAX))),
+            (&["0"], Err(())),
+            (&["1e-400"], Err(())),
+            (&["-1"], Err(())),
+            (&["nan"], Err(())),
+            (&["inf"], Err(())),
+            (&["5s"], Err(())),
+            (&[""], Err(())),
+            (&["5, 5"], Err(())),
+            (&["5", "5"], Err(())),
+        ];
+        for (values, expected) in table {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(REQUEST_TIMEOUT, value.parse().unwrap());
+            }
+            assert_eq!(patience(&headers), expected, "{values:?}");
+        }
+    }
 }

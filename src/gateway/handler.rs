@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, StatusCode};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Auth, Identity, Unauthorized};
 use super::body::{self, BodyError};
@@ -19,10 +19,10 @@ use super::head::{Bounds, NoRequest};
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{self, Route};
-use super::{aggregate, peek, refusals, request_id};
+use super::{aggregate, ahead, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
-use crate::dispatch::{Delivery, Dispatcher, shortage};
+use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
 use crate::message::{Call, Reports};
 use crate::pool::Pool;
 use crate::telemetry::{Journal, Observers, Reason};
@@ -36,6 +36,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
 /// How long what is left of a refused body is read, so that its sender can read why.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Two bounds that pass at the same time may be seen to pass this much apart.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Bounds on what a client may send.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +96,8 @@ pub struct Handler<U> {
 /// What becomes of a request.
 enum Outgoing {
     Own(Reply),
-    Host(Box<Delivery>),
+    /// Until when the client wants it, if it said so.
+    Host(Box<Delivery>, Option<Instant>),
     /// Nobody is there to read one.
     ClientGone,
 }
@@ -121,7 +124,7 @@ impl<U: Upstream> Handler<U> {
         let mut record = Record::new(&self.observers, id, origin.client);
         record.told.trace = self.observers.trace(&session.req_header().headers);
         let answer = self.answer(session, &origin, &mut record).await;
-        if *self.stopping.borrow() {
+        if *self.stopping.borrow() || ahead::is_overrun(session) {
             // No further request on a connection that is about to be closed.
             session.set_keepalive(None);
         }
@@ -158,14 +161,16 @@ impl<U: Upstream> Handler<U> {
             let reply = Reply::error(error.status(), error.to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
         }
-        let identity = match self.auth.identify(&head.headers) {
+        let identified = self.auth.identify(&head.headers);
+        let is_stranger = identified.is_err();
+        let identity = match identified {
             Ok(identity) => identity,
             Err(Unauthorized) if path == Route::Health.path() => Identity::Anyone,
             Err(Unauthorized) => return Outgoing::Own(refusals::unauthorized(&head.headers)),
         };
         record.told.client = identity.name().map(|name| name.as_ref().to_owned());
         match route {
-            Ok(Route::Health) => Outgoing::Own(self.health()),
+            Ok(Route::Health) => Outgoing::Own(self.health(is_stranger)),
             Ok(Route::Info) => {
                 let info = aggregate::info(&self.pool.view(), &(self.reports)());
                 Outgoing::Own(Reply::json(StatusCode::OK, &info))
@@ -186,15 +191,17 @@ impl<U: Upstream> Handler<U> {
         }
     }
 
-    fn health(&self) -> Reply {
+    /// Anybody may ask. Which hosts there are is not for a stranger to know.
+    fn health(&self, is_stranger: bool) -> Reply {
         let pool = self.pool.view();
         match aggregate::health(&pool, &(self.reports)()) {
             Some(health) => Reply::json(StatusCode::OK, &health),
-            None => Reply::retry_later(aggregate::why_down(&pool), self.retry_after()),
+            None if is_stranger => refusals::down(None),
+            None => refusals::down(Some(aggregate::why_down(&pool))),
         }
     }
 
-    /// Reads the body, finds a host, and watches that the client stays.
+    /// Finds an answer within the time that the client gives, if it gives one.
     async fn forward(
         &self,
         session: &mut ServerSession,
@@ -207,6 +214,31 @@ impl<U: Upstream> Handler<U> {
             let reply = Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT);
             return Outgoing::Own(reply.because(Reason::BadHeader));
         };
+        let arrived = record.journal.started();
+        let deadline = patience.and_then(|patience| arrived.checked_add(patience));
+        let serve = self.serve(session, route, origin, identity, deadline, record);
+        let Some(at) = deadline else {
+            return serve.await;
+        };
+        let in_time = timeout_at(at, serve).await;
+        in_time.unwrap_or_else(|_| self.too_late())
+    }
+
+    fn too_late(&self) -> Outgoing {
+        let shortage = shortage(&self.pool.view());
+        Outgoing::Own(refusals::too_late(&shortage, self.retry_after()))
+    }
+
+    /// Reads the body, finds a host, and watches that the client stays.
+    async fn serve(
+        &self,
+        session: &mut ServerSession,
+        route: Route,
+        origin: &Origin,
+        identity: &Identity,
+        deadline: Option<Instant>,
+        record: &mut Record,
+    ) -> Outgoing {
         let Settings {
             max_body,
             client_read,
@@ -226,19 +258,29 @@ impl<U: Upstream> Handler<U> {
             identity,
             trace: self.observers.context(record.told.trace),
         };
+        let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let call = request.into_call(body, peek.finish(), patience, &self.forwarding.load());
         record.begin(&call);
         tokio::select! {
             biased;
-            answer = self.dispatch(&call, &record.journal) => answer,
+            answer = self.dispatch(&call, deadline, &record.journal) => answer,
             // Pends for ever while the client is there.
-            _ = session.read_body_or_idle(true) => Outgoing::ClientGone,
+            () = ahead::gone(session) => Outgoing::ClientGone,
         }
     }
 
-    async fn dispatch(&self, call: &Call, journal: &Journal) -> Outgoing {
+    async fn dispatch(
+        &self,
+        call: &Call,
+        deadline: Option<Instant>,
+        journal: &Journal,
+    ) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
-            Ok(delivery) => Outgoing::Host(Box::new(delivery)),
+            Ok(delivery) => Outgoing::Host(Box::new(delivery), deadline),
+            // Its wait has ended a moment before the rest of it.
+            Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
+                self.too_late()
+            }
             Err(refusal) => {
                 let attempts = journal.story().attempts;
                 let shortage = || shortage(&self.pool.view());
@@ -275,9 +317,9 @@ impl<U: Upstream> Handler<U> {
                 reply.headers.extend(self.about(None, record));
                 write_own(session, reply).await.map(|bytes| (status, bytes))
             }
-            Outgoing::Host(mut delivery) => {
+            Outgoing::Host(mut delivery, deadline) => {
                 let headers = self.about(Some(&delivery.host), record);
-                let bytes = respond::deliver(&mut delivery, headers, session).await;
+                let bytes = respond::deliver(&mut delivery, headers, session, deadline).await;
                 bytes.map(|bytes| (delivery.answer.status, bytes))
             }
             Outgoing::ClientGone => {
@@ -285,12 +327,15 @@ impl<U: Upstream> Handler<U> {
                 return Ok(());
             }
         };
-        if let Err(error) = &written
-            && *error.etype() == respond::HOST_FAILED
-        {
+        if let Err(error) = &written {
             // What the client got is cut off; it is not the one who went away.
-            record.told.status = Some(StatusCode::BAD_GATEWAY.as_u16());
-            record.told.why = Some(error.to_string());
+            let cut = match *error.etype() {
+                respond::HOST_FAILED => Some(StatusCode::BAD_GATEWAY),
+                respond::TOO_LATE => Some(StatusCode::SERVICE_UNAVAILABLE),
+                _ => None,
+            };
+            record.told.status = cut.map(|status| status.as_u16());
+            record.told.why = cut.map(|_| error.to_string());
         }
         let (status, bytes) = written?;
         record.told.status = Some(status.as_u16());
@@ -319,7 +364,7 @@ async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result
     if session.is_body_done() {
         return reply.write(session).await;
     }
-    if body::expects_continue(&session.req_header().headers) {
+    if body::expects_continue(session.req_header()) {
         // The client may never send the body that it announced.
         session.set_keepalive(None);
         return reply.write(session).await;

@@ -16,6 +16,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
+use super::ahead::Connection;
 use super::forwarding::peer_of;
 use super::framing::BadHead;
 use super::handler::Handler;
@@ -40,17 +41,21 @@ pub(super) enum Then {
 /// Serves a connection.
 pub(super) async fn serve<U: Upstream>(
     handler: &Handler<U>,
-    mut stream: Stream,
+    stream: Stream,
     stopping: &watch::Receiver<bool>,
 ) -> Then {
-    let mut heads = Heads::new(handler.settings().heads(), stopping.clone());
+    let settings = handler.settings();
+    let mut heads = Heads::new(settings.heads(), stopping.clone());
+    let one_request = settings.max_head.saturating_add(settings.max_body);
+    let mut stream: Stream = Box::new(Connection::new(stream, &handler.budget, one_request));
     let mut carried = BytesMut::new();
     loop {
         let head = match heads.next(&mut stream, carried).await {
             Ok(Arrival::Request(head)) => head,
             // Over TLS it would have been agreed on before.
             Ok(Arrival::Http2(head)) if stream.get_ssl_digest().is_none() => {
-                return Then::Http2(stream, head);
+                return Connection::unwrap(stream)
+                    .map_or(Then::Closed, |stream| Then::Http2(stream, head));
             }
             Ok(Arrival::Http2(_)) | Err(NoRequest::Done) => return Then::Closed,
             Err(refusal) => {

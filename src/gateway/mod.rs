@@ -12,6 +12,7 @@
 //! The gateway knows nothing of hosts but what others report of them.
 
 mod aggregate;
+mod ahead;
 mod auth;
 mod body;
 mod call;

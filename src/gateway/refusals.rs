@@ -122,6 +122,24 @@ pub(super) fn no_host(
     Reply::retry_later(text, wait).because(reason)
 }
 
+/// The client's own bound, of which it told, has passed. Nothing is wrong with the request or the hosts:
+/// with more time it would have been served, so it is worth repeating.
+pub(super) fn too_late(shortage: &str, wait: u64) -> Reply {
+    let text = format!(
+        "the time that the client gave this request (X-Request-Timeout) has passed; retry in {wait} s, \
+         or give it more ({shortage})"
+    );
+    Reply::retry_later(text, wait).because(Reason::Deadline)
+}
+
+/// No host can serve. Those that are not known are told no more; `details`: for others. Without
+/// `Retry-After`: the answer itself is what was asked for, and clients that heed that header would
+/// wait for another one.
+pub(super) fn down(details: Option<String>) -> Reply {
+    let details = details.unwrap_or_else(|| "no host can serve".to_owned());
+    Reply::error(StatusCode::SERVICE_UNAVAILABLE, details)
+}
+
 /// Each host that failed. The reasons are for operators: they name addresses.
 fn tried(attempts: &[Attempt]) -> String {
     let tried = attempts.iter();
@@ -238,6 +256,14 @@ mod tests {
                 "no host became free in time; retry in 3 s (a is full for 4 s, b is ejected)",
                 Some("3"),
             ),
+            (
+                too_late(&shortage(), 3),
+                503,
+                "the time that the client gave this request (X-Request-Timeout) has passed; retry in \
+                 3 s, or give it more (a is full for 4 s, b is ejected)",
+                Some("3"),
+            ),
+            (down(None), 503, "no host can serve", None),
             (
                 super::no_host(Refusal::HostsFailed, &failed, shortage, 3),
                 502,

@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gpu_bridge_wire::ErrorBody;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
-use crate::dispatch::Delivery;
+use super::ahead;
+use crate::dispatch::{Delivery, LeasedRest};
 use crate::message::Cut;
 use crate::telemetry::{Journal, Reason};
 
 /// A host failed in the middle of an answer that was already on its way.
 pub(super) const HOST_FAILED: ErrorType = ErrorType::Custom("the host failed in its answer");
+/// The client's own bound passed in the middle of an answer that was already on its way.
+pub(super) const TOO_LATE: ErrorType = ErrorType::Custom("X-Request-Timeout passed in the answer");
 
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
@@ -100,16 +104,52 @@ impl Reply {
     /// Writes the answer; returns the bytes of its body.
     pub(super) async fn write(self, session: &mut ServerSession) -> pingora::Result<usize> {
         let length = self.body.len();
+        let body = if is_bodiless(session, self.status) {
+            Bytes::new()
+        } else {
+            self.body
+        };
         let mut head = head(self.status, self.headers);
         head.insert_header(header::CONTENT_LENGTH, length)?;
         session.write_response_header(Box::new(head)).await?;
-        session.write_response_body(self.body, true).await?;
-        Ok(length)
+        let written = body.len();
+        session.write_response_body(body, true).await?;
+        Ok(written)
     }
 }
 
-/// Writes a host's answer; returns the bytes of its body.
+/// Does an answer with this status to the session's request end with its head (RFC 9110, section
+/// 6.4.1)? What is sent after it would be taken for the next answer, or end an HTTP/2 connection.
+fn is_bodiless(session: &ServerSession, status: StatusCode) -> bool {
+    session.req_header().method == Method::HEAD
+        || matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        )
+}
+
+/// Writes a host's answer; returns the bytes of its body. `deadline`: until when its client wants it.
+/// One that is held whole is no burden on the host any more, and is written however long that takes.
 pub(super) async fn deliver(
+    delivery: &mut Delivery,
+    headers: HeaderMap,
+    session: &mut ServerSession,
+    deadline: Option<Instant>,
+) -> pingora::Result<usize> {
+    let deadline = deadline.filter(|_| delivery.rest.is_some());
+    if is_bodiless(session, delivery.answer.status) {
+        return deliver_head(delivery, headers, session).await;
+    }
+    let whole = deliver_whole(delivery, headers, session);
+    match deadline {
+        None => whole.await,
+        Some(at) => timeout_at(at, whole)
+            .await
+            .map_err(|_| Error::explain(TOO_LATE, "the client gave the request no more time"))?,
+    }
+}
+
+async fn deliver_whole(
     delivery: &mut Delivery,
     headers: HeaderMap,
     session: &mut ServerSession,
@@ -131,15 +171,46 @@ pub(super) async fn deliver(
         session.write_response_body(chunk.clone(), false).await?;
     }
     let mut written = body.len();
-    let explain = |cut: Cut| Error::explain(kind(&cut), cut.to_string());
     if let Some(rest) = &mut delivery.rest {
-        while let Some(chunk) = rest.next().await.map_err(explain)? {
-            written += chunk.len();
-            session.write_response_body(chunk, false).await?;
-        }
+        written += pass_on(rest, session).await?;
     }
     session.write_response_body(Bytes::new(), true).await?;
     Ok(written)
+}
+
+/// Writes an answer that ends with its head, whatever its host sent after it.
+async fn deliver_head(
+    delivery: &mut Delivery,
+    headers: HeaderMap,
+    session: &mut ServerSession,
+) -> pingora::Result<usize> {
+    let mut all = std::mem::take(&mut delivery.answer.headers);
+    all.extend(headers);
+    let mut head = head(delivery.answer.status, all);
+    if delivery.answer.status == StatusCode::RESET_CONTENT {
+        head.insert_header(header::CONTENT_LENGTH, 0)?;
+    }
+    session.write_response_header(Box::new(head)).await?;
+    session.write_response_body(Bytes::new(), true).await?;
+    Ok(0)
+}
+
+/// Writes what comes from the host, as it comes.
+async fn pass_on(rest: &mut LeasedRest, session: &mut ServerSession) -> pingora::Result<usize> {
+    let explain = |cut: Cut| Error::explain(kind(&cut), cut.to_string());
+    let mut written = 0;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = rest.next() => next.map_err(explain)?,
+            () = ahead::gone(session) => return Err(Error::new(ErrorType::ConnectionClosed)),
+        };
+        let Some(chunk) = next else {
+            return Ok(written);
+        };
+        written += chunk.len();
+        session.write_response_body(chunk, false).await?;
+    }
 }
 
 /// The host's failure is of another type than the client's.

@@ -74,11 +74,17 @@ impl Route {
         }
     }
 
-    /// `path`: [normalised](normalise), without the query; case counts.
+    /// `path`: [normalised](normalise), without the query; case counts. HEAD is the same as GET: what
+    /// writes an answer leaves its body out.
     pub(super) fn find(method: &Method, path: &str) -> Result<Self, NoRoute> {
         let known = |wanted: &str| ROUTES.iter().find(|(_, route)| route.path() == wanted);
         if let Some((allow, route)) = known(path) {
-            let allowed = method.as_str() == *allow;
+            let method = if *method == Method::HEAD {
+                "GET"
+            } else {
+                method.as_str()
+            };
+            let allowed = method == *allow;
             return if allowed {
                 Ok(*route)
             } else {
@@ -153,10 +159,11 @@ mod tests {
                 "/embed",
                 Err(NoRoute::MethodNotAllowed { allow: "POST" }),
             ),
+            ("HEAD", "/info", Ok(Route::Info)),
             (
                 "HEAD",
-                "/info",
-                Err(NoRoute::MethodNotAllowed { allow: "GET" }),
+                "/embed",
+                Err(NoRoute::MethodNotAllowed { allow: "POST" }),
             ),
             (
                 "OPTIONS",

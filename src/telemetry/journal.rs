@@ -59,6 +59,11 @@ impl Default for Journal {
 }
 
 impl Journal {
+    /// When it was begun.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Since it was begun.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()

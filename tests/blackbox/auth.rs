@@ -105,6 +105,38 @@ async fn health_needs_no_key() {
     }
 }
 
+/// Whatever it is that a stranger asks.
+#[tokio::test]
+async fn who_shows_no_key_learns_nothing_of_the_hosts() {
+    let host = sim_host("secret-name").start();
+    let proxy = locked_proxy(&host).await;
+    let client = proxy.client();
+    let address = host.address().to_string();
+    for is_up in [true, false] {
+        if !is_up {
+            host.stop();
+            proxy.finds_unhealthy(host.name()).await;
+        }
+        for path in [
+            "/health", "/health/", "//health", "/info", "/status", "/embed", "/x",
+        ] {
+            for method in [Method::GET, Method::HEAD, Method::POST] {
+                let request = client.request(method, path).body("{}");
+                let told = format!("{:?}", Reply::to(request).await);
+                for secret in ["secret-name", &address] {
+                    assert!(!told.contains(secret), "{path}: {told}");
+                }
+            }
+        }
+    }
+    let down = get(&client, "/health", None).await;
+    assert_eq!(down.assert_error(503), "no host can serve");
+    let details = get(&client, "/health", Some(CLIENT_KEY))
+        .await
+        .assert_error(503);
+    assert!(details.contains("secret-name"), "{details}");
+}
+
 #[tokio::test]
 async fn without_keys_in_the_configuration_everybody_is_served_and_the_log_says_so_once() {
     let host = sim_host("host").start();

@@ -158,6 +158,36 @@ async fn a_client_that_asks_whether_to_go_on_is_told_so_before_it_sends_the_body
     assert!(!seen.headers.contains_key("expect"));
 }
 
+/// Where nobody waits for a go-ahead, none is given: it would be taken for the answer.
+#[tokio::test]
+async fn no_go_ahead_is_given_to_http_1_0_nor_for_nothing() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let (body, _) = large_body(1000);
+    let with_body = format!("Content-Length: {}\r\nExpect: 100-continue\r\n", body.len());
+    let empty = "Content-Length: 0\r\nExpect: 100-Continue\r\n";
+    for (head, body, status) in [
+        ("POST /embed HTTP/1.0", Some(&body), 200),
+        (
+            "POST /embed HTTP/1.0\r\nConnection: keep-alive",
+            Some(&body),
+            200,
+        ),
+        ("POST /embed HTTP/1.1\r\nHost: p", None, 422),
+        ("GET /health HTTP/1.1\r\nHost: p", None, 200),
+    ] {
+        let mut connection = proxy.connect().await;
+        let lines = if body.is_some() { &with_body } else { empty };
+        connection.send(format!("{head}\r\n{lines}\r\n")).await;
+        connection.send(body.unwrap_or(&Bytes::new())).await;
+        assert_eq!(connection.reply().await.status, status, "{head}");
+        if head.ends_with("keep-alive") {
+            connection.send_embed("after").await;
+            connection.reply().await.assert_embedding_of("after");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_asks_whether_to_go_on_with_too_large_a_body_is_refused_instead() {
     let host = sim_host("host").start();

@@ -22,6 +22,7 @@ mod bodies;
 mod busy;
 mod capacity;
 mod command_line;
+mod deadlines;
 mod discovery;
 mod edges_forwarding;
 mod edges_heads;
@@ -30,6 +31,7 @@ mod edges_http2;
 mod edges_limits;
 mod edges_tls;
 mod faults;
+mod leaving;
 
 mod metrics;
 mod monitoring;

@@ -1,9 +1,13 @@
 //! What the proxy makes of HTTP: routes, headers, connections.
 
+use std::collections::BTreeSet;
+
 use http::{HeaderMap, Method};
+use tokio::net::TcpStream;
 
 use crate::harness::{
-    Config, Proxy, RawConnection, Reply, SimHost, embed_body, embed_request, eventually, sim_host,
+    Behaviour, Config, Proxy, RawConnection, Reply, SimHost, Wire, embed_body, embed_request,
+    eventually, sim_host,
 };
 
 /// The headers that `host` saw last.
@@ -56,20 +60,67 @@ async fn other_methods_are_told_the_right_one() {
     assert_eq!(host.arrivals(), 0);
 }
 
+/// The same head as for GET, and nothing after it: in HTTP/1 the next answer follows, in HTTP/2 more
+/// would break the connection.
 #[tokio::test]
-async fn head_is_refused_without_a_body_and_the_connection_stays_usable() {
+async fn head_is_answered_as_get_is_but_for_the_body() {
     let host = sim_host("host").start();
     let proxy = Proxy::in_front_of(&[&host]).await;
+    let open = async || TcpStream::connect(proxy.address()).await.unwrap();
+    for mut wire in [
+        Wire::http1(open().await).await,
+        Wire::http2(open().await).await,
+    ] {
+        for (path, status) in [
+            ("/health", 200),
+            ("/info", 200),
+            ("/status", 200),
+            ("/health/", 307),
+            ("/nowhere", 404),
+            ("/embed", 405),
+        ] {
+            let method = if status == 405 {
+                Method::PUT
+            } else {
+                Method::GET
+            };
+            let got = wire.send(wire.request(method, path, "")).await;
+            let head = wire.send(wire.request(Method::HEAD, path, "")).await;
+            assert_eq!(head.status, status, "{path}");
+            assert!(head.body.is_empty(), "{path}");
+            assert_eq!(names(&head), names(&got), "{path}");
+            let length = got.body.len().to_string();
+            if path != "/status" {
+                assert_eq!(head.header("content-length"), Some(&*length), "{path}");
+            }
+            assert_eq!(head.header("allow"), got.header("allow"), "{path}");
+        }
+        wire.embed("after").await.assert_embedding_of("after");
+    }
+}
 
-    let reply = Reply::to(proxy.client().request(Method::HEAD, "/health")).await;
+fn names(reply: &Reply) -> BTreeSet<&str> {
+    reply.headers.keys().map(http::HeaderName::as_str).collect()
+}
 
-    assert_eq!(reply.status, 405);
-    assert!(reply.body.is_empty());
-    proxy
-        .client()
-        .embed("after")
-        .await
-        .assert_embedding_of("after");
+/// What would follow the head of such an answer would be taken for the next one.
+#[tokio::test]
+async fn an_answer_that_has_no_body_is_passed_on_without_one() {
+    let open = async |proxy: &Proxy| TcpStream::connect(proxy.address()).await.unwrap();
+    for status in [204, 205, 304] {
+        let host = sim_host("host").start();
+        let proxy = Proxy::in_front_of(&[&host]).await;
+        for mut wire in [
+            Wire::http1(open(&proxy).await).await,
+            Wire::http2(open(&proxy).await).await,
+        ] {
+            host.set(Behaviour::answer(status, "not for these"));
+            let reply = wire.embed("x").await;
+            assert!(reply.body.is_empty() || reply.status != status, "{reply:?}");
+            host.set(Behaviour::Serve);
+            wire.embed("after").await.assert_embedding_of("after");
+        }
+    }
 }
 
 #[tokio::test]

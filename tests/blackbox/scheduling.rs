@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::harness::{
-    Behaviour, Config, Proxy, Reply, SimHost, StatusAnswer, embed_body, eventually, sim_host,
+    Behaviour, Config, Proxy, Reply, SimHost, StatusAnswer, eventually, sim_host,
 };
 
 const WORK: Behaviour = Behaviour::ServeAfter(Duration::from_millis(5));
@@ -218,32 +218,6 @@ async fn a_higher_priority_is_served_first() {
         assert_eq!(reply.await.unwrap().status, 200);
     }
     assert_eq!(host.record().taken_on, ["first", "p1", "b1", "b2"]);
-}
-
-#[tokio::test]
-async fn a_client_says_how_long_it_waits() {
-    let host = sim_host("host").slots(1).start();
-    host.set(Behaviour::ServeWhenReleased);
-    // Longer than this test's client is patient.
-    let config = Config::with_hosts(&[&host]).set("queue", "max_wait", "10m");
-    let proxy = Proxy::ready(&config, &[&host]).await;
-    let held = proxy.client().start_embed("held");
-    host.runs(1).await;
-    let ask = |seconds: &str| {
-        let request = proxy.client().request(http::Method::POST, "/embed");
-        Reply::to(
-            request
-                .header("x-request-timeout", seconds.to_owned())
-                .json(&embed_body("x")),
-        )
-    };
-
-    ask("0.2").await.assert_come_again();
-    let detail = ask("soon").await.assert_error(400);
-    assert!(detail.contains("X-Request-Timeout"), "{detail}");
-
-    host.release_all();
-    assert_eq!(held.await.unwrap().status, 200);
 }
 
 #[tokio::test]

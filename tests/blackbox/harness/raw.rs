@@ -39,6 +39,16 @@ impl RawConnection {
         self.send(embed_request(text)).await;
     }
 
+    /// Hangs up with a reset, as a process does that is killed with something left to read.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) async fn shut_down(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     /// The next answer, interim ones included. Reads bodies that announce their length only.
     pub(crate) async fn reply(&mut self) -> Reply {
         let (status, headers) = self.head().await;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use gpu_bridge_wire::{API_KEY_HEADER, ActiveJob, ErrorBody, Health, Info, QueueStatus, Status};
 use http::{Method, Request, Response, StatusCode, header, request};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -233,6 +233,7 @@ impl Api {
                 let body = padded(&answer, bytes);
                 response(StatusCode::OK, "application/json", whole(body))
             }
+            Behaviour::StallAfter(bytes) => stalled(bytes),
             Behaviour::ServeThenHangUp => line.end(spoken(&answer), Ending::Close).await,
             Behaviour::DieAfter(bytes) => line.end(cut(&answer, bytes), Ending::Reset).await,
             Behaviour::DieMidBody(ending) => line.end(half(&spoken(&answer)), ending).await,
@@ -344,6 +345,12 @@ fn chunked(answer: &Value) -> Response<Body> {
     let chunks: Vec<_> = body.chunks(7).map(|chunk| body.slice_ref(chunk)).collect();
     let frames = chunks.into_iter().map(|chunk| Ok(Frame::data(chunk)));
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    response(StatusCode::OK, "application/json", body)
+}
+
+fn stalled(bytes: usize) -> Response<Body> {
+    let start = stream::once(async move { Ok(Frame::data(vec![b' '; bytes].into())) });
+    let body = StreamBody::new(start.chain(stream::pending())).boxed_unsync();
     response(StatusCode::OK, "application/json", body)
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Behaviour {
     ServeChunked,
     /// A right answer with that many bytes of padding.
     ServePadded(usize),
+    /// That many bytes of an answer without a length, and no more, ever.
+    StallAfter(usize),
     /// A right answer, after which the host hangs up although it never said so.
     ServeThenHangUp,
     /// A right answer to the first request on a connection; the next one just misses the host's
