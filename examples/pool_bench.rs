@@ -127,7 +127,7 @@ fn join(pool: &Pool, number: usize) -> Waiting {
             characters: 100,
         },
         bytes: 100,
-        priority: 0,
+        ..Demand::default()
     };
     let patience = Duration::from_hours(1);
     match pool.join(pool.ticket(), &demand, patience) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use gpu_bridge_wire::{Info, Status};
+use gpu_bridge_wire::Info;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::budget::{Exhausted, Reservation};
@@ -179,8 +179,6 @@ pub type Reports = HashMap<HostId, HostReport>;
 pub struct HostReport {
     /// Its last `/info`, if it ever gave one.
     pub info: Option<Info>,
-    /// Its last `/status`, if it ever gave one.
-    pub status: Option<Status>,
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ mod tests {
     fn pool(hosts: Vec<HostView>) -> PoolView {
         PoolView {
             hosts,
+            running: Vec::new(),
             waiting: 0,
             waiting_bytes: 0,
             max_waiting: 1,

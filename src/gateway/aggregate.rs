@@ -4,13 +4,14 @@
 //! Pure: made from what is known, never by asking a host, so that they are answered in microseconds
 //! however the hosts are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::time::{Duration, SystemTime};
 
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus};
 use serde::Serialize;
 
 use crate::message::{HostReport, Reports};
-use crate::pool::{HostView, Phase, PoolView};
+use crate::pool::{HostView, Model, Phase, PoolView, Running};
 
 /// `/health`. `None`: no host can serve.
 pub(super) fn health(pool: &PoolView, reports: &Reports) -> Option<Health> {
@@ -82,47 +83,83 @@ pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
     }
 }
 
-/// `/status` of the pool.
+/// `/status` of the pool, all of it as of one moment: `in_flight` are the active jobs and those that
+/// wait, and the slots that are free are those that a request would get now.
 #[derive(Debug, Serialize)]
 pub(super) struct PoolStatus {
     queue: QueueStatus,
-    active_jobs: Vec<HostJob>,
+    active_jobs: Vec<PoolJob>,
     waiting: usize,
+    /// Requests of others that run on the hosts. They are in none of the other numbers, but take slots.
+    foreign: u32,
 }
 
 #[derive(Debug, Serialize)]
-struct HostJob {
+struct PoolJob {
     host: String,
     #[serde(flatten)]
     job: ActiveJob,
 }
 
-/// Slots of the hosts that serve, and all that runs and waits for them.
-pub(super) fn status(pool: &PoolView, reports: &Reports) -> PoolStatus {
-    let serving = pool.hosts.iter().filter(|host| host.is_serving());
-    let slots = serving
-        .map(|host| host.capacity)
-        .fold(0, u32::saturating_add);
-    let running = pool
-        .hosts
-        .iter()
-        .map(|host| host.in_flight)
-        .fold(0, u32::saturating_add);
-    let waiting = u32::try_from(pool.waiting).unwrap_or(u32::MAX);
-    let alive = joined(pool, reports).filter(|(host, _)| host.is_serving());
-    let jobs = alive.flat_map(|(host, report)| {
-        let status = report.and_then(|report| report.status.as_ref());
-        let jobs = status.into_iter().flat_map(|status| &status.active_jobs);
-        jobs.map(|job| HostJob {
-            host: host.name.to_string(),
-            job: job.clone(),
-        })
-    });
+/// Slots of the hosts that serve, and all of ours that runs and waits for them.
+pub(super) fn status(pool: &PoolView, now: SystemTime) -> PoolStatus {
+    let serving = || pool.hosts.iter().filter(|host| host.is_serving());
+    let slots = sum_of(serving().map(|host| host.capacity));
+    let ours = pool.running.len().saturating_add(pool.waiting);
+    let ours = u32::try_from(ours).unwrap_or(u32::MAX);
+    let queue = QueueStatus {
+        available_slots: sum_of(serving().map(HostView::free)),
+        ..QueueStatus::new(slots, ours)
+    };
     PoolStatus {
-        queue: QueueStatus::new(slots, running.saturating_add(waiting)),
-        active_jobs: jobs.collect(),
+        queue,
+        active_jobs: jobs(&pool.running, now),
         waiting: pool.waiting,
+        foreign: sum_of(serving().map(|host| host.foreign)),
     }
+}
+
+/// A job's id is its request's, and told apart where several are called the same: clients choose their
+/// ids, and a request may run twice.
+fn jobs(running: &[Running], now: SystemTime) -> Vec<PoolJob> {
+    let mut ids = HashSet::new();
+    let jobs = running.iter().map(|running| {
+        let id = &running.demand.label.id;
+        let others = (2..).map(|number| format!("{id}/{number}"));
+        let mut candidates = std::iter::once(id.to_string()).chain(others);
+        let id = candidates.find(|id| ids.insert(id.clone()));
+        PoolJob {
+            host: running.host.to_string(),
+            job: job(id.unwrap_or_default(), running, now),
+        }
+    });
+    jobs.collect()
+}
+
+fn job(id: String, running: &Running, now: SystemTime) -> ActiveJob {
+    let demand = &running.demand;
+    let started = now.checked_sub(running.elapsed).unwrap_or(now);
+    let name = demand.model.as_ref().map(Model::name);
+    ActiveJob {
+        id,
+        kind: demand.label.route.to_owned(),
+        started_at: humantime::format_rfc3339_millis(started).to_string(),
+        items: demand.work.items.into(),
+        // As in a request: the host's default.
+        model: name.unwrap_or_default().to_owned(),
+        progress: progress(running.elapsed, running.expected),
+    }
+}
+
+/// An estimate: by the time that such a request takes there. Never done before it is done.
+fn progress(elapsed: Duration, expected: Option<Duration>) -> f64 {
+    let expected = expected.filter(|expected| !expected.is_zero());
+    let share = expected.map_or(0.0, |expected| elapsed.div_duration_f64(expected));
+    (share.min(0.99) * 100.0).round() / 100.0
+}
+
+fn sum_of(numbers: impl Iterator<Item = u32>) -> u32 {
+    numbers.fold(0, u32::saturating_add)
 }
 
 /// Each host with what it last told, if it ever told anything.
@@ -182,12 +219,11 @@ fn sum(values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 mod tests {
     use std::time::Instant;
 
-    use gpu_bridge_wire::Status;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::config::HostName;
-    use crate::pool::{Cause, HostId};
+    use crate::pool::{Cause, Demand, HostId, Label, Work};
 
     fn name(name: &str) -> HostName {
         name.parse().unwrap()
@@ -220,22 +256,7 @@ mod tests {
             loaded_models: models.iter().map(|model| (*model).to_owned()).collect(),
             available_models: None,
         };
-        let job = ActiveJob {
-            id: "j".to_owned(),
-            kind: "embed".to_owned(),
-            started_at: "2026-01-01T00:00:00Z".to_owned(),
-            items: 1,
-            model: "m".to_owned(),
-            progress: 0.0,
-        };
-        let status = Status {
-            queue: QueueStatus::new(2, 1),
-            active_jobs: vec![job],
-        };
-        HostReport {
-            info: Some(info),
-            status: Some(status),
-        }
+        HostReport { info: Some(info) }
     }
 
     fn reports<const N: usize>(reports: [HostReport; N]) -> Reports {
@@ -292,10 +313,7 @@ mod tests {
 
     #[test]
     fn info_of_hosts_that_told_nothing_has_all_keys() {
-        let silent = HostReport {
-            info: None,
-            status: None,
-        };
+        let silent = HostReport { info: None };
         let pool = view(&[Phase::Up, Phase::Unknown], 0);
         let info = serde_json::to_value(info(&pool, &reports([silent]))).unwrap();
         assert_eq!(info["vram_total_mb"], Value::Null);
@@ -315,26 +333,96 @@ mod tests {
         let info = serde_json::to_value(info(&pool, &reports)).unwrap();
         assert_eq!(info["hosts"][0].get("loaded_models"), None);
         assert_eq!(info["hosts"][1]["loaded_models"], json!(["embed:b"]));
-        let status = serde_json::to_value(status(&pool, &reports)).unwrap();
-        assert_eq!(status["active_jobs"][0]["host"], "h1");
+    }
+
+    fn running(id: &str, host: &str, model: Option<&str>) -> Running {
+        Running {
+            demand: Demand {
+                label: Label {
+                    id: id.into(),
+                    route: "embed",
+                },
+                model: model.and_then(Model::new),
+                work: Work {
+                    items: 7,
+                    characters: 0,
+                },
+                ..Demand::default()
+            },
+            host: name(host),
+            elapsed: Duration::from_secs(2),
+            expected: Some(Duration::from_secs(8)),
+        }
+    }
+
+    fn told(pool: &PoolView) -> Value {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        serde_json::to_value(status(pool, now)).unwrap()
     }
 
     #[test]
     fn status_counts_slots_of_serving_hosts_and_everything_that_waits() {
-        let reports = reports([report(0, "cpu", None, &[]), report(1, "cpu", None, &[])]);
-        let status = serde_json::to_value(status(&view(&[Phase::Up, out()], 3), &reports)).unwrap();
-        let queue = json!({"max_concurrent": 2, "in_flight": 5, "available_slots": 0, "waiting_estimate": 3});
-        assert_eq!(status["queue"], queue);
-        assert_eq!(status["waiting"], 3);
-        let jobs = status["active_jobs"].as_array().unwrap();
-        assert_eq!(
-            jobs.len(),
-            1,
-            "what a host ran before it was ejected is history"
-        );
-        assert_eq!(
-            (&jobs[0]["host"], &jobs[0]["type"]),
-            (&json!("h0"), &json!("embed"))
-        );
+        let mut pool = view(&[Phase::Up, out()], 3);
+        pool.running = vec![running("x", "h0", None), running("y", "h1", None)];
+        let queue = json!({"max_concurrent": 2, "in_flight": 5, "available_slots": 1, "waiting_estimate": 3});
+        assert_eq!(told(&pool)["queue"], queue);
+        assert_eq!(told(&pool)["waiting"], 3);
+    }
+
+    #[test]
+    fn slots_that_a_request_would_not_get_are_not_available() {
+        let available = |change: fn(&mut HostView)| {
+            let mut pool = view(&[Phase::Up, Phase::Up], 0);
+            change(&mut pool.hosts[0]);
+            told(&pool)["queue"]["available_slots"].clone()
+        };
+        assert_eq!(available(|_| {}), 2);
+        assert_eq!(available(|host| (host.foreign, host.slots) = (1, 1)), 1);
+        assert_eq!(available(|host| host.draining = true), 1);
+        assert_eq!(available(|host| host.busy_for = Some(Duration::ZERO)), 1);
+        assert_eq!(available(|host| host.phase = out()), 1);
+        assert_eq!(available(|host| host.in_flight = 9), 1);
+    }
+
+    #[test]
+    fn a_job_tells_all_that_is_known_of_it() {
+        let mut pool = view(&[Phase::Up], 0);
+        pool.running = vec![running("x", "h0", Some("embed:org/m"))];
+        let job = json!({
+            "id": "x", "host": "h0", "type": "embed", "started_at": "1970-01-01T00:01:38.000Z",
+            "items": 7, "model": "org/m", "progress": 0.25,
+        });
+        assert_eq!(told(&pool)["active_jobs"], json!([job]));
+    }
+
+    #[test]
+    fn jobs_have_ids_of_their_own() {
+        let mut pool = view(&[Phase::Up], 0);
+        let ids = ["same", "same/2", "same", "other", "same"];
+        pool.running = ids.map(|id| running(id, "h0", None)).to_vec();
+        let jobs = told(&pool)["active_jobs"].clone();
+        let ids: Vec<_> = jobs
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|job| &job["id"])
+            .collect();
+        assert_eq!(ids, ["same", "same/2", "same/3", "other", "same/4"]);
+    }
+
+    #[test]
+    fn nothing_is_done_before_it_is_done() {
+        let seconds = Duration::from_secs;
+        let table = [
+            (1, None, 0.0),
+            (1, Some(0), 0.0),
+            (0, Some(3), 0.0),
+            (1, Some(3), 0.33),
+            (9, Some(3), 0.99),
+        ];
+        for (elapsed, expected, share) in table {
+            let told = progress(seconds(elapsed), expected.map(seconds));
+            assert!((told - share).abs() < 1e-9, "{told} for {share}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::respond::header_value;
 use super::route::Route;
 use crate::headers::is_hop_by_hop;
 use crate::message::{Call, Payload};
-use crate::pool::Demand;
+use crate::pool::{Demand, Label};
 use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
 
 /// How long the client is going to wait for its answer, in seconds from when its request has arrived.
@@ -45,6 +45,10 @@ impl Request<'_> {
         forwarding: &Forwarding,
     ) -> Call {
         let demand = Demand {
+            label: Label {
+                id: self.id.into(),
+                route: self.route.as_str(),
+            },
             client: self.identity.name().cloned(),
             priority: self.identity.priority(),
             model: peek.model,

@@ -21,9 +21,14 @@ impl Model {
         (name.len() <= Self::MAX_LEN).then(|| Self(name.into()))
     }
 
-    /// Its name.
+    /// With its route.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Its name, as in requests.
+    pub fn name(&self) -> &str {
+        self.0.split_once(':').map_or(&self.0, |(_, name)| name)
     }
 }
 
@@ -43,9 +48,20 @@ impl Work {
     }
 }
 
+/// Which request it is. Decides nothing; for those who look.
+#[derive(Clone, Debug, Default)]
+pub struct Label {
+    /// As in its `X-Request-Id`.
+    pub id: Arc<str>,
+    /// What it asks for, in one word.
+    pub route: &'static str,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
+    /// Which request it is.
+    pub label: Label,
     /// Who asks; requests of one client are served in order, clients get equal shares.
     pub client: Option<Arc<str>>,
     /// Higher ones are served first.

@@ -49,13 +49,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;
 
 pub use avoid::{Avoid, Proof};
-pub use demand::{Demand, Model, Work};
+pub use demand::{Demand, Label, Model, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots};
-pub use snapshot::{Condition, HostView, PoolView};
+pub use snapshot::{Condition, HostView, PoolView, Running};
 pub use state::{Event, EventKind, Settings};
 pub use usage::Usage;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::HostId;
+use super::demand::Demand;
 use super::health::{Cause, Phase};
 use super::host::HostFacts;
 use super::usage::Usage;
@@ -17,6 +18,8 @@ use crate::config::HostName;
 pub struct PoolView {
     /// In the order of the configuration.
     pub hosts: Vec<HostView>,
+    /// Each lease that is out, the oldest request first.
+    pub running: Vec<Running>,
     /// Requests that wait for a lease.
     pub waiting: usize,
     /// How many may wait.
@@ -27,6 +30,19 @@ pub struct PoolView {
     pub oldest_wait: Duration,
     /// How long those that wait will take to be served, as far as that is known.
     pub expected_wait: Duration,
+}
+
+/// An attempt that runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it is to answer.
+    pub demand: Demand,
+    /// Where.
+    pub host: HostName,
+    /// For how long.
+    pub elapsed: Duration,
+    /// How long it should take, if that is known.
+    pub expected: Option<Duration>,
 }
 
 /// What a host is up to.
@@ -134,6 +150,7 @@ impl PoolView {
     pub(crate) fn for_testing(hosts: Vec<HostView>) -> Self {
         Self {
             hosts,
+            running: Vec::new(),
             waiting: 0,
             oldest_wait: Duration::ZERO,
             max_waiting: 512,
@@ -171,6 +188,14 @@ impl HostView {
     /// Is it left alone because it said that it is full?
     pub fn is_busy(&self) -> bool {
         self.busy_for.is_some()
+    }
+
+    /// Leases that it could be given at this moment.
+    pub fn free(&self) -> u32 {
+        if self.is_busy() {
+            return 0;
+        }
+        self.slots.saturating_sub(self.in_flight)
     }
 
     /// What it is up to, in one word.

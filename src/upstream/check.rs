@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use gpu_bridge_wire::{Health, Info, Status};
+use gpu_bridge_wire::{Health, Info, QueueStatus, Status};
 use http::StatusCode;
 use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
@@ -98,7 +98,7 @@ impl Checker {
                     reason: Trouble::KeyRefused(status).to_string(),
                 };
             }
-            Probe::Body(status) => Some(self.note_status(status, ours)),
+            Probe::Body(status) => Some(self.slots(status.queue, ours)),
             Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => None,
         };
         self.refresh_info(until).await;
@@ -144,9 +144,7 @@ impl Checker {
 
     /// `ours`: how many of its requests were ours when it was asked. Some began or ended before it
     /// answered; of the two numbers the larger one keeps us from taking our own for others'.
-    fn note_status(&self, status: Status, ours: u32) -> Slots {
-        let queue = status.queue;
-        self.target.store_status(status);
+    fn slots(&self, queue: QueueStatus, ours: u32) -> Slots {
         Slots {
             max_concurrent: queue.max_concurrent,
             available: queue.available_slots,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use gpu_bridge_wire::{API_KEY_HEADER, Info, Status};
+use gpu_bridge_wire::{API_KEY_HEADER, Info};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
@@ -36,7 +36,6 @@ pub struct Target {
     /// The one of them that is used.
     current: ArcSwapOption<SocketAddr>,
     info: ArcSwapOption<(Instant, Info)>,
-    status: ArcSwapOption<Status>,
 }
 
 impl Target {
@@ -63,7 +62,6 @@ impl Target {
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
             info: ArcSwapOption::empty(),
-            status: ArcSwapOption::empty(),
         }
     }
 
@@ -157,10 +155,6 @@ impl Target {
         self.info.store(Some((now, info).into()));
     }
 
-    pub(super) fn store_status(&self, status: Status) {
-        self.status.store(Some(status.into()));
-    }
-
     /// Is its last `/info` older than `age`, or missing?
     pub(super) fn info_is_older_than(&self, age: Duration, now: Instant) -> bool {
         self.info
@@ -172,11 +166,6 @@ impl Target {
     pub(super) fn report(&self) -> HostReport {
         HostReport {
             info: self.info.load().as_ref().map(|info| info.1.clone()),
-            status: self
-                .status
-                .load()
-                .as_ref()
-                .map(|status| Status::clone(status)),
         }
     }
 }

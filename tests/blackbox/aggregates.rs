@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Behaviour, Config, HealthAnswer, Proxy, SimHost, eventually, sim_host};
+use crate::harness::{
+    Behaviour, Config, HealthAnswer, Proxy, Reply, SimHost, embed_body, eventually, sim_host,
+};
 
 /// Returns once the proxy has heard `/info` of so many hosts.
 async fn knows(proxy: &Proxy, hosts: u64) {
@@ -119,14 +121,6 @@ async fn status_adds_up_slots_and_names_the_host_of_each_job() {
     let client = proxy.client();
     let replies: Vec<_> = (0..5).map(|_| client.start_embed("work")).collect();
     proxy.queues(3).await;
-    eventually("the jobs of both hosts", async || {
-        let status = client.get("/status").await.json();
-        status["active_jobs"]
-            .as_array()
-            .is_some_and(|jobs| jobs.len() == 2)
-    })
-    .await;
-
     let status = client.get("/status").await.json();
 
     assert_eq!(status["waiting"], 3);
@@ -140,11 +134,96 @@ async fn status_adds_up_slots_and_names_the_host_of_each_job() {
     let of_a_single_host =
         BTreeSet::from(["id", "type", "started_at", "items", "model", "progress"]);
     assert!(keys(&jobs[0]).is_superset(&of_a_single_host), "{status}");
+    assert_eq!(
+        (&jobs[0]["type"], &jobs[0]["items"], &jobs[0]["model"]),
+        (&json!("embed"), &json!(1), &json!("sim"))
+    );
 
     hosts.iter().for_each(SimHost::release_all);
     for reply in replies {
         reply.await.unwrap().assert_embedding_of("work");
     }
+}
+
+/// Fails the test unless what `/status` tells fits together; returns it.
+async fn fits_together(proxy: &Proxy) -> Value {
+    let status = proxy.client().get("/status").await.json();
+    let of = |key: &str| status["queue"][key].as_u64().unwrap();
+    let jobs = status["active_jobs"].as_array().unwrap();
+    let waiting = status["waiting"].as_u64().unwrap();
+    assert_eq!(of("in_flight"), jobs.len() as u64 + waiting, "{status}");
+    let estimate = of("in_flight").saturating_sub(of("max_concurrent"));
+    assert_eq!(of("waiting_estimate"), estimate, "{status}");
+    assert!(of("available_slots") <= of("max_concurrent"), "{status}");
+    let ids: BTreeSet<_> = jobs.iter().map(|job| job["id"].as_str()).collect();
+    assert_eq!(ids.len(), jobs.len(), "{status}");
+    status
+}
+
+#[tokio::test]
+async fn status_is_of_one_moment_and_that_moment_is_now() {
+    let gated = |name| {
+        sim_host(name)
+            .behaving(Behaviour::ServeWhenReleased)
+            .start()
+    };
+    let hosts = [gated("a"), gated("b")];
+    // Long after the first check of each host has ended.
+    let config = Config::with_hosts(&hosts.each_ref()).set("health", "interval", "1h");
+    let proxy = Proxy::ready(&config, &hosts.each_ref()).await;
+    let ask = || {
+        let request = proxy.client().request(http::Method::POST, "/embed");
+        let request = request.header("X-Request-Id", "same");
+        tokio::spawn(Reply::to(request.json(&embed_body("x"))))
+    };
+    let replies: Vec<_> = (0..7).map(|_| ask()).collect();
+    proxy.queues(3).await;
+
+    let status = fits_together(&proxy).await;
+    assert_eq!(status["active_jobs"].as_array().map(Vec::len), Some(4));
+    assert_eq!(status["active_jobs"][0]["id"], "same");
+
+    hosts[0].release(3);
+    eventually("two requests wait no longer", async || {
+        fits_together(&proxy).await["waiting"] == 0
+    })
+    .await;
+    hosts.iter().for_each(SimHost::release_all);
+    for reply in replies {
+        reply.await.unwrap().assert_embedding_of("x");
+        fits_together(&proxy).await;
+    }
+    let status = fits_together(&proxy).await;
+    assert_eq!(
+        (&status["active_jobs"], &status["queue"]["in_flight"]),
+        (&json!([]), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn slots_that_nobody_would_get_are_not_available() {
+    let hosts = ["a", "b", "c"].map(|name| sim_host(name).start());
+    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+    let has = async |available: u64, total: u64, foreign: u64| {
+        let queue = json!({
+            "max_concurrent": total, "in_flight": 0, "available_slots": available,
+            "waiting_estimate": 0,
+        });
+        eventually(&format!("{available} of {total} slots"), async || {
+            let status = fits_together(&proxy).await;
+            status["queue"] == queue && status["foreign"] == foreign
+        })
+        .await;
+    };
+    has(6, 6, 0).await;
+
+    hosts[0].set_foreign(1);
+    has(5, 6, 1).await;
+    let (code, ..) = proxy.command(&["drain", "b"]).await;
+    assert_eq!(code, Some(0));
+    has(3, 4, 1).await;
+    hosts[2].stop();
+    has(1, 2, 1).await;
 }
 
 #[tokio::test]

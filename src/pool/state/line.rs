@@ -161,6 +161,7 @@ impl State {
         if !cold {
             grant.expected = self.estimator.expected(&grant.demand, slowness);
         }
+        self.running.insert((ticket, id), grant.clone());
         grant
     }
 

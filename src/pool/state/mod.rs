@@ -16,7 +16,7 @@ mod timing;
 
 pub(super) use timing::OVERDUE;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -30,7 +30,7 @@ use super::health::{Cause, Context, Thresholds, Transition};
 use super::host::Host;
 use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
-use super::snapshot::{HostView, PoolView};
+use super::snapshot::{HostView, PoolView, Running};
 use crate::config::{HostName, Policy};
 
 /// How the pool behaves.
@@ -108,6 +108,8 @@ pub(super) struct State {
     /// By order of operators.
     drained: BTreeSet<HostName>,
     queue: Queue,
+    /// The leases that are out.
+    running: BTreeMap<(Ticket, HostId), Grant>,
     estimator: Estimator,
     rng: SmallRng,
     grants: u64,
@@ -135,6 +137,7 @@ impl State {
             next_host: 0,
             drained: BTreeSet::new(),
             queue: Queue::default(),
+            running: BTreeMap::new(),
             estimator: Estimator::default(),
             rng: SmallRng::seed_from_u64(seed),
             grants: 0,
@@ -181,6 +184,7 @@ impl State {
         let hosts = self.hosts.iter().filter(|host| !host.removed);
         PoolView {
             hosts: hosts.map(|host| self.view_of(host, now)).collect(),
+            running: self.running(now),
             waiting: self.queue.len(),
             max_waiting: self.settings.max_waiting,
             waiting_bytes: self.queue.bytes(),
@@ -189,6 +193,18 @@ impl State {
             }),
             expected_wait: self.time_for(self.queue.seconds()),
         }
+    }
+
+    fn running(&self, now: Instant) -> Vec<Running> {
+        let running = self.running.values().filter_map(|grant| {
+            Some(Running {
+                demand: grant.demand.clone(),
+                host: self.host(grant.host)?.spec.name.clone(),
+                elapsed: now.saturating_duration_since(grant.granted),
+                expected: grant.expected,
+            })
+        });
+        running.collect()
     }
 
     fn view_of(&self, host: &Host, now: Instant) -> HostView {

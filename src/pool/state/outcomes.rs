@@ -17,6 +17,7 @@ impl State {
         now: Instant,
     ) -> Proof {
         let id = grant.host;
+        self.running.remove(&(grant.ticket, id));
         let Some(host) = self.host_mut(id) else {
             return Proof::default();
         };

@@ -201,6 +201,7 @@ impl World {
                 characters: 100,
             },
             bytes,
+            ..Demand::default()
         };
         let ticket = self.state.next_ticket();
         self.line_up(ticket, demand, Avoid::default(), false);
@@ -325,6 +326,9 @@ impl World {
         for host in &self.state.hosts {
             let held = self.leases.iter().filter(|lease| lease.host == host.id);
             prop_assert_eq!(host.in_flight as usize, held.count());
+            let running = self.state.running.keys();
+            let running = running.filter(|(_, on)| *on == host.id);
+            prop_assert_eq!(host.in_flight as usize, running.count());
             prop_assert!(
                 !host.removed || host.in_flight > 0,
                 "a removed host is kept for nothing"
