@@ -4,25 +4,49 @@
 //!   breaks hosts, and it must not walk through the whole pool. These are different hosts wherever
 //!   there is a choice. Hosts that were busy, or could not be reached, or refused our key never had
 //!   it and do not count.
-//! - A server error is nobody's fault yet. If a sibling answers the same request well, it was the
-//!   host's; if not, it is the client's to read.
+//! - A doubtful answer is nobody's fault yet. If a sibling answers the same request well, it was the
+//!   host's; if not, it is the client's to read. Server errors, and a request that is forbidden,
+//!   count like broken ones. What a host's front says, and that a model is missing, cost no
+//!   computing: every host is asked once, and the last word is delivered only if all say so.
+//! - An attempt that failed for want of something on this machine says nothing of anybody. Siblings
+//!   are tried first, since ports run out for one destination at a time; then all again, after a
+//!   pause.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::{Delivery, Refusal};
 use crate::config::HostName;
 use crate::message::Answer;
 use crate::pool::{Avoid, HostId, Proof};
-use crate::upstream::Verdict;
+use crate::upstream::{Doubt, Verdict};
+
+/// How long a host that could not be asked for want of something here is left out, the first time.
+/// Doubles each time …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct History {
     max_faults: NonZeroU32,
     faults: u32,
+    /// A host took the request and gave no answer.
+    is_broken: bool,
     broke_last: bool,
     avoid: Avoid,
     accused: Vec<HostId>,
-    server_error: Option<(HostName, Answer)>,
+    in_hand: Option<InHand>,
+    /// Hosts that could not be asked since the last pause.
+    untried: Option<Avoid>,
+    pauses: u32,
+}
+
+/// The last doubtful answer.
+struct InHand {
+    host: HostName,
+    answer: Answer,
+    why: Doubt,
 }
 
 impl History {
@@ -30,10 +54,13 @@ impl History {
         Self {
             max_faults,
             faults: 0,
+            is_broken: false,
             broke_last: false,
             avoid: Avoid::default(),
             accused: Vec::new(),
-            server_error: None,
+            in_hand: None,
+            untried: None,
+            pauses: 0,
         }
     }
 
@@ -47,7 +74,7 @@ impl History {
         &self.avoid
     }
 
-    /// Hosts whose server error becomes a fault once a sibling answers well.
+    /// Hosts whose answer becomes a fault once a sibling answers well.
     pub(super) fn accused(&self) -> &[HostId] {
         &self.accused
     }
@@ -56,14 +83,18 @@ impl History {
     pub(super) fn record(&mut self, host: HostId, name: &HostName, verdict: Verdict, proof: Proof) {
         let faults = self.faults;
         match verdict {
-            Verdict::ServerError(answer) => {
-                self.faults += 1;
+            Verdict::Sibling { answer, why } => {
+                self.faults += u32::from(counts(why));
                 self.avoid.add(host, true, proof);
-                self.accused.push(host);
-                self.server_error = Some((name.clone(), answer));
+                // What a host lacks is no fault of it.
+                if why != Doubt::NoModel {
+                    self.accused.push(host);
+                }
+                self.keep(name, answer, why);
             }
             Verdict::Fault { sent: true, .. } | Verdict::Moved { hung: true } => {
                 self.faults += 1;
+                self.is_broken = true;
                 self.avoid.add(host, true, proof);
             }
             Verdict::Fault { sent: false, .. }
@@ -71,25 +102,68 @@ impl History {
             | Verdict::Misconfigured { .. } => {
                 self.avoid.add(host, false, proof);
             }
+            Verdict::Ours { .. } => {
+                let untried = self.untried.get_or_insert_with(|| self.avoid.clone());
+                untried.add(host, false, proof);
+            }
             // The pool itself keeps requests away from it for a while.
             Verdict::Busy { .. } | Verdict::Deliver(_) => {}
         }
         self.broke_last = self.faults > faults;
     }
 
+    /// The last answer, but a host's front has no say where another spoke.
+    fn keep(&mut self, host: &HostName, answer: Answer, why: Doubt) {
+        let is_outdone = self.in_hand.as_ref().is_some_and(|known| known.why != why);
+        if why == Doubt::Front && is_outdone {
+            return;
+        }
+        let host = host.clone();
+        self.in_hand = Some(InHand { host, answer, why });
+    }
+
+    /// If a host could not be asked for want of something here: where not to go meanwhile, and for
+    /// how long.
+    pub(super) fn pause(&self) -> Option<(&Avoid, Duration)> {
+        let avoid = self.untried.as_ref()?;
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(8));
+        Some((avoid, pause.min(LONGEST_PAUSE)))
+    }
+
+    /// The pause is over.
+    pub(super) fn end_pause(&mut self) {
+        self.untried = None;
+        self.pauses += 1;
+    }
+
     /// Is it enough? `alternative`: could another host still serve the request?
     pub(super) fn is_over(&self, alternative: impl FnOnce(&Avoid) -> bool) -> bool {
         self.faults >= self.max_faults.get()
-            || (self.server_error.is_some() && !alternative(&self.avoid))
+            || (self.in_hand.as_ref().is_some_and(|it| self.stands(it))
+                && !alternative(&self.avoid))
     }
 
-    /// The end without a good answer: the last server error if a host gave one, else `refusal`.
+    /// Is `known` what all hosts say that took the request?
+    fn stands(&self, known: &InHand) -> bool {
+        counts(known.why) || !self.is_broken
+    }
+
+    /// The end without a good answer: the answer in hand, if it is the client's, else `refusal`.
     pub(super) fn conclude(self, refusal: Refusal) -> Result<Delivery, Refusal> {
-        let (host, answer) = self.server_error.ok_or(refusal)?;
+        let all_asked = refusal == Refusal::HostsFailed;
+        let known = self.in_hand.as_ref();
+        let is_for_client =
+            known.is_some_and(|known| self.stands(known) && (all_asked || counts(known.why)));
+        let known = self.in_hand.filter(|_| is_for_client).ok_or(refusal)?;
         Ok(Delivery {
-            host,
-            answer,
+            host: known.host,
+            answer: known.answer,
             rest: None,
         })
     }
+}
+
+/// Does such an answer count like a broken request? It may have cost a host some work.
+fn counts(why: Doubt) -> bool {
+    matches!(why, Doubt::ServerError | Doubt::Forbidden)
 }

@@ -149,7 +149,7 @@ impl<U: Upstream> Dispatcher<U> {
         self.budget().deposit(settings.retry_percent);
         loop {
             let lease = match self
-                .acquire(ticket, call, &history, deadlines, journal)
+                .acquire(ticket, call, &mut history, deadlines, journal)
                 .await
             {
                 Ok(lease) => lease,
@@ -178,7 +178,7 @@ impl<U: Upstream> Dispatcher<U> {
         &self,
         ticket: Ticket,
         call: &Call,
-        history: &History,
+        history: &mut History,
         deadlines: Deadlines,
         journal: &Journal,
     ) -> Result<Lease, Refusal> {
@@ -191,6 +191,9 @@ impl<U: Upstream> Dispatcher<U> {
             if history.broke_last() {
                 // It slows retries down; it fails none.
                 let _ = tokio::time::timeout(left / 2, self.budgeted(&note)).await;
+            }
+            if let Some(lease) = self.elsewhere(ticket, call, history, left, &note).await {
+                return lease;
             }
             self.pool.rejoin(ticket, &call.demand, history.avoid())
         };
@@ -207,6 +210,28 @@ impl<U: Upstream> Dispatcher<U> {
         };
         let lease = tokio::time::timeout_at(note.started() + left, leased).await;
         Ok(lease.map_err(|_| Refusal::Deadline)??)
+    }
+
+    /// After a failure of this machine: a lease on a host that did not meet it, or `None` when it is
+    /// time to try all of them again.
+    async fn elsewhere(
+        &self,
+        ticket: Ticket,
+        call: &Call,
+        history: &mut History,
+        left: Duration,
+        note: &Waiting,
+    ) -> Option<Result<Lease, Refusal>> {
+        let (avoid, pause) = history.pause()?;
+        note.because("the proxy's machine is short of descriptors, ports or memory".to_owned());
+        let mut waiting = self.pool.rejoin(ticket, &call.demand, avoid);
+        // Those that wait together should not come together.
+        let pause = pause.mul_f64(rand::random_range(1.0..1.5)).min(left);
+        if let Ok(lease) = tokio::time::timeout(pause, waiting.lease()).await {
+            return Some(lease.map_err(Refusal::from));
+        }
+        history.end_pause();
+        (pause == left).then_some(Err(Refusal::Deadline))
     }
 
     /// Waits until the budget covers a retry.

@@ -105,11 +105,15 @@ impl<U: Upstream> Dispatcher<U> {
         self.metrics
             .hosts
             .attempted(lease.name(), verdict.as_str(), started.elapsed());
-        let (ended, took) = account(&verdict, started.elapsed());
-        self.metrics.activity.attempt(lease.name(), ended, took);
+        if let Some((ended, took)) = account(&verdict, started.elapsed()) {
+            self.metrics.activity.attempt(lease.name(), ended, took);
+        }
         match &verdict {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
+            }
+            Verdict::Ours { reason } => {
+                tracing::warn!(host = %lease.name(), reason, "attempt failed here, not on the host");
             }
             Verdict::Moved { .. } => {
                 tracing::warn!(host = %lease.name(), "attempt given up: its host is ejected");
@@ -135,17 +139,18 @@ impl End {
     }
 }
 
-/// How an attempt counts for its host, and with which time if that says how fast it is.
-fn account(verdict: &Verdict, took: Duration) -> (telemetry::End, Option<Duration>) {
+/// How an attempt counts for its host if it does, and with which time if that says how fast it is.
+fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<Duration>)> {
     use telemetry::End;
 
     match verdict {
-        Verdict::Deliver(answer) => (End::Well, answer.status.is_success().then_some(took)),
-        Verdict::Busy { .. } => (End::Full, None),
-        Verdict::ServerError(_)
+        Verdict::Deliver(answer) => Some((End::Well, answer.status.is_success().then_some(took))),
+        Verdict::Busy { .. } => Some((End::Full, None)),
+        Verdict::Sibling { .. }
         | Verdict::Fault { .. }
         | Verdict::Moved { .. }
-        | Verdict::Misconfigured { .. } => (End::Badly, None),
+        | Verdict::Misconfigured { .. } => Some((End::Badly, None)),
+        Verdict::Ours { .. } => None,
     }
 }
 

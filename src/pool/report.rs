@@ -20,9 +20,13 @@ pub enum Outcome {
     Refused,
     /// The request was sent and no whole answer came back.
     Broke,
-    /// The host answered with a server error. Says nothing of the host until a sibling has answered
+    /// The host answered, but not as it should. Says nothing of the host until a sibling has answered
     /// the same request; see [`super::Pool::blame`].
-    ServerError,
+    Doubtful,
+    /// The host said that it has no such model.
+    LacksModel,
+    /// The attempt failed on this machine, not on the host.
+    Untried,
     /// The host refuses our key.
     Misconfigured,
     /// Nobody waits for the answer any more.
@@ -75,7 +79,11 @@ impl Outcome {
     pub(super) fn is_an_answer(self) -> bool {
         matches!(
             self,
-            Self::Answered { .. } | Self::Busy { .. } | Self::ServerError | Self::Misconfigured
+            Self::Answered { .. }
+                | Self::Busy { .. }
+                | Self::Doubtful
+                | Self::LacksModel
+                | Self::Misconfigured
         )
     }
 }

@@ -15,8 +15,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
+use super::key;
+use super::meaning::{Key, Meaning, meaning};
 use super::trouble::Trouble;
-use super::verdict::{Class, classify};
 use super::{Target, Terms, Verdict};
 use crate::budget::Budget;
 use crate::headers;
@@ -63,33 +64,41 @@ impl Attempt<'_> {
         };
         match Exchange::start(&self.means.connector, peer, &request, call.body.chunks()).await {
             Ok(exchange) => self.judge(exchange, deadline).await,
-            Err(failure) => fault(matches!(failure, Failure::Broken(_)), failure.to_string()),
+            Err(failure) => not_whole(&failure),
         }
     }
 
     async fn judge(&self, exchange: Exchange<'_>, deadline: Instant) -> Verdict {
         let status = exchange.head().status;
-        match classify(status, &exchange.head().headers, SystemTime::now()) {
-            Class::Busy { retry_after } => {
+        let of = |key| meaning(status, &exchange.head().headers, key, SystemTime::now());
+        let mut found = of(Key::Unknown);
+        if found == Meaning::AskForKey {
+            found = of(key::ask(&self.target, self.means).await);
+        }
+        match found {
+            Meaning::Busy { retry_after } => {
                 drain(exchange).await;
                 Verdict::Busy { retry_after }
             }
-            Class::Misconfigured => {
+            Meaning::AskForKey | Meaning::Misconfigured => {
                 drain(exchange).await;
                 Verdict::Misconfigured { status }
             }
-            Class::Deliver => match hold(exchange, &self.means.budget, deadline).await {
+            Meaning::Deliver => match hold(exchange, &self.means.budget, deadline).await {
                 Ok(answer) => Verdict::Deliver(answer),
                 Err(cut) => fault(true, cut.to_string()),
             },
-            Class::ServerError => match hold(exchange, &self.means.budget, deadline).await {
-                Ok(answer) => Verdict::ServerError(self.without_rest(answer)),
+            Meaning::Sibling(why) => match hold(exchange, &self.means.budget, deadline).await {
+                Ok(answer) => Verdict::Sibling {
+                    answer: self.without_rest(answer),
+                    why,
+                },
                 Err(cut) => fault(true, cut.to_string()),
             },
         }
     }
 
-    /// A server error must wait for what a sibling says. One that is too long to be held so long
+    /// A doubtful answer must wait for what a sibling says. One that is too long to be held so long
     /// loses its text.
     fn without_rest(&self, mut answer: Answer) -> Answer {
         if answer.rest.take().is_some() {
@@ -200,6 +209,15 @@ impl std::fmt::Debug for Streaming {
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
 fn failed(error: Box<pingora::Error>) -> Cut {
     Cut::Failed(Trouble::exchanging(&error).to_string())
+}
+
+fn not_whole(failure: &Failure) -> Verdict {
+    match failure.shortage() {
+        Some(what) => Verdict::Ours {
+            reason: format!("this machine is out of {what}"),
+        },
+        None => fault(matches!(failure, Failure::Broken(_)), failure.to_string()),
+    }
 }
 
 fn fault(sent: bool, reason: String) -> Verdict {

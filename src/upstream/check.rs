@@ -13,16 +13,15 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use gpu_bridge_wire::{Health, Info, QueueStatus, Status};
 use http::StatusCode;
-use pingora::http::RequestHeader;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
+use super::meaning::{Key, Meaning, meaning};
 use super::readiness::Told;
 use super::trouble::Trouble;
-use super::verdict::{Class, classify};
 use super::{Settings, Target};
 use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
 
@@ -93,7 +92,7 @@ impl Checker {
         let until = Clock::now() + patience(asked.elapsed(), limit);
         let ours = self.pool.in_flight(self.host);
         let slots = match self.get::<Status>("/status", until).await {
-            Probe::Other(status, Class::Misconfigured) => {
+            Probe::Other(status, Meaning::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: Trouble::KeyRefused(status).to_string(),
                 };
@@ -179,18 +178,18 @@ impl Checker {
         path: &str,
     ) -> Result<Probe<T>, Probe<T>> {
         let peer = self.target.peer_at(address, self.settings().connect);
-        let request = self.request(path).map_err(|_| Probe::Failed {
+        let request = self.target.get(path).map_err(|_| Probe::Failed {
             reachable: false,
             trouble: Trouble::NoConnection,
         })?;
         let mut exchange = Exchange::start(&self.means.connector, peer, &request, &[]).await?;
         let head = exchange.head();
         let status = head.status;
-        let class = classify(head.status, &head.headers, SystemTime::now());
+        let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());
         let body = read(&mut exchange).await.map_err(bad_answer)?;
         exchange.release().await;
         if status != StatusCode::OK {
-            return Ok(Probe::Other(status.as_u16(), class));
+            return Ok(Probe::Other(status.as_u16(), meaning));
         }
         serde_json::from_slice(&body)
             .map(Probe::Body)
@@ -199,13 +198,6 @@ impl Checker {
 
     fn settings(&self) -> Settings {
         **self.means.settings.load()
-    }
-
-    fn request(&self, path: &str) -> pingora::Result<RequestHeader> {
-        let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
-        request.insert_header(http::header::ACCEPT, "application/json")?;
-        self.target.sign(&mut request)?;
-        Ok(request)
     }
 }
 
@@ -219,7 +211,7 @@ fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
     match health {
         Probe::Body(told) if told.health.status == Health::OK => None,
         Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
-        Probe::Other(_, Class::Busy { retry_after }) => Some(Check::Busy { retry_after }),
+        Probe::Other(_, Meaning::Busy { retry_after }) => Some(Check::Busy { retry_after }),
         Probe::Other(status, _) => Some(failed(true, Trouble::Status(status))),
         Probe::TooLate(trouble) => Some(Check::NoAnswer {
             reason: trouble.to_string(),
@@ -264,7 +256,7 @@ enum Probe<T> {
     /// 200 with what was asked for.
     Body(T),
     /// Another status, and what that means.
-    Other(u16, Class),
+    Other(u16, Meaning),
     /// Nothing in time.
     TooLate(Trouble),
     /// No connection, or nonsense.

@@ -4,6 +4,8 @@
 //! fault of the host, so a request that fails on a reused connection before any answer is repeated
 //! once, on a fresh one.
 
+use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +16,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::{HttpSession as Http1Session, http_req_header_to_wire};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr};
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 
 use super::trouble::Trouble;
@@ -42,6 +45,20 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// What this machine is out of, if that is why; it says nothing of the host.
+    ///
+    /// What only ever concerns one destination (no route to it, a firewall here that forbids it) is
+    /// not counted: a sibling may be within reach, and this host is not.
+    pub(super) fn shortage(&self) -> Option<&'static str> {
+        let (Self::Connect(error) | Self::Broken(error)) = self;
+        match Errno::from_io_error(io_error(error)?)? {
+            Errno::MFILE | Errno::NFILE => Some("file descriptors"),
+            Errno::NOMEM | Errno::NOBUFS => Some("memory"),
+            Errno::ADDRNOTAVAIL => Some("ports"),
+            _ => None,
+        }
+    }
+
     /// Was there no sign of the host at all, as of a machine that is off?
     pub(super) fn is_silence(&self) -> bool {
         let Self::Connect(error) = self else {
@@ -52,6 +69,18 @@ impl Failure {
             ErrorType::ConnectTimedout | ErrorType::ConnectNoRoute
         )
     }
+}
+
+/// The system's error at the root of `error`, however pingora has wrapped it.
+fn io_error(error: &Error) -> Option<&io::Error> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error.root_cause());
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// A connection on which the head of an answer has been read.
@@ -235,4 +264,56 @@ fn is_closed(error: &Error) -> bool {
         error.etype(),
         ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::ReadError
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As pingora reports what connecting came to.
+    fn connecting(errno: Errno) -> Failure {
+        let cause = Error::because(
+            ErrorType::SocketError,
+            "while creating",
+            io::Error::from(errno),
+        );
+        Failure::Connect(Error::because(ErrorType::InternalError, "can't", cause))
+    }
+
+    fn sending(errno: Errno) -> Failure {
+        let cause = io::Error::from(errno);
+        Failure::Broken(Error::because(
+            ErrorType::WriteError,
+            "while sending",
+            cause,
+        ))
+    }
+
+    #[test]
+    fn shortages_here_are_told_from_faults_there() {
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::NOBUFS,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            assert!(connecting(errno).shortage().is_some(), "{errno}");
+            assert!(sending(errno).shortage().is_some(), "{errno}");
+        }
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::CONNRESET,
+            Errno::TIMEDOUT,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::PERM,
+            Errno::PIPE,
+        ] {
+            assert_eq!(connecting(errno).shortage(), None, "{errno}");
+            assert_eq!(sending(errno).shortage(), None, "{errno}");
+        }
+        let closed = Error::explain(ErrorType::ConnectionClosed, "hung up");
+        assert_eq!(Failure::Broken(closed).shortage(), None);
+    }
 }

@@ -10,6 +10,8 @@ mod check;
 mod discovery;
 mod exchange;
 mod hosts;
+mod key;
+mod meaning;
 mod member;
 mod membership;
 mod readiness;
@@ -32,7 +34,7 @@ pub use member::{Member, UnusableHost};
 pub use membership::Membership;
 pub use target::Target;
 pub use tls::TlsError;
-pub use verdict::Verdict;
+pub use verdict::{Doubt, Verdict};
 
 use crate::message::Call;
 use crate::pool::HostId;

@@ -12,6 +12,7 @@ use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 
 use super::Member;
+use super::key::Known;
 use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
@@ -36,6 +37,7 @@ pub struct Target {
     /// The one of them that is used.
     current: ArcSwapOption<SocketAddr>,
     info: ArcSwapOption<(Instant, Info)>,
+    key: Known,
 }
 
 impl Target {
@@ -62,6 +64,7 @@ impl Target {
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
             info: ArcSwapOption::empty(),
+            key: Known::default(),
         }
     }
 
@@ -149,6 +152,19 @@ impl Target {
             request.insert_header(API_KEY_HEADER, key)?;
         }
         Ok(())
+    }
+
+    /// A question of our own.
+    pub(super) fn get(&self, path: &str) -> pingora::Result<RequestHeader> {
+        let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
+        request.insert_header(header::ACCEPT, "application/json")?;
+        self.sign(&mut request)?;
+        Ok(request)
+    }
+
+    /// What was found of our key.
+    pub(super) fn key(&self) -> &Known {
+        &self.key
     }
 
     pub(super) fn store_info(&self, info: Info, now: Instant) {

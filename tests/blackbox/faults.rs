@@ -140,11 +140,12 @@ async fn a_host_that_begins_to_refuse_our_key_is_found_out_by_requests() {
 }
 
 #[tokio::test]
-async fn a_host_that_answers_403_is_misconfigured_and_hidden() {
+async fn a_host_that_forbids_what_others_compute_is_hidden_and_its_key_is_not_suspected() {
     let pair = Pair::with(Behaviour::answer(403, "Forbidden")).await;
     pair.serves_all_requests().await;
-    assert!(pair.proxy.attempts("bad", "misconfigured").await >= 1);
-    assert!(pair.proxy.is_healthy("good").await);
+    pair.has_ejected_the_bad_host().await;
+    assert!(pair.proxy.attempts("bad", "forbidden").await >= 1);
+    assert_eq!(pair.proxy.attempts("bad", "misconfigured").await, 0);
 }
 
 #[tokio::test]

@@ -60,7 +60,10 @@ impl State {
             }
             // Perhaps it refuses this request only; the check that follows at once will tell.
             Outcome::Misconfigured => self.fault(id, Cause::Misconfigured, now),
-            Outcome::ServerError | Outcome::Abandoned => self.note_slot_free(id, now),
+            Outcome::Doubtful | Outcome::LacksModel | Outcome::Abandoned => {
+                self.note_slot_free(id, now);
+            }
+            Outcome::Untried => {}
         }
         let (proof, is_removed) = self
             .host(id)

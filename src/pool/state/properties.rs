@@ -38,7 +38,9 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         2 => (0..8u64).prop_map(|s| Outcome::Busy { retry_after: Duration::from_secs(s) }),
         1 => Just(Outcome::Refused),
         1 => Just(Outcome::Broke),
-        1 => Just(Outcome::ServerError),
+        1 => Just(Outcome::Doubtful),
+        1 => Just(Outcome::LacksModel),
+        1 => Just(Outcome::Untried),
         1 => Just(Outcome::Misconfigured),
         1 => Just(Outcome::Abandoned),
     ]
@@ -255,9 +257,11 @@ impl World {
         let mut avoid = self.avoids.remove(&lease.ticket).unwrap_or_default();
         match outcome {
             Outcome::Answered { .. } | Outcome::Abandoned => return,
-            Outcome::Busy { .. } => {}
+            Outcome::Busy { .. } | Outcome::Untried => {}
             Outcome::Refused | Outcome::Misconfigured => avoid.add(lease.host, false, proof),
-            Outcome::Broke | Outcome::ServerError => avoid.add(lease.host, true, proof),
+            Outcome::Broke | Outcome::Doubtful | Outcome::LacksModel => {
+                avoid.add(lease.host, true, proof);
+            }
         }
         self.line_up(lease.ticket, lease.demand.clone(), avoid, true);
     }

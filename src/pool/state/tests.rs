@@ -450,7 +450,7 @@ fn server_errors_count_only_when_blamed() {
     let now = Instant::now();
     let mut state = pool(&[100, 1], now);
     for _ in 0..50 {
-        finish(&mut state, A, Outcome::ServerError, now);
+        finish(&mut state, A, Outcome::Doubtful, now);
     }
     assert_eq!(kinds(&mut state), []);
     state.blame(A, now);

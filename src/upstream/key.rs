@@ -1,0 +1,61 @@
+//! Does a host take our key? A 401 or 403 may be about the key, or about the request: a filter
+//! before the host may forbid a text. So the host is asked at once for what needs the key.
+//!
+//! Only a host that refuses that too refuses the key. One that can't tell (it has no such page, or
+//! does not answer in time) is not taken out on a guess: one request could then take out every host
+//! of its kind. Its siblings and its checks will tell.
+//!
+//! What was found holds for moments, and is asked for once at a time, so that a flood of forbidden
+//! requests makes no flood of questions.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::Target;
+use super::exchange::Exchange;
+use super::hosts::Means;
+use super::meaning::Key;
+
+const HOLDS: Duration = Duration::from_secs(1);
+/// What needs the key, as far as a host has it.
+const NEED_KEY: [&str; 2] = ["/status", "/info"];
+
+/// What was found last, and when.
+#[derive(Debug, Default)]
+pub(super) struct Known(Mutex<Option<(Instant, Key)>>);
+
+/// Asks the host, unless that was done just now.
+pub(super) async fn ask(target: &Target, means: &Means) -> Key {
+    let mut known = target.key().0.lock().await;
+    if let Some((when, key)) = *known
+        && when.elapsed() < HOLDS
+    {
+        return key;
+    }
+    let within = means.settings.load().check;
+    let key = timeout(within, look(target, means)).await;
+    let key = key.unwrap_or(Key::Taken);
+    *known = Some((Instant::now(), key));
+    key
+}
+
+async fn look(target: &Target, means: &Means) -> Key {
+    for path in NEED_KEY {
+        match status_of(path, target, means).await {
+            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Key::Refused,
+            Some(StatusCode::NOT_FOUND) => {}
+            _ => break,
+        }
+    }
+    Key::Taken
+}
+
+async fn status_of(path: &str, target: &Target, means: &Means) -> Option<StatusCode> {
+    let peer = target.peer(means.settings.load().connect)?;
+    let request = target.get(path).ok()?;
+    let exchange = Exchange::start(&means.connector, peer, &request, &[]).await;
+    Some(exchange.ok()?.head().status)
+}
