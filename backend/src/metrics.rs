@@ -47,7 +47,7 @@ pub struct State<'a> {
     pub device_memory: Option<u64>,
     /// What of it is in use, by whomever, where it is known.
     pub device_memory_used: Option<u64>,
-    /// Requests that wait for a slot or compute.
+    /// Requests that compute.
     pub in_flight: usize,
     /// Requests that may compute at once.
     pub slots: u32,
@@ -123,7 +123,7 @@ impl StateGauges {
             )?,
             in_flight: make.gauge(
                 "in_flight_requests",
-                "Requests that wait for a slot or compute.",
+                "Requests that compute.",
             )?,
             slots: make.gauge("slots", "Requests that may compute at once.")?,
             buffered: make.gauge(

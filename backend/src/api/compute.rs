@@ -36,13 +36,12 @@ pub(super) async fn serve(
     let work = receive(app, kind, exchange).await?;
     let shown: String = work.model().chars().take(SHOWN_NAME).collect();
     exchange.log.about(work.items(), &shown);
-    let job = app.jobs.start(kind, &shown, work.items(), Timestamp::now());
     let watch = Watch::default();
     load(app, &work, &watch, &exchange.log).await?;
     let slot = wait_for_slot(app).await?;
 
     let running = Running {
-        job,
+        job: app.jobs.start(kind, &shown, work.items(), Timestamp::now()),
         cancellation: watch.0.clone(),
         _slot: slot,
     };

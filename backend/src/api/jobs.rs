@@ -1,4 +1,6 @@
-//! The list of requests that wait for a slot or compute, as `/status` shows it.
+//! The list of requests that compute, as `/status` shows it. One that waits for its model or for a
+//! slot is not on it: the Python service tells of none either, and what it tells is what others load
+//! a host with.
 //!
 //! A [`Job`] is on the list as long as it lives, so the list and the count of requests in flight
 //! cannot drift apart.
@@ -9,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_bridge_wire::ActiveJob;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 /// What a job computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(super) struct Jobs {
 
 #[derive(Debug)]
 struct Entry {
+    /// Unlike that of any other job, of this host or another, before or after a restart.
+    id: Uuid,
     kind: Kind,
     started: Timestamp,
     items: usize,
@@ -45,7 +50,8 @@ struct Entry {
 /// One job; leaves the list when dropped.
 #[derive(Debug)]
 pub(super) struct Job {
-    id: u64,
+    /// Its place in the list.
+    number: u64,
     entry: Arc<Entry>,
     jobs: Jobs,
 }
@@ -53,18 +59,19 @@ pub(super) struct Job {
 impl Jobs {
     /// Puts a job on the list.
     pub(super) fn start(&self, kind: Kind, model: &str, items: usize, started: Timestamp) -> Job {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let done = AtomicUsize::new(0);
         let entry = Arc::new(Entry {
+            id: Uuid::new_v4(),
             kind,
             started,
             items,
             model: model.to_owned(),
             done,
         });
-        self.lock().insert(id, Arc::clone(&entry));
+        self.lock().insert(number, Arc::clone(&entry));
         Job {
-            id,
+            number,
             entry,
             jobs: self.clone(),
         }
@@ -72,10 +79,7 @@ impl Jobs {
 
     /// The list as it is now, oldest first.
     pub(super) fn list(&self) -> Vec<ActiveJob> {
-        self.lock()
-            .iter()
-            .map(|(id, entry)| entry.describe(*id))
-            .collect()
+        self.lock().values().map(|entry| entry.describe()).collect()
     }
 
     /// How many there are.
@@ -98,14 +102,14 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.jobs.lock().remove(&self.id);
+        self.jobs.lock().remove(&self.number);
     }
 }
 
 impl Entry {
-    fn describe(&self, id: u64) -> ActiveJob {
+    fn describe(&self) -> ActiveJob {
         ActiveJob {
-            id: format!("job-{id}"),
+            id: self.id.to_string(),
             kind: self.kind.name().to_owned(),
             // Python's `isoformat()` writes the zone as an offset.
             started_at: self
@@ -140,8 +144,10 @@ mod tests {
         first.finished(1);
         let listed = jobs.list();
         assert_eq!(listed.len(), 2);
+        assert_ne!(listed[0].id, listed[1].id);
+        assert!(listed[0].id.parse::<Uuid>().is_ok(), "{}", listed[0].id);
         let expected = ActiveJob {
-            id: "job-0".to_owned(),
+            id: listed[0].id.clone(),
             kind: "embed".to_owned(),
             started_at: "1970-01-01T00:00:00.000000+00:00".to_owned(),
             items: 4,

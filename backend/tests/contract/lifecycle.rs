@@ -72,14 +72,13 @@ impl Running {
         embed(self.url("/embed"), text).await
     }
 
+    async fn status(&self) -> Value {
+        let answer = reqwest::get(self.url("/status")).await.unwrap();
+        answer.json().await.unwrap()
+    }
+
     async fn in_flight(&self) -> u64 {
-        let status: Value = reqwest::get(self.url("/status"))
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
-        status["queue"]["in_flight"].as_u64().unwrap()
+        self.status().await["queue"]["in_flight"].as_u64().unwrap()
     }
 }
 
@@ -139,12 +138,32 @@ async fn a_request_that_waits_for_its_model_takes_no_slot() {
         .send();
     let scores = tokio::spawn(scores);
     told.recv().await.expect("the load begins");
-    assert_eq!(service.in_flight().await, 1);
+    assert_eq!(service.in_flight().await, 0, "only what runs is listed");
 
     assert_eq!(service.embed("meanwhile").await.status(), 200);
 
     go_on.send(()).unwrap();
     assert_eq!(scores.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_a_slot_is_not_listed() {
+    let (engine, mut steps) = long_until_cancelled();
+    let service = start(engine, one_slot()).await;
+    let long = tokio::spawn(embed(service.url("/embed"), "long"));
+    assert_eq!(steps.told.recv().await, Some("began"));
+    let waiting = tokio::spawn(embed(service.url("/embed"), "short"));
+    // Its refusal comes after a second of waiting; until then it is looked at again and again.
+    while !waiting.is_finished() {
+        let status = service.status().await;
+        assert_eq!(status["active_jobs"].as_array().unwrap().len(), 1);
+        assert_eq!(status["queue"]["in_flight"], 1);
+        assert_eq!(status["queue"]["waiting_estimate"], 0);
+    }
+    assert_eq!(waiting.await.unwrap().status(), 503);
+    long.abort();
+    assert_eq!(steps.told.recv().await, Some("cancelled"));
+    steps.go_on.send(()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
