@@ -59,6 +59,12 @@ pub trait Engine: Send + Sync + 'static {
     /// group sorted.
     fn loaded_models(&self) -> Vec<String>;
 
+    /// All that can be served now, loaded or not, in the form of `loaded_models` and under each name
+    /// that leads to it, sorted. `None`: not known. Never waits.
+    fn available_models(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// Whether the default models can be used by now. An engine that loads none in advance is
     /// always ready.
     fn readiness(&self) -> Readiness {
@@ -146,9 +152,8 @@ pub enum ModelState {
     Loading,
     /// In memory.
     Ready,
-    /// It could not be loaded, or its first inference failed. The text is for the operator; it may
-    /// name paths.
-    Failed(String),
+    /// It could not be loaded, or its first inference failed.
+    Failed(LoadFault),
     /// It was ready and made room for others; the next request loads it again.
     Unloaded,
 }
@@ -204,6 +209,46 @@ pub struct Scores {
     pub f1: Vec<f32>,
 }
 
+/// What is wrong with a model that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadFault {
+    /// For clients: names the model's files and what stands in them, but no folder of this machine.
+    pub reason: String,
+    /// For the operator: the same with paths, and in the words of those who found it.
+    pub details: String,
+    /// It may be over soon, as a lack of memory is.
+    pub passing: bool,
+}
+
+impl From<String> for LoadFault {
+    /// A fault of which only the operator learns more.
+    fn from(details: String) -> Self {
+        let reason = "it could not be made ready".to_owned();
+        Self {
+            reason,
+            details,
+            passing: true,
+        }
+    }
+}
+
+impl From<EngineError> for LoadFault {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Load { fault, .. } => fault,
+            EngineError::NotInstalled { .. } => Self {
+                reason: "it is not installed".to_owned(),
+                ..Self::from(error.to_string())
+            },
+            EngineError::Ambiguous { .. } => Self {
+                reason: error.to_string(),
+                ..Self::from(error.to_string())
+            },
+            other => Self::from(other.to_string()),
+        }
+    }
+}
+
 /// Why the engine could not answer.
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -215,14 +260,25 @@ pub enum EngineError {
         /// Names that would have worked, sorted.
         installed: Vec<String>,
     },
+    /// Several models are called so, but for their organisations. The text is what the client reads.
+    #[error(
+        "model '{name}' may be one of several on this host; ask for one of them: {}",
+        list(.candidates)
+    )]
+    Ambiguous {
+        /// The name as the request gave it.
+        name: String,
+        /// Their full names, sorted.
+        candidates: Vec<String>,
+    },
     /// The model is there but this program cannot run it (architecture, missing or broken file).
     /// The text goes to the log; it may name paths.
-    #[error("model '{name}' cannot be loaded: {reason}")]
+    #[error("model '{name}' cannot be loaded: {}", .fault.details)]
     Load {
         /// The name as the request gave it.
         name: String,
-        /// What is wrong, for the operator.
-        reason: String,
+        /// What is wrong.
+        fault: LoadFault,
     },
     /// Scores cannot be rescaled. The text is what the client reads.
     #[error(

@@ -121,10 +121,7 @@ impl StateGauges {
                 "Memory of the device in use by all programs; absent where it is not known.",
                 &["device"],
             )?,
-            in_flight: make.gauge(
-                "in_flight_requests",
-                "Requests that compute.",
-            )?,
+            in_flight: make.gauge("in_flight_requests", "Requests that compute.")?,
             slots: make.gauge("slots", "Requests that may compute at once.")?,
             buffered: make.gauge(
                 "buffered_bytes",

@@ -87,19 +87,41 @@ struct ModelAnswer<'a> {
     reason: Option<&'a str>,
 }
 
+/// What is known of the models of this host.
+pub(super) struct Models<'a> {
+    pub(super) loaded: Vec<String>,
+    pub(super) available: Option<Vec<String>>,
+    pub(super) readiness: &'a Readiness,
+}
+
+/// Why default models cannot be used, each after a semicolon.
+pub(super) fn failures(readiness: &Readiness) -> String {
+    let mut told = String::new();
+    for model in models(readiness, Audience::Everybody) {
+        if let Some(reason) = model.reason {
+            told = format!("{told}; model '{}': {reason}", model.name);
+        }
+    }
+    told
+}
+
 fn models(readiness: &Readiness, audience: Audience) -> Vec<ModelAnswer<'_>> {
     let models = readiness.models.iter().map(|model| {
-        let (state, reason) = match &model.state {
+        let (state, fault) = match &model.state {
             ModelState::Loading => ("loading", None),
             ModelState::Ready => ("ready", None),
-            ModelState::Failed(reason) => ("failed", Some(reason.as_str())),
+            ModelState::Failed(fault) => ("failed", Some(fault)),
             ModelState::Unloaded => ("unloaded", None),
         };
         let purpose = model.purpose.name();
         let (name, reason) = match audience {
-            Audience::Operator => (model.name.as_str(), reason),
-            Audience::Everybody => (without_path(&model.name), None),
+            Audience::Operator => (model.name.as_str(), fault.map(|fault| &fault.details)),
+            Audience::Everybody => {
+                let reason = fault.map(|fault| &fault.reason);
+                (without_path(&model.name), reason)
+            }
         };
+        let reason = reason.map(String::as_str);
         ModelAnswer {
             name,
             purpose,
@@ -152,13 +174,7 @@ pub(super) fn ready() -> Json {
 
 /// Body of `GET /info`: what the Python service says, and where the default models are at. An MB
 /// there has 1024 × 1024 bytes, and a part of one doesn't count.
-pub(super) fn info(
-    device: &str,
-    facts: &Facts,
-    loaded_models: Vec<String>,
-    readiness: &Readiness,
-    audience: Audience,
-) -> Json {
+pub(super) fn info(device: &str, facts: &Facts, known: Models<'_>, audience: Audience) -> Json {
     #[derive(Serialize)]
     struct Answer<'a> {
         #[serde(flatten)]
@@ -172,12 +188,12 @@ pub(super) fn info(
         vram_used_mb: facts.memory.map(|memory| memory.used >> 20),
         pytorch_version: ENGINE.to_owned(),
         cuda_version: facts.cuda_version.clone(),
-        loaded_models,
-        available_models: None,
+        loaded_models: known.loaded,
+        available_models: known.available,
     };
     serde_json::to_vec(&Answer {
         info,
-        models: models(readiness, audience),
+        models: models(known.readiness, audience),
     })
 }
 
@@ -191,7 +207,7 @@ pub(super) fn status(max_concurrent: u32, active_jobs: Vec<ActiveJob>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{ModelReadiness, Purpose};
+    use crate::engine::{LoadFault, ModelReadiness, Purpose};
 
     #[test]
     fn the_engine_is_named_with_the_version_that_is_built_in() {
@@ -229,10 +245,15 @@ mod tests {
     }
 
     fn failed_folder() -> Readiness {
+        let fault = LoadFault {
+            reason: "config.json is missing".to_owned(),
+            details: "/srv/secret/mini/config.json is missing".to_owned(),
+            passing: false,
+        };
         let model = ModelReadiness {
             name: "/srv/secret/mini".to_owned(),
             purpose: Purpose::Embed,
-            state: ModelState::Failed("/srv/secret/mini/config.json is missing".to_owned()),
+            state: ModelState::Failed(fault),
         };
         Readiness {
             ready: false,
@@ -245,22 +266,21 @@ mod tests {
         let body = health("cpu", &failed_folder()).unwrap();
         let expected = concat!(
             r#"{"status":"ok","device":"cpu","ready":false,"#,
-            r#""models":[{"name":"mini","purpose":"embed","state":"failed"}]}"#
+            r#""models":[{"name":"mini","purpose":"embed","state":"failed","#,
+            r#""reason":"config.json is missing"}]}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }
 
     #[test]
-    fn info_gives_reasons_to_those_with_a_key_only() {
+    fn info_names_folders_to_those_with_a_key_only() {
         let told = |audience| {
-            let body = info(
-                "cpu",
-                &Facts::default(),
-                Vec::new(),
-                &failed_folder(),
-                audience,
-            )
-            .unwrap();
+            let known = Models {
+                loaded: Vec::new(),
+                available: None,
+                readiness: &failed_folder(),
+            };
+            let body = info("cpu", &Facts::default(), known, audience).unwrap();
             String::from_utf8(body).unwrap()
         };
         assert!(told(Audience::Operator).contains("/srv/secret/mini/config.json is missing"));
@@ -292,16 +312,20 @@ mod tests {
             }),
             cuda_version: Some("13.0".to_owned()),
         };
-        let loaded = vec!["embed:m".to_owned()];
         let readiness = Readiness {
             ready: true,
             models: Vec::new(),
         };
-        let body = info("cuda:1", &facts, loaded, &readiness, Audience::Everybody).unwrap();
+        let known = Models {
+            loaded: vec!["embed:m".to_owned()],
+            available: Some(vec!["embed:m".to_owned(), "embed:n".to_owned()]),
+            readiness: &readiness,
+        };
+        let body = info("cuda:1", &facts, known, Audience::Everybody).unwrap();
         let expected = concat!(
             r#"{"device":"cuda:1","device_name":"NVIDIA H200","vram_total_mb":143771,"#,
             r#""vram_used_mb":0,"pytorch_version":"candle 0.11.1","cuda_version":"13.0","#,
-            r#""loaded_models":["embed:m"],"models":[]}"#
+            r#""loaded_models":["embed:m"],"available_models":["embed:m","embed:n"],"models":[]}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }

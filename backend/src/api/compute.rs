@@ -12,6 +12,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::answer::Outcome;
 use super::body::{self, Received};
@@ -89,7 +90,12 @@ async fn load(app: &App, work: &Work, watch: &Watch, log: &RequestLog) -> Result
     match loaded.await.map_err(|panic| log.internal(&panic))? {
         // Told by the computation: the Python service notices these only with a slot, and without
         // one answers "busy".
-        Ok(()) | Err(EngineError::NotInstalled { .. } | EngineError::Load { .. }) => Ok(()),
+        Ok(())
+        | Err(
+            EngineError::NotInstalled { .. }
+            | EngineError::Ambiguous { .. }
+            | EngineError::Load { .. },
+        ) => Ok(()),
         Err(error) => Err(refusal(&error, log)),
     }
 }
@@ -218,15 +224,31 @@ impl Drop for Watch {
 /// What the client reads; what the operator needs goes to the log.
 fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
     match error {
-        EngineError::NotInstalled { .. } | EngineError::NoBaseline { .. } => {
-            ApiError::NotInstalled(error.to_string())
-        }
+        EngineError::NotInstalled { .. }
+        | EngineError::Ambiguous { .. }
+        | EngineError::NoBaseline { .. } => ApiError::NotInstalled(error.to_string()),
         EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
             ApiError::Unavailable(error.to_string())
         }
-        EngineError::Load { .. } | EngineError::Inference(_) | EngineError::Cancelled => {
-            log.internal(error)
+        EngineError::Load { name, fault } => {
+            warn!(
+                id = log.id(),
+                model = name,
+                fault = fault.details,
+                "model not usable"
+            );
+            let told = format!(
+                "model '{name}' cannot be used on this host: {}",
+                fault.reason
+            );
+            if fault.passing {
+                ApiError::Unavailable(told)
+            } else {
+                // As if it were not installed: another host may know better what to do with it.
+                ApiError::NotInstalled(told)
+            }
         }
+        EngineError::Inference(_) | EngineError::Cancelled => log.internal(error),
     }
 }

@@ -41,8 +41,9 @@ pub(super) enum ApiError {
     #[error("{}", busy(*.0))]
     Busy(Rejection),
     /// Of `/ready`.
-    #[error("not ready: no default model can be used yet")]
-    NotReady,
+    #[error("not ready: no default model can be used yet{0}")]
+    NotReady(String),
+    /// This host cannot serve the model; another one might.
     #[error("{0}")]
     NotInstalled(String),
     /// A model that cannot be used now but soon.
@@ -62,7 +63,7 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy(_) | Self::NotReady | Self::Unavailable(_) => {
+            Self::Busy(_) | Self::NotReady(_) | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -71,7 +72,7 @@ impl ApiError {
 
     fn header(&self) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Busy(_) | Self::NotReady | Self::Unavailable(_) => {
+            Self::Busy(_) | Self::NotReady(_) | Self::Unavailable(_) => {
                 Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)))
             }
             Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())

@@ -199,10 +199,11 @@ fn scrape(app: &App, log: &RequestLog) -> Result<Answer, ApiError> {
 
 /// 200 or 503, for probes that go by the status code.
 fn ready(app: &App) -> Result<serde_json::Result<Vec<u8>>, ApiError> {
-    if app.services.engine.readiness().ready {
+    let readiness = app.services.engine.readiness();
+    if readiness.ready {
         Ok(answer::ready())
     } else {
-        Err(ApiError::NotReady)
+        Err(ApiError::NotReady(answer::failures(&readiness)))
     }
 }
 
@@ -213,9 +214,12 @@ fn info(app: &App) -> serde_json::Result<Vec<u8>> {
         Some(_) => Audience::Operator,
         None => Audience::Everybody,
     };
-    let (loaded, readiness) = (engine.loaded_models(), engine.readiness());
-    let device = &app.options.device;
-    answer::info(device, &facts.latest(), loaded, &readiness, audience)
+    let models = answer::Models {
+        loaded: engine.loaded_models(),
+        available: engine.available_models(),
+        readiness: &engine.readiness(),
+    };
+    answer::info(&app.options.device, &facts.latest(), models, audience)
 }
 
 /// To `path` on the host that the client asked, with its query string.

@@ -212,7 +212,7 @@ impl Client {
             hub_cache: Some(self.hub.cache.clone()),
             ..ModelSources::default()
         };
-        sources.find(MODEL, Purpose::Embed).is_some()
+        sources.find(MODEL, Purpose::Embed).is_ok()
     }
 
     fn partials(&self) -> usize {

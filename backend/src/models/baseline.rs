@@ -94,7 +94,7 @@ impl Baselines {
             LoadError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => missing(),
             other => EngineError::Load {
                 name: model.to_owned(),
-                reason: other.to_string(),
+                fault: other.fault(self.folder.as_deref().unwrap_or(&path)),
             },
         })
     }

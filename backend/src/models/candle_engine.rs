@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::Device;
 use gpu_bridge_encoder::{ThreadPoolBuildError, Threads};
@@ -20,8 +21,8 @@ use super::scheduler::Scheduler;
 use super::warm_up::{DefaultModel, WarmUp};
 use crate::device::Precision;
 use crate::engine::{
-    Cancellation, Embeddings, Engine, EngineError, ModelUsage, Progress, Purpose, Readiness,
-    Scores, Scoring,
+    Cancellation, Embeddings, Engine, EngineError, LoadFault, ModelUsage, Progress, Purpose,
+    Readiness, Scores, Scoring,
 };
 use crate::metrics::EngineMetrics;
 
@@ -90,7 +91,7 @@ impl Default for EngineOptions {
 /// An [`Engine`] on candle. Models are loaded when they are first asked for, and stay as long as
 /// memory lasts.
 pub struct CandleEngine {
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     baselines: Baselines,
     scheduler: Scheduler,
     embed_batch: NonZeroUsize,
@@ -115,7 +116,7 @@ impl CandleEngine {
         let loader = Loader::new(place, options.max_tokens, options.metrics.clone());
         let baselines = Baselines::new(sources.baselines.clone());
         Ok(Self {
-            catalog: Catalog::new(sources, downloads, layers, loader, policy),
+            catalog: Arc::new(Catalog::new(sources, downloads, layers, loader, policy)),
             baselines,
             scheduler: Scheduler::start(budget, options.metrics)?,
             embed_batch: options.embed_batch,
@@ -127,33 +128,37 @@ impl CandleEngine {
     /// not wait for it; downloads what is missing and may be. A host without one of them is of use
     /// all the same. Blocks; to be called once.
     pub fn warm_up(&self) {
+        self.catalog.look();
         for model in self.warm_up.models() {
             // A panic over one model is that model's failure.
             let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(model)));
             let panicked = |_| {
                 let fault = format!("model '{}': preparing it panicked", model.name);
                 error!("default {fault}");
-                Err(fault)
+                Err(fault.into())
             };
             self.warm_up.done(prepared.unwrap_or_else(panicked));
         }
         self.catalog.obtain_others();
+        self.catalog.look();
     }
 
-    /// Tells the log what fails; the error is the same text.
-    fn prepare(&self, model: &DefaultModel) -> Result<(), String> {
+    /// Tells the log what fails.
+    fn prepare(&self, model: &DefaultModel) -> Result<(), LoadFault> {
         if let Err(fault) = self.catalog.obtain(model) {
             let fault = format!("model '{}' is not downloaded: {fault}", model.name);
             error!("default {fault}");
-            return Err(fault);
+            return Err(fault.into());
         }
         let warm = self.warm(model);
         match &warm {
             Ok(()) => {}
-            Err(fault @ EngineError::NotInstalled { .. }) => warn!("default {fault}"),
+            Err(fault @ (EngineError::NotInstalled { .. } | EngineError::Ambiguous { .. })) => {
+                warn!("default {fault}");
+            }
             Err(fault) => error!("default {fault}"),
         }
-        warm.map_err(|fault| fault.to_string())
+        warm.map_err(LoadFault::from)
     }
 
     fn warm(&self, DefaultModel { purpose, name }: &DefaultModel) -> Result<(), EngineError> {
@@ -225,6 +230,10 @@ impl Engine for CandleEngine {
 
     fn loaded_models(&self) -> Vec<String> {
         self.catalog.loaded()
+    }
+
+    fn available_models(&self) -> Option<Vec<String>> {
+        self.catalog.available()
     }
 
     fn readiness(&self) -> Readiness {

@@ -5,24 +5,23 @@
 //! for `BERTScore`, the layer. So a folder under two names is loaded once, and under two layers twice.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::error;
 
+use super::availability::{Availability, Offer};
 use super::config::EncoderConfig;
 use super::downloads::Downloads;
 use super::embed::Embedder;
 use super::error::LoadError;
 use super::layers::layer_for;
 use super::loader::{Loader, Model, ModelKey};
-use super::locate::ModelSources;
-use super::registry::{Failure, Lease, Policy, Refusal, Registry, Stage};
+use super::locate::{Found, Missing, ModelSources};
+use super::registry::{Failure, Lease, Policy, Refusal, Registry, Source as _, Stage};
 use super::scorer::Scorer;
 use super::warm_up::DefaultModel;
-use crate::engine::{EngineError, ModelUsage, Progress, Purpose};
+use crate::engine::{EngineError, LoadFault, ModelUsage, Progress, Purpose};
 use crate::hub::HubError;
 
 const MIB: u64 = 1 << 20;
@@ -35,6 +34,7 @@ pub(crate) struct Catalog {
     registry: Registry<Loader>,
     /// What each name that was asked for led to. Only names of models that exist get in.
     names: Mutex<BTreeMap<(Purpose, String), ModelKey>>,
+    availability: Availability,
 }
 
 impl Catalog {
@@ -52,6 +52,7 @@ impl Catalog {
             bertscore_layers,
             registry: Registry::new(loader, policy),
             names: Mutex::default(),
+            availability: Availability::default(),
         }
     }
 
@@ -108,6 +109,36 @@ impl Catalog {
         loaded
     }
 
+    /// All that can be served, as `/info` lists it; `None`: not known. Never waits.
+    pub(crate) fn available(self: &Arc<Self>) -> Option<Vec<String>> {
+        let catalog = Arc::clone(self);
+        let offers = self.availability.latest(move || catalog.look())?;
+        let offers = offers
+            .iter()
+            .filter(|offer| !self.registry.is_hopeless(&offer.key, offer.facts));
+        Some(offers.map(|offer| offer.name.clone()).collect())
+    }
+
+    /// Looks at the folders for what can be served. Blocks.
+    pub(crate) fn look(&self) {
+        let mut checked = BTreeMap::new();
+        let mut offers = Vec::new();
+        for ((purpose, name), found) in self.sources.all_names() {
+            let Ok(key) = self.key_of(purpose, &name, &found) else {
+                continue;
+            };
+            let source = self.registry.source();
+            let facts = checked
+                .entry(key.clone())
+                .or_insert_with(|| Loader::check(&key).then(|| source.inspect(&key)));
+            if let Some(facts) = *facts {
+                let name = format!("{}:{name}", purpose.name());
+                offers.push(Offer { name, key, facts });
+            }
+        }
+        self.availability.found(offers);
+    }
+
     /// Where the model is at, as far as it was asked for. Never waits.
     pub(crate) fn stage(&self, purpose: Purpose, name: &str) -> Stage {
         let key = self.names().get(&(purpose, name.to_owned())).cloned();
@@ -133,7 +164,7 @@ impl Catalog {
                 Refusal::StillLoading => EngineError::Loading { name },
                 Refusal::Failed(failure) => EngineError::Load {
                     name,
-                    reason: failure.to_string(),
+                    fault: failure.into(),
                 },
             }
         })
@@ -145,20 +176,22 @@ impl Catalog {
         if let Some(key) = known.filter(|key| self.registry.stage(key) == Stage::Ready) {
             return Ok(key);
         }
-        let Some(folder) = self.sources.find(name, purpose) else {
-            return Err(self.not_there(purpose, name));
-        };
-        let key = self.key_of(purpose, name, folder);
+        let found = self.sources.find(name, purpose);
+        let found = found.map_err(|missing| self.not_there(purpose, name, missing))?;
+        let key = self.key_of(purpose, name, &found);
         let key = key.map_err(|error| EngineError::Load {
             name: name.to_owned(),
-            reason: error.to_string(),
+            fault: error.fault(&found.folder),
         })?;
         self.names().insert((purpose, name.to_owned()), key.clone());
         Ok(key)
     }
 
-    fn not_there(&self, purpose: Purpose, name: &str) -> EngineError {
+    fn not_there(&self, purpose: Purpose, name: &str, missing: Missing) -> EngineError {
         let name = name.to_owned();
+        if let Missing::Ambiguous(candidates) = missing {
+            return EngineError::Ambiguous { name, candidates };
+        }
         if self.downloads.is_pending(purpose, &name) {
             return EngineError::Loading { name };
         }
@@ -166,17 +199,22 @@ impl Catalog {
         EngineError::NotInstalled { name, installed }
     }
 
-    fn key_of(&self, purpose: Purpose, name: &str, path: PathBuf) -> Result<ModelKey, LoadError> {
+    fn key_of(&self, purpose: Purpose, name: &str, found: &Found) -> Result<ModelKey, LoadError> {
+        let path = &found.folder;
         let layer = match purpose {
             Purpose::Embed => None,
             Purpose::BertScore => {
-                let available = EncoderConfig::read(&path)?.layers;
-                Some(layer_for(name, &self.bertscore_layers, available)?)
+                let available = EncoderConfig::read(path)?.layers;
+                let names = [name, found.name.as_str()];
+                Some(layer_for(names, &self.bertscore_layers, available)?)
             }
         };
         match path.canonicalize() {
             Ok(folder) => Ok(ModelKey { folder, layer }),
-            Err(source) => Err(LoadError::Read { path, source }),
+            Err(source) => Err(LoadError::Read {
+                path: path.clone(),
+                source,
+            }),
         }
     }
 
@@ -206,17 +244,21 @@ impl<M> Deref for Leased<M> {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Load(reason) => f.write_str(reason),
-            Self::TooLarge { needed, budget } => write!(
-                f,
-                "it needs {} MiB of memory, more than the {} MiB that all models together may \
-                 take; GPU_MODEL_MEMORY_MB (--model-memory-mb) sets that",
-                needed.div_ceil(MIB),
-                budget / MIB
-            ),
+impl From<Failure> for LoadFault {
+    fn from(failure: Failure) -> Self {
+        let (needed, budget) = match failure {
+            Failure::Load(fault) => return fault,
+            Failure::TooLarge { needed, budget } => (needed, budget),
+        };
+        let reason = format!(
+            "it needs {} MiB of memory, more than the {} MiB that all models together may take",
+            needed.div_ceil(MIB),
+            budget / MIB
+        );
+        Self {
+            details: format!("{reason}; GPU_MODEL_MEMORY_MB (--model-memory-mb) sets that"),
+            reason,
+            passing: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::EncoderConfig;
@@ -26,6 +26,19 @@ pub(crate) struct Embedder {
 }
 
 impl Embedder {
+    /// The folder of the encoder, if the settings in `folder` are those of a model that can be
+    /// loaded.
+    pub(crate) fn check(folder: &Path) -> Result<PathBuf, LoadError> {
+        let pipeline = Pipeline::read(folder)?;
+        let config = EncoderConfig::read(&pipeline.encoder)?;
+        TextTokenizer::check(
+            &pipeline.encoder,
+            &TokenizerConfig::read(&pipeline.encoder)?,
+        )?;
+        pipeline.dimensions(config.hidden)?;
+        Ok(pipeline.encoder)
+    }
+
     /// Loads the model in `folder`.
     ///
     /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after

@@ -1,12 +1,15 @@
 //! Why a model cannot be loaded: sentences for the operator's log, which name the file and the key
-//! to look at.
+//! to look at, and what of them clients may read.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, LoadFault};
+
+/// The longest reason that a client reads, in characters: what is quoted in it is somebody's file.
+const LONGEST_REASON: usize = 400;
 
 /// A model's folder is there, but this program cannot use it.
 #[derive(Debug, Error)]
@@ -18,24 +21,101 @@ pub(crate) enum LoadError {
         path: PathBuf,
         source: serde_json::Error,
     },
+    /// What stands in a file is understood, and not supported.
     #[error("{}: '{key}' {problem}", path.display())]
     Setting {
         path: PathBuf,
-        key: &'static str,
+        key: String,
         problem: String,
+    },
+    #[error("{}: '{key}' is unusable: {source}", path.display())]
+    Value {
+        path: PathBuf,
+        key: String,
+        source: serde_json::Error,
     },
     #[error("architecture '{found}' is not supported; supported: {supported}")]
     Architecture { found: String, supported: String },
+    /// In our words.
     #[error("{}: {problem}", path.display())]
     Tokenizer { path: PathBuf, problem: String },
+    /// In the words of the library that reads it.
+    #[error("{}: {problem}", path.display())]
+    TokenizerFile { path: PathBuf, problem: String },
+    /// In our words.
     #[error("weights in {}: {problem}", path.display())]
     Weights { path: PathBuf, problem: String },
+    /// In the words of the library that reads them.
+    #[error("weights in {}: {problem}", path.display())]
+    Tensors { path: PathBuf, problem: String },
     #[error("layer {wanted} was asked for, but the model has {available}")]
     Layer { wanted: usize, available: usize },
     #[error("{}: no line 'layer,P,R,F' for layer {layer}", path.display())]
     Baseline { path: PathBuf, layer: usize },
-    #[error("the list of published layers is broken: {0}")]
-    PublishedLayers(serde_json::Error),
+}
+
+impl LoadError {
+    /// What is told of it; the files that it names lie in `root`.
+    pub(crate) fn fault(&self, root: &Path) -> LoadFault {
+        LoadFault {
+            reason: quotable(&self.reason(root)),
+            details: self.to_string(),
+            passing: self.is_passing(),
+        }
+    }
+
+    /// Says nothing in the words of other libraries, which may quote anything.
+    fn reason(&self, root: &Path) -> String {
+        let file = |path: &Path| {
+            let inside = path.strip_prefix(root).ok();
+            let inside = inside.or(path.file_name().map(Path::new));
+            inside.unwrap_or(Path::new("")).display().to_string()
+        };
+        match self {
+            Self::Read { path, source } => {
+                format!("{} cannot be read ({})", file(path), source.kind())
+            }
+            Self::Json { path, source } => {
+                let (line, column) = (source.line(), source.column());
+                format!(
+                    "{} is not what it should be (line {line}, column {column})",
+                    file(path)
+                )
+            }
+            Self::Setting { path, key, problem } => format!("{}: '{key}' {problem}", file(path)),
+            Self::Value { path, key, .. } => {
+                format!(
+                    "{}: '{key}' has a value of a kind that is not supported",
+                    file(path)
+                )
+            }
+            Self::Tokenizer { problem, .. } => format!("tokenizer: {problem}"),
+            Self::TokenizerFile { .. } => "the tokenizer's files are broken".to_owned(),
+            Self::Weights { problem, .. } => format!("weights: {problem}"),
+            Self::Tensors { .. } => "the weights are broken, or do not fit config.json".to_owned(),
+            Self::Architecture { .. } | Self::Layer { .. } => self.to_string(),
+            Self::Baseline { path, layer } => format!("{} has no layer {layer}", file(path)),
+        }
+    }
+
+    /// A file that is there could not be read for now.
+    fn is_passing(&self) -> bool {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        let lasting = [
+            InvalidData,
+            IsADirectory,
+            NotADirectory,
+            NotFound,
+            PermissionDenied,
+        ];
+        matches!(self, Self::Read { source, .. } if !lasting.contains(&source.kind()))
+    }
+}
+
+/// `text` on one line, and not too long.
+fn quotable(text: &str) -> String {
+    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    visible.take(LONGEST_REASON).collect()
 }
 
 /// What the client must not see, for the log.

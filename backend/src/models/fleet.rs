@@ -214,6 +214,14 @@ impl Engine for Fleet {
         loaded.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// What any device can serve.
+    fn available_models(&self) -> Option<Vec<String>> {
+        let members = self.members.iter().map(|member| member.available_models());
+        let known: Option<Vec<Vec<String>>> = members.collect();
+        let all: BTreeSet<String> = known?.into_iter().flatten().collect();
+        Some(all.into_iter().collect())
+    }
+
     /// That of the first device that is ready, else of the first: one is enough to be of use.
     fn readiness(&self) -> Readiness {
         let mut all = self.members.iter().map(|member| member.readiness());

@@ -16,7 +16,8 @@ use super::pipeline::Pipeline;
 use super::registry::{Facts, Resident, Source, Version};
 use super::scorer::Scorer;
 use super::size;
-use crate::engine::Purpose;
+use super::weights;
+use crate::engine::{LoadFault, Purpose};
 use crate::metrics::EngineMetrics;
 
 /// How deep below a model's folder its files lie: those of modules are in folders of their own.
@@ -83,6 +84,17 @@ impl Loader {
     }
 }
 
+impl Loader {
+    /// Whether the model can be loaded, as far as its settings tell and the presence of its files.
+    pub(crate) fn check(key: &ModelKey) -> bool {
+        let encoder = match key.layer {
+            Some(_) => Scorer::check(&key.folder).map(|()| key.folder.clone()),
+            None => Embedder::check(&key.folder),
+        };
+        encoder.is_ok_and(|folder| weights::complete(&folder))
+    }
+}
+
 impl Source for Loader {
     type Key = ModelKey;
     type Model = Model;
@@ -100,7 +112,7 @@ impl Source for Loader {
         Facts { bytes, version }
     }
 
-    fn load(&self, key: &ModelKey) -> Result<Model, String> {
+    fn load(&self, key: &ModelKey) -> Result<Model, LoadFault> {
         let start = Instant::now();
         let place = self.place.serving(key.purpose());
         let (folder, most) = (&key.folder, self.max_tokens);
@@ -114,7 +126,7 @@ impl Source for Loader {
         let purpose = key.purpose().name();
         self.metrics
             .model_loaded(purpose, start.elapsed(), loaded.is_ok());
-        let model = loaded.map_err(|error| error.to_string())?;
+        let model = loaded.map_err(|error| error.fault(folder))?;
         info!(model = %key, took = ?start.elapsed(), "model loaded");
         Ok(model)
     }

@@ -11,6 +11,7 @@
 //!
 //! What a model does is read from its own files (`config`, `pipeline`, `layers`), never assumed.
 
+mod availability;
 mod baseline;
 mod bertscore;
 mod candle_engine;

@@ -26,6 +26,12 @@ pub(crate) struct Scorer {
 }
 
 impl Scorer {
+    /// Whether the settings in `folder` are those of a model that can be loaded.
+    pub(crate) fn check(folder: &Path) -> Result<(), LoadError> {
+        EncoderConfig::read(folder)?;
+        TextTokenizer::check(folder, &TokenizerConfig::read(folder)?)
+    }
+
     /// Loads the model in `folder` up to `layer`, the one that is compared.
     ///
     /// Longer texts are cut at the tokenizer's `model_max_length`. Where it has none, the reference

@@ -42,27 +42,26 @@ impl SettingsFile {
     }
 
     /// The value of `key`; `None` if it is absent or null.
-    pub(crate) fn get<T: DeserializeOwned>(
-        &self,
-        key: &'static str,
-    ) -> Result<Option<T>, LoadError> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LoadError> {
         let Some(value) = self.values.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
         let parsed = T::deserialize(value);
-        parsed
-            .map(Some)
-            .map_err(|error| self.problem(key, format!("is unusable: {error}")))
+        parsed.map(Some).map_err(|source| LoadError::Value {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            source,
+        })
     }
 
     /// The value of `key`, which must be there.
-    pub(crate) fn require<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, LoadError> {
+    pub(crate) fn require<T: DeserializeOwned>(&self, key: &str) -> Result<T, LoadError> {
         self.get(key)?
             .ok_or_else(|| self.problem(key, "is missing".to_owned()))
     }
 
     /// A number of things of which there must be at least one.
-    pub(crate) fn require_count(&self, key: &'static str) -> Result<usize, LoadError> {
+    pub(crate) fn require_count(&self, key: &str) -> Result<usize, LoadError> {
         match self.require(key)? {
             0 => Err(self.problem(key, "must be at least 1".to_owned())),
             count => Ok(count),
@@ -78,10 +77,10 @@ impl SettingsFile {
     }
 
     /// An error about the value of `key`; `problem` continues a sentence that begins with the key.
-    pub(crate) fn problem(&self, key: &'static str, problem: String) -> LoadError {
+    pub(crate) fn problem(&self, key: &str, problem: String) -> LoadError {
         LoadError::Setting {
             path: self.path.clone(),
-            key,
+            key: key.to_owned(),
             problem,
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::registry::Stage;
-use crate::engine::{ModelReadiness, ModelState, Purpose, Readiness};
+use crate::engine::{LoadFault, ModelReadiness, ModelState, Purpose, Readiness};
 
 /// A model that is loaded at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl From<(Purpose, &String)> for DefaultModel {
     }
 }
 
-/// What loading a model and a first inference came to; the error is for the operator.
-type Outcome = Result<(), String>;
+/// What loading a model and a first inference came to.
+type Outcome = Result<(), LoadFault>;
 
 /// How the warm-up fares.
 pub(crate) struct WarmUp {
@@ -84,7 +84,7 @@ fn state(outcome: Option<&Outcome>, stage: Stage) -> ModelState {
     match (stage, outcome) {
         (Stage::Loading, _) | (Stage::Absent, None) => ModelState::Loading,
         (Stage::Ready, _) => ModelState::Ready,
-        (Stage::Failed(failure), _) => ModelState::Failed(failure.to_string()),
+        (Stage::Failed(failure), _) => ModelState::Failed(failure.into()),
         (Stage::Absent, Some(Ok(()))) => ModelState::Unloaded,
         (Stage::Absent, Some(Err(reason))) => ModelState::Failed(reason.clone()),
     }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn failed(reason: &str) -> ModelState {
-        ModelState::Failed(reason.to_owned())
+        ModelState::Failed(reason.to_owned().into())
     }
 
     #[test]
@@ -150,13 +150,13 @@ mod tests {
     fn one_usable_model_is_enough_and_none_is_not() {
         let warm_up = two();
         warm_up.done(Ok(()));
-        warm_up.done(Err("not installed".to_owned()));
+        warm_up.done(Err("not installed".to_owned().into()));
         let states = vec![ModelState::Unloaded, failed("not installed")];
         assert_eq!(
             told(&warm_up, [Stage::Absent, Stage::Absent]),
             (true, states)
         );
-        let broken = Stage::Failed(Failure::Load("broken now".to_owned()));
+        let broken = Stage::Failed(Failure::Load("broken now".to_owned().into()));
         let states = vec![failed("broken now"), failed("not installed")];
         assert_eq!(told(&warm_up, [broken, Stage::Absent]), (false, states));
     }
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn a_model_that_was_repaired_counts() {
         let warm_up = two();
-        warm_up.done(Err("broken".to_owned()));
-        warm_up.done(Err("broken".to_owned()));
+        warm_up.done(Err("broken".to_owned().into()));
+        warm_up.done(Err("broken".to_owned().into()));
         assert!(!told(&warm_up, [Stage::Absent, Stage::Loading]).0);
         assert!(told(&warm_up, [Stage::Absent, Stage::Ready]).0);
     }

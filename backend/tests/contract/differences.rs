@@ -130,6 +130,7 @@ const ADDITIONS: &[(&str, &str)] = &[
     ("/health", "ready"),
     ("/health", "models"),
     ("/info", "models"),
+    ("/info", "available_models"),
 ];
 /// Paths that the service does not have.
 const OWN_PATHS: &[&str] = &["/ready"];

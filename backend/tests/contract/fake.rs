@@ -120,6 +120,10 @@ impl Engine for FakeEngine {
         })
     }
 
+    fn available_models(&self) -> Option<Vec<String>> {
+        Some(self.loaded_models())
+    }
+
     fn loaded_models(&self) -> Vec<String> {
         vec![
             format!("bertscore:{}", self.bertscore),

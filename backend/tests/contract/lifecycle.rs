@@ -8,7 +8,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gpu_bridge_backend::api::{self, Limits, Options};
-use gpu_bridge_backend::engine::EngineError;
+use gpu_bridge_backend::engine::{EngineError, LoadFault};
 use gpu_bridge_backend::server::{self, Server};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -235,6 +235,29 @@ async fn a_failing_engine_is_an_error_with_an_id_and_no_details() {
         let body = answer.text().await.unwrap();
         assert!(body.contains(&id) && !body.contains("/srv"), "{body}");
         assert_eq!(service.in_flight().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_is_a_clear_refusal_and_no_folder_is_named() {
+    let engine = FakeEngine::scripted(|text, _| {
+        let fault = LoadFault {
+            reason: "config.json: 'is_decoder' is set".to_owned(),
+            details: "/srv/models/m/config.json: 'is_decoder' is set".to_owned(),
+            passing: text == "passing",
+        };
+        let name = "m".to_owned();
+        Err(EngineError::Load { name, fault })
+    });
+    let service = start(engine, one_slot()).await;
+    // The second request reads the same as the first.
+    for (text, status) in [("lasting", 404), ("lasting", 404), ("passing", 503)] {
+        let answer = service.embed(text).await;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers().contains_key("retry-after"), status == 503);
+        let body: Value = answer.json().await.unwrap();
+        let expected = "model 'm' cannot be used on this host: config.json: 'is_decoder' is set";
+        assert_eq!(body, serde_json::json!({ "detail": expected }));
     }
 }
 

@@ -40,9 +40,9 @@ fn score(engine: &CandleEngine, candidate: &str) -> Result<f32, EngineError> {
 /// The reason of a [`EngineError::Load`].
 fn load_error<T>(result: Result<T, EngineError>) -> String {
     match result.map(|_| ()) {
-        Err(EngineError::Load { name, reason }) => {
+        Err(EngineError::Load { name, fault }) => {
             assert_eq!(name, TINY);
-            reason
+            fault.details
         }
         other => panic!("expected a load error, got {other:?}"),
     }

@@ -118,3 +118,94 @@ fn a_model_that_never_fits_names_the_sizes_and_the_setting() {
         assert!(told.contains(part), "{told}");
     }
 }
+
+#[test]
+fn a_model_under_its_short_and_its_full_name_is_loaded_once() {
+    let models = links(&["roberta-large"]);
+    let catalog = catalog(&models, &[("roberta-large", 2)], PLENTY);
+    for name in ["roberta-large", "FacebookAI/roberta-large"] {
+        catalog
+            .embedder("sentence-transformers/roberta-large", &Nobody)
+            .expect("loads");
+        let scorer = catalog.scorer(name, &Nobody).expect("loads");
+        assert_eq!(scorer.layer(), 2, "{name}");
+    }
+    assert_eq!(catalog.usage().loads, 2, "one for each purpose");
+}
+
+/// What a look finds.
+fn looked(catalog: &Arc<Catalog>) -> Vec<String> {
+    catalog.look();
+    catalog.available().expect("looked")
+}
+
+#[test]
+fn what_can_be_served_is_listed_under_each_name_and_what_cannot_is_not() {
+    let models = links(&["one"]);
+    for (name, config) in [
+        ("no-weights", None),
+        ("t5", Some(r#"{"model_type": "t5"}"#)),
+    ] {
+        let folder = models.path().join(name);
+        std::fs::create_dir(&folder).expect("folder");
+        let tiny = golden("tiny/bert");
+        for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(tiny.join(file), folder.join(file)).expect("copy");
+        }
+        if let Some(config) = config {
+            std::fs::copy(
+                tiny.join("model.safetensors"),
+                folder.join("model.safetensors"),
+            )
+            .expect("copy");
+            std::fs::write(folder.join("config.json"), config).expect("write");
+        }
+    }
+    let catalog = Arc::new(catalog(&models, &[], PLENTY));
+    assert_eq!(catalog.available(), None, "nobody has looked yet");
+    let full = "sentence-transformers/one";
+    let expected = [
+        "bertscore:one",
+        &format!("bertscore:{full}"),
+        "embed:one",
+        &format!("embed:{full}"),
+    ];
+    assert_eq!(looked(&catalog), expected);
+    assert!(catalog.loaded().is_empty(), "nothing is loaded for that");
+    let too_small = Arc::new(self::catalog(&models, &[], 100));
+    assert!(looked(&too_small).is_empty(), "too large for the budget");
+}
+
+#[test]
+fn a_model_that_failed_is_listed_again_once_its_files_have_changed() {
+    let models = folder_with(&[]);
+    let folder = models.path().join("m");
+    std::fs::create_dir(&folder).expect("folder");
+    let tiny = golden("tiny/bert");
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tiny.join(file), folder.join(file)).expect("copy");
+    }
+    let weights = folder.join("model.safetensors");
+    std::fs::write(&weights, "no weights").expect("write");
+    let catalog = Arc::new(catalog(&models, &[], PLENTY));
+    assert!(
+        looked(&catalog).contains(&"embed:m".to_owned()),
+        "not known yet"
+    );
+
+    let refused = catalog.embedder("m", &Nobody).err().expect("broken");
+    let EngineError::Load { fault, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(
+        fault.reason,
+        "the weights are broken, or do not fit config.json"
+    );
+    let listed = catalog.available().expect("looked");
+    assert!(!listed.contains(&"embed:m".to_owned()), "at once");
+    assert!(listed.contains(&"bertscore:m".to_owned()), "was not tried");
+    assert!(!looked(&catalog).contains(&"embed:m".to_owned()));
+
+    std::fs::copy(tiny.join("model.safetensors"), &weights).expect("copy");
+    assert!(looked(&catalog).contains(&"embed:m".to_owned()));
+}

@@ -210,5 +210,5 @@ fn assemble<E: Assemble>(
     let tensors = weights::open(folder, &Device::Cpu)?;
     Checkpoint::new(&tensors, config)
         .and_then(|checkpoint| checkpoint.assemble(layers, place))
-        .map_err(|error| weights::problem(folder, error.to_string()))
+        .map_err(|error| weights::broken(folder, error.to_string()))
 }

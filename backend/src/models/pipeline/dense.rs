@@ -64,7 +64,7 @@ impl Dense {
         let tensors = weights::open(folder, &Device::Cpu)?.pp("linear");
         let numbers = |tensor: candle_core::Result<Tensor>| {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
-            numbers.map_err(|error| weights::problem(folder, error.to_string()))
+            numbers.map_err(|error| weights::broken(folder, error.to_string()))
         };
         let bias = if file.get("bias")?.unwrap_or(true) {
             numbers(tensors.get(outputs, "bias"))?

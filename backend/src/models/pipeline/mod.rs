@@ -244,7 +244,7 @@ fn unsupported_steps(folder: &Path, modules: &[Module]) -> LoadError {
 fn unsupported(folder: &Path, what: &str) -> LoadError {
     LoadError::Setting {
         path: folder.join("modules.json"),
-        key: "type",
+        key: "type".to_owned(),
         problem: format!("{what}; supported: Transformer → Pooling, then Dense and Normalize"),
     }
 }

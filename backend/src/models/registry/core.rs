@@ -22,6 +22,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::engine::LoadFault;
+
 /// State of what lay in a model's folder; another value means that something changed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version(pub(crate) u64);
@@ -37,10 +39,12 @@ pub(crate) struct Facts {
 /// Why a model is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// In the loader's words.
-    Load(String),
+    Load(LoadFault),
     /// Even alone it needs more than the whole budget; both in bytes.
-    TooLarge { needed: u64, budget: u64 },
+    TooLarge {
+        needed: u64,
+        budget: u64,
+    },
 }
 
 /// What to do about a request for a model.
@@ -250,6 +254,21 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
                 Stage::Failed(failure.clone())
             }
             Some(State::Failed { .. }) | None => Stage::Absent,
+        }
+    }
+
+    /// Whether the model is known to fail with what lay in its folder at `version`, however long ago
+    /// that was found. A fault that passes says nothing of later.
+    pub(super) fn is_hopeless(&self, key: &K, version: Version) -> bool {
+        match self.entries.get(key).map(|entry| &entry.state) {
+            Some(State::Failed {
+                failure,
+                version: seen,
+                ..
+            }) if *seen == version => {
+                !matches!(failure, Failure::Load(LoadFault { passing: true, .. }))
+            }
+            _ => false,
         }
     }
 

@@ -24,7 +24,7 @@ use self::core::{Core, Decision};
 pub(crate) use self::core::{Facts, Failure, Stage, Version};
 use self::lease::Hold;
 pub(crate) use self::lease::Lease;
-use crate::engine::{ModelUsage, Progress};
+use crate::engine::{LoadFault, ModelUsage, Progress};
 
 /// How often a waiter looks whether it is still wanted; nothing else tells it.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -39,8 +39,8 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// load says what is wrong.
     fn inspect(&self, key: &Self::Key) -> Facts;
 
-    /// Loads a model; takes as long as it takes. The error is for the operator.
-    fn load(&self, key: &Self::Key) -> Result<Self::Model, String>;
+    /// Loads a model; takes as long as it takes.
+    fn load(&self, key: &Self::Key) -> Result<Self::Model, LoadFault>;
 }
 
 /// Something that takes memory.
@@ -145,9 +145,20 @@ impl<S: Source> Registry<S> {
         }
     }
 
+    /// Where models come from.
+    pub(crate) fn source(&self) -> &S {
+        &self.shared.source
+    }
+
     /// Where `key` is at. Never waits for a load.
     pub(crate) fn stage(&self, key: &S::Key) -> Stage {
         self.shared.lock().core.stage(key, Instant::now())
+    }
+
+    /// See [`Core::is_hopeless`]; a model that is larger than the budget is hopeless, too.
+    pub(crate) fn is_hopeless(&self, key: &S::Key, facts: Facts) -> bool {
+        facts.bytes > self.shared.policy.budget
+            || self.shared.lock().core.is_hopeless(key, facts.version)
     }
 
     pub(crate) fn usage(&self) -> ModelUsage {
@@ -253,7 +264,7 @@ impl<S: Source> Shared<S> {
         drop(thread.spawn(move || load.run()));
     }
 
-    fn finish(&self, key: &S::Key, outcome: Result<Arc<S::Model>, String>) {
+    fn finish(&self, key: &S::Key, outcome: Result<Arc<S::Model>, LoadFault>) {
         let outcome = outcome.map(|model| (model.memory_bytes(), model));
         let mut guarded = self.lock();
         let dropped = guarded.finish(key, outcome, Instant::now());
@@ -274,13 +285,13 @@ impl<S: Source> Guarded<S> {
     fn finish(
         &mut self,
         key: &S::Key,
-        outcome: Result<(Option<u64>, Arc<S::Model>), String>,
+        outcome: Result<(Option<u64>, Arc<S::Model>), LoadFault>,
         now: Instant,
     ) -> Dropped<S> {
         let loaded = match outcome {
             Ok((bytes, model)) => self.core.loaded(key, model, bytes, now).map_err(Some),
-            Err(reason) => {
-                self.core.failed(key, Failure::Load(reason), now);
+            Err(fault) => {
+                self.core.failed(key, Failure::Load(fault), now);
                 Err(None)
             }
         };
@@ -311,7 +322,7 @@ fn forget<S: Source>(evicted: Evicted<S>) {
 struct Load<S: Source> {
     shared: Arc<Shared<S>>,
     key: S::Key,
-    outcome: Option<Result<Arc<S::Model>, String>>,
+    outcome: Option<Result<Arc<S::Model>, LoadFault>>,
 }
 
 impl<S: Source> Load<S> {
@@ -324,7 +335,8 @@ impl<S: Source> Load<S> {
 impl<S: Source> Drop for Load<S> {
     fn drop(&mut self) {
         let outcome = self.outcome.take();
-        let outcome = outcome.unwrap_or_else(|| Err("its load ended before its time".to_owned()));
+        let outcome =
+            outcome.unwrap_or_else(|| Err("its load ended before its time".to_owned().into()));
         self.shared.finish(&self.key, outcome);
     }
 }

@@ -32,9 +32,11 @@ impl Source for Shelf {
         Facts { bytes, version }
     }
 
-    fn load(&self, Key(name, _): &Key) -> Result<Loaded, String> {
+    fn load(&self, Key(name, _): &Key) -> Result<Loaded, LoadFault> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        (self.script)(name).map(|()| Loaded(name))
+        (self.script)(name)
+            .map(|()| Loaded(name))
+            .map_err(LoadFault::from)
     }
 }
 
@@ -178,7 +180,7 @@ fn who_waits_too_long_for_a_load_is_told_so() {
 fn a_failure_is_told_to_all_and_not_tried_again_at_once() {
     let registry = registry(policy(), |_| Err("broken".to_owned()));
     let start = Barrier::new(4);
-    let broken = Refusal::Failed(Failure::Load("broken".to_owned()));
+    let broken = Refusal::Failed(Failure::Load("broken".to_owned().into()));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general};
-use super::{byte_level, sentencepiece, wordpiece};
+use super::{byte_level, refused, sentencepiece, wordpiece};
 
 const SAVED: &str = "tokenizer.json";
 
@@ -23,19 +23,34 @@ pub(super) struct Built {
     pub(super) sep: Option<String>,
 }
 
+/// Which files make the tokenizer in `folder`.
+pub(super) enum Origin {
+    /// `tokenizer.json`, of this family if its class is known.
+    Saved(Option<Family>),
+    /// The files of this family.
+    Files(Family),
+}
+
+/// Finds the files, and looks whether they are there.
+pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Origin> {
+    let present = |file: &str| folder.join(file).is_file();
+    let class = config.class.as_deref();
+    let family = family(class, config.model_type.as_deref(), present);
+    if present(SAVED) {
+        return Ok(Origin::Saved(family));
+    }
+    let family = family.ok_or_else(|| refused(unknown(config)))?;
+    match family.files().iter().find(|file| !present(file)) {
+        Some(file) => Err(refused(format!("there is neither {SAVED} nor {file}"))),
+        None => Ok(Origin::Files(family)),
+    }
+}
+
 /// Opens the tokenizer in `folder`.
 pub(super) fn open(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Built> {
-    let present = |file: &str| folder.join(file).is_file();
-    let family = family(
-        config.class.as_deref(),
-        config.model_type.as_deref(),
-        present,
-    );
-    let saved = present(SAVED);
-    let tokenizer = match family {
-        _ if saved => from_saved(folder, family, config)?,
-        Some(family) => from_files(folder, family, config)?,
-        None => return Err(unknown(config).into()),
+    let (tokenizer, family) = match check(folder, config)? {
+        Origin::Saved(family) => (from_saved(folder, family, config)?, family),
+        Origin::Files(family) => (from_files(folder, family, config)?, Some(family)),
     };
     let text = |named: &Option<Token>, default: fn(Marks) -> &'static str| {
         let named = named.as_ref().map(Token::text);
@@ -80,10 +95,6 @@ fn from_files(
     family: Family,
     config: &TokenizerConfig,
 ) -> tokenizers::Result<Tokenizer> {
-    let missing = |file: &&&str| !folder.join(file).is_file();
-    if let Some(file) = family.files().iter().find(missing) {
-        return Err(format!("there is neither {SAVED} nor {file}").into());
-    }
     let marks = named(&config.special, family);
     let mut tokenizer = match family {
         Family::Bert | Family::Mpnet => wordpiece::build(folder, config, &marks.unk.content)?,
@@ -94,7 +105,7 @@ fn from_files(
     };
     add_listed(&mut tokenizer, config)?;
     frame(&mut tokenizer, &marks.cls.content, &marks.sep.content)
-        .map_err(|error| format!("{}: {error}", family.files().join(" and ")))?;
+        .map_err(|error| refused(format!("{}: {error}", family.files().join(" and "))))?;
     add_special(&mut tokenizer, config, marks)?;
     Ok(tokenizer)
 }
@@ -135,7 +146,8 @@ fn add_listed(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers
         tokenizer.add_tokens([token.clone()])?;
         if tokenizer.token_to_id(&token.content) != Some(*id) {
             let text = &token.content;
-            return Err(format!("the added token '{text}' cannot have the id {id}").into());
+            let problem = format!("the added token '{text}' cannot have the id {id}");
+            return Err(refused(problem));
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ mod tests;
 
 use std::path::Path;
 
+use thiserror::Error;
 use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
 
 use self::build::Built;
@@ -56,11 +57,7 @@ impl TextTokenizer {
         max_length: usize,
         purpose: Use,
     ) -> Result<Self, LoadError> {
-        let fail = |problem: String| LoadError::Tokenizer {
-            path: folder.to_owned(),
-            problem,
-        };
-        let failed = |error: tokenizers::Error| fail(error.to_string());
+        let failed = |error| load_error(folder, &error);
         let mut built = build::open(folder, config).map_err(failed)?;
         let prefix_space = match purpose {
             Use::Embedding => false,
@@ -77,6 +74,14 @@ impl TextTokenizer {
             cls,
             sep,
         })
+    }
+
+    /// Whether the files are there that a tokenizer can be made of.
+    pub(crate) fn check(folder: &Path, config: &TokenizerConfig) -> Result<(), LoadError> {
+        let checked = build::check(folder, config);
+        checked
+            .map(drop)
+            .map_err(|error| load_error(folder, &error))
     }
 
     /// The ids of `text` without the white space around it, special tokens included: as many as
@@ -105,6 +110,24 @@ impl TextTokenizer {
     pub(crate) fn sep_id(&self) -> Option<u32> {
         self.sep
     }
+}
+
+/// What we do not support or miss in a tokenizer's files, in our words.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct Refused(String);
+
+fn load_error(folder: &Path, error: &tokenizers::Error) -> LoadError {
+    let (path, problem) = (folder.to_owned(), error.to_string());
+    if error.is::<Refused>() {
+        LoadError::Tokenizer { path, problem }
+    } else {
+        LoadError::TokenizerFile { path, problem }
+    }
+}
+
+fn refused(problem: impl Into<String>) -> tokenizers::Error {
+    Box::new(Refused(problem.into()))
 }
 
 /// Makes the tokenizer give the ids of transformers' tokenizer in Python, which bert-score asks for
@@ -144,11 +167,11 @@ fn limit(tokenizer: &mut Tokenizer, max_length: usize) -> tokenizers::Result<usi
         .get_post_processor()
         .map_or(0, |processor| processor.added_tokens(false));
     if frame == 0 {
-        return Err("the tokenizer puts no special tokens around a text".into());
+        return Err(refused("it puts no special tokens around a text"));
     }
     if max_length <= frame {
         let room = format!("a limit of {max_length} tokens leaves no room for text");
-        return Err(format!("{room}, since {frame} are special").into());
+        return Err(refused(format!("{room}, since {frame} are special")));
     }
     let truncation = TruncationParams {
         max_length,

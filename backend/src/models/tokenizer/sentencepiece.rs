@@ -20,6 +20,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::config::TokenizerConfig;
 use super::family::Family;
+use super::refused;
 
 /// The fields of sentencepiece's `ModelProto` that make a tokenizer (`sentencepiece_model.proto`).
 #[derive(Clone, PartialEq, Message)]
@@ -78,7 +79,7 @@ pub(super) fn build(
     let bytes = std::fs::read(folder.join(name))?;
     let model = Model::decode(bytes.as_slice())
         .map_err(|error| format!("{name} is not a sentencepiece model: {error}"))?;
-    let problem = |problem: String| format!("{name}: {problem}");
+    let problem = |problem: String| refused(format!("{name}: {problem}"));
     check(&model).map_err(problem)?;
     let (pieces, unknown) = vocabulary(&model, family).map_err(problem)?;
     let mut tokenizer = Tokenizer::new(Unigram::from(pieces, Some(unknown), false)?);

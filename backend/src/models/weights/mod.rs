@@ -62,7 +62,7 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>
         let message = format!("there is neither {}", names.join(" nor "));
         return Err(problem(folder, message));
     };
-    let tensors = (form.open)(&files(folder, form)?).map_err(|error| problem(folder, error))?;
+    let tensors = (form.open)(&files(folder, form)?).map_err(|error| broken(folder, error))?;
     let tensors = Box::new(OldNames(tensors));
     Ok(VarBuilder::from_backend(
         tensors,
@@ -96,9 +96,17 @@ pub(crate) fn complete(folder: &Path) -> bool {
     FORMS.iter().any(whole)
 }
 
-/// An error about the weights in `folder`.
+/// An error about the weights in `folder`, in our words.
 pub(crate) fn problem(folder: &Path, problem: String) -> LoadError {
     LoadError::Weights {
+        path: folder.to_owned(),
+        problem,
+    }
+}
+
+/// The same in the words of the library that reads them.
+pub(crate) fn broken(folder: &Path, problem: String) -> LoadError {
+    LoadError::Tensors {
         path: folder.to_owned(),
         problem,
     }

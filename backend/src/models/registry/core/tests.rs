@@ -80,7 +80,7 @@ fn a_load_reserves_its_memory() {
     );
     assert_eq!(core.request(&"b", facts(5), now), Decision::AwaitMemory);
     assert_eq!(core.request(&"a", None, now), Decision::AwaitLoad);
-    core.failed(&"a", Failure::Load("broken".to_owned()), now);
+    core.failed(&"a", Failure::Load("broken".to_owned().into()), now);
     assert!(matches!(
         core.request(&"b", facts(5), now),
         Decision::Load { .. }
@@ -136,7 +136,7 @@ fn what_can_never_fit_is_refused_with_both_figures() {
 #[test]
 fn a_failure_is_remembered_until_its_time_is_over_or_the_files_change() {
     let (mut core, now) = (core(10), Instant::now());
-    let failure = Failure::Load("broken".to_owned());
+    let failure = Failure::Load("broken".to_owned().into());
     core.request(&"a", facts(1), now);
     core.failed(&"a", failure.clone(), now);
     let almost = now + REMEMBER.saturating_sub(Duration::from_nanos(1));
@@ -272,7 +272,7 @@ impl Onlooker {
             return Ok(());
         }
         let Some(size) = size else {
-            let broken = Failure::Load("broken".to_owned());
+            let broken = Failure::Load("broken".to_owned().into());
             self.core.failed(&key, broken, self.now);
             return Ok(());
         };
