@@ -1,7 +1,7 @@
 //! The operator's side, on an address of its own: the live page, metrics, probes, operations.
 //!
 //! ```text
-//! request ─ access (who may?) ─┬ api (what it does) ───────────┬ view, words (what is shown) ─ reply
+//! request ─ access (who may?) ─┬ api (what it does) ───────────┬ view, summary, words (what is shown) ─ reply
 //!                              ├ events (pushed to the page) ──┘
 //!                              └ page (files)
 //! ```
@@ -16,6 +16,7 @@ mod page;
 mod reply;
 pub mod requests;
 mod server;
+mod summary;
 pub mod view;
 mod words;
 

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::words;
+use super::{summary, words};
 use crate::config::Change;
 pub use crate::pool::Condition as State;
 use crate::pool::{HostView, PoolView};
@@ -131,6 +131,9 @@ pub struct HostState {
 pub struct RatesState {
     /// Answers a second, over the last ten seconds.
     pub per_second: f64,
+    /// How many ended in the last minute, but for those that their clients did wrong or gave up.
+    #[serde(default)]
+    pub ended: u32,
     /// Turned away, of all, from 0 to 1.
     pub refused: f64,
     /// Failed, of all, from 0 to 1.
@@ -151,7 +154,7 @@ impl PoolState {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: pool.hosts.iter().any(HostView::is_serving),
-            summary: words::summary(pool, lately),
+            summary: summary::summary(pool, lately),
             queue: QueueState::from(pool),
             requests: lately.requests.into(),
             hosts: pool.hosts.iter().map(host).collect(),
@@ -184,7 +187,7 @@ impl HostState {
         Self {
             name: host.name.to_string(),
             state: host.condition(),
-            why: words::why(host, rates),
+            why: words::why(host, rates.minute),
             until_seconds: until,
             draining: host.draining,
             in_flight: host.in_flight,
@@ -206,10 +209,12 @@ impl HostState {
 
 impl From<Rates> for RatesState {
     fn from(rates: Rates) -> Self {
+        let minute = rates.minute;
         Self {
             per_second: rounded(rates.per_second),
-            refused: rounded(rates.full),
-            failed: rounded(rates.badly),
+            ended: minute.all(),
+            refused: rounded(minute.share(minute.full)),
+            failed: rounded(minute.share(minute.badly)),
             p50_seconds: rates.p50.map(|time| rounded(time.as_secs_f64())),
             p99_seconds: rates.p99.map(|time| rounded(time.as_secs_f64())),
         }

@@ -1,14 +1,13 @@
 //! What is going on, in words that need no manual. Pure.
 //!
-//! A host's *why* says what stands between it and more work, and when that may end; the summary says
-//! whether anybody needs to care.
+//! A host's *why* says what stands between it and more work, and when that may end.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::view::{Level, Summary};
-use crate::pool::{Cause, EventKind, HostView, Phase, PoolView, Transition};
-use crate::telemetry::{Lately, Rates};
+use super::view::Level;
+use crate::pool::{Cause, EventKind, HostView, Phase, Transition};
+use crate::telemetry::Counts;
 
 /// A host that fails more often than this deserves a look, though it is up.
 const WORTH_A_LOOK: f64 = 0.05;
@@ -25,13 +24,13 @@ pub(super) fn until(host: &HostView) -> Option<Duration> {
 }
 
 /// Why a host gets less than it could; `None` if nothing stands in the way.
-pub(super) fn why(host: &HostView, rates: Rates) -> Option<String> {
+pub(super) fn why(host: &HostView, minute: Counts) -> Option<String> {
     let condition = match host.phase {
         Phase::Unknown => Some(match &host.problem {
             Some(problem) => format!("not up yet: {problem}"),
             None => "not checked yet".to_owned(),
         }),
-        Phase::Up => why_limited(host).or_else(|| why_doubtful(host, rates)),
+        Phase::Up => why_limited(host).or_else(|| why_doubtful(host, minute)),
         Phase::Trial => {
             Some("on trial: one request at a time until one is answered well".to_owned())
         }
@@ -80,13 +79,14 @@ fn why_limited(host: &HostView) -> Option<String> {
 }
 
 /// Why a host that is up and takes all it can may be worth a look all the same.
-fn why_doubtful(host: &HostView, rates: Rates) -> Option<String> {
+fn why_doubtful(host: &HostView, minute: Counts) -> Option<String> {
     if let Some(problem) = &host.problem {
         return Some(format!("up, but its last check failed: {problem}"));
     }
-    (rates.badly > WORTH_A_LOOK).then(|| {
-        let percent = percent(rates.badly);
-        format!("up, but {percent} of the attempts on it failed in the last minute")
+    let is_doubtful = minute.share(minute.badly) > WORTH_A_LOOK;
+    is_doubtful.then(|| {
+        let (failed, all) = (minute.badly, minute.all());
+        format!("up, but {failed} of {all} attempts on it failed in the last minute")
     })
 }
 
@@ -172,63 +172,10 @@ pub(super) fn event(kind: EventKind, problem: Option<&str>) -> (Level, String) {
     }
 }
 
-/// The pool in a sentence or two: who serves, what waits, what clients lost.
-pub(super) fn summary(pool: &PoolView, lately: &Lately) -> Summary {
-    let (mut level, text) = serving(pool);
-    let mut text = vec![text];
-    if pool.waiting > 0 {
-        let wait = pool.oldest_wait.as_secs_f64();
-        text.push(match pool.waiting {
-            1 => format!("1 request has waited for {wait:.1} s."),
-            waiting => format!("{waiting} requests wait, the first for {wait:.1} s."),
-        });
-    }
-    let Rates { full, badly, .. } = lately.requests;
-    for (share, what) in [(full, "were turned away"), (badly, "failed")] {
-        if share > 0.0 {
-            level = level.max(Level::Attention);
-            let share = percent(share);
-            text.push(format!(
-                "In the last minute, {share} of the requests {what}."
-            ));
-        }
-    }
-    Summary {
-        level,
-        text: text.join(" "),
-    }
-}
-
-fn serving(pool: &PoolView) -> (Level, String) {
-    let all = pool.hosts.len();
-    let serving = pool.hosts.iter().filter(|host| host.is_serving()).count();
-    match (serving, all) {
-        (_, 0) => (Level::Down, "There is no host.".to_owned()),
-        (0, _) => (
-            Level::Down,
-            "No host can serve: requests wait until one is back, or give up.".to_owned(),
-        ),
-        (1, 1) => (Level::Good, "The only host serves.".to_owned()),
-        (2, 2) => (Level::Good, "Both hosts serve.".to_owned()),
-        _ if serving == all => (Level::Good, format!("All {all} hosts serve.")),
-        (1, _) => (Level::Attention, format!("1 of {all} hosts serves.")),
-        _ => (Level::Attention, format!("{serving} of {all} hosts serve.")),
-    }
-}
-
 /// Rounded up: "0 s" would look like now.
 fn whole_seconds(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     format!("{seconds} s")
-}
-
-/// Never "0 %" of something that there is.
-fn percent(share: f64) -> String {
-    if share < 0.01 {
-        "less than 1 %".to_owned()
-    } else {
-        format!("{:.0} %", share * 100.0)
-    }
 }
 
 #[cfg(test)]
@@ -237,6 +184,8 @@ mod tests {
 
     use super::*;
     use crate::admin::view::{PoolState, State};
+    use crate::pool::PoolView;
+    use crate::telemetry::Lately;
 
     fn ejected(cause: Cause) -> Phase {
         Phase::Ejected {
@@ -391,62 +340,16 @@ mod tests {
 
     #[test]
     fn a_host_that_is_up_but_fails_often_is_worth_a_look() {
-        let rates = |badly| Rates {
+        let minute = |badly| Counts {
+            well: 100 - badly,
+            full: 0,
             badly,
-            ..Rates::default()
         };
         let up = host(Phase::Up);
-        assert_eq!(why(&up, rates(0.04)), None);
+        assert_eq!(why(&up, minute(4)), None);
         assert_eq!(
-            why(&up, rates(0.25)).unwrap(),
-            "up, but 25 % of the attempts on it failed in the last minute"
-        );
-    }
-
-    #[test]
-    fn the_summary_says_who_serves_and_how_much_to_care() {
-        let out = || host(ejected(Cause::Hung));
-        let up = || host(Phase::Up);
-        let table = [
-            (vec![], Level::Down, "There is no host."),
-            (vec![up()], Level::Good, "The only host serves."),
-            (vec![up(), up()], Level::Good, "Both hosts serve."),
-            (vec![up(), up(), up()], Level::Good, "All 3 hosts serve."),
-            (vec![up(), out()], Level::Attention, "1 of 2 hosts serves."),
-            (
-                vec![up(), out(), up()],
-                Level::Attention,
-                "2 of 3 hosts serve.",
-            ),
-            (
-                vec![out(), drained(up(), 0)],
-                Level::Down,
-                "No host can serve: requests wait until one is back, or give up.",
-            ),
-        ];
-        for (hosts, level, text) in table {
-            let text = text.to_owned();
-            let pool = PoolView::for_testing(hosts);
-            assert_eq!(summary(&pool, &Lately::default()), Summary { level, text });
-        }
-    }
-
-    #[test]
-    fn the_summary_tells_what_clients_feel() {
-        let pool = PoolView {
-            waiting: 12,
-            oldest_wait: Duration::from_millis(3140),
-            ..PoolView::for_testing(vec![host(Phase::Up)])
-        };
-        let mut lately = Lately::default();
-        (lately.requests.full, lately.requests.badly) = (0.2, 0.001);
-        let Summary { level, text } = summary(&pool, &lately);
-        assert_eq!(level, Level::Attention);
-        assert_eq!(
-            text,
-            "The only host serves. 12 requests wait, the first for 3.1 s. \
-             In the last minute, 20 % of the requests were turned away. \
-             In the last minute, less than 1 % of the requests failed."
+            why(&up, minute(25)).unwrap(),
+            "up, but 25 of 100 attempts on it failed in the last minute"
         );
     }
 

@@ -99,13 +99,7 @@ impl Record {
             return;
         };
         let activity = &self.observers.metrics.activity;
-        let ended = match status {
-            CLIENT_GONE => None,
-            401 | 429 | 503 => Some(End::Full),
-            500.. => Some(End::Badly),
-            _ => Some(End::Well),
-        };
-        if let Some(ended) = ended {
+        if let Some(ended) = ended(status, self.refused.is_some()) {
             activity.request(ended, told.total);
         }
         let attempts = &told.attempts;
@@ -123,6 +117,17 @@ impl Record {
                 took: told.total,
             });
         }
+    }
+}
+
+/// What its end says of the pool; `None` for what clients do wrong or give up. `refused`: by the proxy.
+fn ended(status: u16, refused: bool) -> Option<End> {
+    match status {
+        429 => Some(End::Full),
+        503 if refused => Some(End::Full),
+        400..500 => None,
+        500.. => Some(End::Badly),
+        _ => Some(End::Well),
     }
 }
 
@@ -147,5 +152,42 @@ impl Drop for Record {
         self.count(&told, status);
         self.show(&told, status);
         self.observers.ended(told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_do_wrong_says_nothing_of_the_pool() {
+        for status in [
+            400,
+            401,
+            403,
+            404,
+            405,
+            408,
+            413,
+            415,
+            422,
+            431,
+            CLIENT_GONE,
+        ] {
+            assert_eq!(ended(status, true), None, "{status}");
+            assert_eq!(ended(status, false), None, "{status}");
+        }
+        let table = [
+            (200, false, End::Well),
+            (429, true, End::Full),
+            (503, true, End::Full),
+            (503, false, End::Badly),
+            (500, false, End::Badly),
+            (502, true, End::Badly),
+            (504, true, End::Badly),
+        ];
+        for (status, refused, expected) in table {
+            assert_eq!(ended(status, refused), Some(expected), "{status}");
+        }
     }
 }

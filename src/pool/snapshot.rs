@@ -218,6 +218,6 @@ impl HostView {
 
     /// Could it serve, if not at this moment?
     pub fn is_serving(&self) -> bool {
-        self.phase.is_serving() && !self.draining
+        self.phase.is_serving() && !self.draining && self.capacity > 0
     }
 }

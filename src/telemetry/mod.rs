@@ -12,7 +12,9 @@ mod recent;
 mod request_record;
 pub mod trace;
 
-pub use activity::{Activity, End, Happened, HostSample, Incident, Lately, News, Rates, Sample};
+pub use activity::{
+    Activity, Counts, End, Happened, HostSample, Incident, Lately, News, Rates, Sample,
+};
 pub use journal::{Attempting, Journal, Story, Waiting};
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::{

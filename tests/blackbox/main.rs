@@ -48,6 +48,7 @@ mod secrets;
 mod shutdown;
 mod smuggling;
 mod stories;
+mod summary;
 mod traces;
 #[cfg(feature = "otlp")]
 mod traces_export;

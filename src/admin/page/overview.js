@@ -74,7 +74,7 @@ function entry() {
   return element("li", {}, element("span"), element("a"), element("span", { class: "why" }));
 }
 
-function requests({ per_second, refused, failed, p50_seconds, p99_seconds }) {
+function requests({ per_second, ended, refused, failed, p50_seconds, p99_seconds }) {
   setText(byId("rate"), number(per_second));
   const known = p50_seconds !== null;
   setText(
@@ -83,7 +83,7 @@ function requests({ per_second, refused, failed, p50_seconds, p99_seconds }) {
   );
   setText(byId("lost"), percent(refused + failed));
   byId("lost").classList.toggle("bad", refused + failed > 0);
-  setText(byId("lost-more"), `${percent(refused)} turned away, ${percent(failed)} failed`);
+  setText(byId("lost-more"), `of ${number(ended)}: ${percent(refused)} turned away, ${percent(failed)} failed`);
 }
 
 function queue({ waiting, max_waiting, oldest_wait_seconds, expected_wait_seconds }) {

@@ -13,7 +13,7 @@ const RATE_WINDOW: usize = 10;
 /// Times that are kept, newest first to stay: more would not make a quantile better.
 const MAX_TIMES: usize = 1024;
 
-/// How something ended.
+/// How something ended, if that tells of hosts or of the pool: what clients do wrong does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// With an answer.
@@ -24,12 +24,15 @@ pub enum End {
     Badly,
 }
 
-/// What ended within a second, or several.
+/// What ended within a second, or several, by [`End`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) well: u32,
-    pub(super) full: u32,
-    pub(super) badly: u32,
+pub struct Counts {
+    /// Answered.
+    pub well: u32,
+    /// Turned away.
+    pub full: u32,
+    /// Failed.
+    pub badly: u32,
 }
 
 impl Counts {
@@ -39,8 +42,14 @@ impl Counts {
         self.badly += other.badly;
     }
 
-    fn all(self) -> u32 {
+    /// All of them.
+    pub fn all(self) -> u32 {
         self.well + self.full + self.badly
+    }
+
+    /// How much `part` is of all, from 0 to 1.
+    pub fn share(self, part: u32) -> f64 {
+        f64::from(part) / f64::from(self.all().max(1))
     }
 }
 
@@ -49,10 +58,8 @@ impl Counts {
 pub struct Rates {
     /// Answers a second, over the last ten.
     pub per_second: f64,
-    /// Turned away, of all, from 0 to 1.
-    pub full: f64,
-    /// Failed, of all, from 0 to 1.
-    pub badly: f64,
+    /// What ended in the last minute.
+    pub minute: Counts,
     /// Half of the answers took no longer.
     pub p50: Option<Duration>,
     /// 99 of 100 answers took no longer.
@@ -108,14 +115,11 @@ impl Meter {
             }
             sum
         };
-        let minute = sum(WINDOW);
-        let share = |count: u32| f64::from(count) / f64::from(minute.all().max(1));
         let mut times: Vec<Duration> = self.times.iter().map(|(_, took)| *took).collect();
         let elapsed = self.seconds.len().clamp(1, RATE_WINDOW);
         Rates {
             per_second: f64::from(sum(RATE_WINDOW).well) / elapsed as f64,
-            full: share(minute.full),
-            badly: share(minute.badly),
+            minute: sum(WINDOW),
             p50: quantile(&mut times, 50),
             p99: quantile(&mut times, 99),
         }
@@ -161,10 +165,11 @@ mod tests {
         for ended in [End::Well, End::Well, End::Full, End::Badly] {
             meter.record(ended, None);
         }
-        assert!(meter.rates().badly.abs() < 1e-9, "the second is not over");
+        assert_eq!(meter.rates().minute.all(), 0, "the second is not over");
         assert_eq!((meter.tick().well, meter.tick().well), (2, 0));
-        let rates = meter.rates();
-        assert!((rates.full - 0.25).abs() < 1e-9 && (rates.badly - 0.25).abs() < 1e-9);
+        let minute = meter.rates().minute;
+        assert_eq!((minute.well, minute.full, minute.badly), (2, 1, 1));
+        assert!((minute.share(minute.full) - 0.25).abs() < 1e-9);
         for _ in 0..WINDOW {
             meter.tick();
         }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::meter::Meter;
-pub use self::meter::{End, Rates};
+pub use self::meter::{Counts, End, Rates};
 use self::ring::Ring;
 use crate::config::HostName;
 use crate::pool::{Event, EventKind, Pool, PoolView};
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!((host.answered, host.busy, host.in_flight), (1, 1, 1));
         assert_eq!(host.p99, Some(Duration::from_millis(40)));
         let lately = activity.lately();
-        assert!((lately.hosts[&name()].full - 0.5).abs() < 1e-9);
+        assert_eq!(lately.hosts[&name()].minute.full, 1);
         assert!((lately.requests.per_second - 0.5).abs() < 1e-9);
     }
 
