@@ -110,8 +110,9 @@ pub struct HostState {
     pub foreign: u32,
     /// Its share of the work compared with others.
     pub weight: u32,
-    /// How many times as fast as the average host it is.
-    pub speed: f64,
+    /// How many times as fast as the median of the hosts that have served it is; `None` before it has
+    /// served.
+    pub speed: Option<f64>,
     /// Models in its memory.
     pub models: Vec<String>,
     /// Device memory in MB.
@@ -195,7 +196,9 @@ impl HostState {
             capacity: host.capacity,
             foreign: host.foreign,
             weight: host.weight.get(),
-            speed: rounded(host.slowness.max(f64::MIN_POSITIVE).recip()),
+            speed: host
+                .slowness
+                .map(|slowness| rounded(slowness.max(f64::MIN_POSITIVE).recip())),
             models: host.facts.models.clone(),
             vram_total_mb: host.facts.vram_total_mb,
             vram_used_mb: host.facts.vram_used_mb,

@@ -62,7 +62,8 @@ enum Command {
         #[arg(long)]
         markdown: bool,
     },
-    /// Show the hosts of the running proxy, what each is up to and why, and the queue.
+    /// Show the hosts of the running proxy, what each is up to and why, and the queue. SPEED compares a
+    /// host with the median of those that have served.
     #[command(after_help = EXIT_CODES)]
     Status {
         #[command(flatten)]

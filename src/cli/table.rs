@@ -40,7 +40,8 @@ fn row(host: &HostState) -> Row {
         host.state.to_string(),
         slots(host),
         host.foreign.to_string(),
-        format!("{:.2}x", host.speed),
+        host.speed
+            .map_or_else(|| "-".to_owned(), |speed| format!("{speed:.2}x")),
         vram(host),
         models(&host.models),
         host.why.clone().unwrap_or_else(|| "-".to_owned()),
@@ -151,7 +152,7 @@ mod tests {
             capacity: 2,
             foreign: 0,
             weight: 1,
-            speed: 1.0,
+            speed: None,
             models: Vec::new(),
             vram_total_mb: None,
             vram_used_mb: None,
@@ -167,7 +168,7 @@ mod tests {
         let mut up = host("b", State::Up);
         up.models = vec!["embed:all-MiniLM-L6-v2".to_owned()];
         (up.vram_used_mb, up.vram_total_mb) = (Some(1536), Some(24_576));
-        up.speed = 2.5;
+        up.speed = Some(2.5);
         PoolState {
             version: "1".to_owned(),
             ready: true,
@@ -188,7 +189,7 @@ mod tests {
     fn columns_are_aligned() {
         let expected = "\
 HOST        STATE  SLOTS    FOREIGN  SPEED  VRAM         MODELS                  WHY
-rtx-2080ti  busy   1/1 (2)  0        1.00x  -            -                       it said that it is full; it is asked again in 4 s
+rtx-2080ti  busy   1/1 (2)  0        -      -            -                       it said that it is full; it is asked again in 4 s
 b           up     1/2      0        2.50x  1.5/24.0 GB  embed:all-MiniLM-L6-v2  -
 queue: 3 waiting, served in about 1.2 s
 ";

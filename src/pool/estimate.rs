@@ -27,6 +27,9 @@ const FIRST_LOAD: Duration = Duration::from_secs(5);
 /// Answers after which expectations are good enough to act on.
 const ENOUGH: u32 = 16;
 
+/// Answers of a host after which its speed is shown.
+const MEASURED: u32 = 4;
+
 /// A moving average with a memory of how much it rests on.
 #[derive(Clone, Copy, Debug)]
 struct Average {
@@ -68,9 +71,28 @@ impl Slowness {
         Self(Average::new(mean))
     }
 
-    /// 1 = as fast as the average; 4 = takes four times as long.
+    /// 1 = as fast as the average; 4 = takes four times as long. Only good to compare hosts: the
+    /// average drifts with the costs that were learned beside it.
     pub(super) fn factor(self) -> f64 {
         self.0.value
+    }
+
+    /// The factor of a host that has served enough to tell.
+    pub(super) fn measured(self) -> Option<f64> {
+        (self.0.samples >= MEASURED).then(|| self.factor())
+    }
+}
+
+/// The middle one of these; of two in the middle their geometric mean, so that of two hosts each is as
+/// many times as fast as the other one is slow. 1 if there is none.
+pub(super) fn median(factors: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = factors.collect();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let (before, after) = sorted.split_at(middle);
+    match (before.last(), after.first()) {
+        (Some(lower), Some(upper)) if before.len() == after.len() => (lower * upper).sqrt(),
+        (_, upper) => upper.copied().unwrap_or(1.0),
     }
 }
 
@@ -320,6 +342,21 @@ mod tests {
         teach(&mut estimator, &mut fast, "large", 0.1, 40);
         let large = estimator.expected(&demand("large", 1), slow).unwrap();
         assert!((0.35..0.45).contains(&large.as_secs_f64()), "{large:?}");
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let median = |factors: &[f64]| median(factors.iter().copied());
+        let table: [(&[f64], f64); 5] = [
+            (&[], 1.0),
+            (&[3.0], 3.0),
+            (&[4.0, 1.0], 2.0),
+            (&[9.0, 1.0, 2.0], 2.0),
+            (&[8.0, 1.0, 2.0, 100.0], 4.0),
+        ];
+        for (factors, expected) in table {
+            assert!((median(factors) - expected).abs() < 1e-9, "{factors:?}");
+        }
     }
 
     #[test]

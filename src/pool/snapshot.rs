@@ -138,8 +138,9 @@ pub struct HostView {
     pub starting: bool,
     /// Its share of the work compared with others.
     pub weight: NonZeroU32,
-    /// How many times as long as the average host it takes for the same work.
-    pub slowness: f64,
+    /// How many times as long as the median of the hosts that have served it takes for the same work;
+    /// `None` before it has served.
+    pub slowness: Option<f64>,
     /// What it told of itself.
     pub facts: HostFacts,
 }
@@ -180,7 +181,7 @@ impl HostView {
             foreign: 0,
             starting: false,
             weight: NonZeroU32::MIN,
-            slowness: 1.0,
+            slowness: None,
             facts: HostFacts::default(),
         }
     }

@@ -47,6 +47,7 @@ mod scheduling;
 mod secrets;
 mod shutdown;
 mod smuggling;
+mod speed;
 mod stories;
 mod summary;
 mod traces;

@@ -25,7 +25,7 @@ use rand::{Rng, SeedableRng};
 use super::HostId;
 use super::avoid::Avoid;
 use super::demand::Demand;
-use super::estimate::Estimator;
+use super::estimate::{Estimator, median};
 use super::health::{Cause, Context, Thresholds, Transition};
 use super::host::Host;
 use super::placement::is_desperate;
@@ -182,8 +182,9 @@ impl State {
 
     pub(super) fn view(&self, now: Instant) -> PoolView {
         let hosts = self.hosts.iter().filter(|host| !host.removed);
+        let median = median(hosts.clone().filter_map(|host| host.slowness.measured()));
         PoolView {
-            hosts: hosts.map(|host| self.view_of(host, now)).collect(),
+            hosts: hosts.map(|host| self.view_of(host, median, now)).collect(),
             running: self.running(now),
             waiting: self.queue.len(),
             max_waiting: self.settings.max_waiting,
@@ -207,7 +208,8 @@ impl State {
         running.collect()
     }
 
-    fn view_of(&self, host: &Host, now: Instant) -> HostView {
+    /// `median`: of the hosts' slowness.
+    fn view_of(&self, host: &Host, median: f64, now: Instant) -> HostView {
         let left = |until: Instant| until.saturating_duration_since(now);
         let busy_for = host.busy_until.map(left);
         let next_check = host
@@ -231,7 +233,7 @@ impl State {
             foreign: host.capacity.foreign(),
             starting: host.capacity.is_starting(),
             weight: host.spec.weight,
-            slowness: host.slowness.factor(),
+            slowness: host.slowness.measured().map(|factor| factor / median),
             facts: host.facts.clone(),
         }
     }

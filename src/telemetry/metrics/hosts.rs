@@ -189,8 +189,8 @@ const READINGS: [Reading<HostView>; 15] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_slowness_ratio",
-        help: "How many times as long as the average host a host takes for the same work.",
-        read: |host| Some(host.slowness),
+        help: "How many times as long as the median of the hosts that have served a host takes for the same work (1 before it has served).",
+        read: |host| Some(host.slowness.unwrap_or(1.0)),
     },
     Reading {
         kind: Kind::Gauge,
