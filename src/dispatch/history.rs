@@ -31,7 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct History {
     max_faults: NonZeroU32,
     faults: u32,
-    /// A host took the request and gave no answer.
     is_broken: bool,
     broke_last: bool,
     avoid: Avoid,
@@ -67,6 +66,11 @@ impl History {
     /// Has the last attempt cost a host some work?
     pub(super) fn broke_last(&self) -> bool {
         self.broke_last
+    }
+
+    /// Has a host taken the request and given no answer?
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// The hosts not to be tried again.

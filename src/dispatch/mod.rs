@@ -155,9 +155,7 @@ impl<U: Upstream> Dispatcher<U> {
                 Ok(lease) => lease,
                 Err(refusal) => return history.conclude(refusal),
             };
-            let ended = self
-                .run(lease, call, history.avoid(), settings, journal)
-                .await;
+            let ended = self.run(lease, call, &history, settings, journal).await;
             for Ended { lease, end } in ended {
                 match end {
                     End::Delivered(answer) => return Ok(self.deliver(lease, answer, &history)),

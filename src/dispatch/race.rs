@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::history::History;
 use super::{Dispatcher, Settings};
 use crate::message::{Answer, Call};
-use crate::pool::{Avoid, Cause, Lease, Proof};
+use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::Context;
 use crate::telemetry::{self, Journal};
 use crate::upstream::{Terms, Upstream, Verdict};
@@ -43,7 +44,7 @@ impl<U: Upstream> Dispatcher<U> {
         &self,
         lease: Lease,
         call: &Call,
-        avoid: &Avoid,
+        history: &History,
         settings: Settings,
         journal: &Journal,
     ) -> Vec<Ended> {
@@ -54,21 +55,25 @@ impl<U: Upstream> Dispatcher<U> {
         };
         let hedge;
         let (first, second) = {
-            let mut running = pin!(self.attempt(&lease, call, settings, journal));
+            let mut running = pin!(self.attempt(&lease, call, history, settings, journal));
             let in_time = match hedge_after {
                 None => Some(running.as_mut().await),
                 Some(after) => tokio::time::timeout(after, running.as_mut()).await.ok(),
             };
             hedge = match in_time {
                 Some(_) => None,
-                None => lease.hedge(avoid),
+                None => lease.hedge(history.avoid()),
             };
             match (in_time, &hedge) {
                 (Some(end), _) => (Some(end), None),
                 (None, None) => (Some(running.await), None),
                 (None, Some(other)) => {
                     self.metrics.requests.hedged();
-                    race(running, self.attempt(other, call, settings, journal)).await
+                    race(
+                        running,
+                        self.attempt(other, call, history, settings, journal),
+                    )
+                    .await
                 }
             }
         };
@@ -86,6 +91,7 @@ impl<U: Upstream> Dispatcher<U> {
         &self,
         lease: &Lease,
         call: &Call,
+        history: &History,
         settings: Settings,
         journal: &Journal,
     ) -> End {
@@ -95,6 +101,7 @@ impl<U: Upstream> Dispatcher<U> {
         let terms = Terms {
             limit: limit(lease, settings),
             longest: settings.attempt,
+            fresh: history.is_broken(),
             trace,
         };
         let verdict = tokio::select! {

@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::{Instant, timeout_at};
 
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
 use super::key;
-use super::meaning::{Key, Meaning, meaning};
+use super::meaning::{Key, Meaning, is_json, meaning};
 use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
 use crate::budget::Budget;
@@ -62,7 +62,9 @@ impl Attempt<'_> {
             Ok(request) => request,
             Err(error) => return fault(false, format!("can't build the request: {error}")),
         };
-        match Exchange::start(&self.means.connector, peer, &request, call.body.chunks()).await {
+        let (connector, fresh) = (&self.means.connector, self.terms.fresh);
+        let body = call.body.chunks();
+        match Exchange::start(connector, peer, &request, body, fresh).await {
             Ok(exchange) => self.judge(exchange, deadline).await,
             Err(failure) => not_whole(&failure),
         }
@@ -90,7 +92,7 @@ impl Attempt<'_> {
             },
             Meaning::Sibling(why) => match hold(exchange, &self.means.budget, deadline).await {
                 Ok(answer) => Verdict::Sibling {
-                    answer: self.without_rest(answer),
+                    answer: self.in_waiting(answer),
                     why,
                 },
                 Err(cut) => fault(true, cut.to_string()),
@@ -99,11 +101,12 @@ impl Attempt<'_> {
     }
 
     /// A doubtful answer must wait for what a sibling says. One that is too long to be held so long
-    /// loses its text.
-    fn without_rest(&self, mut answer: Answer) -> Answer {
+    /// loses its text; a redirect loses where it leads, which is for none but us.
+    fn in_waiting(&self, mut answer: Answer) -> Answer {
         if answer.rest.take().is_some() {
             answer.body = Payload::empty(self.means.budget.open());
         }
+        answer.headers.remove(header::LOCATION);
         answer
     }
 }
@@ -135,6 +138,7 @@ async fn hold(
 ) -> Result<Answer, Cut> {
     let status = exchange.head().status;
     let headers = headers::end_to_end(&exchange.head().headers);
+    let may_be_cut = exchange.is_unframed() && is_plain_json(&headers);
     let mut body = PayloadBuilder::new(budget.open());
     while let Some(chunk) = exchange.next_chunk().await.map_err(failed)? {
         let fits = body.len() + chunk.len() <= HOLD && body.push(&chunk).is_ok();
@@ -154,12 +158,28 @@ async fn hold(
         }
     }
     exchange.release().await;
+    let body = body.finish();
+    if may_be_cut && is_cut(&body) {
+        return Err(Cut::Failed(Trouble::Cut.to_string()));
+    }
     Ok(Answer {
         status,
         headers,
-        body: body.finish(),
+        body,
         rest: None,
     })
+}
+
+/// Is the body JSON that can be read as it is?
+fn is_plain_json(headers: &HeaderMap) -> bool {
+    is_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// Does the text end before its JSON does?
+fn is_cut(body: &Payload) -> bool {
+    let text = body.chunks().concat();
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(&text);
+    read.is_err_and(|error| error.is_eof())
 }
 
 /// Reads the rest of a short refusal, so that the connection can be kept.
@@ -193,7 +213,7 @@ impl Rest for Streaming {
         if let Some(chunk) = self.first.take() {
             return Ok(Some(chunk));
         }
-        match timeout_at(self.deadline, self.session.read_response_body()).await {
+        match timeout_at(self.deadline, self.session.read_body_bytes()).await {
             Ok(chunk) => chunk.map_err(failed),
             Err(_) => Err(Cut::TooSlow),
         }

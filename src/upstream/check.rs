@@ -182,7 +182,8 @@ impl Checker {
             reachable: false,
             trouble: Trouble::NoConnection,
         })?;
-        let mut exchange = Exchange::start(&self.means.connector, peer, &request, &[]).await?;
+        let mut exchange =
+            Exchange::start(&self.means.connector, peer, &request, &[], false).await?;
         let head = exchange.head();
         let status = head.status;
         let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());

@@ -1,36 +1,38 @@
 //! One request to one host and the head of its answer, on pingora's connector.
 //!
 //! Kept-alive connections are reused. A host may close one at the very moment we use it; that is no
-//! fault of the host, so a request that fails on a reused connection before any answer is repeated
-//! once, on a fresh one.
+//! fault of the host, so a request that fails on a reused connection within moments, before any
+//! answer, is repeated once, on a fresh one. What happens later is a fault: by then the host has the
+//! request. A host that such a request kills at once can't be told from one that has hung up; so who
+//! has broken a host already gets a fresh connection, and no second try on it.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::connectors::http::Connector;
+use http::{StatusCode, header};
+use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
-use pingora::protocols::http::client::HttpSession;
-use pingora::protocols::http::v1::client::{HttpSession as Http1Session, http_req_header_to_wire};
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, OrErr};
+use pingora::protocols::http::v1::client::{HttpSession, http_req_header_to_wire};
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
+use pingora::{Error, ErrorType};
 use rustix::io::Errno;
-use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
+use super::duplex::{Duplex, Heard};
 use super::trouble::Trouble;
 
 /// How long an idle connection to a host is kept. Below uvicorn's 5 s, so that we rather than the
 /// Python service end it.
 const IDLE: Duration = Duration::from_secs(4);
-/// A host that stops reading our request for this long has perhaps answered early: look.
-const STALL: Duration = Duration::from_secs(10);
-/// An early answer is there by the time that sending fails, or on its way.
-const EARLY_ANSWER: Duration = Duration::from_secs(1);
+/// A connection that its host had ended fails within the time that a packet needs there and back, and
+/// some waiting for the processor.
+const MOMENT: Duration = Duration::from_secs(1);
 
-/// A request with a body up to this size goes out in one piece. pingora sends the head on its own,
-/// which for most requests would double what sending costs here and what waking up costs the host.
+/// Requests with a body up to this size go out in one piece.
 const ONE_PIECE: usize = 16 << 10;
 
 /// Why there is no answer.
@@ -85,49 +87,41 @@ fn io_error(error: &Error) -> Option<&io::Error> {
 
 /// A connection on which the head of an answer has been read.
 pub(super) struct Exchange<'a> {
-    connector: &'a Connector,
+    connector: &'a TransportConnector,
     peer: HttpPeer,
-    /// Which connections the peer may reuse, and become one of.
-    group: u64,
     session: HttpSession,
     head: Box<ResponseHeader>,
-    /// The request went out whole, so that the connection is fit for another.
-    sent_whole: bool,
 }
 
 impl<'a> Exchange<'a> {
-    /// Sends `request` with `body` and reads the head of the final answer.
+    /// Sends `request` with `body` and reads the head of the final answer. `fresh`: only on a
+    /// connection of its own.
     pub(super) async fn start(
-        connector: &'a Connector,
-        mut peer: HttpPeer,
+        connector: &'a TransportConnector,
+        peer: HttpPeer,
         request: &RequestHeader,
         body: &[Bytes],
+        fresh: bool,
     ) -> Result<Self, Failure> {
-        let group = peer.group_key;
-        let (session, reused) = connector
-            .get_http_session(&peer)
-            .await
-            .map_err(Failure::Connect)?;
-        let mut answered = converse(session, request, body).await;
-        if let Err(stale) = answered.as_ref()
-            && reused
-            && is_closed(stale)
-        {
-            // Connections are pooled by this key too, so that a new one finds none to reuse.
-            peer.group_key = rand::random();
+        let found = if fresh {
+            connector.new_stream(&peer).await.map(|new| (new, false))
+        } else {
+            connector.get_stream(&peer).await
+        };
+        let (stream, reused) = found.map_err(Failure::Connect)?;
+        let started = Instant::now();
+        let mut heard = converse(stream, request, body).await;
+        if reused && started.elapsed() < MOMENT && heard.is_stale() {
             // If the host can't be reached now, it did get the request before it went away.
-            if let Ok((fresh, _)) = connector.get_http_session(&peer).await {
-                answered = converse(fresh, request, body).await;
+            if let Ok(stream) = connector.new_stream(&peer).await {
+                heard = converse(stream, request, body).await;
             }
         }
-        let answered = answered.map_err(Failure::Broken)?;
         Ok(Self {
             connector,
             peer,
-            group,
-            session: answered.session,
-            head: answered.head,
-            sent_whole: answered.sent_whole,
+            head: heard.head.map_err(Failure::Broken)?,
+            session: heard.session,
         })
     }
 
@@ -136,19 +130,32 @@ impl<'a> Exchange<'a> {
         &self.head
     }
 
-    /// The next chunk of the body; `None` after the last.
-    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Box<Error>> {
-        self.session.read_response_body().await
+    /// Does only the end of the connection tell where the body ends?
+    pub(super) fn is_unframed(&self) -> bool {
+        let headers = &self.head.headers;
+        let has_no_body = matches!(self.head.status.as_u16(), 204 | 304);
+        let is_framed = has_no_body
+            || headers.contains_key(header::CONTENT_LENGTH)
+            || headers.contains_key(header::TRANSFER_ENCODING);
+        !is_framed
     }
 
-    /// Keeps the connection for another request. Call it after the last chunk; pingora closes the
-    /// connection if it is not fit to be kept.
+    /// The next chunk of the body; `None` after the last.
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Box<Error>> {
+        self.session.read_body_bytes().await
+    }
+
+    /// Keeps the connection for another request. Call it after the last chunk; the connection is
+    /// closed if it is not fit to be kept.
     pub(super) async fn release(mut self) {
-        if self.sent_whole {
-            self.peer.group_key = self.group;
-            self.connector
-                .release_http_session(self.session, &self.peer, Some(IDLE))
-                .await;
+        self.session.respect_keepalive();
+        let Some(stream) = self.session.reuse().await else {
+            return;
+        };
+        let duplex = stream.into_any().downcast::<Duplex>().ok();
+        if let Some(stream) = duplex.and_then(|duplex| duplex.into_reusable()) {
+            let key = self.peer.reuse_hash();
+            self.connector.release_stream(stream, key, Some(IDLE));
         }
     }
 
@@ -158,102 +165,74 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// The head of an answer has come.
-struct Answered {
+/// What came of a request on one connection.
+struct Conversation {
     session: HttpSession,
-    head: Box<ResponseHeader>,
-    sent_whole: bool,
+    head: Result<Box<ResponseHeader>, Box<Error>>,
 }
 
-async fn converse(
-    session: HttpSession,
-    request: &RequestHeader,
-    body: &[Bytes],
-) -> Result<Answered, Box<Error>> {
-    let (mut session, sent) = send(session, request, body).await;
-    let Err(error) = sent else {
-        let head = read_head(&mut session).await?;
-        return Ok(Answered {
-            session,
-            head,
-            sent_whole: true,
-        });
-    };
-    // A host may answer without reading all of the request (wrong key, too busy), so that sending
-    // fails while an answer waits to be read.
-    match tokio::time::timeout(EARLY_ANSWER, read_head(&mut session)).await {
-        Ok(Ok(head)) => Ok(Answered {
-            session,
-            head,
-            sent_whole: false,
-        }),
-        Ok(Err(_)) | Err(_) => Err(error),
+impl Conversation {
+    /// Had the host done with this kept connection before the request reached it? Then the
+    /// connection ends without a word, or holds an answer that nobody asked for: a complaint that no
+    /// request came, or a result that was there before all of the request was sent.
+    fn is_stale(&self) -> bool {
+        let stream = &**self.session.stream();
+        let duplex = stream.as_any().downcast_ref::<Duplex>();
+        let told = duplex.map_or(Heard::Something, Duplex::heard);
+        match &self.head {
+            Err(error) => told == Heard::Nothing && is_closed(error),
+            Ok(head) => match head.status {
+                StatusCode::REQUEST_TIMEOUT => true,
+                status => told == Heard::Early && status.is_success(),
+            },
+        }
     }
 }
 
-/// Gives the session back to read the answer from, also if sending failed.
-async fn send(
-    session: HttpSession,
-    request: &RequestHeader,
-    body: &[Bytes],
-) -> (HttpSession, Result<(), Box<Error>>) {
+async fn converse(stream: Stream, request: &RequestHeader, body: &[Bytes]) -> Conversation {
+    let Some(pieces) = pieces(request, body) else {
+        let head = Error::e_explain(ErrorType::InvalidHTTPHeader, "the request line is odd");
+        let session = HttpSession::new(stream);
+        return Conversation { session, head };
+    };
+    let mut session = HttpSession::new(Box::new(Duplex::new(stream, pieces)));
+    let head = read_head(&mut session).await;
+    Conversation { session, head }
+}
+
+/// The bytes of the request. A short one goes out in one piece: to send its head on its own would
+/// double what sending costs here and what waking up costs the host.
+fn pieces(request: &RequestHeader, body: &[Bytes]) -> Option<VecDeque<Bytes>> {
+    let mut head = http_req_header_to_wire(request)?;
     let size: usize = body.iter().map(Bytes::len).sum();
-    match session {
-        HttpSession::H1(session) if size <= ONE_PIECE => {
-            let mut stream = session.into_inner();
-            let sent = send_in_one_piece(&mut stream, request, body).await;
-            (HttpSession::H1(Http1Session::new(stream)), sent)
-        }
-        mut session => {
-            session.set_write_timeout(Some(STALL));
-            let sent = send_in_parts(&mut session, request, body).await;
-            (session, sent)
-        }
+    if size > ONE_PIECE {
+        let head = std::iter::once(head.freeze());
+        return Some(head.chain(body.iter().cloned()).collect());
     }
-}
-
-async fn send_in_one_piece(
-    stream: &mut Stream,
-    request: &RequestHeader,
-    body: &[Bytes],
-) -> Result<(), Box<Error>> {
-    let mut piece = http_req_header_to_wire(request)
-        .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request line is odd"))?;
     for chunk in body {
-        piece.extend_from_slice(chunk);
+        head.extend_from_slice(chunk);
     }
-    let write = async {
-        stream.write_all(&piece).await?;
-        stream.flush().await
-    };
-    match tokio::time::timeout(STALL, write).await {
-        Ok(written) => written.or_err(ErrorType::WriteError, "while sending the request"),
-        Err(_) => Error::e_explain(ErrorType::WriteTimedout, "while sending the request"),
-    }
-}
-
-async fn send_in_parts(
-    session: &mut HttpSession,
-    request: &RequestHeader,
-    body: &[Bytes],
-) -> Result<(), Box<Error>> {
-    session
-        .write_request_header(Box::new(request.clone()))
-        .await?;
-    for chunk in body {
-        session.write_request_body(chunk.clone(), false).await?;
-    }
-    session.finish_request_body().await
+    Some(VecDeque::from([head.freeze()]))
 }
 
 async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box<Error>> {
     loop {
-        session.read_response_header().await?;
-        if let Some(head) = session
-            .response_header()
-            .filter(|head| !head.status.is_informational())
-        {
-            return Ok(Box::new(head.clone()));
+        session.read_response().await.map_err(|error| {
+            let is_stalled =
+                io_error(&error).is_some_and(|it| it.kind() == io::ErrorKind::TimedOut);
+            if is_stalled {
+                Error::because(ErrorType::WriteTimedout, "while sending the request", error)
+            } else {
+                error
+            }
+        })?;
+        match session.resp_header() {
+            // Nobody asked for that, and what follows is not HTTP.
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Error::e_explain(ErrorType::InvalidHTTPHeader, "it switches protocols");
+            }
+            Some(head) if !head.status.is_informational() => return Ok(Box::new(head.clone())),
+            _ => {}
         }
     }
 }
@@ -262,7 +241,7 @@ async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box
 fn is_closed(error: &Error) -> bool {
     matches!(
         error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::ReadError
+        ErrorType::ConnectionClosed | ErrorType::ReadError
     )
 }
 

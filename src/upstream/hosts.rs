@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora::connectors::http::Connector;
+use pingora::connectors::TransportConnector;
 
 use super::attempt::Attempt;
 use super::background::Background;
@@ -37,7 +37,7 @@ struct Entry {
 
 /// What talking to any host takes.
 pub(super) struct Means {
-    pub(super) connector: Connector,
+    pub(super) connector: TransportConnector,
     pub(super) settings: ArcSwap<Settings>,
     /// Bounds the answers that are held.
     pub(super) budget: Budget,
@@ -47,7 +47,7 @@ impl Hosts {
     /// No hosts yet. `budget` bounds the answers that are held.
     pub fn new(settings: Settings, budget: Budget) -> Self {
         let means = Means {
-            connector: Connector::new(None),
+            connector: TransportConnector::new(None),
             settings: ArcSwap::from_pointee(settings),
             budget,
         };

@@ -56,6 +56,6 @@ async fn look(target: &Target, means: &Means) -> Key {
 async fn status_of(path: &str, target: &Target, means: &Means) -> Option<StatusCode> {
     let peer = target.peer(means.settings.load().connect)?;
     let request = target.get(path).ok()?;
-    let exchange = Exchange::start(&means.connector, peer, &request, &[]).await;
+    let exchange = Exchange::start(&means.connector, peer, &request, &[], false).await;
     Some(exchange.ok()?.head().status)
 }

@@ -8,6 +8,7 @@ mod attempt;
 mod background;
 mod check;
 mod discovery;
+mod duplex;
 mod exchange;
 mod hosts;
 mod key;
@@ -54,6 +55,9 @@ pub struct Terms {
     pub limit: Duration,
     /// How long one may take that is too large to hold: its client sets the pace.
     pub longest: Duration,
+    /// Only on a connection of its own, since the request has broken a host already: one that fails
+    /// on a kept connection gets a second try there.
+    pub fresh: bool,
     /// The attempt's span, if the host is to be told of it.
     pub trace: Option<Context>,
 }

@@ -165,7 +165,7 @@ async fn an_ejected_host_comes_back_when_it_is_well_again() {
 async fn a_host_that_hangs_up_between_requests_is_neither_noticed_nor_ejected() {
     for manner in [
         Behaviour::ServeThenHangUp,
-        Behaviour::ServeOncePerConnection,
+        Behaviour::ServeOncePerConnection(""),
     ] {
         let host = sim_host("host").behaving(manner).start();
         let proxy = Proxy::in_front_of(&[&host]).await;

@@ -31,8 +31,9 @@ mod edges_http2;
 mod edges_limits;
 mod edges_tls;
 mod faults;
+mod kept;
 mod leaving;
-
+mod meanings;
 mod metrics;
 mod monitoring;
 mod operations;

@@ -78,10 +78,13 @@ impl Process {
         self.signal("TERM").await;
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("still running")
+    }
+
     /// Sends it a signal.
     pub(crate) async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("still running");
-        assert!(signal(name, pid).await, "no signal to {}", self.name);
+        assert!(signal(name, self.id()).await, "no signal to {}", self.name);
     }
 
     /// Returns once its log holds `text`.

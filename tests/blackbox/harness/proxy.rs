@@ -240,6 +240,16 @@ impl Proxy {
         self.process.signal(name).await;
     }
 
+    /// Lets it open files only up to this number from now on.
+    pub(crate) fn limit_files(&self, limit: u64) {
+        let pid = self.process.id().try_into().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid);
+        let kind = rustix::process::Resource::Nofile;
+        let mut limits = rustix::process::getrlimit(kind);
+        limits.current = Some(limit);
+        rustix::process::prlimit(pid, kind, limits).unwrap();
+    }
+
     /// Returns once its log holds `text`.
     pub(crate) async fn logs(&self, text: &str) {
         self.process.logs(text).await;

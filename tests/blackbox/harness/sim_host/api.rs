@@ -70,8 +70,10 @@ pub(super) async fn respond(
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let is_first = line.count() == 0;
-    if !is_first && matches!(api.knobs().behaviour, Behaviour::ServeOncePerConnection) {
-        return line.end("", Ending::Close).await;
+    if let Behaviour::ServeOncePerConnection(last_words) = api.knobs().behaviour
+        && !is_first
+    {
+        return line.end(last_words, Ending::Close).await;
     }
     let route = (head.method.clone(), head.uri.path().to_owned());
     let response = match (&route.0, route.1.as_str()) {
@@ -163,6 +165,7 @@ impl Api {
         if let HealthAnswer::Hang = knobs.health {
             return std::future::pending().await;
         }
+        self.record.asked_for_status();
         let count = |number: usize| u32::try_from(number).unwrap();
         let slots = count(knobs.slots);
         let queue = match knobs.status {
@@ -189,6 +192,7 @@ impl Api {
         match self.knobs().behaviour {
             Behaviour::AnswerUnread(answer) => return fixed(&answer),
             Behaviour::DieReading => line.end("", Ending::Reset).await,
+            Behaviour::SayUnread(bytes, ending) => line.end(bytes, ending).await,
             _ => {}
         }
         let Ok(body) = body.collect().await else {
@@ -197,11 +201,17 @@ impl Api {
         let body = body.to_bytes();
         visit.read_whole(&body);
         let knobs = self.knobs();
-        match knobs.behaviour.clone() {
+        let job = Job::read(&body);
+        let text = job.as_ref().map_or("", Job::first_text);
+        match knobs.behaviour.clone().towards(text) {
             Behaviour::Answer(answer) => fixed(&answer),
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Say(bytes, ending) => line.end(bytes, ending).await,
-            behaviour => match Job::read(&body) {
+            Behaviour::DieThinking(time) => {
+                tokio::time::sleep(time).await;
+                line.end("", Ending::Close).await
+            }
+            behaviour => match job {
                 None => error(422, "not what a host computes"),
                 Some(job) if !knobs.has(job.model()) => fixed(&knobs.unknown_model),
                 Some(job) if !visit.take_slot(knobs.slots - knobs.foreign, job.first_text()) => {
@@ -234,6 +244,10 @@ impl Api {
                 response(StatusCode::OK, "application/json", whole(body))
             }
             Behaviour::StallAfter(bytes) => stalled(bytes),
+            Behaviour::ServeThenSay(later, bytes) => {
+                let ending = Ending::Afterthought(later, bytes);
+                line.end(spoken(&answer), ending).await
+            }
             Behaviour::ServeThenHangUp => line.end(spoken(&answer), Ending::Close).await,
             Behaviour::DieAfter(bytes) => line.end(cut(&answer, bytes), Ending::Reset).await,
             Behaviour::DieMidBody(ending) => line.end(half(&spoken(&answer)), ending).await,
@@ -372,6 +386,9 @@ fn fixed(answer: &Answer) -> Response<Body> {
     if let Some(retry_after) = &answer.retry_after {
         let value = retry_after.parse().unwrap();
         response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    for (name, value) in &answer.headers {
+        response.headers_mut().insert(*name, value.parse().unwrap());
     }
     response
 }

@@ -21,15 +21,24 @@ pub(crate) enum Behaviour {
     StallAfter(usize),
     /// A right answer, after which the host hangs up although it never said so.
     ServeThenHangUp,
-    /// A right answer to the first request on a connection; the next one just misses the host's
-    /// closing of it.
-    ServeOncePerConnection,
+    /// A right answer to the first request on a connection; the next one finds these last words and
+    /// the end.
+    ServeOncePerConnection(&'static str),
+    /// A right answer, after which, so much later, these bytes come that nobody asked for. The
+    /// connection stays, and nothing more comes.
+    ServeThenSay(Duration, &'static str),
+    /// This, if it is the first text; a right answer otherwise.
+    For(&'static str, Box<Behaviour>),
     /// This answer, whatever was asked.
     Answer(Answer),
     /// This answer, as soon as the head of the request is there; the body is left unread.
     AnswerUnread(Answer),
     /// These bytes instead of an answer, then the end.
     Say(&'static str, Ending),
+    /// The same, as soon as the head of the request is there; the body is left unread.
+    SayUnread(&'static str, Ending),
+    /// The end after so much time, without a word.
+    DieThinking(Duration),
     /// Half an answer, then the end.
     DieMidBody(Ending),
     /// So many bytes of a longer answer, then a reset.
@@ -51,6 +60,8 @@ pub(crate) enum Ending {
     Reset,
     /// Not at all: the connection stays, and nothing more comes.
     Silence,
+    /// After so much time these bytes, and nothing more.
+    Afterthought(Duration, &'static str),
 }
 
 /// An answer without computation.
@@ -59,6 +70,7 @@ pub(crate) struct Answer {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) retry_after: Option<String>,
+    pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
 }
 
@@ -111,6 +123,20 @@ impl Behaviour {
         })
     }
 
+    /// This, to the one request whose first text it is.
+    pub(crate) fn only_for(self, text: &'static str) -> Self {
+        Self::For(text, Box::new(self))
+    }
+
+    /// What becomes of a request for `text`.
+    pub(super) fn towards(self, text: &str) -> Self {
+        match self {
+            Self::For(chosen, behaviour) if chosen == text => *behaviour,
+            Self::For(..) => Self::Serve,
+            behaviour => behaviour,
+        }
+    }
+
     /// Does a truthful `/status` show no free slot?
     pub(super) fn is_busy(&self) -> bool {
         match self {
@@ -127,6 +153,7 @@ impl Answer {
             status,
             content_type: "application/json",
             retry_after: None,
+            headers: Vec::new(),
             body: serde_json::json!({"detail": detail}).to_string().into(),
         }
     }
@@ -138,6 +165,20 @@ impl Answer {
             body: text.into(),
             ..Self::error(status, "")
         }
+    }
+
+    /// What a web server says that stands before a host.
+    pub(crate) fn html(status: u16) -> Self {
+        Self {
+            content_type: "text/html",
+            body: format!("<h1>{status}</h1>").into(),
+            ..Self::error(status, "")
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
     }
 
     /// A refusal for now.

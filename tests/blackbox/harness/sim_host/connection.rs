@@ -123,6 +123,12 @@ async fn serve(stream: TcpStream, api: Arc<Api>) {
         Ending::Reset => stream.set_zero_linger().unwrap(),
         Ending::Close => close(stream).await,
         Ending::Silence => std::future::pending().await,
+        Ending::Afterthought(later, bytes) => {
+            tokio::time::sleep(later).await;
+            // As above.
+            let _ = stream.write_all(bytes.as_bytes()).await;
+            std::future::pending::<()>().await;
+        }
     }
 }
 

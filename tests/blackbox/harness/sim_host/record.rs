@@ -33,6 +33,8 @@ pub(crate) struct Record {
     pub(crate) checks: usize,
     /// Connections accepted.
     pub(crate) connections: usize,
+    /// Questions for `/status`.
+    pub(crate) status_asked: usize,
 }
 
 /// A record that is being written.
@@ -54,6 +56,10 @@ impl Recorder {
 
     pub(super) fn connection(&self) {
         self.0.lock().unwrap().connections += 1;
+    }
+
+    pub(super) fn asked_for_status(&self) {
+        self.0.lock().unwrap().status_asked += 1;
     }
 
     /// A compute request has arrived; it is present until the guard is dropped.
