@@ -59,7 +59,10 @@ impl Checker {
             told = problem;
             self.pool.checked(self.host, &found);
             let jitter = 1.0 + rand::random_range(-JITTER..JITTER);
-            self.pool.check_due(self.host, jitter).await;
+            tokio::select! {
+                () = self.pool.check_due(self.host, jitter) => {}
+                () = self.target.gets_address() => {}
+            }
         }
     }
 
@@ -76,7 +79,7 @@ impl Checker {
     }
 
     async fn check(&self) -> Check {
-        if let Err(trouble) = self.target.resolve(self.settings().check).await {
+        if let Err(trouble) = self.target.has_address(self.settings().check).await {
             return failed(false, trouble);
         }
         let asked = Clock::now();

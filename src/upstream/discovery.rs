@@ -1,7 +1,7 @@
 //! What the answers of the DNS mean for the hosts behind a name, without asking anybody.
 //!
-//! A name stands for one host at each of its addresses. Hosts come and go with the answers, but not
-//! with their absence: what was last found stays while the DNS fails, says that the name does not
+//! The name of a host with `discover` stands for one host at each of its addresses, that of any other for
+//! one host that may have several. Addresses come and go with the answers, but not with their absence: what was last found stays while the DNS fails, says that the name does not
 //! exist, or knows no address for it. That is an accident far more often than the wish to have no
 //! hosts, and dead addresses cost nothing but failing checks. Whoever wants none takes the host out
 //! of the configuration.
@@ -15,12 +15,13 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Member;
+use super::trouble::Trouble;
 use crate::config::HostName;
 
 /// More addresses of one name than this are left out.
 pub(super) const MAX_ADDRESSES: usize = 256;
 /// Bounds on how long an answer is believed, whatever it says.
-const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(5);
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(1);
 /// A failed look-up is repeated after this long at the latest.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -118,6 +119,18 @@ impl Known {
 }
 
 impl Answer {
+    /// Why it has no address, if it has none.
+    pub(super) fn trouble(&self) -> Trouble {
+        match (&self.v4, &self.v6) {
+            (Records::Failed(_), _) | (_, Records::Failed(_)) => Trouble::Unresolved,
+            _ => Trouble::NoAddress,
+        }
+    }
+
+    pub(super) fn has_addresses(&self) -> bool {
+        self.ttl().is_some()
+    }
+
     /// How long it holds; `None` if it has no addresses at all.
     fn ttl(&self) -> Option<Duration> {
         [&self.v4, &self.v6]
@@ -156,11 +169,11 @@ impl Records {
 }
 
 /// All hosts that there are to be, in the order of the configuration. `found`: the addresses of a
-/// host to discover. Where a host is configured under the very name of a discovered one, it is that
+/// name. Where a host is configured under the very name of a discovered one, it is that
 /// one, with settings of its own.
 pub(super) fn members<A: Iterator<Item = IpAddr>>(
     configured: &[Member],
-    found: impl Fn(&HostName) -> A,
+    found: impl Fn(&str) -> A,
 ) -> Vec<Member> {
     let own: HashSet<&HostName> = configured
         .iter()
@@ -173,7 +186,7 @@ pub(super) fn members<A: Iterator<Item = IpAddr>>(
             members.push(member.clone());
             continue;
         }
-        let discovered = found(&member.host.name).map(|address| member.at(address));
+        let discovered = found(member.host.url.host()).map(|address| member.at(address));
         members.extend(discovered.filter(|member| !own.contains(&member.host.name)));
     }
     members
@@ -268,7 +281,7 @@ mod tests {
         assert_eq!(next(one(30), none(), None), 30 * SECOND);
         assert_eq!(next(one(30), found(7, &["::1"]), None), 7 * SECOND);
         assert_eq!(next(one(0), none(), None), SECOND);
-        assert_eq!(next(one(86_400), none(), None), 300 * SECOND);
+        assert_eq!(next(one(86_400), none(), None), 60 * SECOND);
         assert_eq!(next(failed(), none(), None), RETRY);
         assert_eq!(next(one(30), failed(), Some(2 * SECOND)), 2 * SECOND);
         assert_eq!(next(failed(), failed(), Some(9 * SECOND)), RETRY, "sooner");
@@ -295,7 +308,7 @@ mod tests {
         ];
         let addresses = ["10.0.0.1", "10.0.0.2"];
         let members = members(&configured, |name| {
-            assert_eq!(name.to_string(), "pool");
+            assert_eq!(name, "gpus.example");
             addresses.into_iter().map(|text| text.parse().unwrap())
         });
         let names: Vec<_> = members

@@ -5,6 +5,7 @@
 //! round: they end with the host, and begin anew when the way to it changes.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,7 @@ use pingora::connectors::TransportConnector;
 use super::attempt::Attempt;
 use super::background::Background;
 use super::check::Checker;
+use super::trouble::Trouble;
 use super::{Member, Settings, Target, Terms, Upstream, Verdict};
 use crate::budget::Budget;
 use crate::message::{Call, Reports};
@@ -85,6 +87,13 @@ impl Hosts {
             checks
                 .entry(*id)
                 .or_insert_with(|| self.keep_checking(*id, &entry.target, pool));
+        }
+    }
+
+    /// Takes in a look-up of `name`: the addresses that are known of it, or why there are none.
+    pub(super) fn looked_up(&self, name: &str, known: &[IpAddr], trouble: Trouble) {
+        for entry in self.entries.load().values() {
+            entry.target.looked_up(name, known, trouble);
         }
     }
 

@@ -1,13 +1,15 @@
-//! Which hosts there are: those of the configuration, and those found behind names in it.
+//! Which hosts there are and where: those of the configuration, at the addresses of the names in it, or
+//! one for each address.
 //!
 //! ```text
 //! configuration ──▶ configured ─┐
-//!                               ├─ members ─▶ Hosts, pool
+//!                               ├─ members, addresses ─▶ Hosts, pool
 //! look-ups ───────▶ found ──────┘
 //! ```
 //!
 //! Either side may change at any time; what follows is worked out from both, under one lock, so that
-//! no change undoes another. One endless task for each name looks it up.
+//! no change undoes another. One endless task for each name looks it up, however many hosts have it in
+//! their URL; nobody waits for it but a host that has no address at all yet.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,14 +22,14 @@ use super::background::Background;
 use super::discovery::{self, Answer, Known, News};
 use super::resolver::Resolver;
 use super::{Hosts, Member, UnusableHost};
-use crate::config::{self, HostName};
+use crate::config;
 use crate::pool::Pool;
 
 /// See the module.
 pub struct Membership {
     shared: Arc<Shared>,
-    /// The tasks, by the host that they are for.
-    look_ups: Mutex<HashMap<HostName, LookUp>>,
+    /// The tasks, by the name that they look up.
+    look_ups: Mutex<HashMap<String, LookUp>>,
 }
 
 /// What the tasks use.
@@ -40,21 +42,22 @@ struct Shared {
 #[derive(Default)]
 struct State {
     configured: Vec<Member>,
-    /// By the host whose name was looked up.
-    found: HashMap<HostName, Found>,
+    /// By the name that was looked up.
+    found: HashMap<String, Found>,
 }
 
 struct Found {
     question: Question,
     known: Known,
+    /// The last answer, where there has been one.
+    answer: Option<Answer>,
 }
 
-/// What is asked for one host of the configuration.
+/// What is asked about a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Question {
-    host: HostName,
-    /// The name in its URL.
     name: String,
+    /// The shortest that any of its hosts wants.
     interval: Option<Duration>,
     server: Option<SocketAddr>,
 }
@@ -74,8 +77,8 @@ impl Membership {
         }
     }
 
-    /// Puts these hosts in the place of those there are. Hosts to discover stay as they were found
-    /// before, as long as the name in their URL stays. `resolver`: whom to ask, if not whom the
+    /// Puts these hosts in the place of those there are. What was found behind a name stays known as
+    /// long as the name stays. `resolver`: whom to ask, if not whom the
     /// system asks. Needs a runtime.
     ///
     /// # Errors
@@ -86,16 +89,13 @@ impl Membership {
         resolver: Option<SocketAddr>,
     ) -> Result<(), UnusableHost> {
         let configured = hosts.iter().map(Member::load).collect::<Result<_, _>>()?;
-        let questions: HashMap<_, _> = hosts
-            .iter()
-            .filter_map(|host| Some((host.name.clone(), Question::about(host, resolver)?)))
-            .collect();
+        let questions = questions(hosts, resolver);
         let mut look_ups = self.look_ups.lock();
         self.shared.configure(configured, &questions);
-        look_ups.retain(|host, look_up| questions.get(host) == Some(&look_up.question));
-        for (host, question) in questions {
+        look_ups.retain(|name, look_up| questions.get(name) == Some(&look_up.question));
+        for (name, question) in questions {
             look_ups
-                .entry(host)
+                .entry(name)
                 .or_insert_with(|| LookUp::start(question, Arc::clone(&self.shared)));
         }
         Ok(())
@@ -103,76 +103,120 @@ impl Membership {
 }
 
 impl Shared {
-    fn configure(&self, configured: Vec<Member>, questions: &HashMap<HostName, Question>) {
+    fn configure(&self, configured: Vec<Member>, questions: &HashMap<String, Question>) {
         let mut state = self.state.lock();
         let mut before = std::mem::take(&mut state.found);
         state.configured = configured;
         state.found = questions
             .iter()
-            .map(|(host, question)| {
-                let same = before
-                    .remove(host)
-                    .filter(|found| found.question.name == question.name);
+            .map(|(name, question)| {
+                let before = before.remove(name);
+                let (known, answer) = before
+                    .map(|found| (found.known, found.answer))
+                    .unwrap_or_default();
                 let found = Found {
                     question: question.clone(),
-                    known: same.map(|found| found.known).unwrap_or_default(),
+                    known,
+                    answer,
                 };
-                (host.clone(), found)
+                (name.clone(), found)
             })
             .collect();
         self.apply(&state);
     }
 
     /// When to ask again.
-    fn take_in(&self, question: &Question, answer: &Answer) -> Duration {
+    fn take_in(&self, question: &Question, answer: Answer) -> Duration {
         let mut state = self.state.lock();
-        let found = state.found.get_mut(&question.host);
+        let found = state.found.get_mut(&question.name);
         let Some(found) = found.filter(|found| found.question == *question) else {
             // Nobody asks this any more; the task is about to end.
             return Duration::MAX;
         };
         let before: Vec<_> = found.known.addresses().collect();
-        let step = found.known.take_in(answer, question.interval);
+        let step = found.known.take_in(&answer, question.interval);
+        found.answer = Some(answer);
         let is_new = !found.known.addresses().eq(before);
-        let (host, name, known) = (
-            &question.host,
-            &question.name,
-            found.known.addresses().count(),
-        );
-        match step.news {
-            Some(News::Problem(problem)) => tracing::warn!(
-                %host,
-                name,
-                known,
-                problem,
-                "hosts can't be discovered as they should; those known stay"
-            ),
-            Some(News::Well) => tracing::info!(%host, name, known, "hosts are discovered again"),
-            None => {}
+        let known = found.known.addresses().count();
+        if let Some(news) = step.news {
+            tell(&state.configured, question, known, news);
         }
         if is_new {
             self.apply(&state);
+        } else {
+            self.deliver(&state, &question.name);
         }
         step.next
     }
 
     fn apply(&self, state: &State) {
-        let members = discovery::members(&state.configured, |host| {
-            let found = state.found.get(host);
+        let members = discovery::members(&state.configured, |name| {
+            let found = state.found.get(name);
             found.into_iter().flat_map(|found| found.known.addresses())
         });
         self.hosts.set(&self.pool, members);
+        for name in state.found.keys() {
+            self.deliver(state, name);
+        }
+    }
+
+    /// Tells the hosts with that name where they are.
+    fn deliver(&self, state: &State, name: &str) {
+        let found = state.found.get(name);
+        if let Some((found, answer)) = found.and_then(|found| Some((found, found.answer.as_ref()?)))
+        {
+            let addresses: Vec<_> = found.known.addresses().collect();
+            self.hosts.looked_up(name, &addresses, answer.trouble());
+        }
     }
 }
 
-impl Question {
-    fn about(host: &config::Host, server: Option<SocketAddr>) -> Option<Self> {
-        Some(Self {
-            host: host.name.clone(),
-            name: host.url.host().to_owned(),
-            interval: host.discover?.interval,
+/// One question for each name that has to be looked up.
+fn questions(hosts: &[config::Host], server: Option<SocketAddr>) -> HashMap<String, Question> {
+    let mut questions = HashMap::new();
+    for host in hosts.iter().filter(|host| !host.url.is_literal()) {
+        let name = host.url.host().to_owned();
+        let question = questions.entry(name.clone()).or_insert(Question {
+            name,
+            interval: None,
             server,
-        })
+        });
+        let wanted = host.discover.and_then(|discover| discover.interval);
+        question.interval = question.interval.into_iter().chain(wanted).min();
+    }
+    questions
+}
+
+fn tell(configured: &[Member], question: &Question, known: usize, news: News) {
+    let name = &question.name;
+    let of_name = configured
+        .iter()
+        .filter(|member| member.host.url.host() == name);
+    let hosts: Vec<_> = of_name
+        .clone()
+        .map(|member| member.host.name.as_ref())
+        .collect();
+    let hosts = hosts.join(", ");
+    let discovered = of_name.clone().any(|member| member.host.discover.is_some());
+    match news {
+        News::Problem(problem) if discovered => tracing::warn!(
+            hosts,
+            name,
+            known,
+            problem,
+            "hosts can't be discovered as they should; those known stay"
+        ),
+        News::Well if discovered => {
+            tracing::info!(hosts, name, known, "hosts are discovered again");
+        }
+        News::Problem(problem) => tracing::warn!(
+            hosts,
+            name,
+            known,
+            problem,
+            "a name can't be looked up as it should; the addresses known stay"
+        ),
+        News::Well => tracing::info!(hosts, name, known, "a name can be looked up again"),
     }
 }
 
@@ -185,7 +229,7 @@ impl LookUp {
         let task = Background::spawn(async move {
             loop {
                 let answer = resolver.look_up(&asked.name).await;
-                let next = shared.take_in(&asked, &answer);
+                let next = shared.take_in(&asked, answer);
                 tokio::time::sleep(next).await;
             }
         });

@@ -1,12 +1,16 @@
-//! Asks the DNS which addresses a name has.
+//! Asks the DNS which addresses a name has, after `/etc/hosts`. Names that only the system's own resolver
+//! knows (mDNS, plug-ins of its name service switch) are asked of it if the DNS knows no address; that
+//! takes a thread for as long as it takes.
 //!
 //! The system's settings are read anew for each look-up: they change under a long-lived process (a
 //! laptop's network, a container's). So nothing is cached here either; who asks waits until the last
 //! answer ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
@@ -15,10 +19,17 @@ use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
+use tokio::sync::oneshot;
+
 use super::discovery::{Answer, Records};
 
 /// Bound on one question with all its repetitions. It is asked again soon in any case.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Once there is an address of one kind, that of the other is waited for no longer than that.
+const GRACE: Duration = Duration::from_secs(1);
+/// The system's resolver tells no time to live.
+const SYSTEMS_TTL: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +41,15 @@ pub(super) struct Resolver {
 impl Resolver {
     /// The addresses of `name` now.
     pub(super) async fn look_up(self, name: &str) -> Answer {
-        let v4 = self.ask(name, LookupIpStrategy::Ipv4Only);
-        let v6 = self.ask(name, LookupIpStrategy::Ipv6Only);
-        let (v4, v6) = tokio::join!(v4, v6);
+        let answer = self.look_up_in_dns(name).await;
+        if self.server.is_some() || answer.has_addresses() {
+            return answer;
+        }
+        systems_answer(name.to_owned()).await.unwrap_or(answer)
+    }
+
+    async fn look_up_in_dns(self, name: &str) -> Answer {
+        let (v4, v6) = self.ask_for_both(name).await;
         // A short name may stand for several, of which the first that exists is meant (`search` in
         // resolv.conf). Both kinds of addresses must be of the same.
         let same_name = match (&v4, &v6) {
@@ -46,6 +63,24 @@ impl Resolver {
             } else {
                 Records::None("another name's address")
             },
+        }
+    }
+
+    async fn ask_for_both(
+        self,
+        name: &str,
+    ) -> (Result<LookupIp, NetError>, Result<LookupIp, NetError>) {
+        let v4 = pin!(self.ask(name, LookupIpStrategy::Ipv4Only));
+        let v6 = pin!(self.ask(name, LookupIpStrategy::Ipv6Only));
+        match select(v4, v6).await {
+            Either::Left((v4, v6)) => {
+                let v6 = second(&v4, v6).await;
+                (v4, v6)
+            }
+            Either::Right((v6, v4)) => {
+                let v4 = second(&v6, v4).await;
+                (v4, v6)
+            }
         }
     }
 
@@ -64,6 +99,46 @@ impl Resolver {
         builder.options_mut().ip_strategy = kind;
         builder.build()?.lookup_ip(name).await
     }
+}
+
+async fn second(
+    first: &Result<LookupIp, NetError>,
+    second: impl Future<Output = Result<LookupIp, NetError>>,
+) -> Result<LookupIp, NetError> {
+    if first.is_err() {
+        return second.await;
+    }
+    let second = tokio::time::timeout(GRACE, second).await;
+    second.unwrap_or(Err(NetError::Timeout))
+}
+
+/// What the system's resolver says, if it knows any address. On a thread of its own, which nobody waits
+/// for when the proxy ends.
+async fn systems_answer(name: String) -> Option<Answer> {
+    let (answer, told) = oneshot::channel();
+    let ask = move || {
+        let found = (name.as_str(), 0).to_socket_addrs();
+        let found = found.map(|found| found.filter_map(|address| usable(address.ip())).collect());
+        // Nobody may care any more.
+        let _ = answer.send(found.unwrap_or_default());
+    };
+    std::thread::Builder::new().spawn(ask).ok()?;
+    let found: Vec<IpAddr> = told.await.ok()?;
+    let (v4, v6) = found.into_iter().partition(IpAddr::is_ipv4);
+    let records = |addresses: Vec<IpAddr>| {
+        if addresses.is_empty() {
+            return Records::None("the system knows no such address");
+        }
+        Records::Found {
+            addresses,
+            ttl: SYSTEMS_TTL,
+        }
+    };
+    let answer = Answer {
+        v4: records(v4),
+        v6: records(v6),
+    };
+    answer.has_addresses().then_some(answer)
 }
 
 fn only(server: SocketAddr) -> ResolverConfig {

@@ -10,6 +10,7 @@ use gpu_bridge_wire::{API_KEY_HEADER, Info};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
+use tokio::sync::watch;
 
 use super::Member;
 use super::key::Known;
@@ -17,6 +18,17 @@ use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
 use crate::message::HostReport;
+
+/// What is known of where a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    /// Its name has not been looked up yet.
+    Unasked,
+    /// It has addresses.
+    Known,
+    /// Its name has been looked up in vain.
+    Unknown(Trouble),
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +48,7 @@ pub struct Target {
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// The one of them that is used.
     current: ArcSwapOption<SocketAddr>,
+    whereabouts: watch::Sender<Whereabouts>,
     info: ArcSwapOption<(Instant, Info)>,
     key: Known,
 }
@@ -54,6 +67,10 @@ impl Target {
         let literal = || host.url.host().parse::<IpAddr>().ok();
         let fixed = member.address.or_else(literal);
         let address = fixed.map(|ip| SocketAddr::new(ip, host.url.port()));
+        let whereabouts = match address {
+            Some(_) => Whereabouts::Known,
+            None => Whereabouts::Unasked,
+        };
         Self {
             name: host.name.clone(),
             url: host.url.clone(),
@@ -63,6 +80,7 @@ impl Target {
             api_key,
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
+            whereabouts: watch::Sender::new(whereabouts),
             info: ArcSwapOption::empty(),
             key: Known::default(),
         }
@@ -113,35 +131,67 @@ impl Target {
         }
     }
 
-    /// Looks the host's name up again. The address in use stays in use while it is among those
-    /// found, whatever their order; all stay if the look-up fails or takes longer than `within`.
+    /// Takes in a look-up of the name in its URL, whoever else has that name in theirs. The address in
+    /// use stays in use while it is among those found, whatever their order; all stay if none is found.
+    pub(super) fn looked_up(&self, name: &str, found: &[IpAddr], trouble: Trouble) {
+        if self.is_fixed || self.url.host() != name {
+            return;
+        }
+        let port = self.url.port();
+        let found: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let Some(first) = found.first() else {
+            let known = Whereabouts::Known;
+            return self.tell(|now| {
+                if now == known {
+                    known
+                } else {
+                    Whereabouts::Unknown(trouble)
+                }
+            });
+        };
+        let current = self.current.load();
+        let kept = current.as_deref().filter(|current| found.contains(current));
+        self.use_address(*kept.unwrap_or(first));
+        self.addresses.store(found.into());
+        self.tell(|_| Whereabouts::Known);
+    }
+
+    fn tell(&self, change: impl FnOnce(Whereabouts) -> Whereabouts) {
+        self.whereabouts.send_if_modified(|now| {
+            let before = std::mem::replace(now, change(*now));
+            before != *now
+        });
+    }
+
+    /// Waits for the first look-up, but not longer than `within`.
     ///
     /// # Errors
-    /// If there are no addresses at all.
-    pub(super) async fn resolve(&self, within: Duration) -> Result<(), Trouble> {
-        if self.is_fixed {
-            return Ok(());
-        }
-        let look_up = tokio::net::lookup_host((self.url.host(), self.url.port()));
-        let trouble = match tokio::time::timeout(within, look_up).await {
-            Ok(Ok(found)) => {
-                let found: Vec<_> = found.collect();
-                if let Some(first) = found.first() {
-                    let current = self.current.load();
-                    let kept = current.as_deref().filter(|current| found.contains(current));
-                    self.use_address(*kept.unwrap_or(first));
-                    self.addresses.store(found.into());
-                    return Ok(());
-                }
-                Trouble::NoAddress
-            }
-            // The system's resolver does not tell a name that is unknown from one that nobody told.
-            Ok(Err(_)) | Err(_) => Trouble::Unresolved,
+    /// If it has no address yet.
+    pub(super) async fn has_address(&self, within: Duration) -> Result<(), Trouble> {
+        let mut told = self.whereabouts.subscribe();
+        let asked = async {
+            let told = told.wait_for(|now| *now != Whereabouts::Unasked).await;
+            told.map(|now| *now)
         };
-        if self.addresses.load().is_empty() {
-            Err(trouble)
-        } else {
-            Ok(())
+        match tokio::time::timeout(within, asked).await {
+            Ok(Ok(Whereabouts::Known)) => Ok(()),
+            Ok(Ok(Whereabouts::Unknown(trouble))) => Err(trouble),
+            _ => Err(Trouble::Unresolved),
+        }
+    }
+
+    /// Ends when its first address is found; never if it has one.
+    pub(super) async fn gets_address(&self) {
+        let mut told = self.whereabouts.subscribe();
+        let has_one = *told.borrow() == Whereabouts::Known;
+        // This target holds the sender.
+        if has_one
+            || told
+                .wait_for(|now| *now == Whereabouts::Known)
+                .await
+                .is_err()
+        {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -207,7 +257,7 @@ mod tests {
     async fn an_address_needs_no_look_up() {
         let target = target("http://[::1]:9");
         assert_eq!(address(&target).as_deref(), Some("[::1]:9"));
-        assert_eq!(target.resolve(WITHIN).await, Ok(()));
+        assert_eq!(target.has_address(WITHIN).await, Ok(()));
         assert_eq!(target.candidates().len(), 1);
     }
 
@@ -215,7 +265,7 @@ mod tests {
     async fn a_discovered_host_keeps_its_address_and_its_name() {
         let host = member("a", "https://does-not-exist.invalid:9");
         let target = Target::new(&host.at("10.0.0.7".parse().unwrap()));
-        assert_eq!(target.resolve(WITHIN).await, Ok(()));
+        assert_eq!(target.has_address(WITHIN).await, Ok(()));
         assert_eq!(address(&target).as_deref(), Some("10.0.0.7:9"));
         let peer = target.peer(WITHIN).unwrap();
         let server_name = pingora::upstreams::peer::Peer::sni(&peer).to_owned();
@@ -225,33 +275,47 @@ mod tests {
         assert_eq!(request.headers[header::HOST], "does-not-exist.invalid:9");
     }
 
-    #[tokio::test]
-    async fn a_name_is_looked_up_and_the_address_in_use_is_kept() {
-        let target = target("http://localhost:9");
-        assert_eq!(address(&target), None);
-        assert!(target.candidates().is_empty());
-        target.resolve(WITHIN).await.unwrap();
-        let found = target.candidates();
-        assert_eq!(address(&target), found.first().map(ToString::to_string));
-        for address in &found {
-            target.use_address(*address);
-            target.resolve(WITHIN).await.unwrap();
-            assert_eq!(target.candidates().first(), Some(address));
-            assert_eq!(target.candidates().len(), found.len());
-        }
-        target.use_address("192.0.2.1:9".parse().unwrap());
-        target.resolve(WITHIN).await.unwrap();
-        assert_eq!(
-            target.candidates(),
-            found,
-            "an address that is gone is left"
-        );
+    fn look_up(target: &Target, name: &str, found: &[&str]) {
+        let found: Vec<_> = found.iter().map(|text| text.parse().unwrap()).collect();
+        target.looked_up(name, &found, Trouble::NoAddress);
     }
 
-    #[tokio::test]
-    async fn a_name_that_does_not_exist_is_told() {
-        let target = target("http://does-not-exist.invalid");
-        let trouble = target.resolve(WITHIN).await.unwrap_err();
-        assert_eq!(trouble, Trouble::Unresolved);
+    #[tokio::test(start_paused = true)]
+    async fn the_address_in_use_is_kept_while_it_is_found() {
+        let target = target("http://gpu.test:9");
+        assert_eq!(address(&target), None);
+        assert_eq!(target.has_address(WITHIN).await, Err(Trouble::Unresolved));
+        look_up(&target, "gpu.test", &["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(address(&target).as_deref(), Some("10.0.0.1:9"));
+        target.use_address("10.0.0.2:9".parse().unwrap());
+        for found in [&["10.0.0.1", "10.0.0.2"][..], &["10.0.0.2", "10.0.0.3"]] {
+            look_up(&target, "gpu.test", found);
+            assert_eq!(address(&target).as_deref(), Some("10.0.0.2:9"));
+            assert_eq!(target.candidates().len(), 2);
+        }
+        look_up(&target, "other.test", &["10.0.0.9"]);
+        look_up(&target, "gpu.test", &[]);
+        assert_eq!(
+            target.has_address(WITHIN).await,
+            Ok(()),
+            "what was found last stays"
+        );
+        look_up(&target, "gpu.test", &["10.0.0.4"]);
+        assert_eq!(address(&target).as_deref(), Some("10.0.0.4:9"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_without_an_address_is_told_until_it_has_one() {
+        let target = target("http://gpu.test:9");
+        look_up(&target, "gpu.test", &[]);
+        assert_eq!(target.has_address(WITHIN).await, Err(Trouble::NoAddress));
+        let found = async {
+            tokio::time::sleep(WITHIN).await;
+            look_up(&target, "gpu.test", &["10.0.0.1"]);
+        };
+        tokio::join!(target.gets_address(), found);
+        assert_eq!(target.has_address(WITHIN).await, Ok(()));
+        let again = tokio::time::timeout(WITHIN, target.gets_address());
+        assert!(again.await.is_err(), "it has one");
     }
 }
