@@ -13,7 +13,7 @@ use super::*;
 use crate::budget::Budget;
 use crate::config::Policy;
 use crate::message::Payload;
-use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Thresholds};
+use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Tells, Thresholds};
 use crate::upstream::{Doubt, Terms, Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -212,7 +212,12 @@ impl Scene {
 
     fn sign_of_life(&self) {
         for (id, _) in self.pool.hosts() {
-            self.pool.checked(id, &Check::Good { slots: None });
+            self.pool.checked(
+                id,
+                &Check::Good {
+                    slots: Tells::Nothing,
+                },
+            );
             let facts = HostFacts {
                 models: vec!["embed:m".to_owned()],
                 ..HostFacts::default()
@@ -451,7 +456,12 @@ async fn the_last_host_is_waited_for() {
     tokio::spawn(async move {
         tokio::time::sleep(10 * SECOND).await;
         for (id, _) in pool.hosts() {
-            pool.checked(id, &Check::Good { slots: None });
+            pool.checked(
+                id,
+                &Check::Good {
+                    slots: Tells::Nothing,
+                },
+            );
         }
     });
     let (result, journal) = scene.run().await;

@@ -18,6 +18,8 @@ use crate::config::HostName;
 
 /// A busy host is left alone for at least this long, so that `Retry-After: 0` can't make a hot loop.
 const MIN_BUSY: Duration = Duration::from_millis(100);
+/// What a host told of its load counts for so long while it tells nothing new.
+const LOAD_COUNTS: Duration = Duration::from_secs(30);
 /// A busy host is tried again after this long at the latest, whatever it asked for.
 const MAX_BUSY: Duration = Duration::from_mins(1);
 
@@ -74,6 +76,10 @@ pub(super) struct Host {
     pub(super) overdue: u32,
     /// When it last answered anything.
     pub(super) heard: Option<Instant>,
+    /// When it last told its slots.
+    pub(super) slots_told: Option<Instant>,
+    /// Checks in a row that could not be made, for reasons that are not the host's.
+    pub(super) unasked: u32,
     /// By an operator: gets nothing new.
     pub(super) draining: bool,
     /// No longer configured: gets nothing new, and is forgotten with its last lease.
@@ -107,6 +113,8 @@ impl Host {
             suspect: false,
             overdue: 0,
             heard: None,
+            slots_told: None,
+            unasked: 0,
             draining: false,
             removed: false,
         }
@@ -197,6 +205,14 @@ impl Host {
         match (self.facts.vram_used_mb, self.facts.vram_total_mb) {
             (Some(used), Some(total)) if total > 0 => used as f64 / total as f64,
             _ => 1.0,
+        }
+    }
+
+    /// It did not tell its slots this time.
+    pub(super) fn tells_no_slots(&mut self, now: Instant) {
+        let counts = |told| now.saturating_duration_since(told) < LOAD_COUNTS;
+        if !self.slots_told.is_some_and(counts) {
+            self.capacity.forget_foreign();
         }
     }
 

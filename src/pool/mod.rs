@@ -54,7 +54,7 @@ pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
 pub use queue::Ticket;
-pub use report::{Check, Outcome, Slots};
+pub use report::{Check, Outcome, Slots, Tells};
 pub use snapshot::{Condition, HostView, PoolView, Running};
 pub use state::{Event, EventKind, Settings};
 pub use usage::Usage;

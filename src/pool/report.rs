@@ -38,15 +38,15 @@ pub enum Outcome {
 pub enum Check {
     /// The host is well.
     Good {
-        /// What it says of its slots, if it says anything.
-        slots: Option<Slots>,
+        /// What it says of its slots.
+        slots: Tells,
     },
     /// The host is well, but says that it can't use its models.
     NotReady {
         /// For the log.
         reason: String,
-        /// What it says of its slots, if it says anything.
-        slots: Option<Slots>,
+        /// What it says of its slots.
+        slots: Tells,
     },
     /// The host is alive but too full even for a check.
     Busy {
@@ -72,6 +72,23 @@ pub enum Check {
         /// For the log.
         reason: String,
     },
+    /// The host could not be asked, which is not its fault: this machine is short of something, or
+    /// nobody tells what the host's name stands for.
+    Ours {
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// What a host says of its slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// This.
+    Slots(Slots),
+    /// Nothing that could be read this time; what it said last still counts for a while.
+    NotNow,
+    /// Nothing, ever.
+    Nothing,
 }
 
 impl Outcome {
@@ -97,7 +114,7 @@ impl Check {
             | Self::Busy { .. }
             | Self::Misconfigured { .. } => true,
             Self::Failed { reachable, .. } => *reachable,
-            Self::NoAnswer { .. } => false,
+            Self::NoAnswer { .. } | Self::Ours { .. } => false,
         }
     }
 
@@ -108,12 +125,13 @@ impl Check {
             Self::NotReady { reason, .. }
             | Self::Failed { reason, .. }
             | Self::NoAnswer { reason, .. }
-            | Self::Misconfigured { reason } => Some(reason),
+            | Self::Misconfigured { reason }
+            | Self::Ours { reason } => Some(reason),
         }
     }
 }
 
-/// What a host says of its slots.
+/// How many slots a host has, and how many are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
     /// Requests that it runs at once; 0 = it calls itself always busy.

@@ -122,6 +122,8 @@ pub struct HostView {
     pub next_check: Option<Duration>,
     /// What its last check found wrong, for people.
     pub problem: Option<String>,
+    /// That is not the host's fault: it could not be asked.
+    pub unasked: bool,
     /// It gets nothing new, by order of an operator.
     pub draining: bool,
     /// Leases that are out.
@@ -173,6 +175,7 @@ impl HostView {
             busy_for: None,
             next_check: None,
             problem: None,
+            unasked: false,
             draining: false,
             in_flight: 0,
             usage: Usage::default(),

@@ -30,7 +30,12 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
     let pool = Pool::new(settings, 1, Box::new(|_| ()));
     pool.set_hosts(hosts.collect());
     for (id, _) in pool.hosts() {
-        pool.checked(id, &Check::Good { slots: None });
+        pool.checked(
+            id,
+            &Check::Good {
+                slots: Tells::Nothing,
+            },
+        );
     }
     pool
 }
@@ -241,7 +246,12 @@ async fn events_reach_the_observer_outside_the_lock() {
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));
     let pool = Pool::new(settings, 1, observer);
     pool.set_hosts(vec![host]);
-    pool.checked(A, &Check::Good { slots: None });
+    pool.checked(
+        A,
+        &Check::Good {
+            slots: Tells::Nothing,
+        },
+    );
     pool.checked(
         A,
         &Check::Failed {

@@ -23,7 +23,7 @@ use super::meaning::{Key, Meaning, meaning};
 use super::readiness::Told;
 use super::trouble::Trouble;
 use super::{Settings, Target};
-use crate::pool::{Check, HostFacts, HostId, Pool, Slots};
+use crate::pool::{Check, HostFacts, HostId, Pool, Slots, Tells};
 
 /// Answers to checks beyond this size are nonsense.
 const MAX_ANSWER: usize = 1 << 20;
@@ -73,6 +73,9 @@ impl Checker {
             (Check::NotReady { .. }, Some(reason)) => {
                 tracing::warn!(%host, reason, "host is not ready");
             }
+            (Check::Ours { .. }, Some(reason)) => {
+                tracing::warn!(%host, reason, "host can't be checked, which is not its fault");
+            }
             (_, Some(reason)) => tracing::warn!(%host, reason, "health check failed"),
             (_, None) => {}
         }
@@ -80,7 +83,7 @@ impl Checker {
 
     async fn check(&self) -> Check {
         if let Err(trouble) = self.target.has_address(self.settings().check).await {
-            return failed(false, trouble);
+            return ours(trouble);
         }
         let asked = Clock::now();
         let limit = self.settings().check;
@@ -100,8 +103,9 @@ impl Checker {
                     reason: Trouble::KeyRefused(status).to_string(),
                 };
             }
-            Probe::Body(status) => Some(self.slots(status.queue, ours)),
-            Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => None,
+            Probe::Body(status) => Tells::Slots(self.slots(status.queue, ours)),
+            Probe::Other(404 | 405 | 501, _) => Tells::Nothing,
+            Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => Tells::NotNow,
         };
         self.refresh_info(until).await;
         match not_ready {
@@ -222,6 +226,12 @@ fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
             silent_for: limit,
         }),
         Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
+    }
+}
+
+fn ours(trouble: Trouble) -> Check {
+    Check::Ours {
+        reason: trouble.to_string(),
     }
 }
 

@@ -1,6 +1,12 @@
 //! The proxy's own troubles are not its hosts': it may open few files, names can't be resolved.
 
-use crate::harness::{Config, Proxy, embed_request, eventually, sim_host, with_open_files};
+use crate::harness::{
+    Config, DnsServer, Proxy, SimHost, embed_request, eventually, sim_host, with_open_files,
+};
+
+const NAME: &str = "gpu.test";
+const FIRST: &str = "127.0.0.2";
+const SECOND: &str = "127.0.0.3";
 
 /// Starts it with so many files, in front of `config`.
 async fn start_with_files(limit: u32, config: &Config) -> Proxy {
@@ -40,4 +46,83 @@ async fn idle_clients_do_not_use_up_what_hosts_and_operators_need() {
         sent.is_ok() && later.head().await.0 == 200
     })
     .await;
+}
+
+/// In front of a host called `gpu`, by name, at the port of `host`.
+fn by_name(dns: &DnsServer, host: &SimHost) -> Config {
+    let url = format!("http://{NAME}:{}", host.address().port());
+    Config::new()
+        .host("gpu", &url, None)
+        .set("pool", "resolver", dns.address())
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_when_its_answer_ends_and_not_at_each_check() {
+    let Some(dns) = DnsServer::start(60, &[(NAME, FIRST)]).await else {
+        return;
+    };
+    let host = sim_host("gpu").at(FIRST, 0).start();
+    let _proxy = Proxy::ready(&by_name(&dns, &host), &[&host]).await;
+    host.is_checked(10).await;
+    assert_eq!(dns.asked_for(NAME), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_moves_is_followed_within_the_time_to_live_of_its_name() {
+    let Some(dns) = DnsServer::start(1, &[(NAME, FIRST)]).await else {
+        return;
+    };
+    let first = sim_host("gpu").at(FIRST, 0).start();
+    let second = sim_host("gpu").at(SECOND, first.address().port()).start();
+    let proxy = Proxy::ready(&by_name(&dns, &first), &[&first]).await;
+    proxy.client().embed("x").await.assert_embedding_of("x");
+    assert_eq!((first.arrivals(), second.arrivals()), (1, 0));
+
+    dns.set(&[(NAME, SECOND)]).await;
+    second.is_checked(1).await;
+
+    proxy.client().embed("x").await.assert_embedding_of("x");
+    assert_eq!((first.arrivals(), second.arrivals()), (1, 1));
+    assert_eq!(proxy.ejections("gpu").await, 0);
+}
+
+#[tokio::test]
+async fn a_host_stays_where_it_was_found_while_its_name_can_not_be_looked_up() {
+    let Some(mut dns) = DnsServer::start(1, &[(NAME, FIRST)]).await else {
+        return;
+    };
+    let host = sim_host("gpu").at(FIRST, 0).start();
+    let proxy = Proxy::ready(&by_name(&dns, &host), &[&host]).await;
+
+    dns.set(&[]).await;
+    proxy.logs("the name does not exist").await;
+    dns.stop().await;
+    host.is_checked(5).await;
+
+    proxy.client().flood(10, 2).await;
+    assert!(proxy.is_healthy("gpu").await);
+    assert_eq!(proxy.ejections("gpu").await, 0);
+}
+
+#[tokio::test]
+async fn a_host_whose_name_has_no_address_yet_is_not_at_fault_and_serves_once_it_has() {
+    let Some(dns) = DnsServer::start(1, &[]).await else {
+        return;
+    };
+    let host = sim_host("gpu").at(FIRST, 0).start();
+    let proxy = Proxy::start(&by_name(&dns, &host)).await;
+    let waiting = proxy.client().start_embed("early");
+    eventually("the trouble is told", async || {
+        proxy.host_metric("unasked", "gpu").await == 1
+    })
+    .await;
+    let (_, status, _) = proxy.command(&["status"]).await;
+    assert!(status.contains("its name has no address"), "{status}");
+    assert_eq!(proxy.ejections("gpu").await, 0);
+
+    dns.set(&[(NAME, FIRST)]).await;
+
+    waiting.await.unwrap().assert_embedding_of("early");
+    assert_eq!(proxy.host_metric("unasked", "gpu").await, 0);
+    assert_eq!(proxy.ejections("gpu").await, 0);
 }

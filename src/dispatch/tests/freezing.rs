@@ -44,7 +44,9 @@ impl Freezing {
         }
         let patience = crate::upstream::patience(self.check, TIMEOUT);
         let _ = tokio::time::timeout(patience, self.worked(self.check)).await;
-        Check::Good { slots: None }
+        Check::Good {
+            slots: Tells::Nothing,
+        }
     }
 }
 
@@ -103,7 +105,12 @@ fn scene(
     let pool = Pool::new(pool_settings, 1, Box::new(|_| ()));
     let ids = pool.set_hosts(vec![spec(0), spec(1)]);
     for id in &ids {
-        pool.checked(*id, &Check::Good { slots: None });
+        pool.checked(
+            *id,
+            &Check::Good {
+                slots: Tells::Nothing,
+            },
+        );
     }
     let upstream = Arc::new(Freezing {
         at,

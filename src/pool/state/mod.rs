@@ -225,6 +225,7 @@ impl State {
             busy_for: busy_for.filter(|left| !left.is_zero()),
             next_check,
             problem: host.problem.clone(),
+            unasked: host.unasked > 0,
             draining: host.draining,
             in_flight: host.in_flight,
             usage: meter.read(host.in_flight, now),

@@ -6,7 +6,7 @@ use super::{EventKind, Grant, State, find};
 use crate::pool::avoid::Proof;
 use crate::pool::health::{Cause, Phase};
 use crate::pool::host::HostFacts;
-use crate::pool::{Check, HostId, Outcome, Slots};
+use crate::pool::{Check, HostId, Outcome, Tells};
 
 impl State {
     /// An attempt has ended and its slot is free. Returns the host's last sign of life.
@@ -134,6 +134,10 @@ impl State {
         host.suspect = false;
         host.last_check = Some(now);
         host.problem = check.problem().map(str::to_owned);
+        host.unasked = match check {
+            Check::Ours { .. } => host.unasked.saturating_add(1),
+            _ => 0,
+        };
         if check.is_an_answer() {
             host.heard = Some(now);
         }
@@ -162,6 +166,7 @@ impl State {
                 host.health.silent_check(confirmed, context)
             }
             Check::Misconfigured { .. } => host.health.misconfigured(context),
+            Check::Ours { .. } => None,
         };
         let is_out = matches!(host.health.phase(), Phase::Ejected { .. });
         if was_out && !is_out {
@@ -175,18 +180,23 @@ impl State {
             }
             // Whatever it was ejected for: by now it is known to be silent.
             Check::NoAnswer { .. } if is_out => self.lost.push((id, Cause::Hung)),
-            Check::Failed { .. } | Check::NoAnswer { .. } | Check::Misconfigured { .. } => {}
+            Check::Failed { .. }
+            | Check::NoAnswer { .. }
+            | Check::Misconfigured { .. }
+            | Check::Ours { .. } => {}
         }
     }
 
-    fn note_slots(&mut self, id: HostId, slots: Option<Slots>, now: Instant) {
+    fn note_slots(&mut self, id: HostId, told: Tells, now: Instant) {
         let Some(host) = self.host_mut(id) else {
             return;
         };
-        let Some(slots) = slots else {
-            host.capacity.forget_foreign();
-            return;
+        let slots = match told {
+            Tells::Slots(slots) => slots,
+            Tells::NotNow => return host.tells_no_slots(now),
+            Tells::Nothing => return host.capacity.forget_foreign(),
         };
+        host.slots_told = Some(now);
         if host
             .capacity
             .tell(slots.max_concurrent, slots.in_flight, slots.ours)

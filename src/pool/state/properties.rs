@@ -11,7 +11,7 @@ use crate::pool::health::Phase;
 use crate::pool::host::{HostFacts, HostSpec};
 use crate::pool::placement::{Placement, Scene, is_desperate};
 use crate::pool::queue::Entry;
-use crate::pool::{Check, Model, Outcome, Slots, Work};
+use crate::pool::{Check, Model, Outcome, Slots, Tells, Work};
 
 /// One step of a history. Numbers are reduced to what exists at that point.
 #[derive(Clone, Debug)]
@@ -49,15 +49,16 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 fn check() -> impl Strategy<Value = Check> {
     let reason = String::new;
     prop_oneof![
-        4 => Just(Check::Good { slots: None }),
+        4 => Just(Check::Good { slots: Tells::Nothing }),
         2 => (0..5u32, 0..7u32, 0..3u32).prop_map(|(max_concurrent, in_flight, ours)| {
             let available = max_concurrent.saturating_sub(in_flight);
-            Check::Good { slots: Some(Slots { max_concurrent, available, in_flight, ours }) }
+            Check::Good { slots: Tells::Slots(Slots { max_concurrent, available, in_flight, ours }) }
         }),
         1 => (0..8u64).prop_map(|s| Check::Busy { retry_after: Duration::from_secs(s) }),
         1 => any::<bool>().prop_map(move |reachable| Check::Failed { reason: reason(), reachable }),
         1 => Just(Check::NoAnswer { reason: reason(), silent_for: Duration::from_secs(2) }),
         1 => Just(Check::Misconfigured { reason: reason() }),
+        1 => Just(Check::Ours { reason: reason() }),
     ]
 }
 
@@ -129,7 +130,13 @@ impl World {
         let mut state = State::new(settings, 7);
         let now = Instant::now();
         for id in state.set_hosts(specs(hosts)) {
-            state.checked(id, &Check::Good { slots: None }, now);
+            state.checked(
+                id,
+                &Check::Good {
+                    slots: Tells::Nothing,
+                },
+                now,
+            );
         }
         Self {
             state,

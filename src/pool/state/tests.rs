@@ -7,7 +7,7 @@ use super::timing::{FIRST_RECHECK, POLL_WHILE_WAITING, RECHECK_WHILE_WAITING};
 use super::*;
 use crate::pool::avoid::{Avoid, Proof};
 use crate::pool::host::{HostFacts, HostSpec};
-use crate::pool::{Check, Model, Outcome, Phase, Slots, TurnedAway, Work};
+use crate::pool::{Check, Model, Outcome, Phase, Slots, Tells, TurnedAway, Work};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -82,11 +82,13 @@ fn phase(state: &State, id: HostId) -> Phase {
     state.host(id).unwrap().health.phase()
 }
 
-const GOOD: Check = Check::Good { slots: None };
+const GOOD: Check = Check::Good {
+    slots: Tells::Nothing,
+};
 
 fn slots(max_concurrent: u32, available: u32) -> Check {
     Check::Good {
-        slots: Some(Slots {
+        slots: Tells::Slots(Slots {
             max_concurrent,
             available,
             in_flight: 0,
@@ -667,7 +669,7 @@ fn foreign_load_is_left_room() {
     let now = Instant::now();
     let mut state = pool(&[0], now);
     let crowded = Check::Good {
-        slots: Some(Slots {
+        slots: Tells::Slots(Slots {
             max_concurrent: 2,
             available: 1,
             in_flight: 1,
@@ -682,6 +684,65 @@ fn foreign_load_is_left_room() {
     state.checked(A, &slots(2, 2), now);
     state.checked(A, &slots(2, 2), now);
     assert_eq!(hosts(&state.grant(now)), [A]);
+}
+
+#[test]
+fn what_was_told_of_foreign_load_counts_for_a_while_after_a_failed_poll() {
+    let start = Instant::now();
+    let crowded = Check::Good {
+        slots: Tells::Slots(Slots {
+            max_concurrent: 2,
+            available: 1,
+            in_flight: 1,
+            ours: 0,
+        }),
+    };
+    let foreign = |told, after: u64| {
+        let mut state = pool(&[0], start);
+        state.checked(A, &crowded, start);
+        let now = start + Duration::from_secs(after);
+        state.checked(A, &Check::Good { slots: told }, now);
+        state.host(A).unwrap().capacity.foreign()
+    };
+    assert_eq!(foreign(Tells::NotNow, 29), 1);
+    assert_eq!(foreign(Tells::NotNow, 30), 0, "nobody knows any more");
+    assert_eq!(foreign(Tells::Nothing, 1), 0, "it has no such page");
+}
+
+#[test]
+fn our_own_troubles_say_nothing_of_a_host() {
+    let now = Instant::now();
+    let trouble = Check::Ours {
+        reason: "no file descriptors".to_owned(),
+    };
+    let mut state = pool(&[1, 1], now);
+    state.checked(
+        B,
+        &Check::NoAnswer {
+            reason: String::new(),
+            silent_for: SECOND,
+        },
+        now,
+    );
+    for times in 1..20 {
+        for id in [A, B] {
+            let failed = state.host(id).unwrap().health.failed_checks();
+            state.checked(id, &trouble, now);
+            assert_eq!(phase(&state, id), Phase::Up, "{times}");
+            assert_eq!(state.host(id).unwrap().health.failed_checks(), failed);
+        }
+        assert!(state.check_delay(A, now) <= state.settings.check_interval);
+    }
+    assert_eq!(state.take_events(), []);
+    let view = state.view(now);
+    assert!(view.hosts[0].unasked && view.hosts[0].problem.is_some());
+    state.checked(A, &GOOD, now);
+    assert!(!state.view(now).hosts[0].unasked);
+
+    let mut unknown = fresh(Policy::LeastBusy, 1, vec![spec("h", 1)]);
+    unknown.checked(A, &trouble, now);
+    assert_eq!(phase(&unknown, A), Phase::Unknown);
+    assert_eq!(unknown.check_delay(A, now), 2 * FIRST_RECHECK, "soon");
 }
 
 #[test]

@@ -39,8 +39,16 @@ impl State {
         let waiting = !self.queue.is_empty();
         let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
         let spaced = |delay: Duration| delay.max(POLL_SPACING.saturating_mul(hosts));
+        let slowest = if waiting {
+            RECHECK_WHILE_WAITING
+        } else {
+            interval
+        };
+        let slower = |steps: u32| (FIRST_RECHECK * (1 << steps.min(10))).min(slowest);
         let delay = if host.suspect {
             FIRST_RECHECK
+        } else if host.unasked > 0 {
+            slower(host.unasked)
         } else if host.health.is_well() {
             if waiting && is_full(host, now) {
                 spaced(POLL_WHILE_WAITING)
@@ -52,13 +60,7 @@ impl State {
         } else if matches!(host.health.phase(), Phase::NotReady { .. }) {
             RECHECK_NOT_READY
         } else {
-            let slower = FIRST_RECHECK * (1 << host.health.failed_checks().min(10));
-            let slowest = if waiting {
-                RECHECK_WHILE_WAITING
-            } else {
-                interval
-            };
-            slower.min(slowest).max(host.health.hold_left(now))
+            slower(host.health.failed_checks()).max(host.health.hold_left(now))
         };
         delay.min(interval)
     }

@@ -119,7 +119,7 @@ fn states(pool: &PoolView) -> Option<MetricFamily> {
     family(Kind::Gauge, "host_state", help, samples)
 }
 
-const READINGS: [Reading<HostView>; 15] = [
+const READINGS: [Reading<HostView>; 16] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_healthy",
@@ -143,6 +143,12 @@ const READINGS: [Reading<HostView>; 15] = [
         name: "host_misconfigured",
         help: "1 while a host is out because it refuses the proxy's API key.",
         read: |host| Some(truth(is_misconfigured(host.phase))),
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "host_unasked",
+        help: "1 while a host can't be checked for reasons that are not its own: the proxy is short of something, or its name can't be resolved.",
+        read: |host| Some(truth(host.unasked)),
     },
     Reading {
         kind: Kind::Gauge,

@@ -52,6 +52,12 @@ impl DnsServer {
         self.has_read(before + 1).await;
     }
 
+    /// How often it was asked for `name`.
+    pub(crate) fn asked_for(&self, name: &str) -> usize {
+        let line = format!("query[A] {name} ");
+        self.process.log().matches(&line).count()
+    }
+
     /// Ends it.
     pub(crate) async fn stop(&mut self) {
         self.process.terminate().await;
@@ -76,6 +82,7 @@ fn dnsmasq(program: &str, folder: &Path, address: SocketAddr, ttl: u32) -> Comma
     let mut command = Command::new(program);
     command
         .args(["--keep-in-foreground", "--log-facility=-", "--pid-file="])
+        .arg("--log-queries")
         .args(["--conf-file=/dev/null", "--no-resolv", "--no-hosts"])
         .args(["--bind-interfaces", "--local=/test/"])
         .arg(format!("--listen-address={}", address.ip()))
