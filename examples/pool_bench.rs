@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use gpu_bridge::config::Policy;
 use gpu_bridge::pool::{
-    Check, Demand, HostFacts, HostSpec, Lease, Model, Outcome, Pool, Settings, Thresholds, Waiting,
-    Work,
+    Check, Demand, HostFacts, HostSpec, Lease, Model, Outcome, Pool, Settings, Tells, Thresholds,
+    Waiting, Work,
 };
 
 const CLIENTS: usize = 16;
@@ -104,7 +104,12 @@ fn pool(hosts: usize, waiting: usize, policy: Policy) -> Pool {
         weight: NonZeroU32::MIN,
     };
     for id in pool.set_hosts((0..hosts).map(spec).collect()) {
-        pool.checked(id, &Check::Good { slots: None });
+        pool.checked(
+            id,
+            &Check::Good {
+                slots: Tells::Nothing,
+            },
+        );
         let models = (0..MODELS).map(|model| format!("embed:{model}"));
         pool.told(
             id,

@@ -123,7 +123,7 @@ pub struct Pool {
     pub policy: Policy,
     /// At least one; names and URLs are unique.
     pub hosts: Vec<Host>,
-    /// Whom to ask for the addresses of hosts to discover; `None`: whom the system asks.
+    /// Whom to ask for the addresses of hosts' names; `None`: whom the system asks.
     pub resolver: Option<SocketAddr>,
 }
 

@@ -364,7 +364,12 @@ async fn what_a_front_says_is_not_the_last_word_where_a_host_broke() {
     tokio::spawn(async move {
         tokio::time::sleep(10 * SECOND).await;
         for (id, _) in pool.hosts() {
-            pool.checked(id, &Check::Good { slots: None });
+            pool.checked(
+                id,
+                &Check::Good {
+                    slots: Tells::Nothing,
+                },
+            );
         }
     });
     assert_eq!(scene.run().await.0, Ok(StatusCode::OK));

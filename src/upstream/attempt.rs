@@ -56,7 +56,9 @@ impl Attempt<'_> {
     /// `deadline`: for the rest of an answer that is too large to hold.
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
         let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
-            return fault(false, Trouble::Unresolved.to_string());
+            return Verdict::Ours {
+                reason: Trouble::Unresolved.to_string(),
+            };
         };
         let request = match request_for(&self.target, call, self.terms.trace) {
             Ok(request) => request,

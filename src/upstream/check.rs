@@ -38,6 +38,9 @@ const MOST_ADDRESSES: usize = 8;
 /// it is waited for, nobody would notice that the host freezes.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// A check that ends so long after its time shows that this process, or its machine, stood still.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Checks one host, and tells `pool` what it finds.
 pub(super) struct Checker {
     pub(super) host: HostId,
@@ -88,6 +91,9 @@ impl Checker {
         let asked = Clock::now();
         let limit = self.settings().check;
         let health = self.health(asked + limit).await;
+        if asked.elapsed() > limit + LATE {
+            return ours(Trouble::Halted);
+        }
         let not_ready = match &health {
             Probe::Body(told) => told.not_ready(),
             _ => None,
@@ -105,7 +111,9 @@ impl Checker {
             }
             Probe::Body(status) => Tells::Slots(self.slots(status.queue, ours)),
             Probe::Other(404 | 405 | 501, _) => Tells::Nothing,
-            Probe::Other(..) | Probe::TooLate(_) | Probe::Failed { .. } => Tells::NotNow,
+            Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {
+                Tells::NotNow
+            }
         };
         self.refresh_info(until).await;
         match not_ready {
@@ -141,8 +149,8 @@ impl Checker {
                     return reply;
                 }
                 silence @ Probe::TooLate(_) => failure = silence,
-                Probe::Failed { .. } if matches!(failure, Probe::TooLate(_)) => {}
-                reply @ Probe::Failed { .. } => failure = reply,
+                Probe::Ours(_) | Probe::Failed { .. } if matches!(failure, Probe::TooLate(_)) => {}
+                reply @ (Probe::Ours(_) | Probe::Failed { .. }) => failure = reply,
             }
         }
         failure
@@ -225,6 +233,7 @@ fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
             reason: trouble.to_string(),
             silent_for: limit,
         }),
+        Probe::Ours(trouble) => Some(ours(trouble)),
         Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
     }
 }
@@ -273,15 +282,14 @@ enum Probe<T> {
     Other(u16, Meaning),
     /// Nothing in time.
     TooLate(Trouble),
+    /// It was not asked, or not to the end, for a reason of this machine's.
+    Ours(Trouble),
     /// No connection, or nonsense.
     Failed { reachable: bool, trouble: Trouble },
 }
 
 fn unresolved<T>() -> Probe<T> {
-    Probe::Failed {
-        reachable: false,
-        trouble: Trouble::Unresolved,
-    }
+    Probe::Ours(Trouble::Unresolved)
 }
 
 fn bad_answer<T>(trouble: Trouble) -> Probe<T> {
@@ -300,6 +308,9 @@ fn unreadable(error: &serde_json::Error) -> Trouble {
 
 impl<T> From<Failure> for Probe<T> {
     fn from(failure: Failure) -> Self {
+        if let Some(what) = failure.shortage() {
+            return Self::Ours(Trouble::Short(what));
+        }
         let is_silence = failure.is_silence();
         match failure {
             Failure::Connect(error) if is_silence => Self::TooLate(Trouble::connecting(&error)),

@@ -116,13 +116,19 @@ impl Hosts {
 }
 
 impl Entry {
-    /// Keeps the target of `before` if the way to the host is the same.
+    /// Keeps the target of `before`, which is the same host, if the way to it is the same; else where it
+    /// is.
     fn new(member: Member, before: Option<&Self>) -> Self {
         let same = before.filter(|before| before.member.is_reached_like(&member));
-        let target = match same {
-            Some(before) => Arc::clone(&before.target),
-            None => Arc::new(Target::new(&member)),
-        };
+        if let Some(before) = same {
+            let target = Arc::clone(&before.target);
+            return Self { member, target };
+        }
+        let target = Target::new(&member);
+        if let Some(before) = before {
+            target.is_where(&before.target);
+        }
+        let target = Arc::new(target);
         Self { member, target }
     }
 }

@@ -156,6 +156,13 @@ impl Target {
         self.tell(|_| Whereabouts::Known);
     }
 
+    /// Takes over where `other`, with the same URL, is known to be.
+    pub(super) fn is_where(&self, other: &Self) {
+        self.addresses.store(other.addresses.load_full());
+        self.current.store(other.current.load_full());
+        self.whereabouts.send_replace(*other.whereabouts.borrow());
+    }
+
     fn tell(&self, change: impl FnOnce(Whereabouts) -> Whereabouts) {
         self.whereabouts.send_if_modified(|now| {
             let before = std::mem::replace(now, change(*now));

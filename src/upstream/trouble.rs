@@ -45,6 +45,10 @@ pub(super) enum Trouble {
     Unwell,
     /// It refuses our API key with this status.
     KeyRefused(u16),
+    /// This machine is short of that.
+    Short(&'static str),
+    /// This machine stood still meanwhile.
+    Halted,
 }
 
 /// Why a TLS handshake failed.
@@ -139,6 +143,13 @@ impl fmt::Display for Trouble {
             Self::NotAGpuHost => "its /health does not answer like a GPU host's; correct its url",
             Self::Endless => "its answer does not end",
             Self::Unwell => "its /health says that it is not well",
+            Self::Short(what) => {
+                return write!(
+                    f,
+                    "it was not asked: the proxy's own machine is short of {what}"
+                );
+            }
+            Self::Halted => "nobody knows: the proxy itself stood still while it was asked",
             Self::KeyRefused(status) => {
                 return write!(
                     f,

@@ -126,3 +126,22 @@ async fn a_host_whose_name_has_no_address_yet_is_not_at_fault_and_serves_once_it
     assert_eq!(proxy.host_metric("unasked", "gpu").await, 0);
     assert_eq!(proxy.ejections("gpu").await, 0);
 }
+
+#[tokio::test]
+async fn more_hosts_than_there_are_files_for_are_not_ejected_for_it_and_requests_are_served() {
+    let hosts: Vec<_> = (0..30)
+        .map(|number| sim_host(&format!("h{number}")).start())
+        .collect();
+    let config = Config::with_hosts(&hosts.iter().collect::<Vec<_>>());
+    let proxy = start_with_files(40, &config).await;
+    proxy.logs("short of file descriptors").await;
+    let mut clients = [proxy.connect().await, proxy.connect().await];
+    for round in 0..40 {
+        for client in &mut clients {
+            let text = format!("round {round}");
+            client.send_embed(&text).await;
+            client.reply().await.assert_embedding_of(&text);
+        }
+    }
+    assert!(!proxy.log().contains("host is ejected"));
+}
