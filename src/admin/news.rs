@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::view::{Level, PoolState};
 use super::words;
-use crate::telemetry::{Happened, HostSample, Incident, News, Sample};
+use crate::telemetry::{Group, Happened, HostSample, Incident, News, Sample};
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,14 @@ struct HostSampleState {
 #[derive(Debug, Serialize)]
 struct EventState {
     number: u64,
+    /// When it happened first …
+    first_ms: u64,
+    /// … and last.
     at_ms: u64,
+    /// How often.
+    count: u32,
+    /// An event takes the place of an earlier one of the same host and group.
+    group: &'static str,
     host: String,
     /// One word.
     kind: &'static str,
@@ -132,7 +139,10 @@ fn event_of(number: u64, happened: &Happened) -> EventState {
     let (level, text) = words::event(happened.kind, happened.problem.as_deref());
     EventState {
         number,
+        first_ms: since_1970(happened.first),
         at_ms: since_1970(happened.at),
+        count: happened.count,
+        group: Group::of(happened.kind).as_str(),
         host: happened.host.to_string(),
         kind: words::kind(happened.kind),
         level,
@@ -209,7 +219,8 @@ mod tests {
         assert_eq!(
             json["events"],
             json!([{
-                "number": 0, "at_ms": 1234, "host": "a", "kind": "draining",
+                "number": 0, "first_ms": 1234, "at_ms": 1234, "count": 1, "group": "order",
+                "host": "a", "kind": "draining",
                 "level": "attention", "text": "is drained by an operator",
             }])
         );

@@ -13,7 +13,7 @@ mod request_record;
 pub mod trace;
 
 pub use activity::{
-    Activity, Counts, End, Happened, HostSample, Incident, Lately, News, Rates, Sample,
+    Activity, Counts, End, Group, Happened, HostSample, Incident, Lately, News, Rates, Sample,
 };
 pub use journal::{Attempting, Journal, Story, Waiting};
 pub use logs::{LogFormat, init as init_logs};

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Behaviour, Browser, Config, Ending, Proxy, Reply, SimHost, embed_body, eventually, sim_host,
+    Behaviour, Browser, Config, Ending, Proxy, Reply, SimHost, StatusAnswer, embed_body,
+    eventually, sim_host,
 };
 
 /// In script: the row of a host.
@@ -348,4 +349,49 @@ async fn the_stream_tells_what_happens_and_its_places_are_few() {
         watch(&proxy).await.status().is_success()
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_happens_again_and_again_is_told_once_and_ejections_stay() {
+    let hosts = [
+        sim_host("good").start(),
+        sim_host("full").status(StatusAnswer::AllFree).start(),
+        sim_host("gone").start(),
+    ];
+    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+    hosts[2].stop();
+    proxy.finds_unhealthy("gone").await;
+    hosts[1].set(Behaviour::busy(0));
+
+    let mut events = Value::Null;
+    eventually("the host is full for the fifth time", async || {
+        proxy.client().embed("x").await.assert_embedding_of("x");
+        events = push(&mut watch(&proxy).await).await["events"].take();
+        let all = events.as_array().unwrap();
+        all.iter()
+            .any(|event| event["group"] == "load" && event["count"].as_u64() >= Some(5))
+    })
+    .await;
+
+    let of = |host: &str, group: &str| {
+        let all = events.as_array().unwrap().iter();
+        let same = all.filter(|event| event["host"] == host && event["group"] == group);
+        same.cloned().collect::<Vec<_>>()
+    };
+    let full = of("full", "load");
+    assert_eq!(full.len(), 1, "{events}");
+    assert!(full[0]["first_ms"].as_u64() < full[0]["at_ms"].as_u64());
+    assert_eq!(of("gone", "ejected").len(), 1, "{events}");
+
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&format!("http://{}/", proxy.admin())).await;
+    browser
+        .sees("/full .* times since/.test(document.getElementById('events').innerText)")
+        .await;
+    proxy.client().flood(10, 1).await;
+    let entries =
+        "return document.querySelectorAll('#events [data-host=full][data-group=load]').length";
+    assert_eq!(browser.run(entries).await, 1);
 }

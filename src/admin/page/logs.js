@@ -24,6 +24,7 @@ const DEEDS = {
 const PASSING = ["busy", "free"];
 
 export function remember({ events, incidents }, afresh) {
+  events.forEach(replaceEarlier);
   prepend(byId("events"), events.map(eventItem), afresh);
   prepend(byId("incidents"), incidents.map(incidentRow), afresh);
   byId("no-events").hidden = byId("events").children.length > 0;
@@ -43,12 +44,19 @@ function announce(events) {
   byId("announcements").textContent = events.map(({ host, text }) => `${host} ${text}`).join(". ");
 }
 
-function eventItem({ at_ms, host, level, kind, text }) {
+/** What happens again is told in one place. */
+function replaceEarlier({ host, group }) {
+  const earlier = [...byId("events").children];
+  earlier.find((item) => item.dataset.host === host && item.dataset.group === group)?.remove();
+}
+
+function eventItem({ first_ms, at_ms, count, group, host, level, kind, text }) {
+  const often = count > 1 ? [element("span", { class: "aside" }, ` ${count} times since `, time(first_ms))] : [];
   return element(
     "li",
-    { class: `${level} ${PASSING.includes(kind) ? "passing" : ""}` },
+    { class: `${level} ${PASSING.includes(kind) ? "passing" : ""}`, "data-host": host, "data-group": group },
     time(at_ms),
-    element("span", {}, element("b", {}, host), ` ${text}`),
+    element("span", {}, element("b", {}, host), ` ${text}`, ...often),
   );
 }
 

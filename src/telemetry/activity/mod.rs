@@ -9,8 +9,9 @@
 //!
 //! In memory, bounded, and gone with the process; Prometheus keeps the long run. Refusals and faults
 //! are kept apart, since an overload must not wash away the few requests that tell of a broken host;
-//! and so are the many events of hosts that are full for a moment.
+//! and events that repeat are one.
 
+mod events;
 mod meter;
 mod ring;
 
@@ -23,18 +24,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use self::events::Events;
+pub use self::events::{Group, Happened};
 use self::meter::Meter;
 pub use self::meter::{Counts, End, Rates};
 use self::ring::Ring;
 use crate::config::HostName;
-use crate::pool::{Event, EventKind, Pool, PoolView};
+use crate::pool::{Event, Pool, PoolView};
 
 /// Samples kept: five minutes of seconds.
 const SAMPLES: usize = 300;
-/// Events of hosts kept, of those that matter for long …
-const EVENTS: usize = 100;
-/// … and of those that come and go with the load.
-const PASSING_EVENTS: usize = 20;
 /// Refused requests kept, and as many that met a fault.
 const INCIDENTS: usize = 50;
 const TICK: Duration = Duration::from_secs(1);
@@ -53,8 +52,7 @@ struct Inner {
     /// Of the next thing to be remembered, whatever it is.
     next: u64,
     samples: Ring<Arc<Sample>>,
-    events: Ring<Happened>,
-    passing: Ring<Happened>,
+    events: Events,
     refused: Ring<Arc<Incident>>,
     faults: Ring<Arc<Incident>>,
 }
@@ -93,19 +91,6 @@ pub struct HostSample {
     pub p50: Option<Duration>,
     /// Over the last minute.
     pub p99: Option<Duration>,
-}
-
-/// Something that happened to a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happened {
-    /// When.
-    pub at: SystemTime,
-    /// To whom.
-    pub host: HostName,
-    /// What.
-    pub kind: EventKind,
-    /// What its last check found wrong, if it is ejected.
-    pub problem: Option<String>,
 }
 
 /// A request that was refused or met a fault, which may have been hidden from its client.
@@ -166,8 +151,7 @@ impl Default for Activity {
             lately: Arc::default(),
             next: 0,
             samples: Ring::new(SAMPLES),
-            events: Ring::new(EVENTS),
-            passing: Ring::new(PASSING_EVENTS),
+            events: Events::default(),
             refused: Ring::new(INCIDENTS),
             faults: Ring::new(INCIDENTS),
         };
@@ -212,17 +196,7 @@ impl Activity {
     pub fn event(&self, event: &Event, at: SystemTime) {
         let mut inner = self.inner.lock();
         let number = inner.number();
-        let happened = Happened {
-            at,
-            host: event.host.clone(),
-            kind: event.kind,
-            problem: event.problem.clone(),
-        };
-        let ring = match event.kind {
-            EventKind::Busy(_) | EventKind::NotBusy => &mut inner.passing,
-            _ => &mut inner.events,
-        };
-        ring.push(number, happened);
+        inner.events.push(number, event, at);
         drop(inner);
         self.changed.send_replace(());
     }
@@ -241,17 +215,11 @@ impl Activity {
             .map(|(number, incident)| (number, Arc::clone(incident)))
             .collect();
         incidents.sort_by_key(|(number, _)| *number);
-        let events = inner.events.since(since);
-        let mut events: Vec<_> = events
-            .chain(inner.passing.since(since))
-            .map(|(number, event)| (number, event.clone()))
-            .collect();
-        events.sort_by_key(|(number, _)| *number);
         let samples = inner.samples.since(since);
         News {
             next: inner.next,
             samples: samples.map(|(_, sample)| Arc::clone(sample)).collect(),
-            events,
+            events: inner.events.since(since),
             incidents,
         }
     }
@@ -324,7 +292,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{HostView, Phase};
+    use crate::pool::{EventKind, HostView, Phase};
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -402,24 +370,6 @@ mod tests {
         let incidents = activity.news(0).incidents;
         assert_eq!(incidents[0].1.id, "broken");
         assert_eq!(incidents.len(), 1 + INCIDENTS);
-    }
-
-    #[test]
-    fn hosts_that_are_full_for_a_moment_do_not_wash_ejections_away() {
-        let activity = Activity::default();
-        let event = |kind| Event {
-            host: name(),
-            kind,
-            problem: None,
-        };
-        activity.event(&event(EventKind::Draining), NOW);
-        for _ in 0..1000 {
-            activity.event(&event(EventKind::Busy(Duration::ZERO)), NOW);
-            activity.event(&event(EventKind::NotBusy), NOW);
-        }
-        let events = activity.news(0).events;
-        assert_eq!(events[0].1.kind, EventKind::Draining);
-        assert_eq!(events.len(), 1 + PASSING_EVENTS);
     }
 
     #[test]

@@ -26,6 +26,12 @@ impl<T> Ring<T> {
         self.kept.push_back((number, value));
     }
 
+    /// Takes out the newest of which this is true.
+    pub(super) fn take(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let position = self.kept.iter().rposition(|(_, value)| is_wanted(value))?;
+        self.kept.remove(position).map(|(_, value)| value)
+    }
+
     /// Those from `number` on, oldest first.
     pub(super) fn since(&self, number: u64) -> impl Iterator<Item = (u64, &T)> {
         let first = self.kept.partition_point(|(own, _)| *own < number);
@@ -52,5 +58,7 @@ mod tests {
         assert_eq!(since(3), [50, 70]);
         assert_eq!(since(7), [70]);
         assert!(since(8).is_empty());
+        assert_eq!(ring.take(|value| *value < 70), Some(50));
+        assert_eq!(ring.take(|value| *value == 50), None);
     }
 }
