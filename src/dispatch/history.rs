@@ -73,6 +73,11 @@ impl History {
         self.is_broken
     }
 
+    /// Is there an answer that could be delivered if no host knows better?
+    pub(super) fn has_answer(&self) -> bool {
+        self.in_hand.is_some()
+    }
+
     /// The hosts not to be tried again.
     pub(super) fn avoid(&self) -> &Avoid {
         &self.avoid

@@ -165,7 +165,7 @@ impl<U: Upstream> Dispatcher<U> {
                     }
                 }
             }
-            if history.is_over(|avoid| self.pool.has_alternative(avoid)) {
+            if self.is_over(&history) {
                 return history.conclude(Refusal::HostsFailed);
             }
         }
@@ -206,8 +206,26 @@ impl<U: Upstream> Dispatcher<U> {
             note.because(shortage(&self.pool.view()));
             leased.await
         };
-        let lease = tokio::time::timeout_at(note.started() + left, leased).await;
-        Ok(lease.map_err(|_| Refusal::Deadline)??)
+        tokio::select! {
+            lease = tokio::time::timeout_at(note.started() + left, leased) => {
+                Ok(lease.map_err(|_| Refusal::Deadline)??)
+            }
+            () = self.last_word(history) => Err(Refusal::HostsFailed),
+        }
+    }
+
+    /// Ends when no host is left that might know better than the answer in hand, if there is one.
+    async fn last_word(&self, history: &History) {
+        if !history.has_answer() {
+            std::future::pending::<()>().await;
+        }
+        while !self.is_over(history) {
+            tokio::time::sleep(WORTH_ASKING).await;
+        }
+    }
+
+    fn is_over(&self, history: &History) -> bool {
+        history.is_over(|avoid| self.pool.has_alternative(avoid))
     }
 
     /// After a failure of this machine: a lease on a host that did not meet it, or `None` when it is
@@ -249,7 +267,7 @@ impl<U: Upstream> Dispatcher<U> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A sibling that answers well shows whose fault the server errors before were. Only a success
+    /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
     fn deliver(&self, lease: Lease, mut answer: Answer, history: &History) -> Delivery {
         let success = answer.status.is_success();

@@ -376,6 +376,23 @@ async fn what_a_front_says_is_not_the_last_word_where_a_host_broke() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_in_hand_is_delivered_once_the_last_host_that_might_know_better_is_gone() {
+    let scene = Scene::new(vec![vec![busy(20)], vec![not_found()]]);
+    let pool = scene.pool.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(5 * SECOND).await;
+        let gone = Check::Failed {
+            reason: "gone".to_owned(),
+            reachable: false,
+        };
+        pool.checked(pool.hosts()[0].0, &gone);
+    });
+    let (result, journal) = scene.run().await;
+    assert_eq!(result, Ok(StatusCode::NOT_FOUND));
+    assert!(journal.queued() < 5 * SECOND, "{journal:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_two_hosts_forbid_is_forbidden() {
     let scene = Scene::new(vec![vec![forbidden()], vec![forbidden()], vec![]]);
     assert_eq!(scene.run().await.0, Ok(StatusCode::FORBIDDEN));

@@ -7,7 +7,7 @@
 //!
 //! | answer | meaning |
 //! | --- | --- |
-//! | 200 | the client's answer |
+//! | 200, but not a page for people (HTML) | the client's answer |
 //! | 400, 413, 415, 422 in JSON | the client's answer: every host would say so |
 //! | the same in another form | [`Doubt::Front`]: a front that can't read the request, or allows less |
 //! | 429; 503 with `Retry-After` | alive but full: a sibling takes the request |
@@ -15,7 +15,7 @@
 //! | 404 | [`Doubt::NoModel`]: hosts may differ in models |
 //! | 501, 505, 511 | [`Doubt::Front`]: another version, or a network that wants a login |
 //! | other 5xx | [`Doubt::ServerError`]: the host's fault or the request's |
-//! | all else | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a number that HTTP does not know |
+//! | all else | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page for people, a number that HTTP does not know |
 //!
 //! A doubtful answer is delivered only if no sibling knows better.
 
@@ -60,7 +60,7 @@ pub(super) fn meaning(
     now: SystemTime,
 ) -> Meaning {
     match status.as_u16() {
-        200 => Meaning::Deliver,
+        200 if !is_html(headers) => Meaning::Deliver,
         400 | 413 | 415 | 422 if is_json(headers) => Meaning::Deliver,
         401 | 403 => match key {
             Key::Unknown => Meaning::AskForKey,
@@ -78,13 +78,19 @@ pub(super) fn meaning(
 
 /// Is the body JSON, as the answer says?
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE);
-    let text = value.and_then(|value| value.to_str().ok());
-    let essence = text.and_then(|text| text.split(';').next());
-    essence.is_some_and(|essence| {
-        let essence = essence.trim().to_ascii_lowercase();
-        essence == "application/json" || essence.ends_with("+json")
-    })
+    media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))
+}
+
+/// As of a login or a maintenance page.
+fn is_html(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|it| it == "text/html" || it == "application/xhtml+xml")
+}
+
+/// In lower case, without parameters.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let essence = text.split(';').next()?;
+    Some(essence.trim().to_ascii_lowercase())
 }
 
 /// Of several `Retry-After`, the longest.
@@ -146,8 +152,7 @@ mod tests {
         for status in 100..1000 {
             // In JSON, in another form, with a key that the host takes, with one that it refuses.
             let expected = match status {
-                200 => [Deliver; 4],
-                400 | 413 | 415 | 422 => [Deliver, Sibling(Doubt::Front), Deliver, Deliver],
+                200 | 400 | 413 | 415 | 422 => [Deliver, Sibling(Doubt::Front), Deliver, Deliver],
                 401 | 403 => [
                     AskForKey,
                     AskForKey,

@@ -46,8 +46,8 @@ async fn are_hidden(behaviours: impl IntoIterator<Item = Behaviour>) {
 #[tokio::test]
 async fn what_a_hosts_front_or_version_says_is_never_the_clients() {
     let fronts = [
-        201, 204, 206, 299, 301, 302, 304, 308, 402, 405, 406, 407, 408, 410, 411, 414, 417, 421,
-        425, 426, 431, 451, 494, 499, 501, 505, 511, 600, 999,
+        200, 201, 204, 206, 299, 301, 302, 304, 308, 402, 405, 406, 407, 408, 410, 411, 414, 417,
+        421, 425, 426, 431, 451, 494, 499, 501, 505, 511, 600, 999,
     ];
     let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n";
     let others = [
@@ -199,7 +199,10 @@ async fn an_answer_without_framing_that_ends_early_is_not_whole() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nConnection: close\r\n\r\n\
          {\"embeddings\":[[1,2],[3,4]]",
     ];
-    are_hidden(cut.map(|cut| Behaviour::Say(cut, Ending::Close))).await;
+    // Faults end a request after the second, so each has a pool of its own.
+    for cut in cut {
+        are_hidden([Behaviour::Say(cut, Ending::Close)]).await;
+    }
 }
 
 #[tokio::test]
