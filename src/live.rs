@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::admin::access::Access;
 use crate::config::Config;
-use crate::gateway::{Forwarding, Handler};
+use crate::gateway::{Certificates, Forwarding, Handler};
 use crate::pool::{Pool, Thresholds};
-use crate::upstream::{Hosts, Membership, UnusableHost};
+use crate::upstream::{Hosts, Membership};
 use crate::{dispatch, gateway, pool, upstream};
 
 /// The parts that can change.
@@ -22,18 +22,22 @@ pub struct Live {
     pub hosts: Arc<Hosts>,
     /// Which hosts there are.
     pub membership: Membership,
+    /// Of each address for clients, in the order of `listen`.
+    pub certificates: Vec<Option<Arc<Certificates>>>,
     /// Clients: keys, limits, timeouts; how requests are dispatched.
     pub handler: Arc<Handler<Hosts>>,
 }
 
 impl Live {
-    /// Follows `config` from now on. Needs a runtime.
-    ///
-    /// # Errors
-    /// The first host that can't be connected to as configured; nothing is changed then.
-    pub fn apply(&self, config: &Config) -> Result<(), UnusableHost> {
+    /// Follows `config` from now on, which has the addresses that it had at the start. Needs a runtime.
+    pub fn apply(&self, config: &Config) {
         let members = &config.pool;
-        self.membership.set(&members.hosts, members.resolver)?;
+        self.membership.set(&members.hosts, members.resolver);
+        for (listen, certificates) in std::iter::zip(&config.listen, &self.certificates) {
+            if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
+                certificates.set(tls.clone());
+            }
+        }
         self.access.set(config.admin.key.clone());
         self.pool.set_settings(pool_settings(config));
         self.hosts.set_settings(upstream_settings(config));
@@ -43,7 +47,6 @@ impl Live {
         let forwarding = Forwarding::new(&config.headers);
         self.handler.forwarding.store(Arc::new(forwarding));
         self.handler.auth.set(config.auth.keys.clone());
-        Ok(())
     }
 }
 

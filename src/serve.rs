@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use arc_swap::ArcSwap;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::services::listening::Service;
@@ -146,7 +146,7 @@ impl Parts {
         shares: Shares,
         stopping: &Stopping,
     ) -> Result<Self> {
-        let certificates = certificates(&config.listen)?;
+        let certificates = certificates(&config.listen);
         let metrics = Arc::new(Metrics::new()?);
         let observers = Observers {
             metrics: Arc::clone(&metrics),
@@ -182,9 +182,10 @@ impl Parts {
             pool: pool.clone(),
             membership: Membership::new(pool.clone(), Arc::clone(&hosts)),
             hosts,
+            certificates: certificates.clone(),
             handler: Arc::clone(&handler),
         };
-        live.apply(&config)?;
+        live.apply(&config);
         let apply = Box::new(move |config: &Config| live.apply(config));
         let reloader = Reloader::new(file, config, apply, Arc::clone(&metrics));
         Ok(Self {
@@ -264,18 +265,13 @@ fn log(event: &Event) {
     }
 }
 
-/// Reads the certificate of each address that has one, and goes on watching it.
-fn certificates(wanted: &[config::Listen]) -> Result<Vec<Option<Arc<Certificates>>>> {
-    let load = |listen: &config::Listen| {
-        let Some(files) = listen.tls.clone() else {
-            return Ok(None);
-        };
-        let certificates = Arc::new(Certificates::load(files).context("listen.tls")?);
-        let watched = Arc::clone(&certificates);
-        tokio::spawn(async move { watched.keep_fresh().await });
-        Ok(Some(certificates))
+/// The certificate of each address that has one.
+fn certificates(wanted: &[config::Listen]) -> Vec<Option<Arc<Certificates>>> {
+    let of = |listen: &config::Listen| {
+        let tls = listen.tls.clone();
+        tls.map(|tls| Arc::new(Certificates::new(tls)))
     };
-    wanted.iter().map(load).collect()
+    wanted.iter().map(of).collect()
 }
 
 struct Signals {

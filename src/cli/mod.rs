@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use self::client::Where;
 use self::failure::{EXIT_CODES, Failure};
 use self::operate::{Order, Show};
-use crate::config::{self, Config, schema};
+use crate::config::{self, Config, ConfigError, schema};
 use crate::serve::Options;
 use crate::telemetry::{self, Exporter, LogFormat};
 
@@ -52,9 +52,13 @@ enum Command {
     /// Check a configuration without running it: exit code 0 if it is good, 2 if not. Problems and
     /// warnings are told on standard error, each with file, line and column.
     Check {
-        /// The YAML configuration.
-        #[arg(value_name = "FILE")]
-        config: PathBuf,
+        /// The YAML configuration; `-` reads standard input, and paths in it start from the working
+        /// folder.
+        #[arg(value_name = "FILE", required_unless_present = "config")]
+        file: Option<PathBuf>,
+        /// The same, as `serve` takes it.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
     },
     /// Print what a configuration may say: as a JSON Schema, for editors, or as a page to read.
     Schema {
@@ -140,7 +144,9 @@ impl Cli {
                 telemetry::init_logs(log_format);
                 return serve(&config, upgrade_socket);
             }
-            Command::Check { config } => return Ok(check(&config)),
+            Command::Check { file, config } => {
+                return Ok(check(&file.or(config).unwrap_or_default()));
+            }
             Command::Schema { markdown } => return print_schema(markdown),
             Command::Status { place, show } => ask(operate::status(place, show)),
             Command::Hosts { place } => ask(operate::hosts(place)),
@@ -204,12 +210,20 @@ fn exporter(_: &Runtime) -> Result<Option<Arc<dyn Exporter>>> {
 }
 
 fn check(path: &Path) -> ExitCode {
-    let config = match load(path) {
+    let (path, loaded) = if path == Path::new("-") {
+        (
+            Path::new("standard input"),
+            told(config::load_stdin(&variable)),
+        )
+    } else {
+        (path, load(path))
+    };
+    let config = match loaded {
         Ok(config) => config,
         Err(exit) => return exit,
     };
     for warning in &config.warnings {
-        eprintln!("warning: {}", warning.in_file(path));
+        eprintln!("warning: {}", warning.explained(path));
     }
     let hosts = match config.pool.hosts.len() {
         1 => "1 host".to_owned(),
@@ -229,7 +243,15 @@ fn print_schema(markdown: bool) -> Result<ExitCode> {
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    config::load(path, &|name| std::env::var(name).ok()).map_err(|error| {
+    told(config::load(path, &variable))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn told(loaded: Result<Config, ConfigError>) -> Result<Config, ExitCode> {
+    loaded.map_err(|error| {
         eprintln!("{error}");
         ExitCode::from(BAD_CONFIG)
     })

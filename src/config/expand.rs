@@ -12,6 +12,31 @@ pub(super) enum BadReference {
     Unclosed,
     #[error("'${{{0}}}' does not name a variable; write ${{NAME}}")]
     BadName(String),
+    #[error("${0} without braces stands for nothing; write ${{{0}}}")]
+    Bare(String),
+}
+
+/// Refuses `$NAME`, which shells know, where nothing else can be meant.
+pub(super) fn refuse_bare(text: &str) -> Result<(), BadReference> {
+    let mut names = text.split('$').skip(1).map(leading_name);
+    match names.find(|name| is_name(name)) {
+        Some(name) => Err(BadReference::Bare(name.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// The same for a secret, which may well hold a `$`: only if it looks like nothing else.
+pub(super) fn refuse_bare_secret(text: &str) -> Result<(), BadReference> {
+    let name = text.strip_prefix('$').unwrap_or_default();
+    if is_name(name) && !name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(BadReference::Bare(name.to_owned()));
+    }
+    Ok(())
+}
+
+fn leading_name(text: &str) -> &str {
+    let end = text.find(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    end.map_or(text, |end| &text[..end])
 }
 
 /// Replaces all references in `text`.
@@ -55,6 +80,29 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_without_braces() {
+        let bare = |name: &str| Err(BadReference::Bare(name.to_owned()));
+        for (text, expected) in [
+            ("http://$HOST:8765", bare("HOST")),
+            ("$wait", bare("wait")),
+            ("${HOST}", Ok(())),
+            ("$${HOST}", Ok(())),
+            ("5$", Ok(())),
+        ] {
+            assert_eq!(refuse_bare(text), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("$GPU_KEY", bare("GPU_KEY")),
+            ("a$GPU_KEY", Ok(())),
+            ("$hunter", Ok(())),
+            ("$HUNTER!", Ok(())),
+            ("$", Ok(())),
+        ] {
+            assert_eq!(refuse_bare_secret(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn references() {

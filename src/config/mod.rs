@@ -11,10 +11,11 @@
 //! hold the two together, defaults included. `serde_yaml` (deprecated upstream) is used here and nowhere else.
 
 mod change;
+mod excerpt;
 mod expand;
 mod host;
+mod names;
 mod network;
-mod pem;
 mod places;
 mod problem;
 mod reader;
@@ -23,10 +24,14 @@ pub mod schema;
 mod secret;
 mod sections;
 mod sources;
+mod syntax;
+mod text;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::{Change, Difference, Happened};
@@ -35,6 +40,8 @@ pub use network::Network;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sources::Sources;
+
+use crate::tls_files::{Authorities, Identity};
 
 /// A configuration that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,16 +81,24 @@ pub struct Listen {
     pub tls: Option<ServerTls>,
 }
 
-/// How the proxy proves itself to clients. Paths are absolute or relative to the working folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How the proxy proves itself to clients.
+#[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// PEM file: the certificate, then those that sign it.
-    pub certificate: PathBuf,
-    /// PEM file: its private key.
-    pub key: PathBuf,
-    /// PEM file: clients must present a certificate signed by one of these.
-    pub client_ca: Option<PathBuf>,
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// Clients must present a certificate signed by one of these.
+    pub client_ca: Option<Authorities>,
+    /// What follows from both.
+    pub settings: Arc<rustls::ServerConfig>,
 }
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.identity, &self.client_ca) == (&other.identity, &other.client_ca)
+    }
+}
+
+impl Eq for ServerTls {}
 
 /// Section `admin`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +156,18 @@ pub enum Policy {
     LeastVram,
 }
 
+/// As in the file.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LeastBusy => "least-busy",
+            Self::RoundRobin => "round-robin",
+            Self::PowerOfTwo => "power-of-two",
+            Self::LeastVram => "least-vram",
+        })
+    }
+}
+
 /// One host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
@@ -163,10 +190,10 @@ pub struct Host {
 /// How the proxy connects to a host over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
-    /// PEM file: whom to trust instead of the system's authorities.
-    pub ca: Option<PathBuf>,
-    /// PEM files: our certificate and its private key, for hosts that ask for one.
-    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Whom to trust instead of the system's authorities.
+    pub ca: Option<Authorities>,
+    /// Our certificate and its key, for hosts that ask for one.
+    pub identity: Option<Identity>,
     /// The name that the host's certificate must have, if it is not that of the URL.
     pub server_name: Option<String>,
     /// Accept any certificate.
@@ -272,15 +299,41 @@ pub struct Surroundings<'a> {
 /// All that is wrong with it, ready to be printed.
 pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
     let mut sources = Sources::default();
+    let read = sources.read(path);
     let folder = path.parent().unwrap_or(Path::new(""));
-    let read = sources
-        .read(path)
-        .map_err(|error| vec![Problem::of_file(format!("can't be read: {error}"))])
-        .and_then(|text| parse_noting(&text, &Surroundings { variable, folder }, &mut sources));
-    match read {
+    load_from(path, read, sources, &Surroundings { variable, folder })
+}
+
+/// Reads and validates standard input; relative paths start from the working folder.
+///
+/// # Errors
+/// The same.
+pub fn load_stdin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let read = sources::content(std::io::stdin());
+    let folder = Path::new("");
+    let surroundings = Surroundings { variable, folder };
+    load_from(
+        Path::new("standard input"),
+        read,
+        Sources::default(),
+        &surroundings,
+    )
+}
+
+fn load_from(
+    file: &Path,
+    read: std::io::Result<Vec<u8>>,
+    mut sources: Sources,
+    surroundings: &Surroundings<'_>,
+) -> Result<Config, ConfigError> {
+    let read = read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other));
+    let parsed = read
+        .map_err(|error| vec![Problem::of_file(text::why_unreadable(&error))])
+        .and_then(|text| parse_noting(&text, surroundings, &mut sources));
+    match parsed {
         Ok(config) => Ok(Config { sources, ..config }),
         Err(problems) => Err(ConfigError {
-            file: path.to_owned(),
+            file: file.to_owned(),
             problems,
             sources,
         }),
@@ -301,12 +354,17 @@ fn parse_noting(
     surroundings: &Surroundings<'_>,
     sources: &mut Sources,
 ) -> Result<Config, Vec<Problem>> {
-    let value: serde_yaml::Value =
-        serde_yaml::from_str(text).map_err(|error| vec![Problem::of_syntax(&error)])?;
+    let quoting = |problems: Vec<Problem>| -> Vec<Problem> {
+        let problems = problems.into_iter();
+        problems.map(|problem| problem.quoting(text)).collect()
+    };
+    let places = places::Places::find(text);
+    let value = syntax::read(text, &places).map_err(quoting)?;
     let report = report::Report::default();
     let config = sections::read(&value, surroundings, &report);
     sources.extend(report.take_sources());
-    let (problems, warnings) = report.into_parts(&places::Places::find(text));
+    let (problems, warnings) = report.into_parts(&places);
+    let (problems, warnings) = (quoting(problems), quoting(warnings));
     match config {
         Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
         _ => Err(problems),

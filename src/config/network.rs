@@ -1,5 +1,6 @@
 //! A range of addresses, as `10.0.0.0/8`; one address is a range of one.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -21,6 +22,15 @@ impl Network {
     /// Is `address` in the range?
     pub fn contains(self, address: IpAddr) -> bool {
         number(address) & self.mask == self.first
+    }
+}
+
+/// Its first address and the number of bits that all have in common.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = IpAddr::from(self.first.to_be_bytes()).to_canonical();
+        let bits = self.mask.count_ones() - if first.is_ipv4() { 96 } else { 0 };
+        write!(f, "{first}/{bits}")
     }
 }
 

@@ -19,7 +19,16 @@ pub(super) struct Place {
 pub(super) struct Places {
     keys: HashMap<String, Place>,
     values: HashMap<String, Place>,
+    /// Keys that stand in one mapping more than once: path, first place, next place.
+    pub(super) repeated: Vec<(String, Place, Place)>,
+    /// Where it is nested too deep; nothing behind that was looked at.
+    pub(super) too_deep: Option<Place>,
+    /// Where another document starts.
+    pub(super) second_document: Option<Place>,
 }
+
+/// What is nested deeper is no configuration; parsers take long over it, and its paths fill the memory.
+const MAX_DEPTH: usize = 64;
 
 /// An open mapping or sequence.
 enum Open {
@@ -31,6 +40,10 @@ impl Places {
     /// Finds what can be found; a text that is not YAML has places up to its first mistake.
     pub(super) fn find(text: &str) -> Self {
         let mut places = Self::default();
+        if let Some(place) = too_deep(text) {
+            places.too_deep = Some(place);
+            return places;
+        }
         let mut open = Vec::new();
         for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
             places.take(event, span, &mut open);
@@ -58,10 +71,7 @@ impl Places {
     }
 
     fn take(&mut self, event: Event<'_>, span: Span, open: &mut Vec<Open>) {
-        let place = Place {
-            line: span.start.line(),
-            column: span.start.col() + 1,
-        };
+        let place = place_of(span);
         match event {
             Event::MappingStart(..) => {
                 let path = self.value(place, open);
@@ -73,6 +83,9 @@ impl Places {
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 open.pop();
+            }
+            Event::DocumentStart(_) if !self.values.is_empty() => {
+                self.second_document.get_or_insert(place);
             }
             Event::Scalar(text, ..) => self.scalar(&text, place, open),
             Event::Alias(_) => {
@@ -89,8 +102,17 @@ impl Places {
             key: key @ None,
         }) = open.last_mut()
         {
-            self.keys.insert(join(path, text), place);
+            let path = join(path, text);
             *key = Some(text.to_owned());
+            let is_inside = |(outer, ..): &(String, Place, Place)| {
+                let rest = path.strip_prefix(outer.as_str());
+                rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+            };
+            if let Some(first) = self.keys.insert(path.clone(), place)
+                && !self.repeated.iter().any(is_inside)
+            {
+                self.repeated.push((path, first, place));
+            }
         } else {
             self.value(place, open);
         }
@@ -108,6 +130,34 @@ impl Places {
         };
         self.values.insert(path.clone(), place);
         path
+    }
+}
+
+/// Before any parser looks at it: by what opens a level and does not close it, in one line for lists.
+fn too_deep(text: &str) -> Option<Place> {
+    let mut brackets = 0_usize;
+    for (number, line) in text.lines().enumerate() {
+        let is_opening = |char: char| char == '[' || char == '{';
+        let (opened, closed) = (
+            line.matches(is_opening).count(),
+            line.matches([']', '}']).count(),
+        );
+        brackets = (brackets + opened).saturating_sub(closed);
+        if brackets > MAX_DEPTH
+            || line.matches("- ").count() > MAX_DEPTH
+            || line.matches("? ").count() > MAX_DEPTH
+        {
+            let line = number + 1;
+            return Some(Place { line, column: 1 });
+        }
+    }
+    None
+}
+
+fn place_of(span: Span) -> Place {
+    Place {
+        line: span.start.line(),
+        column: span.start.col() + 1,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::excerpt::Excerpt;
 use super::places::Place;
 use super::sources::Sources;
 
@@ -10,25 +11,34 @@ use super::sources::Sources;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub(super) place: Option<Place>,
-    pub(super) text: String,
+    text: String,
+    excerpt: Option<Excerpt>,
 }
 
 impl Problem {
     pub(super) fn of_file(text: String) -> Self {
-        Self { place: None, text }
+        Self::at(None, text)
     }
 
-    pub(super) fn of_syntax(error: &serde_yaml::Error) -> Self {
-        let place = error.location().map(|location| Place {
-            line: location.line(),
-            column: location.column(),
-        });
-        let text = error.to_string();
-        // The place is told by ourselves.
-        let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    pub(super) fn at(place: Option<Place>, text: String) -> Self {
         Self {
             place,
-            text: format!("is not YAML that can be used: {text}"),
+            text,
+            excerpt: None,
+        }
+    }
+
+    /// With the line of `source` that it is in.
+    pub(super) fn quoting(mut self, source: &str) -> Self {
+        self.excerpt = self.place.and_then(|place| Excerpt::of(source, place));
+        self
+    }
+
+    /// With the name of the file that it is in, and the line if there is one to show.
+    pub fn explained(&self, file: &Path) -> String {
+        match &self.excerpt {
+            Some(excerpt) => format!("{}\n{excerpt}", self.in_file(file)),
+            None => self.in_file(file).to_string(),
         }
     }
 
@@ -48,7 +58,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with a file; prints one line for each problem.
+/// All that is wrong with a file; prints each problem with the line that it is in.
 #[derive(Clone, Debug)]
 pub struct ConfigError {
     pub(super) file: PathBuf,
@@ -63,15 +73,6 @@ impl ConfigError {
             file: file.to_owned(),
             problems: vec![Problem::of_file("could not be read to its end".to_owned())],
             sources: Sources::of_unread(file),
-        }
-    }
-
-    /// It was read from files with this content, but can't be used after all.
-    pub(crate) fn unusable(file: &Path, problem: &dyn fmt::Display, sources: Sources) -> Self {
-        Self {
-            file: file.to_owned(),
-            problems: vec![Problem::of_file(problem.to_string())],
-            sources,
         }
     }
 
@@ -91,9 +92,9 @@ impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, line) in self.lines().enumerate() {
+        for (number, problem) in self.problems.iter().enumerate() {
             let newline = if number == 0 { "" } else { "\n" };
-            write!(f, "{newline}{line}")?;
+            write!(f, "{newline}{}", problem.explained(&self.file))?;
         }
         Ok(())
     }

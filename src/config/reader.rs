@@ -10,19 +10,20 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytesize::ByteSize;
+use rustls::pki_types::CertificateDer;
 use serde_yaml::{Mapping, Value};
 
-use super::pem::Pem;
+use super::expand::{self, BadReference};
 use super::places::join;
 use super::report::Report;
 use super::secret::Secret;
-use super::{Surroundings, expand};
-
-/// Unknown keys at least this similar to a known one (Jaro-Winkler, 0 to 1) are taken for it.
-const SIMILAR: f64 = 0.8;
+use super::text::{self, unreadable};
+use super::{Surroundings, names};
+use crate::tls_files::{self, Authorities, BadPem, Identity};
 
 /// Longer ones are mistakes, and would overflow sums with the time of day.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
@@ -51,6 +52,19 @@ impl<'a> Section<'a> {
         let map = match value {
             Value::Mapping(map) => Some(map),
             Value::Null => None,
+            Value::Sequence(_) => {
+                report.add(
+                    &path,
+                    false,
+                    "must be a mapping (key: value), not a list; take the '- ' out",
+                );
+                None
+            }
+            Value::String(text) if text.contains(':') => {
+                let told = "must be a mapping (key: value), with a space after each colon";
+                report.add(&path, false, told);
+                None
+            }
             _ => {
                 report.add(&path, false, "must be a mapping (key: value)");
                 None
@@ -104,11 +118,22 @@ impl<'a> Section<'a> {
 
     /// A text, with its references to variables replaced.
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
+        self.text_unless(key, expand::refuse_bare)
+    }
+
+    fn text_unless(
+        &self,
+        key: &'static str,
+        refuse: impl Fn(&str) -> Result<(), BadReference>,
+    ) -> Option<String> {
         match self.get(key)? {
-            Value::String(text) => match expand::expand(text, self.surroundings.variable) {
-                Ok(text) => Some(text),
-                Err(error) => self.problem(key, error),
-            },
+            Value::String(text) => {
+                let expand = || expand::expand(text, self.surroundings.variable);
+                match refuse(text).and_then(|()| expand()) {
+                    Ok(text) => Some(text),
+                    Err(error) => self.problem(key, error),
+                }
+            }
             Value::Null => self.problem(key, "has no value"),
             Value::Number(_) | Value::Bool(_) => {
                 self.problem(key, "must be a text; put it in quotes")
@@ -170,24 +195,61 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A PEM file that holds what it must; a relative path starts from the folder of the
-    /// configuration.
-    pub(super) fn pem(&self, key: &'static str, content: Pem) -> Option<PathBuf> {
-        self.get(key)?;
-        let path = self.surroundings.folder.join(self.text(key)?);
-        self.report.note_source(&path);
-        match content.check(&path) {
-            Ok(()) => Some(path),
-            Err(error) => self.problem(key, error),
+    /// The certificate and key under the keys of these names, if both are there and fit together.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        let chain = self.pem("certificate", tls_files::certificates);
+        let key = self.pem("key", tls_files::private_key);
+        let ((certificate, chain), (key, private)) = chain.zip(key)?;
+        self.doubt("certificate", &chain);
+        if !tls_files::is_in_order(&chain) {
+            self.warn(
+                "certificate",
+                "holds certificates that do not sign one another in their order; not everybody will follow",
+            );
+        }
+        match tls_files::fit_together(&chain, &private) {
+            Err(error @ BadPem::Version) => {
+                self.problem("certificate", format!("{} {error}", certificate.display()))
+            }
+            Err(error) => self.problem("key", format!("{} {error}", key.display())),
+            Ok(()) => Some(Identity {
+                certificate,
+                key,
+                chain,
+                private: Arc::new(private),
+            }),
         }
     }
 
-    /// The same, where it must be named.
-    pub(super) fn required_pem(&self, key: &'static str, content: Pem) -> Option<PathBuf> {
-        if self.get(key).is_none() {
-            return self.problem(key, "is missing");
+    /// Those in the file under `key`.
+    pub(super) fn authorities(&self, key: &'static str) -> Option<Authorities> {
+        let (path, certificates) = self.pem(key, tls_files::authorities)?;
+        self.doubt(key, &certificates);
+        Some(Authorities { path, certificates })
+    }
+
+    /// What a PEM file holds; a relative path starts from the folder of the configuration.
+    fn pem<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&[u8]) -> Result<T, BadPem>,
+    ) -> Option<(PathBuf, T)> {
+        self.get(key)?;
+        let path = self.surroundings.folder.join(self.text(key)?);
+        let text = match self.report.read_source(&path) {
+            Ok(text) => text,
+            Err(error) => return self.problem(key, unreadable(&path, &error)),
+        };
+        match parse(&text::without_mark(text)) {
+            Ok(parsed) => Some((path, parsed)),
+            Err(error) => self.problem(key, format!("{} {error}", path.display())),
         }
-        self.pem(key, content)
+    }
+
+    fn doubt(&self, key: &'static str, chain: &[CertificateDer<'_>]) {
+        for doubt in tls_files::doubts(chain, SystemTime::now()) {
+            self.warn(key, &doubt);
+        }
     }
 
     /// A duration with a unit.
@@ -195,20 +257,23 @@ impl<'a> Section<'a> {
         match self.get(key) {
             None => return default,
             Some(Value::Number(number)) => {
-                self.complain(key, format!("needs a unit; write e.g. {number}s"));
+                self.complain(key, with_units(number));
                 return default;
             }
             Some(_) => {}
         }
-        let Some(text) = self.text(key) else {
+        let Some(given) = self.text(key) else {
             return default;
         };
         // A longer text is no sensible duration, and might overflow humantime's sums.
-        let duration = Some(text).filter(|text| text.len() <= 20);
-        match duration.and_then(|text| humantime::parse_duration(&text).ok()) {
+        let duration = Some(&given).filter(|text| text.len() <= 20);
+        match duration.and_then(|text| humantime::parse_duration(text).ok()) {
             Some(duration) if DURATIONS.contains(&duration) => return duration,
             Some(_) => self.complain(key, "must be from 1ms to 24h"),
-            None => self.complain(key, "is not a duration; write e.g. 500ms, 5s, 1m"),
+            None => match given.parse() {
+                Ok(number) => self.complain(key, with_units(&number)),
+                Err(_) => self.complain(key, "is not a duration; write e.g. 500ms, 5s, 1m"),
+            },
         }
         default
     }
@@ -246,10 +311,12 @@ impl<'a> Section<'a> {
             return number;
         }
         let (least, most) = (allowed.start(), allowed.end());
-        self.complain(
-            key,
-            format!("must be a whole number from {least} to {most}"),
-        );
+        let quotes = match value {
+            Value::String(text) if text.parse::<u32>().is_ok() => ", without quotes",
+            _ => "",
+        };
+        let text = format!("must be a whole number from {least} to {most}{quotes}");
+        self.complain(key, text);
         default
     }
 
@@ -273,7 +340,7 @@ impl<'a> Section<'a> {
                     format!("can't stand beside {key}; keep one of them"),
                 );
             }
-            (Some(_), None) => (self.text(key)?, key),
+            (Some(_), None) => (self.text_unless(key, expand::refuse_bare_secret)?, key),
             (None, Some(_)) => (self.file(file_key)?, file_key),
         };
         if text.is_empty() {
@@ -291,9 +358,9 @@ impl<'a> Section<'a> {
     fn file(&self, key: &'static str) -> Option<String> {
         let path = self.surroundings.folder.join(Path::new(&self.text(key)?));
         let read = self.report.read_source(&path);
-        match read {
+        match read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other)) {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => self.problem(key, format!("{} can't be read: {error}", path.display())),
+            Err(error) => self.problem(key, unreadable(&path, &error)),
         }
     }
 
@@ -305,6 +372,11 @@ impl<'a> Section<'a> {
     /// Says that the value of `key`, though it can be used, is perhaps not what is meant.
     pub(super) fn warn(&self, key: &'static str, text: &str) {
         self.report.warn(&self.path_of(key), text);
+    }
+
+    /// The same of the value at `path`.
+    pub(super) fn warn_at(&self, path: &str, text: &str) {
+        self.report.warn(path, text);
     }
 
     /// Reports what is wrong with the value of `key`.
@@ -352,31 +424,35 @@ impl<'a> Section<'a> {
 
     fn refuse(&self, key: &str, known: &[&str]) {
         let path = self.path_of(key);
-        if looks_like_a_setting(key) {
-            self.report.add(&path, true, &unknown(key, known));
+        let meant = names::nearest(key, known.iter().copied());
+        let text = match meant {
+            Some(meant) => format!("unknown key; did you mean {meant}?"),
+            None => format!("unknown key; known here are {}", known.join(", ")),
+        };
+        if meant.is_some() || names::looks_like_a_setting(key) {
+            self.report.add(&path, true, &text);
         } else {
             // Perhaps a secret in the wrong place, as in `key:SECRET` without a space.
-            let text = format!("unknown key; known here are {}", known.join(", "));
             self.report.add_as(&self.path, &path, true, &text);
         }
     }
 }
 
-fn looks_like_a_setting(key: &str) -> bool {
-    key.len() <= 20
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-}
-
-fn unknown(key: &str, known: &[&str]) -> String {
-    let similarity = |known: &&str| strsim::jaro_winkler(key, known);
-    let nearest = known
-        .iter()
-        .copied()
-        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    match nearest.filter(|nearest| similarity(nearest) >= SIMILAR) {
-        Some(nearest) => format!("unknown key; did you mean {nearest}?"),
-        None => format!("unknown key; known here are {}", known.join(", ")),
+/// A number that stands where a duration must: which two it may be.
+fn with_units(number: &serde_yaml::Number) -> String {
+    let seconds = match (number.as_u64(), number.as_f64()) {
+        (Some(number), _) if number >= 1000 && number % 1000 == 0 => {
+            return format!("needs a unit; write {}s or {number}ms", number / 1000);
+        }
+        (Some(number), _) => return format!("needs a unit; write {number}s or {number}ms"),
+        (None, Some(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
+        (None, None) => None,
+    };
+    match seconds.filter(|time| DURATIONS.contains(time)) {
+        Some(time) => format!(
+            "needs a unit, and a whole number; write {}ms",
+            time.as_millis()
+        ),
+        None => "needs a unit; write e.g. 500ms, 5s, 1m".to_owned(),
     }
 }

@@ -42,13 +42,8 @@ impl Report {
     }
 
     /// Reads a file that belongs to the configuration.
-    pub(super) fn read_source(&self, path: &Path) -> std::io::Result<String> {
+    pub(super) fn read_source(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         self.sources.borrow_mut().read(path)
-    }
-
-    /// Notes a file that belongs to the configuration.
-    pub(super) fn note_source(&self, path: &Path) {
-        self.sources.borrow_mut().note(path);
     }
 
     /// Those files.
@@ -86,6 +81,6 @@ impl Entry {
             places.of_value(&self.path)
         };
         let text = self.text;
-        Problem { place, text }
+        Problem::at(place, text)
     }
 }

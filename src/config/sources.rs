@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Error, ErrorKind, Read as _};
+use std::io::{Error, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// A longer file is a mistake.
@@ -30,17 +30,10 @@ impl Sources {
     }
 
     /// Reads a file and notes what it holds.
-    pub(super) fn read(&mut self, path: &Path) -> std::io::Result<String> {
-        let content = content(path);
+    pub(super) fn read(&mut self, path: &Path) -> std::io::Result<Vec<u8>> {
+        let content = File::open(path).and_then(content);
         self.0.insert(path.to_owned(), fingerprint(&content));
-        String::from_utf8(content?)
-            .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
-    }
-
-    /// Notes a file that others will read.
-    pub(super) fn note(&mut self, path: &Path) {
-        let content = content(path);
-        self.0.insert(path.to_owned(), fingerprint(&content));
+        content
     }
 
     /// Adds what was noted elsewhere.
@@ -52,17 +45,25 @@ impl Sources {
     #[must_use]
     pub fn now(&self) -> Self {
         let mut now = Self::default();
-        self.0.keys().for_each(|path| now.note(path));
+        for path in self.0.keys() {
+            now.0.insert(
+                path.clone(),
+                fingerprint(&File::open(path).and_then(content)),
+            );
+        }
         now
     }
 }
 
 /// A device that never ends must not be read to its end.
-fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn content(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    let mut file = File::open(path)?.take(MAX_BYTES + 1);
-    if file.read_to_end(&mut content)? as u64 > MAX_BYTES {
-        return Err(Error::new(ErrorKind::InvalidData, "it is too long"));
+    let mut source = source.take(MAX_BYTES + 1);
+    if source.read_to_end(&mut content)? as u64 > MAX_BYTES {
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            "it is longer than 4 MiB",
+        ));
     }
     Ok(content)
 }
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(sources.now(), sources, "still missing");
         std::fs::write(&path, "one").unwrap();
         assert_ne!(sources.now(), sources, "it is there now");
-        assert_eq!(sources.read(&path).unwrap(), "one");
+        assert_eq!(sources.read(&path).unwrap(), b"one");
         std::fs::write(&path, "one").unwrap();
         assert_eq!(sources.now(), sources, "written again, but the same");
         std::fs::write(folder.path().join("next"), "two").unwrap();
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn what_never_ends_is_no_file() {
         let error = Sources::default().read(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(error.to_string(), "it is too long");
+        assert_eq!(error.to_string(), "it is longer than 4 MiB");
     }
 
     #[test]
@@ -108,7 +109,7 @@ mod tests {
         std::fs::write(at("two"), "two").unwrap();
         std::os::unix::fs::symlink("one", at("current")).unwrap();
         let mut sources = Sources::default();
-        sources.note(&at("current"));
+        sources.read(&at("current")).unwrap();
         std::os::unix::fs::symlink("two", at("next")).unwrap();
         std::fs::rename(at("next"), at("current")).unwrap();
         assert_ne!(sources.now(), sources);

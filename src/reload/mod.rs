@@ -20,10 +20,18 @@ use parking_lot::Mutex;
 
 use crate::config::{self, Change, Config, ConfigError, Sources};
 use crate::telemetry::Metrics;
-use crate::upstream::UnusableHost;
 
-/// What takes a good configuration over; if it can't, it changes nothing.
-pub type Apply = Box<dyn Fn(&Config) -> Result<(), UnusableHost> + Send + Sync>;
+/// What takes a good configuration over.
+pub type Apply = Box<dyn Fn(&Config) + Send + Sync>;
+
+/// How what runs stands to the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What was wrong with the file when it was last read; none: it was taken over.
+    pub refused: Vec<String>,
+    /// What the file says otherwise than what runs, and only a restart applies.
+    pub needs_restart: Vec<String>,
+}
 
 /// The one way to a new configuration; cheap to clone.
 #[derive(Clone)]
@@ -41,7 +49,8 @@ struct Shared {
 
 struct State {
     /// What runs.
-    config: Config,
+    running: Config,
+    standing: Standing,
     /// What was looked into last, for a configuration that was taken over or refused.
     sources: Sources,
 }
@@ -56,7 +65,11 @@ impl Reloader {
             apply,
             metrics,
             turn: tokio::sync::Mutex::default(),
-            state: Mutex::new(State { config, sources }),
+            state: Mutex::new(State {
+                running: config,
+                standing: Standing::default(),
+                sources,
+            }),
         }))
     }
 
@@ -67,7 +80,7 @@ impl Reloader {
     pub async fn reload(&self) -> Result<Change, ConfigError> {
         let _turn = self.0.turn.lock().await;
         let loaded = self.load().await;
-        let taken_over = loaded.and_then(|config| self.take_over(config));
+        let taken_over = loaded.map(|config| self.take_over(&config));
         if let Err(error) = &taken_over {
             self.refuse(error);
         }
@@ -76,7 +89,12 @@ impl Reloader {
 
     /// What runs.
     pub fn config(&self) -> Config {
-        self.0.state.lock().config.clone()
+        self.0.state.lock().running.clone()
+    }
+
+    /// How what runs stands to the file.
+    pub fn standing(&self) -> Standing {
+        self.0.state.lock().standing.clone()
     }
 
     /// Reloads whenever one of the files is changed, for ever.
@@ -94,21 +112,25 @@ impl Reloader {
         }
     }
 
-    fn take_over(&self, config: Config) -> Result<Change, ConfigError> {
-        if let Err(problem) = (self.0.apply)(&config) {
-            let sources = config.sources;
-            return Err(ConfigError::unusable(&self.0.file, &problem, sources));
-        }
-        self.0.metrics.reloads.succeeded(SystemTime::now());
+    fn take_over(&self, config: &Config) -> Change {
         let mut state = self.0.state.lock();
-        let change = Change::between(&state.config, &config);
+        let change = Change::between(&state.running, config);
+        let running = config.taken_over(&state.running);
+        (self.0.apply)(&running);
+        self.0.metrics.reloads.succeeded(SystemTime::now());
         for warning in &config.warnings {
             tracing::warn!("{}", warning.in_file(&self.0.file));
         }
         tell(&change);
-        state.sources = config.sources.clone();
-        state.config = config;
-        Ok(change)
+        *state = State {
+            running,
+            standing: Standing {
+                refused: Vec::new(),
+                needs_restart: change.needs_restart().map(ToString::to_string).collect(),
+            },
+            sources: config.sources.clone(),
+        };
+        change
     }
 
     fn refuse(&self, error: &ConfigError) {
@@ -117,7 +139,9 @@ impl Reloader {
             tracing::error!("{problem}");
         }
         tracing::error!("the new configuration is refused; the old one goes on");
-        self.0.state.lock().sources = error.sources().clone();
+        let mut state = self.0.state.lock();
+        state.standing.refused = error.lines().collect();
+        state.sources = error.sources().clone();
     }
 
     /// The files that the last configuration was made of, as they were then.

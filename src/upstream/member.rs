@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::tls::{Tls, TlsError};
-use crate::config::{self, HostName};
+use super::tls::Tls;
+use crate::config;
 use crate::pool::HostSpec;
 
 /// See the module.
@@ -17,29 +17,14 @@ pub struct Member {
     pub(super) tls: Option<Arc<Tls>>,
 }
 
-/// A host can't be connected to as configured.
-#[derive(Debug, thiserror::Error)]
-#[error("pool.hosts: {host}: {problem}")]
-pub struct UnusableHost {
-    host: HostName,
-    problem: TlsError,
-}
-
 impl Member {
-    /// A host of the configuration. Reads its certificates and keys.
-    ///
-    /// # Errors
-    /// If they can't be used.
-    pub fn load(host: &config::Host) -> Result<Self, UnusableHost> {
-        let tls = Tls::load(&host.name, &host.url, &host.tls).map_err(|problem| UnusableHost {
-            host: host.name.clone(),
-            problem,
-        })?;
-        Ok(Self {
+    /// A host of the configuration.
+    pub fn new(host: &config::Host) -> Self {
+        Self {
             host: host.clone(),
             address: None,
-            tls: tls.map(Arc::new),
-        })
+            tls: Tls::new(&host.url, &host.tls).map(Arc::new),
+        }
     }
 
     /// The host that was found behind the name of this one.
@@ -106,6 +91,6 @@ mod tests {
         assert!(one.is_reached_like(&member("a", "https://gpu.example:1")));
         let mut config = one.host.clone();
         config.tls.server_name = Some("other.example".to_owned());
-        assert!(!one.is_reached_like(&Member::load(&config).unwrap()));
+        assert!(!one.is_reached_like(&Member::new(&config)));
     }
 }

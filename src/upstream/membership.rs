@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::background::Background;
 use super::discovery::{self, Answer, Known, News};
 use super::resolver::Resolver;
-use super::{Hosts, Member, UnusableHost};
+use super::{Hosts, Member};
 use crate::config;
 use crate::pool::Pool;
 
@@ -80,15 +80,8 @@ impl Membership {
     /// Puts these hosts in the place of those there are. What was found behind a name stays known as
     /// long as the name stays. `resolver`: whom to ask, if not whom the
     /// system asks. Needs a runtime.
-    ///
-    /// # Errors
-    /// The first host that can't be connected to as configured; nothing is changed then.
-    pub fn set(
-        &self,
-        hosts: &[config::Host],
-        resolver: Option<SocketAddr>,
-    ) -> Result<(), UnusableHost> {
-        let configured = hosts.iter().map(Member::load).collect::<Result<_, _>>()?;
+    pub fn set(&self, hosts: &[config::Host], resolver: Option<SocketAddr>) {
+        let configured = hosts.iter().map(Member::new).collect();
         let questions = questions(hosts, resolver);
         let mut look_ups = self.look_ups.lock();
         self.shared.configure(configured, &questions);
@@ -98,7 +91,6 @@ impl Membership {
                 .entry(name)
                 .or_insert_with(|| LookUp::start(question, Arc::clone(&self.shared)));
         }
-        Ok(())
     }
 }
 

@@ -31,10 +31,9 @@ use async_trait::async_trait;
 #[cfg(test)]
 pub(crate) use check::patience;
 pub use hosts::Hosts;
-pub use member::{Member, UnusableHost};
+pub use member::Member;
 pub use membership::Membership;
 pub use target::Target;
-pub use tls::TlsError;
 pub use verdict::{Doubt, Verdict};
 
 use crate::message::Call;

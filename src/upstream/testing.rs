@@ -16,7 +16,7 @@ pub(super) fn member(name: &str, url: &str) -> Member {
         tls: ClientTls::default(),
         discover: None,
     };
-    Member::load(&host).unwrap()
+    Member::new(&host)
 }
 
 /// One that stands for all that are found behind its name.

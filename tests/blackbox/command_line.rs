@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::harness::{Config, Process, Proxy, gpu_bridge, sim_host};
+use crate::harness::{Authority, Config, Process, Proxy, gpu_bridge, serve, sim_host};
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
@@ -132,7 +132,9 @@ async fn check_warns_of_what_is_open_and_still_calls_it_good() {
     assert!(errors.starts_with("warning: "), "{errors}");
     assert!(errors.contains("auth.keys"), "{errors}");
 
-    let config = good().client_key("somebody", "secret");
+    let config = good()
+        .client_key("somebody", "secret")
+        .set("health", "timeout", "100ms");
     let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
     assert_eq!((code, errors.as_str()), (Some(0), ""));
 }
@@ -157,9 +159,14 @@ limits: {max_body: big}
         format!("{name}:5:20: limits.max_body: "),
     ];
     let lines: Vec<&str> = errors.lines().collect();
-    assert_eq!(lines.len(), starts.len(), "{errors}");
-    for (line, start) in lines.iter().zip(&starts) {
-        assert!(line.starts_with(start), "{errors}");
+    // Below each, its line of the file and carets.
+    assert_eq!(lines.len(), 3 * starts.len(), "{errors}");
+    for (lines, start) in lines.chunks(3).zip(&starts) {
+        assert!(lines[0].starts_with(start), "{errors}");
+        assert!(
+            lines[1].contains(" | ") && lines[2].contains('^'),
+            "{errors}"
+        );
     }
 }
 
@@ -251,4 +258,48 @@ async fn an_address_that_is_taken_stops_the_start_with_its_name() {
 
     assert!(code.is_some_and(|code| code != 0), "{code:?}");
     assert!(errors.contains(&taken), "{errors}");
+}
+
+/// `check` and `serve` in one: same verdict, same words.
+#[tokio::test]
+async fn what_check_says_of_certificates_serve_says_too() {
+    let authority = Authority::new();
+    let (own, other) = (authority.issue(&["a"]), authority.issue(&["a"]));
+    let ended = authority.issue_until(&["a"], 2020);
+    let with = |certificate: &Path, key: &Path| {
+        let tls = serde_json::json!({"certificate": certificate, "key": key});
+        let listen = serde_json::json!([{"address": "127.0.0.1:0", "tls": tls}]);
+        file(&good().replace("listen", listen).to_yaml())
+    };
+
+    let mismatched = with(own.certificate(), other.key());
+    let (code, output, checked) = check(mismatched.path()).await;
+    assert_eq!((code, output.as_str()), (Some(2), ""), "{checked}");
+    assert!(checked.contains("holds another key"), "{checked}");
+    let (code, _, served) = Process::run(&mut serve(mismatched.path())).await;
+    assert_eq!((code, served), (Some(2), checked));
+
+    let (code, _, errors) = check(with(ended.certificate(), ended.key()).path()).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("ended on"), "{errors}");
+}
+
+#[tokio::test]
+async fn check_reads_its_file_from_wherever_it_is_given() {
+    let file = file(&good().to_yaml());
+    let mut named = gpu_bridge();
+    let (code, output, _) = Process::run(named.arg("check").arg("--config").arg(file.path())).await;
+    assert_eq!(code, Some(0), "{output}");
+
+    let text = std::fs::File::open(file.path()).unwrap();
+    let mut piped = gpu_bridge();
+    piped.args(["check", "-"]).stdin(text);
+    let output = piped.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("standard input: good, 1 host"));
+
+    for arguments in [&["check"][..], &["check", "a", "--config", "b"]] {
+        let (code, ..) = Process::run(gpu_bridge().args(arguments)).await;
+        assert_eq!(code, Some(2), "{arguments:?}");
+    }
 }

@@ -143,7 +143,7 @@ async fn a_broken_certificate_is_told_and_the_old_one_stays_in_use() {
 
     eventually("the problem is in the log", async || {
         let log = proxy.log();
-        log.contains("the old one stays in use") && log.contains("no private key")
+        log.contains("the old one goes on") && log.contains("no private key")
     })
     .await;
     assert_eq!(presented(&proxy, &authority).await, before);
@@ -159,7 +159,10 @@ async fn a_certificate_that_can_not_be_used_is_an_error_at_start() {
     let log = Proxy::fails_to_start(&with_tls(&[&host], &identity, None)).await;
 
     let key = identity.key().display().to_string();
-    assert!(log.contains("listen.tls") && log.contains(&key), "{log}");
+    assert!(
+        log.contains("listen[0].tls.key") && log.contains(&key),
+        "{log}"
+    );
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! Who reaches the proxy, and where: `listen`, `admin`, `auth`, `headers`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::{refuse_repeated, values};
-use crate::config::pem::Pem;
 use crate::config::reader::Section;
 use crate::config::{
     Admin, Auth, ClientKey, Config, Headers, HostName, Listen, Network, ServerTls,
 };
+use crate::tls_files;
 
 const DEFAULT_LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, gpu_bridge_wire::DEFAULT_PORT);
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9765);
@@ -38,21 +39,54 @@ pub(super) fn listen(root: &Section<'_>) -> Option<Vec<Listen>> {
             "lists no address; leave the key out for 0.0.0.0:8765",
         );
     }
-    let addresses = values(&listed, |listen| listen.address);
-    let fixed = addresses.filter(|(_, address)| address.port() != 0);
-    refuse_repeated(root, "listen", "address", fixed);
+    refuse_taken(root, &listed);
     listed.into_iter().collect()
 }
 
+/// Two sockets can't listen on one address, nor on one that is part of the other.
+fn refuse_taken(root: &Section<'_>, listed: &[Option<Listen>]) {
+    let addresses: Vec<_> = values(listed, |listen| listen.address).collect();
+    for (later, (position, address)) in addresses.iter().enumerate() {
+        let earlier = &addresses[..later];
+        let taken = earlier.iter().find(|(_, other)| clash(*other, *address));
+        if let Some((other, taken)) = taken {
+            let text = if taken == address {
+                format!("is the same as of listen[{other}]; each must be unique")
+            } else {
+                format!(
+                    "is a part of {taken} (listen[{other}]), or the other way round; keep one of them"
+                )
+            };
+            root.problem_in("listen", *position, "address", &text);
+        }
+    }
+}
+
+/// `[::]` may or may not take IPv4 along: that is the system's setting.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip(), other.ip());
+    let is_any = ip.is_unspecified() || other_ip.is_unspecified();
+    let same_place = ip == other_ip || (is_any && ip.is_ipv4() == other_ip.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && same_place
+}
+
 fn server_tls(section: &Section<'_>) -> Option<ServerTls> {
-    let certificate = section.required_pem("certificate", Pem::Certificates);
-    let key = section.required_pem("key", Pem::PrivateKey);
-    let client_ca = section.pem("client_ca", Pem::Certificates);
-    Some(ServerTls {
-        certificate: certificate?,
-        key: key?,
-        client_ca,
-    })
+    let identity = section.identity();
+    for key in ["certificate", "key"] {
+        if !section.has(key) {
+            section.complain(key, "is missing");
+        }
+    }
+    let client_ca = section.authorities("client_ca");
+    let identity = identity?;
+    match tls_files::server(&identity, client_ca.as_ref()) {
+        Ok(settings) => Some(ServerTls {
+            identity,
+            client_ca,
+            settings: Arc::new(settings),
+        }),
+        Err(error) => section.problem("certificate", error),
+    }
 }
 
 pub(super) fn admin(section: &Section<'_>) -> Option<Admin> {
@@ -74,7 +108,17 @@ fn address(section: &Section<'_>, default: SocketAddr) -> Option<SocketAddr> {
     };
     match text.parse() {
         Ok(address) => Some(address),
-        Err(_) => section.problem("address", "must be IP:PORT, e.g. 0.0.0.0:8765 or [::]:8765"),
+        Err(_) => section.problem("address", not_an_address(&text)),
+    }
+}
+
+fn not_an_address(text: &str) -> &'static str {
+    if text.starts_with("localhost:") {
+        "must be IP:PORT, e.g. 127.0.0.1:8765 for localhost"
+    } else if text.starts_with(':') {
+        "must be IP:PORT, e.g. 0.0.0.0:8765 for all addresses of this machine"
+    } else {
+        "must be IP:PORT, e.g. 0.0.0.0:8765 or [::]:8765"
     }
 }
 
@@ -127,7 +171,7 @@ pub(super) fn headers(section: &Section<'_>) -> Option<Headers> {
 /// Clients and operators must have different doors and different keys.
 pub(super) fn refuse_confusion(root: &Section<'_>, config: &Config) {
     let admin = &config.admin;
-    let same_door = |listen: &Listen| listen.address == admin.address && admin.address.port() != 0;
+    let same_door = |listen: &Listen| clash(listen.address, admin.address);
     if let Some(position) = config.listen.iter().position(same_door) {
         let text = format!("is the same as of listen[{position}]; operators need their own");
         root.complain("admin.address", text);
@@ -141,5 +185,34 @@ pub(super) fn refuse_confusion(root: &Section<'_>, config: &Config) {
     {
         let text = format!("is the same as of auth.keys[{position}]; operators need their own");
         root.complain("admin.key", text);
+    }
+}
+
+/// A request to such a host would come back to this proxy, again and again.
+pub(super) fn warn_of_loops(root: &Section<'_>, config: &Config) {
+    let own = config.listen.iter().map(|listen| listen.address);
+    let own: Vec<_> = own.chain([config.admin.address]).collect();
+    for (position, host) in config.pool.hosts.iter().enumerate() {
+        let ip = match host.url.host() {
+            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            name => name.parse::<IpAddr>().ok(),
+        };
+        let Some(ip) = ip.map(|ip| ip.to_canonical()) else {
+            continue;
+        };
+        let is_here = |own: &SocketAddr| {
+            let any = own.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified());
+            let local = host.url.host() == "localhost" && own.ip().is_loopback();
+            own.port() == host.url.port()
+                && own.port() != 0
+                && (any || local || own.ip().to_canonical() == ip)
+        };
+        if own.iter().any(is_here) {
+            let path = format!("pool.hosts[{position}].url");
+            root.warn_at(
+                &path,
+                "is this proxy's own address, so that requests would go round in circles",
+            );
+        }
     }
 }

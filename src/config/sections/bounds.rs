@@ -11,16 +11,43 @@ const LARGEST_HEAD: usize = 256 << 10;
 const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const LONGEST_INTERVAL: Duration = Duration::from_mins(5);
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 pub(super) fn health(section: &Section<'_>) -> Health {
-    Health {
+    let health = Health {
         interval: section.duration("interval", 5 * SECOND),
         timeout: section.duration("timeout", 2 * SECOND),
         healthy_after: section.positive("healthy_after", NonZeroU32::MIN),
         unhealthy_after: section.positive("unhealthy_after", TWO),
+    };
+    if health.timeout > health.interval {
+        section.warn(
+            "timeout",
+            "is longer than interval, so a host that hangs is checked less often than that says",
+        );
+    }
+    if health.interval > LONGEST_INTERVAL {
+        section.warn(
+            "interval",
+            "is long: until then nobody notices that a host is back",
+        );
+    }
+    warn_if_short(section, "timeout", health.timeout, 100 * MILLISECOND);
+    health
+}
+
+/// Less is a slip of the keyboard rather than a wish.
+fn warn_if_short(section: &Section<'_>, key: &'static str, time: Duration, least: Duration) {
+    if time < least {
+        let least = humantime::format_duration(least);
+        section.warn(
+            key,
+            &format!("is very short; less than {least} is hardly meant"),
+        );
     }
 }
 
@@ -31,6 +58,13 @@ pub(super) fn queue(section: &Section<'_>, limits: &Limits) -> Queue {
         max_bytes: section.bytes("max_bytes", (limits.max_buffered / 2).max(1)),
         max_wait: section.duration("max_wait", 30 * SECOND),
     };
+    warn_if_short(section, "max_wait", queue.max_wait, SECOND);
+    if queue.max_waiting == 0 {
+        section.warn(
+            "max_waiting",
+            "lets nobody wait: a request is refused while all slots are taken",
+        );
+    }
     if queue.max_bytes > limits.max_buffered {
         section.warn(
             "max_bytes",
@@ -49,14 +83,30 @@ pub(super) fn retries(section: &Section<'_>) -> Retries {
 }
 
 pub(super) fn timeouts(section: &Section<'_>) -> Timeouts {
-    Timeouts {
+    let timeouts = Timeouts {
         connect: section.duration("connect", SECOND),
         attempt: section.duration("attempt", 60 * SECOND),
         client_head: section.duration("client_head", 10 * SECOND),
         client_read: section.duration("client_read", 30 * SECOND),
         client_idle: section.duration("client_idle", 75 * SECOND),
         shutdown: section.duration("shutdown", 60 * SECOND),
+    };
+    for (key, time, least) in [
+        ("connect", timeouts.connect, 10 * MILLISECOND),
+        ("attempt", timeouts.attempt, SECOND),
+        ("client_head", timeouts.client_head, 100 * MILLISECOND),
+        ("client_read", timeouts.client_read, SECOND),
+        ("client_idle", timeouts.client_idle, 100 * MILLISECOND),
+    ] {
+        warn_if_short(section, key, time, least);
     }
+    if timeouts.attempt <= timeouts.connect {
+        section.warn(
+            "attempt",
+            "is not longer than connect, which is a part of it",
+        );
+    }
+    timeouts
 }
 
 pub(super) fn limits(section: &Section<'_>) -> Limits {

@@ -45,6 +45,7 @@ pub(super) fn read(
             sources: Sources::default(),
         };
         access::refuse_confusion(root, &config);
+        access::warn_of_loops(root, &config);
         Some(config)
     })
 }

@@ -1,13 +1,13 @@
 //! The hosts: `pool`.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
 use super::{refuse_repeated, values};
-use crate::config::pem::Pem;
 use crate::config::reader::Section;
 use crate::config::{ClientTls, Discover, Host, HostName, HostUrl, Policy, Pool};
 
@@ -29,6 +29,7 @@ pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
     refuse_repeated(section, "hosts", "name", names);
     let urls = values(&listed, |host| host.url.to_string());
     refuse_repeated(section, "hosts", "url", urls);
+    warn_of_twins(section, &listed);
     let hosts = listed.into_iter().collect::<Option<_>>()?;
     Some(Pool {
         policy: policy?,
@@ -67,7 +68,8 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let tls = section.section("tls", client_tls);
     let discover = discover(section);
     if let Some(url) = &url {
-        refuse_what_the_url_rules_out(section, url);
+        warn_if_the_port_is_left_out(section, url);
+        refuse_what_the_url_rules_out(section, url, &tls);
     }
     if discover.is_some() && name.as_ref().is_some_and(|name| !name.can_be_extended()) {
         section.complain(
@@ -86,9 +88,49 @@ fn host(section: &Section<'_>) -> Option<Host> {
     })
 }
 
-fn refuse_what_the_url_rules_out(section: &Section<'_>, url: &HostUrl) {
+/// Hosts listen on a port of their own, hardly on that of the web.
+fn warn_if_the_port_is_left_out(section: &Section<'_>, url: &HostUrl) {
+    let written = section.text("url").unwrap_or_default();
+    let (_, authority) = written.split_once("://").unwrap_or_default();
+    let after_address = authority.rsplit(']').next().unwrap_or_default();
+    if !after_address.contains(':') {
+        let (port, usual) = (url.port(), gpu_bridge_wire::DEFAULT_PORT);
+        let text = format!(
+            "has no port, which means {port}; hosts listen on {usual} unless told otherwise"
+        );
+        section.warn("url", &text);
+    }
+}
+
+/// One host under two names would get twice what it can take.
+fn warn_of_twins(section: &Section<'_>, listed: &[Option<Host>]) {
+    let place = |host: &Host| {
+        let name = host.url.host();
+        let is_here = name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let name = if is_here { "localhost" } else { name };
+        (name.to_owned(), host.url.port())
+    };
+    let mut first = HashMap::new();
+    for (position, host) in values(listed, Host::clone) {
+        let earlier = *first.entry(place(&host)).or_insert(position);
+        let same_url = listed.get(earlier).and_then(Option::as_ref);
+        if earlier != position && same_url.is_some_and(|other| other.url != host.url) {
+            let path = format!("pool.hosts[{position}].url");
+            section.warn_at(
+                &path,
+                &format!("is the same host as hosts[{earlier}], which then gets twice as much"),
+            );
+        }
+    }
+}
+
+fn refuse_what_the_url_rules_out(section: &Section<'_>, url: &HostUrl, tls: &ClientTls) {
     if section.has("tls") && !url.is_https() {
         section.complain("tls", "has no effect on an http:// url; write https://");
+    }
+    if url.is_https() && tls.server_name.is_none() && ServerName::try_from(url.host()).is_err() {
+        let text = "holds no name that a certificate can have; set tls.server_name";
+        section.complain("url", text);
     }
     if section.has("discover") && url.is_literal() {
         section.complain(
@@ -99,9 +141,8 @@ fn refuse_what_the_url_rules_out(section: &Section<'_>, url: &HostUrl) {
 }
 
 fn client_tls(section: &Section<'_>) -> ClientTls {
-    let ca = section.pem("ca", Pem::Certificates);
-    let certificate = section.pem("certificate", Pem::Certificates);
-    let key = section.pem("key", Pem::PrivateKey);
+    let ca = section.authorities("ca");
+    let identity = section.identity();
     for (key, other) in [("certificate", "key"), ("key", "certificate")] {
         if section.has(other) && !section.has(key) {
             section.complain(key, format!("is missing; {other} needs it"));
@@ -122,7 +163,7 @@ fn client_tls(section: &Section<'_>) -> ClientTls {
     }
     ClientTls {
         ca,
-        identity: certificate.zip(key),
+        identity,
         server_name,
         insecure,
     }

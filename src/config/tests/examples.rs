@@ -1,5 +1,7 @@
 //! The configurations in `config/`: all are good, and the long one shows every key and its default.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::config::schema;
 
@@ -23,7 +25,7 @@ fn values_of<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
 
 /// A copy of an example among the files that it names.
 fn installed(text: &str) -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, pem) = (tempfile::tempdir().unwrap(), pem());
     for key in ["certificate", "key", "ca", "client_ca"] {
         for file in values_of(text, key)
             .into_iter()
@@ -31,7 +33,7 @@ fn installed(text: &str) -> (tempfile::TempDir, PathBuf) {
         {
             let file = folder.path().join(file);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, PEM).unwrap();
+            std::fs::write(file, &pem).unwrap();
         }
     }
     let path = folder.path().join("gpu-bridge.yaml");

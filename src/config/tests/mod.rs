@@ -4,6 +4,8 @@ mod examples;
 mod problems;
 mod schema;
 mod secrets;
+mod spelling;
+mod tls;
 mod warnings;
 
 use proptest::prelude::*;
@@ -21,8 +23,11 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Good for whatever a file for TLS must hold.
-const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n\
-    -----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+fn pem() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["gpu.example".to_owned()]).unwrap();
+    params.self_signed(&key).unwrap().pem() + &key.serialize_pem()
+}
 
 fn read(text: &str) -> Result<Config, Vec<String>> {
     read_in(text, Path::new("/nonexistent"))
@@ -113,7 +118,7 @@ fn the_queue_may_fill_half_of_the_memory() {
 #[test]
 fn every_way_in_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("p"), PEM).unwrap();
+    std::fs::write(folder.path().join("p"), pem()).unwrap();
     let text = "listen:\n\
         - {address: '127.0.0.1:0'}\n\
         - {address: '127.0.0.1:0', tls: {certificate: p, key: p, client_ca: p}}\n\
@@ -122,21 +127,17 @@ fn every_way_in_is_taken_over() {
         auth: {keys: [{name: a, key: one}, {name: b, key: two, priority: 9, max_concurrent: 2, max_per_second: 3}]}\n\
         headers: {served_by: false, forwarded: true, trusted_proxies: [10.0.0.0/8, '${GPU_NET}']}\n";
     let config = read_in(&with_minimal(text), folder.path()).unwrap();
-    let tls: Vec<_> = config.listen.iter().map(|listen| &listen.tls).collect();
     let path = folder.path().join("p");
-    let expected = |client_ca| ServerTls {
-        certificate: path.clone(),
-        key: path.clone(),
-        client_ca,
+    let files = |listen: &Listen| {
+        let tls = listen.tls.clone()?;
+        assert_eq!(
+            (&tls.identity.certificate, &tls.identity.key),
+            (&path, &path)
+        );
+        Some(tls.client_ca.map(|ca| ca.path))
     };
-    assert_eq!(
-        tls,
-        [
-            &None,
-            &Some(expected(Some(path.clone()))),
-            &Some(expected(None))
-        ]
-    );
+    let tls: Vec<_> = config.listen.iter().map(files).collect();
+    assert_eq!(tls, [None, Some(Some(path.clone())), Some(None)]);
     assert_eq!(config.admin.address.port(), 1);
     assert!(config.admin.key.unwrap().matches(b"operator"));
     let [a, b] = &config.auth.keys[..] else {
@@ -159,7 +160,7 @@ fn every_way_in_is_taken_over() {
 #[test]
 fn every_key_of_a_host_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("p"), PEM).unwrap();
+    std::fs::write(folder.path().join("p"), pem()).unwrap();
     let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
         - {name: b, url: 'http://gpus', discover: dns, discover_interval: 5s}\n  \
         - {name: c, url: 'http://gpus:9', discover: dns}\n  \
@@ -170,16 +171,14 @@ fn every_key_of_a_host_is_taken_over() {
         panic!("four hosts")
     };
     let path = folder.path().join("p");
-    let tls = ClientTls {
-        ca: Some(path.clone()),
-        identity: Some((path.clone(), path)),
-        server_name: Some("b".to_owned()),
-        insecure: false,
-    };
+    let tls = &a.tls;
     assert_eq!(
-        (a.max_concurrent, a.weight.get(), &a.tls),
-        (NonZeroU32::new(4), 5, &tls)
+        (tls.server_name.as_deref(), tls.insecure),
+        (Some("b"), false)
     );
+    assert_eq!(tls.ca.as_ref().unwrap().path, path);
+    assert_eq!(tls.identity.as_ref().unwrap().key, path);
+    assert_eq!((a.max_concurrent, a.weight.get()), (NonZeroU32::new(4), 5));
     assert!(a.api_key.as_ref().unwrap().matches(b"k"));
     let every = Some(Duration::from_secs(5));
     assert_eq!(b.discover, Some(Discover { interval: every }));

@@ -56,9 +56,16 @@ fn no_slip_of_the_keyboard_makes_a_problem_show_a_key() {
     }
     let mut refused = 0;
     for text in texts {
-        if let Err(problems) = read(&text) {
+        let surroundings = Surroundings {
+            variable: &variable,
+            folder: Path::new("/nonexistent"),
+        };
+        if let Err(problems) = parse(&text, &surroundings) {
             refused += 1;
-            let shown = problems.join("\n");
+            let explained = problems
+                .iter()
+                .map(|problem| problem.explained(Path::new("f")));
+            let shown = explained.collect::<Vec<_>>().join("\n");
             assert!(!shown.contains("hunter2"), "{text}\n{shown}");
         }
     }

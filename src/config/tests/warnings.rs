@@ -25,13 +25,41 @@ fn warnings_say_where_and_what_instead() {
             &["2:20: queue.max_bytes: is more than limits.max_buffered, which is reached first"],
         ),
         ("limits: {max_buffered: 100MiB}\n", &[]),
+        (
+            "timeouts: {attempt: 1ms}\n",
+            &[
+                "2:21: timeouts.attempt: is very short; less than 1s is hardly meant",
+                "2:21: timeouts.attempt: is not longer than connect, which is a part of it",
+            ],
+        ),
+        (
+            "timeouts: {attempt: 2s, connect: 3s}\n",
+            &["2:21: timeouts.attempt: is not longer than connect, which is a part of it"],
+        ),
+        (
+            "health: {interval: 1s, timeout: 2s}\n",
+            &[
+                "2:33: health.timeout: is longer than interval, so a host that hangs is checked less often than that says",
+            ],
+        ),
+        (
+            "health: {interval: 1h}\n",
+            &["2:20: health.interval: is long: until then nobody notices that a host is back"],
+        ),
+        (
+            "queue: {max_wait: 1ms, max_waiting: 0}\n",
+            &[
+                "2:19: queue.max_wait: is very short; less than 1s is hardly meant",
+                "2:37: queue.max_waiting: lets nobody wait: a request is refused while all slots are taken",
+            ],
+        ),
     ];
     for (text, expected) in table {
         assert_eq!(warnings(&format!("{text}{MINIMAL}")), *expected, "{text}");
     }
-    let insecure = "pool: {hosts: [{name: a, url: 'https://a', tls: {insecure: true}}]}\n";
+    let insecure = "pool: {hosts: [{name: a, url: 'https://a:1', tls: {insecure: true}}]}\n";
     let expected =
-        "2:60: pool.hosts[0].tls.insecure: lets anybody pose as this host; write ca instead";
+        "2:62: pool.hosts[0].tls.insecure: lets anybody pose as this host; write ca instead";
     assert_eq!(warnings(insecure), [expected]);
 }
 
@@ -42,5 +70,52 @@ fn a_proxy_without_keys_is_one() {
         let config = read(&format!("{MINIMAL}{text}")).unwrap();
         let told: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(told, [format!("{place}: {expected}")]);
+    }
+}
+
+fn of_hosts(first: &str, urls: &[&str]) -> Vec<String> {
+    let host = |(number, url): (usize, &&str)| format!("{{name: h{number}, url: '{url}'}}");
+    let hosts: Vec<_> = urls.iter().enumerate().map(host).collect();
+    let told = warnings(&format!("{first}pool: {{hosts: [{}]}}\n", hosts.join(", ")));
+    told.iter()
+        .map(|text| text.split_once(": ").unwrap().1.to_owned())
+        .collect()
+}
+
+#[test]
+fn addresses_of_hosts_that_are_hardly_meant() {
+    let port = |port| {
+        format!(
+            "pool.hosts[0].url: has no port, which means {port}; hosts listen on 8765 unless told otherwise"
+        )
+    };
+    let circle = "pool.hosts[0].url: is this proxy's own address, so that requests would go round in circles".to_owned();
+    let twin =
+        "pool.hosts[1].url: is the same host as hosts[0], which then gets twice as much".to_owned();
+    let here = "listen: [{address: '127.0.0.1:99'}]\n";
+    let table: [(&str, &[&str], Vec<String>); 12] = [
+        ("", &["http://gpu"], vec![port(80)]),
+        ("", &["https://[::7]/"], vec![port(443)]),
+        ("", &["http://gpu:80", "http://[::7]:80"], vec![]),
+        ("", &["http://localhost:8765"], vec![circle.clone()]),
+        ("", &["http://127.0.0.1:8765"], vec![circle.clone()]),
+        ("", &["http://127.0.0.1:9765"], vec![circle.clone()]),
+        ("", &["http://192.168.1.20:8765"], vec![]),
+        (here, &["http://localhost:99"], vec![circle.clone()]),
+        (here, &["http://127.0.0.1:98"], vec![]),
+        (here, &["http://127.0.0.2:99"], vec![]),
+        (
+            here,
+            &["http://localhost:98", "http://127.0.0.1:98"],
+            vec![twin.clone()],
+        ),
+        (
+            here,
+            &["http://gpu:98", "https://gpu:98", "http://gpu:97"],
+            vec![twin],
+        ),
+    ];
+    for (first, urls, expected) in table {
+        assert_eq!(of_hosts(first, urls), expected, "{first}{urls:?}");
     }
 }

@@ -1,0 +1,272 @@
+//! The line that a problem is in, with a caret under it; whatever may be a secret is hidden.
+//!
+//! ```text
+//!   7 |   max_wiat: 3s
+//!     |   ^^^^^^^^
+//! ```
+//!
+//! A mistake may be just what makes a secret look like something else, so nothing is shown because it
+//! does not look like one: keys are shown if they are settings or could be meant as such, values if
+//! they follow a setting that holds no secret. All other words become `***`.
+
+use std::fmt;
+
+use super::names::{Name, name};
+use super::places::Place;
+
+/// In the place of a word.
+const HIDDEN: &str = "***";
+/// A longer value is not what these settings hold.
+const MAX_VALUE: usize = 60;
+/// What words end at.
+const MARKS: [char; 5] = ['{', '}', '[', ']', ','];
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Excerpt {
+    line: usize,
+    shown: String,
+    /// Characters before the caret.
+    before: usize,
+    /// Carets, at least one.
+    width: usize,
+}
+
+impl Excerpt {
+    /// `None`: the text has no such line.
+    pub(super) fn of(text: &str, place: Place) -> Option<Self> {
+        let source = text.lines().nth(place.line.checked_sub(1)?)?;
+        let mut hiding = Hiding::default();
+        let (mut before, mut width) = (None, 1);
+        for (start, word) in words(source) {
+            let at = hiding.shown.chars().count();
+            hiding.take(word);
+            let (length, shown) = (word.chars().count(), hiding.shown.chars().count() - at);
+            if before.is_none() && start + length >= place.column {
+                let inside = place.column.saturating_sub(start + 1);
+                let inside = if shown == length { inside } else { 0 };
+                before = Some(at + inside);
+                width = shown.saturating_sub(inside).max(1);
+            }
+        }
+        let before = before.unwrap_or(hiding.shown.chars().count());
+        Some(Self {
+            line: place.line,
+            shown: hiding.shown,
+            before,
+            width,
+        })
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        let (before, carets) = (" ".repeat(self.before), "^".repeat(self.width));
+        write!(
+            f,
+            "  {number} | {}\n  {margin} | {before}{carets}",
+            self.shown
+        )
+    }
+}
+
+/// The line in pieces: words, marks and blanks, each with the characters before it. A comment is left
+/// out.
+fn words(line: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let (mut rest, mut at) = (line, 0);
+    while let Some(first) = rest.chars().next() {
+        if first == '#'
+            && (at == 0
+                || found
+                    .last()
+                    .is_some_and(|(_, word): &(_, &str)| word.trim().is_empty()))
+        {
+            break;
+        }
+        let is_single = first.is_whitespace() || MARKS.contains(&first);
+        let end = if is_single {
+            first.len_utf8()
+        } else {
+            end_of_word(rest)
+        };
+        let (word, after) = rest.split_at(end);
+        found.push((at, word));
+        (rest, at) = (after, at + word.chars().count());
+    }
+    found
+}
+
+/// A reference to a variable, `${…}`, is no mark.
+fn end_of_word(text: &str) -> usize {
+    let mut in_reference = false;
+    let mut before = ' ';
+    for (at, char) in text.char_indices() {
+        match char {
+            '{' if before == '$' => in_reference = true,
+            '}' if in_reference => in_reference = false,
+            _ if char.is_whitespace() || MARKS.contains(&char) => return at,
+            _ => {}
+        }
+        before = char;
+    }
+    text.len()
+}
+
+/// What of a line may be shown, word by word.
+#[derive(Default)]
+struct Hiding {
+    shown: String,
+    /// What the last key says of the words behind it.
+    value: Value,
+    /// Lists that were opened behind that key.
+    lists: usize,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Value {
+    /// Is nobody's.
+    #[default]
+    Stray,
+    /// Holds no secret.
+    Harmless,
+    /// Perhaps holds one.
+    Secret,
+}
+
+impl Hiding {
+    fn take(&mut self, word: &str) {
+        match word {
+            "[" if self.value == Value::Harmless => self.lists += 1,
+            "]" => self.lists = self.lists.saturating_sub(1),
+            "," | "{" | "}" if self.lists == 0 => self.value = Value::Stray,
+            _ => {}
+        }
+        let is_mark = word.chars().all(|char| MARKS.contains(&char)) || word == "-";
+        if word.trim().is_empty() {
+            self.shown.push(' ');
+        } else if is_mark || is_reference(word) {
+            self.shown
+                .extend(word.chars().filter(|char| !char.is_control()));
+        } else if let Some(key) = word
+            .strip_suffix(':')
+            .filter(|_| self.value != Value::Secret)
+        {
+            self.key(key, word);
+        } else {
+            self.value(word);
+        }
+    }
+
+    fn key(&mut self, key: &str, word: &str) {
+        let bare = key.trim_matches(['\'', '"']);
+        let (shown, value) = match name(bare) {
+            Name::Harmless => (word, Value::Harmless),
+            Name::Secret => (word, Value::Secret),
+            Name::Unknown => (word, Value::Stray),
+            Name::Odd => (HIDDEN, Value::Secret),
+        };
+        self.shown.push_str(shown);
+        (self.value, self.lists) = (value, 0);
+    }
+
+    fn value(&mut self, word: &str) {
+        let odd = ['@', '?', '#', '%'];
+        let fits = word.chars().count() <= MAX_VALUE && !word.contains(odd);
+        let is_plain = word.chars().all(|char| !char.is_control());
+        if self.value == Value::Harmless && fits && is_plain {
+            self.shown.push_str(word);
+        } else if let Some((key, _)) = word.split_once(':')
+            && self.value == Value::Stray
+            && matches!(name(key), Name::Harmless | Name::Secret)
+        {
+            self.shown.extend([key, ":", HIDDEN]);
+        } else {
+            self.shown.push_str(HIDDEN);
+        }
+        if self.lists == 0 && self.value == Value::Harmless {
+            self.value = Value::Stray;
+        }
+    }
+}
+
+/// `${NAME}`, or `$NAME` as shells have it: a name, not what it stands for.
+fn is_reference(word: &str) -> bool {
+    let word = word.trim_matches(['\'', '"']);
+    let Some(name) = word.strip_prefix('$') else {
+        return false;
+    };
+    let in_braces = name
+        .strip_prefix('{')
+        .and_then(|name| name.strip_suffix('}'));
+    let is_name = |name: &str| {
+        let mut bytes = name.bytes();
+        bytes.all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let name = in_braces.unwrap_or(name);
+    !name.is_empty() && is_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn excerpt(text: &str, line: usize, column: usize) -> String {
+        Excerpt::of(text, Place { line, column })
+            .unwrap()
+            .to_string()
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_word() {
+        let text = "a:\nqueue: {max_wiat: 3s}\r\n";
+        assert_eq!(
+            excerpt(text, 2, 9),
+            "  2 | queue: {max_wiat: 3s}\n    |         ^^^^^^^^^"
+        );
+        assert_eq!(
+            excerpt("queue:\n\tmax_wait: 1", 2, 1),
+            "  2 |  max_wait: 1\n    | ^"
+        );
+        assert_eq!(excerpt("ab", 1, 9), "  1 | ***\n    |    ^");
+        assert!(Excerpt::of("", Place { line: 0, column: 0 }).is_none());
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_hidden() {
+        let table = [
+            ("  api_key: hunter2", "  api_key: ***"),
+            ("  apiKey: 'hunter2 hunter3'", "  apiKey: *** ***"),
+            ("  key:hunter2", "  key:***"),
+            (
+                "- {name: a, key: hunter2, url: http://a}",
+                "- {name: a, key: ***, url: http://a}",
+            ),
+            ("hunter2", "***"),
+            ("token: hunter2", "token: ***"),
+            ("auth: hunter2", "auth: ***"),
+            ("url: http://u:hunter2@a", "url: ***"),
+            ("name: 'a, key: hunter2}", "name: 'a, key: ***}"),
+            ("key: hun: ter2", "key: *** ***"),
+            ("hunter2: x", "*** ***"),
+            ("max_wait: 5 # hunter2", "max_wait: 5 "),
+            ("key: ${NAME}", "key: ${NAME}"),
+            ("key: $GPU_KEY", "key: $GPU_KEY"),
+            ("key: $hunter", "key: ***"),
+            (
+                "trusted_proxies: [10.0.0.1, proxy]",
+                "trusted_proxies: [10.0.0.1, proxy]",
+            ),
+        ];
+        for (line, shown) in table {
+            assert_eq!(
+                Excerpt::of(line, Place { line: 1, column: 1 })
+                    .unwrap()
+                    .shown,
+                shown
+            );
+        }
+    }
+}

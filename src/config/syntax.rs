@@ -1,0 +1,171 @@
+//! From text to values, and what is wrong with a text that is no YAML: where, and what to write.
+//!
+//! `serde_yaml` says what it was doing when it gave up. What people did is mostly one of a few things,
+//! which are looked for first.
+
+use serde_yaml::Value;
+
+use super::names::{Name, name};
+use super::places::{Place, Places};
+use super::problem::Problem;
+
+/// Told at once; whoever indents with tabs does so everywhere.
+const MAX_TABS: usize = 10;
+
+/// The values of the text.
+pub(super) fn read(text: &str, places: &Places) -> Result<Value, Vec<Problem>> {
+    if !places.repeated.is_empty() {
+        return Err(places.repeated.iter().map(twice).collect());
+    }
+    if let Some(place) = places.too_deep {
+        let text = "is nested deeper than any setting is";
+        return Err(vec![Problem::at(Some(place), text.to_owned())]);
+    }
+    let mut value: Value =
+        serde_yaml::from_str(text).map_err(|error| explain(text, places, &error))?;
+    value.apply_merge().map_err(|_| {
+        let text = "<<: takes a mapping, or a list of mappings, as in <<: *NAME";
+        vec![Problem::of_file(text.to_owned())]
+    })?;
+    Ok(value)
+}
+
+fn twice((path, first, again): &(String, Place, Place)) -> Problem {
+    let key = path.rsplit(['.', ']']).next().unwrap_or_default();
+    let shown = match name(key) {
+        Name::Odd => String::new(),
+        _ => format!("{key}: "),
+    };
+    let text = format!(
+        "{shown}stands here twice (first in line {}); keep one of them",
+        first.line
+    );
+    Problem::at(Some(*again), text)
+}
+
+fn explain(text: &str, places: &Places, error: &serde_yaml::Error) -> Vec<Problem> {
+    if let Some(place) = places.second_document {
+        let text = "a second document starts here; a configuration is one: take the line --- out";
+        return vec![Problem::at(Some(place), text.to_owned())];
+    }
+    let place = error.location().map(|at| Place {
+        line: at.line(),
+        column: at.column(),
+    });
+    let until = place.map_or(usize::MAX, |place| place.line);
+    let lines = || text.lines().enumerate().take(until);
+    let tabs = text.lines().enumerate().filter_map(tab);
+    let tabs: Vec<Problem> = tabs.take(MAX_TABS).collect();
+    if !tabs.is_empty() {
+        return tabs;
+    }
+    // Where the parser stumbles may be the line after the mistake.
+    let near = lines().skip(until.saturating_sub(2));
+    let found = near.filter_map(|line| reference(line).or_else(|| no_space(line)));
+    let found: Vec<Problem> = found.collect();
+    if found.is_empty() {
+        vec![in_its_own_words(error, place)]
+    } else {
+        found
+    }
+}
+
+fn tab((number, line): (usize, &str)) -> Option<Problem> {
+    let indentation = line.split(|char: char| !char.is_whitespace()).next()?;
+    let column = indentation.find('\t')? + 1;
+    let text = "a tab can't indent YAML; write spaces";
+    Some(problem(number, column, text.to_owned()))
+}
+
+/// In `{…}` and `[…]` the braces of a reference are taken for a mapping.
+fn reference((number, line): (usize, &str)) -> Option<Problem> {
+    let at = line.find("${")?;
+    let (before, reference) = line.split_at(at);
+    if before.ends_with(['\'', '"', '$']) || !before.contains(['{', '[']) {
+        return None;
+    }
+    let end = reference.find('}')? + 1;
+    let reference = &reference[..end];
+    let shown = if name_in(reference) {
+        reference
+    } else {
+        "${NAME}"
+    };
+    let text = format!("put it in quotes, since it stands in {{…}} or […]: \"{shown}\"");
+    Some(problem(number, before.chars().count() + 1, text))
+}
+
+fn name_in(reference: &str) -> bool {
+    let name = reference.trim_start_matches("${").trim_end_matches('}');
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// `key:value`, which is one word.
+fn no_space((number, line): (usize, &str)) -> Option<Problem> {
+    let start = line.find(|char: char| char.is_ascii_alphabetic())?;
+    let (key, value) = line[start..].split_once(':')?;
+    if value.is_empty() || value.starts_with(char::is_whitespace) {
+        return None;
+    }
+    if !matches!(name(key), Name::Harmless | Name::Secret)
+        || !line[..start].chars().all(|char| " -{".contains(char))
+    {
+        return None;
+    }
+    let column = line[..start].chars().count() + key.len() + 1;
+    Some(problem(
+        number,
+        column,
+        format!("write a space after '{key}:'"),
+    ))
+}
+
+fn problem(number: usize, column: usize, text: String) -> Problem {
+    let line = number + 1;
+    Problem::at(Some(Place { line, column }), text)
+}
+
+/// What the parser says, and what mostly is behind it.
+fn in_its_own_words(error: &serde_yaml::Error, place: Option<Place>) -> Problem {
+    let said = error.to_string();
+    // The place is told by ourselves.
+    let what = said.split(" at line ").next().unwrap_or(&said);
+    let (hint, place) = if what.contains("end of stream") && said.contains("quoted scalar") {
+        (
+            "; a quote is opened here and never closed",
+            context(&said).or(place),
+        )
+    } else if what.contains("cannot start any token") {
+        (
+            "; put a value that starts with this character in quotes",
+            place,
+        )
+    } else if what.contains("mapping values are not allowed") {
+        (
+            "; is the line above complete, and is this one indented as its neighbours? A value with ': ' in it must stand in quotes",
+            place,
+        )
+    } else if what.contains("did not find expected key") || what.contains("expected '-' indicator")
+    {
+        ("; is this line indented as its neighbours?", place)
+    } else if what.contains("could not find expected ':'") {
+        ("; a key is followed by ': ' and its value", place)
+    } else {
+        ("", place)
+    };
+    Problem::at(place, format!("is not YAML that can be used: {what}{hint}"))
+}
+
+/// Where what was being read began: the second place that the parser tells.
+fn context(said: &str) -> Option<Place> {
+    let place = said.rsplit(" at line ").next()?;
+    let (line, rest) = place.split_once(" column ")?;
+    let digits = rest.split(|char: char| !char.is_ascii_digit()).next()?;
+    Some(Place {
+        line: line.parse().ok()?,
+        column: digits.parse().ok()?,
+    })
+}
