@@ -198,6 +198,6 @@ async fn files_that_can_not_be_used_are_an_error_at_start() {
 
     let log = Proxy::fails_to_start(&trusting(&host, tls)).await;
 
-    assert!(log.contains("rtx"), "{log}");
+    assert!(log.contains("pool.hosts[0].tls.key"), "{log}");
     assert!(log.contains(&other.key().display().to_string()), "{log}");
 }

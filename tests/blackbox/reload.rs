@@ -234,7 +234,9 @@ async fn what_needs_a_restart_is_said() {
     let config = Config::with_hosts(&[&host]);
     let proxy = Proxy::ready(&config, &[&host]).await;
 
-    let moved = config.clone().replace("listen", json!([{"address": "127.0.0.1:1"}]));
+    let moved = config
+        .clone()
+        .replace("listen", json!([{"address": "127.0.0.1:1"}]));
     proxy.takes_over(&moved).await;
 
     proxy

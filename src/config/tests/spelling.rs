@@ -68,7 +68,7 @@ fn slips_are_shown_with_what_to_write() {
         ),
         (
             "queue:\n  max_wait:5s\n  max_waiting: 5\n",
-            "f:3:12: write a space after 'max_wait:'\n  3 |   max_wait:***\n    |            ^^^",
+            "f:3:11: write a space after 'max_wait:'\n  3 |   max_wait:***\n    |   ^^^^^^^^^^^^",
         ),
         (
             "queue:\n  max_wait:5s\n",
