@@ -1,6 +1,7 @@
 //! The admin address's connections: few, and none may dawdle over a head or over reading an answer, so
 //! that whoever can reach it can't use up the files that clients' connections need, nor the places.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -29,6 +31,31 @@ const MAX_HEAD: usize = 16 << 10;
 /// The pause after `accept` has failed, which it may do again at once (too many open files).
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that can be accepted however few files may be opened.
+const RESERVE: usize = 4;
+
+/// Files that are kept open for nothing but to be closed when a connection can't be accepted for want of
+/// one: an operator must be able to look at a proxy that is in trouble.
+#[derive(Default)]
+struct Reserve(Mutex<Vec<File>>);
+
+impl Reserve {
+    /// As far as it is possible now.
+    fn fill(&self) {
+        let mut files = self.0.lock();
+        while files.len() < RESERVE
+            && let Ok(file) = File::open("/dev/null")
+        {
+            files.push(file);
+        }
+    }
+
+    /// False: there is none.
+    fn give_up_one(&self) -> bool {
+        self.0.lock().pop().is_some()
+    }
+}
+
 /// Serves `router` on `places` connections until `stop` ends. Connections that are there then finish
 /// their request by themselves.
 pub(super) async fn serve(
@@ -38,21 +65,25 @@ pub(super) async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let places = Arc::new(Semaphore::new(places));
+    let reserve = Arc::new(Reserve::default());
+    reserve.fill();
     let connections = GracefulShutdown::new();
     let http = http();
     let mut stop = pin!(stop);
     loop {
         let (stream, peer, place) = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &reserve) => accepted,
             () = &mut stop => break,
         };
         let router = router.clone().layer(Extension(ConnectInfo(peer)));
         let service = TowerToHyperService::new(router);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
+        let reserve = Arc::clone(&reserve);
         tokio::spawn(async move {
             // An error is the other end's: it went away, or sent no HTTP.
             let _ = connection.await;
+            reserve.fill();
             drop(place);
         });
     }
@@ -71,6 +102,7 @@ fn http() -> http1::Builder {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    reserve: &Reserve,
 ) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
     // Nobody closes the semaphore, so that there always is a place in the end.
     let place = Arc::clone(places).acquire_owned().await.ok();
@@ -82,6 +114,7 @@ async fn accept(
                 let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
                 return (stream, peer, place);
             }
+            Err(_) if reserve.give_up_one() => {}
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the admin address can't accept a connection; it goes on trying");

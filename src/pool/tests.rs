@@ -265,3 +265,18 @@ async fn events_reach_the_observer_outside_the_lock() {
     ];
     assert_eq!(*seen.lock().unwrap(), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_counts_as_overdue_while_it_runs_for_long() {
+    let pool = pool(&[1], 9);
+    let overdue = || pool.lock().state.host(A).unwrap().overdue;
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
+    let running = tokio::spawn(async move { lease.host_is_lost().await });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(overdue(), 0);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(overdue(), 1);
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(overdue(), 0);
+}

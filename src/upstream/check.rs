@@ -322,3 +322,71 @@ impl<T> From<Failure> for Probe<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::num::NonZeroU32;
+
+    use arc_swap::ArcSwap;
+    use pingora::connectors::TransportConnector;
+
+    use super::super::testing::member;
+    use super::*;
+    use crate::budget::Budget;
+    use crate::config::Policy;
+    use crate::pool::{self, Thresholds};
+
+    const LIMIT: Duration = Duration::from_secs(2);
+
+    /// Of a host that accepts connections and says nothing.
+    fn checker(silent: &TcpListener) -> Checker {
+        let settings = pool::Settings {
+            policy: Policy::LeastBusy,
+            thresholds: Thresholds {
+                healthy_after: NonZeroU32::MIN,
+                unhealthy_after: NonZeroU32::MIN,
+            },
+            max_waiting: 1,
+            max_waiting_bytes: 1,
+            check_interval: LIMIT,
+        };
+        let settings_of_hosts = Settings {
+            connect: LIMIT,
+            check: LIMIT,
+            check_interval: LIMIT,
+        };
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let pool = Pool::new(settings, 1, Box::new(|_| ()));
+        let member = member("a", &url);
+        let host = pool.set_hosts(vec![member.spec()])[0];
+        Checker {
+            host,
+            target: Arc::new(Target::new(&member)),
+            means: Arc::new(Means {
+                connector: TransportConnector::new(None),
+                settings: ArcSwap::from_pointee(settings_of_hosts),
+                budget: Budget::new(1 << 20),
+            }),
+            pool,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_unless_it_was_we_who_stood_still() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (time, is_ours) in [(LIMIT, false), (4 * LIMIT, true)] {
+            let checker = checker(&silent);
+            let check = tokio::spawn(async move { checker.check().await });
+            tokio::task::yield_now().await;
+            tokio::time::advance(time).await;
+            let found = check.await.unwrap();
+            assert_eq!(matches!(found, Check::Ours { .. }), is_ours, "{found:?}");
+            assert_eq!(
+                matches!(found, Check::NoAnswer { .. }),
+                !is_ours,
+                "{found:?}"
+            );
+        }
+    }
+}

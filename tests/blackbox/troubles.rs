@@ -1,7 +1,8 @@
 //! The proxy's own troubles are not its hosts': it may open few files, names can't be resolved.
 
 use crate::harness::{
-    Config, DnsServer, Proxy, SimHost, embed_request, eventually, sim_host, with_open_files,
+    Config, DnsServer, Proxy, SimHost, StatusAnswer, embed_request, eventually, sim_host,
+    with_open_files,
 };
 
 const NAME: &str = "gpu.test";
@@ -143,5 +144,38 @@ async fn more_hosts_than_there_are_files_for_are_not_ejected_for_it_and_requests
             client.reply().await.assert_embedding_of(&text);
         }
     }
+    for _ in 0..3 {
+        let (code, status, error) = proxy.command(&["status"]).await;
+        assert_eq!(code, Some(0), "an operator can't look: {error}");
+        assert!(status.contains("short of file descriptors"), "{status}");
+    }
     assert!(!proxy.log().contains("host is ejected"));
+}
+
+#[tokio::test]
+async fn what_a_host_told_of_its_load_outlives_a_poll_that_fails() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let foreign = async |load| {
+        eventually(&format!("a foreign load of {load}"), async || {
+            proxy.host_metric("foreign_in_flight", "host").await == load
+        })
+        .await;
+    };
+    for failure in [StatusAnswer::Error, StatusAnswer::Hang] {
+        host.set_foreign(2);
+        foreign(2).await;
+        host.set_status(failure);
+        host.is_checked(5).await;
+        assert_eq!(proxy.host_metric("foreign_in_flight", "host").await, 2);
+        assert!(proxy.is_healthy("host").await);
+
+        host.set_foreign(0);
+        host.set_status(StatusAnswer::Truth);
+        foreign(0).await;
+    }
+    host.set_foreign(2);
+    foreign(2).await;
+    host.set_status(StatusAnswer::Missing);
+    foreign(0).await;
 }

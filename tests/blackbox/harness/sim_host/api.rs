@@ -170,6 +170,8 @@ impl Api {
         let slots = count(knobs.slots);
         let queue = match knobs.status {
             StatusAnswer::Missing => return error(404, "Not Found"),
+            StatusAnswer::Error => return error(500, "Internal Server Error"),
+            StatusAnswer::Hang => return std::future::pending().await,
             StatusAnswer::AllFree => QueueStatus::new(slots, 0),
             StatusAnswer::NoneFree => full(slots),
             StatusAnswer::Truth if knobs.behaviour.is_busy() => full(slots),

@@ -96,6 +96,10 @@ pub(crate) enum StatusAnswer {
     NoneFree,
     /// That there is no such page.
     Missing,
+    /// A server error.
+    Error,
+    /// Nothing.
+    Hang,
 }
 
 impl Behaviour {

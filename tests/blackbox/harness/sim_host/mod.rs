@@ -157,6 +157,10 @@ impl SimHost {
         self.knobs().health = health;
     }
 
+    pub(crate) fn set_status(&self, status: StatusAnswer) {
+        self.knobs().status = status;
+    }
+
     pub(crate) fn set_slots(&self, slots: usize) {
         self.knobs().slots = slots;
     }
