@@ -139,6 +139,11 @@ impl History {
         Some((avoid, pause.min(LONGEST_PAUSE)))
     }
 
+    /// Has this machine been short of something before?
+    pub(super) fn has_paused(&self) -> bool {
+        self.pauses > 0
+    }
+
     /// The pause is over.
     pub(super) fn end_pause(&mut self) {
         self.untried = None;

@@ -119,7 +119,8 @@ impl<U: Upstream> Dispatcher<U> {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
             }
-            Verdict::Ours { reason } => {
+            // Once for each request: such a shortage hits all that wait.
+            Verdict::Ours { reason } if !history.has_paused() => {
                 tracing::warn!(host = %lease.name(), reason, "attempt failed here, not on the host");
             }
             Verdict::Moved { .. } => {

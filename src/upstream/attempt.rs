@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
 use super::key;
-use super::meaning::{Key, Meaning, is_json, meaning};
+use super::meaning::{Key, Meaning, is_cut, meaning, tells_its_end};
 use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
 use crate::budget::Budget;
@@ -60,9 +60,8 @@ impl Attempt<'_> {
                 reason: Trouble::Unresolved.to_string(),
             };
         };
-        let request = match request_for(&self.target, call, self.terms.trace) {
-            Ok(request) => request,
-            Err(error) => return fault(false, format!("can't build the request: {error}")),
+        let Ok(request) = request_for(&self.target, call, self.terms.trace) else {
+            return fault(false, "the request can't be put into HTTP".to_owned());
         };
         let (connector, fresh) = (&self.means.connector, self.terms.fresh);
         let body = call.body.chunks();
@@ -140,7 +139,7 @@ async fn hold(
 ) -> Result<Answer, Cut> {
     let status = exchange.head().status;
     let headers = headers::end_to_end(&exchange.head().headers);
-    let may_be_cut = exchange.is_unframed() && is_plain_json(&headers);
+    let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
     let mut body = PayloadBuilder::new(budget.open());
     while let Some(chunk) = exchange.next_chunk().await.map_err(failed)? {
         let fits = body.len() + chunk.len() <= HOLD && body.push(&chunk).is_ok();
@@ -161,7 +160,7 @@ async fn hold(
     }
     exchange.release().await;
     let body = body.finish();
-    if may_be_cut && is_cut(&body) {
+    if may_be_cut && is_cut(&body.chunks().concat()) {
         return Err(Cut::Failed(Trouble::Cut.to_string()));
     }
     Ok(Answer {
@@ -170,18 +169,6 @@ async fn hold(
         body,
         rest: None,
     })
-}
-
-/// Is the body JSON that can be read as it is?
-fn is_plain_json(headers: &HeaderMap) -> bool {
-    is_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
-}
-
-/// Does the text end before its JSON does?
-fn is_cut(body: &Payload) -> bool {
-    let text = body.chunks().concat();
-    let read = serde_json::from_slice::<serde::de::IgnoredAny>(&text);
-    read.is_err_and(|error| error.is_eof())
 }
 
 /// Reads the rest of a short refusal, so that the connection can be kept.

@@ -23,15 +23,12 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::duplex::{Duplex, Heard};
+use super::meaning;
 use super::trouble::Trouble;
 
 /// How long an idle connection to a host is kept. Below uvicorn's 5 s, so that we rather than the
 /// Python service end it.
 const IDLE: Duration = Duration::from_secs(4);
-/// A connection that its host had ended fails within the time that a packet needs there and back, and
-/// some waiting for the processor.
-const MOMENT: Duration = Duration::from_secs(1);
-
 /// Requests with a body up to this size go out in one piece.
 const ONE_PIECE: usize = 16 << 10;
 
@@ -111,7 +108,7 @@ impl<'a> Exchange<'a> {
         let (stream, reused) = found.map_err(Failure::Connect)?;
         let started = Instant::now();
         let mut heard = converse(stream, request, body).await;
-        if reused && started.elapsed() < MOMENT && heard.is_stale() {
+        if reused && heard.is_stale(started.elapsed()) {
             // If the host can't be reached now, it did get the request before it went away.
             if let Ok(stream) = connector.new_stream(&peer).await {
                 heard = converse(stream, request, body).await;
@@ -172,20 +169,17 @@ struct Conversation {
 }
 
 impl Conversation {
-    /// Had the host done with this kept connection before the request reached it? Then the
-    /// connection ends without a word, or holds an answer that nobody asked for: a complaint that no
-    /// request came, or a result that was there before all of the request was sent.
-    fn is_stale(&self) -> bool {
+    /// See [`meaning::is_stale`].
+    fn is_stale(&self, after: Duration) -> bool {
         let stream = &**self.session.stream();
         let duplex = stream.as_any().downcast_ref::<Duplex>();
         let told = duplex.map_or(Heard::Something, Duplex::heard);
-        match &self.head {
-            Err(error) => told == Heard::Nothing && is_closed(error),
-            Ok(head) => match head.status {
-                StatusCode::REQUEST_TIMEOUT => true,
-                status => told == Heard::Early && status.is_success(),
-            },
-        }
+        let status = match &self.head {
+            Ok(head) => Some(head.status),
+            Err(error) if is_closed(error) => None,
+            Err(_) => return false,
+        };
+        meaning::is_stale(status, told, after)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the head of a host's answer means for the request and for the host: one table, without I/O.
-//! Everything else carries it out.
+//! What comes of a request at a host, and what it means for both: one table, without I/O. Everything
+//! else carries it out.
 //!
 //! An answer is delivered only if it says something about the *request*. The services behind the
 //! proxy say such things in JSON; what a front before them says, or another version, or a host that
@@ -15,14 +15,22 @@
 //! | 404 | [`Doubt::NoModel`]: hosts may differ in models |
 //! | 501, 505, 511 | [`Doubt::Front`]: another version, or a network that wants a login |
 //! | other 5xx | [`Doubt::ServerError`]: the host's fault or the request's |
-//! | all else | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page for people, a number that HTTP does not know |
+//! | any other answer | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page for people, a number that HTTP does not know |
 //!
-//! A doubtful answer is delivered only if no sibling knows better.
+//! A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
+//!
+//! | what came | meaning |
+//! | --- | --- |
+//! | on a kept connection, within a second: its end, a 408, or a success before all was sent | stale: the request is repeated on a fresh connection |
+//! | JSON whose end only that of the connection tells, and which is not whole | the host's fault |
+//! | any other end or nonsense, once a part of the request was sent | the host's fault |
+//! | this machine is out of descriptors, ports or memory | ours: [`super::exchange::Failure::shortage`] |
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use super::duplex::Heard;
 use super::verdict::Doubt;
 
 /// For a 429 that does not say how long, and for a `Retry-After` that can't be read.
@@ -76,8 +84,36 @@ pub(super) fn meaning(
     }
 }
 
+/// A connection that its host had ended fails within the time that a packet needs there and back, and
+/// some waiting for the processor.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Had the host done with a kept connection before a request reached it? Then the connection ends
+/// without a word, or holds an answer that nobody asked for: a complaint that no request came, or a
+/// result that can't be of a request that was not there yet. `status`: of what came so long `after`
+/// the request; `None` if the connection ended.
+pub(super) fn is_stale(status: Option<StatusCode>, heard: Heard, after: Duration) -> bool {
+    after < MOMENT
+        && match status {
+            None => heard == Heard::Nothing,
+            Some(StatusCode::REQUEST_TIMEOUT) => true,
+            Some(status) => heard == Heard::Early && status.is_success(),
+        }
+}
+
+/// Can it be told from the text alone, where nothing else tells, whether the body is whole?
+pub(super) fn tells_its_end(headers: &HeaderMap) -> bool {
+    is_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// Does the text end before its JSON does?
+pub(super) fn is_cut(text: &[u8]) -> bool {
+    let read = serde_json::from_slice::<serde::de::IgnoredAny>(text);
+    read.is_err_and(|error| error.is_eof())
+}
+
 /// Is the body JSON, as the answer says?
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
+fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))
 }
 
@@ -230,6 +266,52 @@ mod tests {
             let found = meaning(status, &headers, Key::Unknown, SystemTime::UNIX_EPOCH);
             let retry_after = Duration::from_secs(expected);
             assert_eq!(found, Meaning::Busy { retry_after }, "{date}");
+        }
+    }
+
+    #[test]
+    fn a_kept_connection_that_its_host_had_ended_is_told_from_a_fault() {
+        use Heard::{Early, Nothing, Something};
+
+        let table = [
+            (None, Nothing, 10, true),
+            (None, Nothing, 999, true),
+            (None, Nothing, 1000, false),
+            (None, Early, 10, false),
+            (None, Something, 10, false),
+            (Some(408), Something, 10, true),
+            (Some(408), Early, 10, true),
+            (Some(408), Something, 60_000, false),
+            (Some(200), Early, 10, true),
+            (Some(200), Early, 2000, false),
+            (Some(200), Something, 10, false),
+            (Some(503), Early, 10, false),
+            (Some(413), Early, 10, false),
+        ];
+        for (status, heard, after, expected) in table {
+            let found = is_stale(
+                status.map(|status| StatusCode::from_u16(status).unwrap()),
+                heard,
+                Duration::from_millis(after),
+            );
+            assert_eq!(found, expected, "{status:?} {heard:?} after {after} ms");
+        }
+    }
+
+    #[test]
+    fn json_that_ends_early_is_told_from_json_that_is_whole() {
+        for (text, expected) in [
+            ("", true),
+            ("  ", true),
+            ("{", true),
+            ("{\"a\":[1,2", true),
+            ("{\"a\":[1,2]", true),
+            ("{\"a\":\"b", true),
+            ("{\"a\":[1,2]}", false),
+            ("{\"a\":[NaN]}\n", false),
+            ("not JSON", false),
+        ] {
+            assert_eq!(is_cut(text.as_bytes()), expected, "{text:?}");
         }
     }
 

@@ -92,6 +92,13 @@ impl Verdict {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Deliver(_) => None,
+            Self::Sibling {
+                answer,
+                why: Doubt::Forbidden,
+            } => Some(format!(
+                "it answered {}, although it takes the proxy's key",
+                answer.status
+            )),
             Self::Sibling { answer, .. } => Some(format!("it answered {}", answer.status)),
             Self::Busy { retry_after } => Some(format!(
                 "it is full, and wants to be left alone for {retry_after:?}"

@@ -86,6 +86,9 @@ async fn a_host_behind_a_front_that_is_in_the_way_does_not_stay_the_first_choice
 async fn what_every_hosts_front_says_is_delivered_once_each_was_asked() {
     for (answer, status) in [
         (Answer::html(405), 405),
+        (Answer::html(204), 204),
+        (Answer::html(304), 304),
+        (Answer::html(999), 999),
         (redirect(), 307),
         (Answer::html(413), 413),
     ] {
