@@ -40,6 +40,7 @@ impl Live {
         }
         self.access.set(config.admin.key.clone());
         self.pool.set_settings(pool_settings(config));
+        self.pool.set_limits(client_limits(config));
         self.hosts.set_settings(upstream_settings(config));
         self.handler.dispatcher.set(dispatch_settings(config));
         let clients = gateway_settings(config);
@@ -62,6 +63,18 @@ pub fn pool_settings(config: &Config) -> pool::Settings {
         max_waiting_bytes: config.queue.max_bytes,
         check_interval: config.health.interval,
     }
+}
+
+/// What each client may have of the pool.
+pub fn client_limits(config: &Config) -> Vec<(Arc<str>, pool::Limits)> {
+    let keys = config.auth.keys.iter().map(|key| {
+        let limits = pool::Limits {
+            max_concurrent: key.max_concurrent,
+            max_per_second: key.max_per_second,
+        };
+        (key.name.as_str().into(), limits)
+    });
+    keys.collect()
 }
 
 /// For talking to hosts.

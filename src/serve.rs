@@ -241,7 +241,9 @@ fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
         log(event);
     };
     let settings = live::pool_settings(config);
-    Pool::new(settings, rand::random(), Box::new(observer))
+    let pool = Pool::new(settings, rand::random(), Box::new(observer));
+    pool.set_limits(live::client_limits(config));
+    pool
 }
 
 fn log(event: &Event) {

@@ -35,6 +35,7 @@ pub(super) fn summary(pool: &PoolView, lately: &Lately) -> Summary {
             1 => format!("1 request has waited for {wait:.1} s."),
             waiting => format!("{waiting} requests wait, the first for {wait:.1} s."),
         });
+        text.extend(held_back(pool));
     }
     if let Some(lost) = lost(lately.requests.minute) {
         level = level.max(Level::Attention);
@@ -43,6 +44,17 @@ pub(super) fn summary(pool: &PoolView, lately: &Lately) -> Summary {
     Summary {
         level,
         text: text.join(" "),
+    }
+}
+
+/// Those that no host could help.
+fn held_back(pool: &PoolView) -> Option<String> {
+    match pool.held_back {
+        0 => None,
+        all if all == pool.waiting => {
+            Some("Only the limits of their keys are in the way.".to_owned())
+        }
+        some => Some(format!("{some} of them wait for the limits of their keys.")),
     }
 }
 
@@ -251,6 +263,23 @@ mod tests {
             "1 of 2 hosts serves; 1 fails most requests."
         );
         assert_eq!(after(2, 0, 2), "Both hosts serve.");
+    }
+
+    #[test]
+    fn tells_apart_what_waits_for_limits_from_what_waits_for_hosts() {
+        let mut pool = PoolView::for_testing(vec![up()]);
+        (pool.waiting, pool.held_back) = (3, 2);
+        let text = summary(&pool, &Lately::default()).text;
+        assert!(
+            text.ends_with("2 of them wait for the limits of their keys."),
+            "{text}"
+        );
+        pool.held_back = 3;
+        let text = summary(&pool, &Lately::default()).text;
+        assert!(
+            text.ends_with("Only the limits of their keys are in the way."),
+            "{text}"
+        );
     }
 
     #[test]

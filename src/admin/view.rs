@@ -56,6 +56,9 @@ pub enum Level {
 pub struct QueueState {
     /// How many.
     pub waiting: usize,
+    /// Of these, how many wait for nothing but the limits of their own keys.
+    #[serde(default)]
+    pub held_back: usize,
     /// Bytes that they hold.
     pub bytes: usize,
     /// How long they will take to be served, as far as that is known.
@@ -173,6 +176,7 @@ impl From<&PoolView> for QueueState {
     fn from(pool: &PoolView) -> Self {
         Self {
             waiting: pool.waiting,
+            held_back: pool.held_back,
             bytes: pool.waiting_bytes,
             expected_wait_seconds: rounded(pool.expected_wait.as_secs_f64()),
             oldest_wait_seconds: (pool.waiting > 0)

@@ -93,7 +93,11 @@ fn queue(pool: &PoolState) -> String {
     } else {
         "; no host can serve"
     };
-    format!("queue: {} waiting{wait}{ready}\n", queue.waiting)
+    let held_back = match queue.held_back {
+        0 => String::new(),
+        requests => format!(", {requests} of them for the limits of their keys"),
+    };
+    format!("queue: {} waiting{held_back}{wait}{ready}\n", queue.waiting)
 }
 
 fn widths(headings: &Row, rows: &[Row]) -> [usize; HEADINGS.len()] {
@@ -176,6 +180,7 @@ mod tests {
             requests: RatesState::default(),
             queue: QueueState {
                 waiting: 3,
+                held_back: 0,
                 bytes: 100,
                 expected_wait_seconds: 1.25,
                 oldest_wait_seconds: None,
@@ -218,6 +223,10 @@ queue: 3 waiting, served in about 1.2 s
     fn a_pool_that_serves_nobody_says_so() {
         let mut down = pool();
         down.ready = false;
+        down.queue.held_back = 2;
+        let text = render(&down, false);
+        assert!(text.contains("3 waiting, 2 of them for the limits of their keys, served"));
+        down.queue.held_back = 0;
         down.queue.waiting = 0;
         assert!(render(&down, false).ends_with("queue: 0 waiting; no host can serve\n"));
     }

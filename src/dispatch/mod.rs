@@ -203,7 +203,13 @@ impl<U: Upstream> Dispatcher<U> {
             if let Ok(lease) = tokio::time::timeout(WORTH_ASKING, leased.as_mut()).await {
                 return lease;
             }
-            note.because(shortage(&self.pool.view()));
+            let limit = self
+                .pool
+                .limit_reached(call.demand.client.as_ref(), !is_first);
+            note.because(match limit {
+                Some(limit) => limit.to_string(),
+                None => shortage(&self.pool.view()),
+            });
             leased.await
         };
         tokio::select! {

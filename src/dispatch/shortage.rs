@@ -69,6 +69,7 @@ mod tests {
             hosts,
             running: Vec::new(),
             waiting: 0,
+            held_back: 0,
             waiting_bytes: 0,
             max_waiting: 1,
             oldest_wait: Duration::ZERO,

@@ -3,8 +3,8 @@
 //! A key comes as `X-API-Key` or as `Authorization: Bearer`. A request that shows two different keys
 //! shows none: guessing which one is meant would let two parties see it differently.
 //!
-//! The keys can be replaced while requests are served. What a client has used of its limits goes
-//! with its name, so that a new configuration neither resets nor blocks anybody.
+//! The keys can be replaced while requests are served. What their holders may use is the pool's to
+//! know.
 
 use std::sync::Arc;
 
@@ -12,9 +12,7 @@ use arc_swap::ArcSwap;
 use gpu_bridge_wire::API_KEY_HEADER;
 use http::{HeaderMap, header};
 use subtle::ConstantTimeEq;
-use tokio::time::Instant;
 
-use super::client_limits::{Admission, Limits, Reached, Usage};
 use crate::config::{ClientKey, Secret};
 use crate::headers::bearer;
 
@@ -28,8 +26,6 @@ pub struct Client {
     name: Arc<str>,
     key: Secret,
     priority: u8,
-    limits: Limits,
-    usage: Arc<Usage>,
 }
 
 /// Who a request comes from.
@@ -57,19 +53,11 @@ impl Auth {
 
     /// Lets the holders of `keys` in from now on, and nobody else.
     pub fn set(&self, keys: Vec<ClientKey>) {
-        let before = self.clients.load();
         let client = |key: ClientKey| {
-            let known = before.iter().find(|client| *client.name == *key.name);
-            let usage = known.map(|client| Arc::clone(&client.usage));
             Arc::new(Client {
                 name: key.name.into(),
                 key: key.key,
                 priority: key.priority,
-                limits: Limits {
-                    max_concurrent: key.max_concurrent,
-                    max_per_second: key.max_per_second,
-                },
-                usage: usage.unwrap_or_default(),
             })
         };
         let clients: Vec<_> = keys.into_iter().map(client).collect();
@@ -127,17 +115,6 @@ impl Identity {
             Self::Client(client) => client.priority,
         }
     }
-
-    /// Counts a request that starts now and ends when the admission is dropped.
-    ///
-    /// # Errors
-    /// [`Reached`] if the client has to wait.
-    pub fn admit(&self, now: Instant) -> Result<Option<Admission>, Reached> {
-        match self {
-            Self::Anyone => Ok(None),
-            Self::Client(client) => client.usage.admit(client.limits, now).map(Some),
-        }
-    }
 }
 
 /// How many keys the headers show, for those who wonder why theirs is not known.
@@ -169,7 +146,6 @@ fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroU32;
 
     fn key(name: &str, key: &str) -> ClientKey {
         ClientKey {
@@ -236,24 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn new_keys_replace_the_old_and_what_was_used_stays() {
-        let one = NonZeroU32::MIN;
-        let limited = |secret: &str| ClientKey {
-            max_concurrent: Some(one),
-            ..key("one", secret)
-        };
-        let auth = Auth::new(vec![limited("old"), key("gone", "other")]);
+    fn new_keys_replace_the_old() {
+        let auth = Auth::new(vec![key("one", "old"), key("gone", "other")]);
         let identity = auth.identify(&headers(&[("x-api-key", "old")])).unwrap();
         assert_eq!(identity.priority(), 3);
-        let running = identity.admit(Instant::now()).unwrap();
 
-        auth.set(vec![limited("new")]);
+        auth.set(vec![key("one", "new")]);
 
         assert_eq!(identify(&auth, &[("x-api-key", "old")]), None);
         assert_eq!(identify(&auth, &[("x-api-key", "other")]), None);
-        let identity = auth.identify(&headers(&[("x-api-key", "new")])).unwrap();
-        assert!(identity.admit(Instant::now()).is_err());
-        drop(running);
-        assert!(identity.admit(Instant::now()).is_ok());
+        let one = identify(&auth, &[("x-api-key", "new")]);
+        assert_eq!(one.as_deref(), Some("one"));
     }
 }

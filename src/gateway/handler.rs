@@ -180,10 +180,6 @@ impl<U: Upstream> Handler<U> {
                 Outgoing::Own(Reply::json(StatusCode::OK, &status))
             }
             Ok(route @ (Route::Embed | Route::Bertscore)) => {
-                match identity.admit(Instant::now()) {
-                    Ok(admission) => record.admission = admission,
-                    Err(reached) => return Outgoing::Own(refusals::too_many(reached)),
-                }
                 self.forward(session, route, origin, &identity, record)
                     .await
             }
@@ -221,12 +217,18 @@ impl<U: Upstream> Handler<U> {
             return serve.await;
         };
         let in_time = timeout_at(at, serve).await;
-        in_time.unwrap_or_else(|_| self.too_late())
+        in_time.unwrap_or_else(|_| {
+            let reply = self.too_late(identity.name(), &record.journal);
+            Outgoing::Own(reply)
+        })
     }
 
-    fn too_late(&self) -> Outgoing {
-        let shortage = shortage(&self.pool.view());
-        Outgoing::Own(refusals::too_late(&shortage, self.retry_after()))
+    fn too_late(&self, client: Option<&Arc<str>>, journal: &Journal) -> Reply {
+        let limit = self.pool.limit_reached(client, journal.is_attempted());
+        let obstacle = limit.map(|limit| limit.to_string());
+        let obstacle = obstacle.unwrap_or_else(|| shortage(&self.pool.view()));
+        let reason = limit.map_or(Reason::Deadline, refusals::of_limit);
+        refusals::too_late(&obstacle, self.retry_after(client)).because(reason)
     }
 
     /// Reads the body, finds a host, and watches that the client stays.
@@ -279,15 +281,22 @@ impl<U: Upstream> Handler<U> {
             Ok(delivery) => Outgoing::Host(Box::new(delivery), deadline),
             // Its wait has ended a moment before the rest of it.
             Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
-                self.too_late()
+                Outgoing::Own(self.too_late(call.demand.client.as_ref(), journal))
             }
-            Err(refusal) => {
-                let attempts = journal.story().attempts;
-                let shortage = || shortage(&self.pool.view());
-                let wait = self.retry_after();
-                Outgoing::Own(refusals::no_host(refusal, &attempts, shortage, wait))
-            }
+            Err(refusal) => Outgoing::Own(self.no_host(refusal, call, journal)),
         }
+    }
+
+    fn no_host(&self, refusal: Refusal, call: &Call, journal: &Journal) -> Reply {
+        let client = call.demand.client.as_ref();
+        let wait = self.retry_after(client);
+        let limit = self.pool.limit_reached(client, journal.is_attempted());
+        if let Some(limit) = limit.filter(|_| refusal != Refusal::HostsFailed) {
+            return refusals::held_back(limit, wait);
+        }
+        let attempts = journal.story().attempts;
+        let shortage = || shortage(&self.pool.view());
+        refusals::no_host(refusal, &attempts, shortage, wait)
     }
 
     fn refuse_body(&self, session: &mut ServerSession, error: &BodyError) -> Outgoing {
@@ -295,12 +304,12 @@ impl<U: Upstream> Handler<U> {
             // Where this request ends is unknown, so no next one can be found on the connection.
             session.set_keepalive(None);
         }
-        let reply = refusals::bad_body(error, self.retry_after());
+        let reply = refusals::bad_body(error, self.retry_after(None));
         reply.map_or(Outgoing::ClientGone, Outgoing::Own)
     }
 
-    fn retry_after(&self) -> u64 {
-        refusals::whole_seconds(self.pool.retry_after())
+    fn retry_after(&self, client: Option<&Arc<str>>) -> u64 {
+        refusals::whole_seconds(self.pool.retry_after(client))
             .clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }
 

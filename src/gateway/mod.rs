@@ -16,7 +16,6 @@ mod ahead;
 mod auth;
 mod body;
 mod call;
-mod client_limits;
 mod connections;
 mod forwarding;
 mod framing;
@@ -34,7 +33,6 @@ mod route;
 mod tls;
 
 pub use auth::{Auth, Client, Identity, Unauthorized};
-pub use client_limits::{Admission, Limits, Reached, Usage};
 pub use connections::Connections;
 pub use forwarding::Forwarding;
 pub use handler::{Handler, Settings};

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use http::Method;
 
-use super::client_limits::Admission;
 use super::respond::Reply;
 use super::route::Route;
 use crate::message::Call;
@@ -18,8 +17,6 @@ use crate::telemetry::{
 pub(super) struct Record {
     observers: Observers,
     pub(super) route: Option<Route>,
-    /// The request counts against its client's limits until it is written down.
-    pub(super) admission: Option<Admission>,
     pub(super) journal: Journal,
     /// All but what the journal tells.
     pub(super) told: RequestRecord,
@@ -37,7 +34,6 @@ impl Record {
         Self {
             observers: observers.clone(),
             route: None,
-            admission: None,
             journal: Journal::default(),
             told,
             refused: None,

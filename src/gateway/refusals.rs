@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::auth;
 use super::body::BodyError;
-use super::client_limits::Reached;
 use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
 use crate::dispatch::Refusal;
+use crate::pool::LimitReached;
 use crate::telemetry::{Attempt, Reason};
 
 /// What to do next, where the body must not say it.
@@ -45,15 +45,22 @@ pub(super) fn unauthorized(headers: &HeaderMap) -> Reply {
     reply
 }
 
-/// More than its client may ask for.
-pub(super) fn too_many(reached: Reached) -> Reply {
-    let wait = whole_seconds(reached.wait()).max(1);
-    Reply::error(StatusCode::TOO_MANY_REQUESTS, reached.to_string())
-        .with(header::RETRY_AFTER, HeaderValue::from(wait))
-        .because(match reached {
-            Reached::Concurrent(_) => Reason::MaxConcurrent,
-            Reached::PerSecond { .. } => Reason::MaxPerSecond,
-        })
+/// Its client's own limits would make it wait for longer than it may. Like any other full line that is
+/// worth repeating, and said with the status that clients of a single host repeat.
+pub(super) fn held_back(limit: LimitReached, wait: u64) -> Reply {
+    let text = format!(
+        "{limit}, and more of them wait than can be served in time; retry in {wait} s, or send fewer \
+         at once"
+    );
+    Reply::retry_later(text, wait).because(of_limit(limit))
+}
+
+/// The limit as a reason.
+pub(super) fn of_limit(limit: LimitReached) -> Reason {
+    match limit {
+        LimitReached::Concurrent(_) => Reason::MaxConcurrent,
+        LimitReached::PerSecond(_) => Reason::MaxPerSecond,
+    }
 }
 
 /// For nothing that there is.
@@ -185,8 +192,6 @@ mod tests {
         let shortage = || "a is full for 4 s, b is ejected".to_owned();
         let no_host = |refusal| no_host(refusal, &[], shortage, 3);
         let body = |error| bad_body(&error, 3).unwrap();
-        let limit = NonZeroU32::MIN;
-        let wait = Duration::from_millis(1500);
         let failed = [attempt("a", "fault"), attempt("b", "moved")];
         let table = [
             (unauthorized(&HeaderMap::new()), 401, "Unauthorized", None),
@@ -223,18 +228,6 @@ mod tests {
                 "the proxy holds as many bytes of requests as it may (limits.max_buffered); retry \
                  later, or with smaller requests",
                 Some("3"),
-            ),
-            (
-                too_many(Reached::Concurrent(limit)),
-                429,
-                "this key may have 1 requests at once (max_concurrent); retry when one has ended",
-                Some("1"),
-            ),
-            (
-                too_many(Reached::PerSecond { limit, wait }),
-                429,
-                "this key may send 1 requests each second (max_per_second); retry later",
-                Some("2"),
             ),
             (
                 no_host(Refusal::QueueFull),
@@ -281,6 +274,30 @@ mod tests {
                 retry_after,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_key_is_named() {
+        let limit = NonZeroU32::MIN;
+        let table = [
+            (
+                LimitReached::Concurrent(limit),
+                "this key may have 1 requests running at once (max_concurrent), and more of them \
+                 wait than can be served in time; retry in 9 s, or send fewer at once",
+            ),
+            (
+                LimitReached::PerSecond(limit),
+                "this key may have 1 requests begun each second (max_per_second), and more of them \
+                 wait than can be served in time; retry in 9 s, or send fewer at once",
+            ),
+        ];
+        for (limit, text) in table {
+            let reply = held_back(limit, 9);
+            assert_eq!(reply.status, 503);
+            assert_eq!(detail(&reply), text);
+            assert_eq!(reply.headers[header::RETRY_AFTER], "9");
+            assert_eq!(reply.reason, Some(of_limit(limit)));
         }
     }
 

@@ -18,6 +18,7 @@
 //! | `capacity` | how many leases a host may have out |
 //! | `health` | whether it gets any |
 //! | `estimate` | how long things take |
+//! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
 //! | `report` | nothing: what attempts and checks tell |
 //! | `usage` | what a host has been used for |
@@ -32,6 +33,7 @@ mod estimate;
 mod health;
 mod host;
 mod lease;
+mod limits;
 mod placement;
 mod policy;
 mod queue;
@@ -53,6 +55,7 @@ pub use demand::{Demand, Label, Model, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::{HostFacts, HostSpec};
 pub use lease::{Lease, Waiting};
+pub use limits::{LimitReached, Limits};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots, Tells};
 pub use snapshot::{Condition, HostView, PoolView, Running};
@@ -166,6 +169,22 @@ impl Pool {
         self.update_and_grant(|state, _| state.set_settings(settings));
     }
 
+    /// These are the clients from now on, by name, and what each may have. Those that wait are held to it
+    /// as well.
+    pub fn set_limits(&self, clients: Vec<(Arc<str>, Limits)>) {
+        self.update_and_grant(|state, _| state.set_limits(clients));
+    }
+
+    /// The limit of its own that stands in the way of a client at this moment, if one does. `returning`:
+    /// of a request that has held a lease before.
+    pub fn limit_reached(
+        &self,
+        client: Option<&Arc<str>>,
+        returning: bool,
+    ) -> Option<LimitReached> {
+        self.lock().state.limit_reached(client, returning, now())
+    }
+
     /// Gives a host nothing new; what it has is finished. False: there is no such host.
     pub fn drain(&self, name: &HostName) -> bool {
         self.update_and_grant(|state, _| state.set_draining(name, true))
@@ -210,7 +229,7 @@ impl Pool {
                 .state
                 .join(ticket, demand, Avoid::default(), false, now);
             let grants = inner.state.grant(now);
-            let admitted = inner.state.admit(ticket, patience);
+            let admitted = inner.state.admit(ticket, patience, now);
             let others = admitted.map(|others| {
                 let waiting = others
                     .iter()
@@ -281,9 +300,9 @@ impl Pool {
         self.lock().state.has_alternative(avoid)
     }
 
-    /// How long a refused client should wait before it asks again.
-    pub fn retry_after(&self) -> Duration {
-        self.lock().state.retry_after(now())
+    /// How long a refused client should wait before it asks again. `None`: whoever it is.
+    pub fn retry_after(&self, client: Option<&Arc<str>>) -> Duration {
+        self.lock().state.retry_after(client, now())
     }
 
     /// The pool at this moment.
@@ -363,7 +382,7 @@ impl Pool {
     fn update<T>(&self, change: impl FnOnce(&mut Inner, Instant) -> (T, Vec<Grant>)) -> T {
         let now = now();
         let mut inner = self.lock();
-        let anybody_waited = inner.state.waiting() > 0;
+        let anybody_waited = inner.state.wants_slots(now);
         let (result, grants) = change(&mut inner, now);
         let effects = self.effects(&mut inner, grants, anybody_waited, now);
         drop(inner);
@@ -390,7 +409,7 @@ impl Pool {
             ..
         } = inner;
         let next = state.next_wakeup(now);
-        let poll = if !anybody_waited && state.waiting() > 0 {
+        let poll = if !anybody_waited && state.wants_slots(now) {
             let hosts = state.worth_polling(now);
             hosts
                 .filter_map(|host| signals.get(&host).cloned())

@@ -22,6 +22,8 @@ pub struct PoolView {
     pub running: Vec<Running>,
     /// Requests that wait for a lease.
     pub waiting: usize,
+    /// Of these, how many wait for nothing but the limits of their own keys.
+    pub held_back: usize,
     /// How many may wait.
     pub max_waiting: usize,
     /// Bytes that they hold.
@@ -155,6 +157,7 @@ impl PoolView {
             hosts,
             running: Vec::new(),
             waiting: 0,
+            held_back: 0,
             oldest_wait: Duration::ZERO,
             max_waiting: 512,
             waiting_bytes: 0,

@@ -39,6 +39,7 @@ impl Busy {
             let mut request = wire.embed_request("x");
             let headers = request.headers_mut();
             headers.insert("x-api-key", HeaderValue::from_static(KEY));
+            headers.insert("x-request-timeout", HeaderValue::from_static("0.2"));
             wire.send(request).await;
             let metrics = proxy.metrics().await;
             let counted = |name| metrics.count(name, &[]) > 0;

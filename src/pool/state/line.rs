@@ -42,23 +42,27 @@ impl State {
         &mut self,
         ticket: Ticket,
         patience: Duration,
+        now: Instant,
     ) -> Result<Vec<Ticket>, TurnedAway> {
         let Some(newcomer) = self.queue.get(ticket) else {
             return Ok(Vec::new());
         };
-        let ahead = self.time_for(self.queue.seconds_ahead_of(newcomer));
-        if ahead > patience {
+        let ahead = self.time_for(self.queue.seconds_ahead_of(newcomer, now));
+        let (requests, seconds) = self.queue.own(newcomer);
+        let client = newcomer.demand.client.as_ref();
+        let own = self.time_within_limits(client, requests, seconds - newcomer.sure, now);
+        if ahead.max(own) > patience {
             self.queue.leave(ticket);
             return Err(TurnedAway::TooLong);
         }
-        self.make_room_for(ticket)
+        self.make_room_for(ticket, now)
     }
 
     /// Turns as many away as it takes; if that would have to be the newcomer in the end, only it.
-    fn make_room_for(&mut self, newcomer: Ticket) -> Result<Vec<Ticket>, TurnedAway> {
+    fn make_room_for(&mut self, newcomer: Ticket, now: Instant) -> Result<Vec<Ticket>, TurnedAway> {
         let mut turned_away = Vec::new();
         while self.is_overfull() {
-            let yields = self.queue.to_give_way(newcomer);
+            let yields = self.queue.to_give_way(newcomer, now);
             let left = yields.and_then(|ticket| Some((ticket, self.queue.leave(ticket)?)));
             let Some(left) = left else {
                 self.queue.leave(newcomer);
@@ -100,7 +104,7 @@ impl State {
     }
 
     fn has_free_slot(&self, now: Instant) -> bool {
-        if self.queue.is_empty() {
+        if !self.wants_slots(now) {
             return false;
         }
         let desperate = is_desperate(&self.hosts);
@@ -118,7 +122,7 @@ impl State {
         };
         let (rng, reconsider) = (&mut self.rng, &mut self.reconsider);
         self.queue
-            .take_first(|entry, line| match scene.place(entry, line, rng) {
+            .take_first(now, |entry, line| match scene.place(entry, line, rng) {
                 Placement::On { host, cold } => Some((host, cold)),
                 Placement::Nowhere => None,
                 Placement::Later(until) => {
@@ -173,7 +177,9 @@ impl State {
         avoid: Avoid,
         now: Instant,
     ) -> Option<Grant> {
-        if !self.queue.is_empty() || self.hedge_credit < LEASES_FOR_A_HEDGE {
+        let client = first.demand.client.as_ref();
+        let may = self.queue.clients.may_return(client) && !self.wants_slots(now);
+        if !may || self.hedge_credit < LEASES_FOR_A_HEDGE {
             return None;
         }
         let mut avoid = avoid;
@@ -203,6 +209,8 @@ impl State {
             return None;
         };
         self.hedge_credit -= LEASES_FOR_A_HEDGE;
+        let client = first.demand.client.as_ref();
+        self.queue.clients.lease(client, true, now);
         let Entry {
             demand, seconds, ..
         } = entry;

@@ -17,6 +17,7 @@ mod timing;
 pub(super) use timing::OVERDUE;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -28,6 +29,7 @@ use super::demand::Demand;
 use super::estimate::{Estimator, median};
 use super::health::{Cause, Context, Thresholds, Transition};
 use super::host::Host;
+use super::limits::{LimitReached, Limits};
 use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
 use super::snapshot::{HostView, PoolView, Running};
@@ -176,6 +178,28 @@ impl State {
             .any(|host| host.is_serving() && !avoid.broken_on(host.id))
     }
 
+    /// Does a request wait for a slot, rather than for its client's own limits?
+    pub(super) fn wants_slots(&self, now: Instant) -> bool {
+        self.queue.wants_slots(now)
+    }
+
+    /// What each client may have from now on.
+    pub(super) fn set_limits(&mut self, clients: Vec<(Arc<str>, Limits)>) {
+        self.queue.set_limits(clients);
+    }
+
+    /// The limit of its own that stands in the way of a client. `returning`: of a request that has held
+    /// a lease before.
+    pub(super) fn limit_reached(
+        &self,
+        client: Option<&Arc<str>>,
+        returning: bool,
+        now: Instant,
+    ) -> Option<LimitReached> {
+        self.queue.clients.reached(client, returning, now)
+    }
+
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -192,7 +216,8 @@ impl State {
             oldest_wait: self.queue.oldest().map_or(Duration::ZERO, |joined| {
                 now.saturating_duration_since(joined)
             }),
-            expected_wait: self.time_for(self.queue.seconds()),
+            held_back: self.queue.held_back(now),
+            expected_wait: self.time_for(self.queue.seconds(now)),
         }
     }
 

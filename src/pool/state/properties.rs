@@ -29,6 +29,8 @@ enum Step {
     Tell(usize, Vec<u8>),
     Drain(usize, bool),
     Resize(Vec<(u8, u32)>),
+    /// A reload, after which clients may have so many leases and requests each second; 0: any number.
+    Limit(Vec<(u8, u32, u32)>),
     Wait(u64),
 }
 
@@ -72,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), prop::collection::vec(0..3u8, 0..3)).prop_map(|(host, models)| Step::Tell(host, models)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(host, draining)| Step::Drain(host, draining)),
         1 => prop::collection::vec((0..6u8, 0..4u32), 0..5).prop_map(Step::Resize),
+        1 => prop::collection::vec((0..3u8, 0..3u32, 0..4u32), 0..3).prop_map(Step::Limit),
         4 => (0..4000u64).prop_map(Step::Wait),
     ]
 }
@@ -104,6 +107,7 @@ struct World {
     leases: Vec<Grant>,
     waiting: HashMap<Ticket, Waiter>,
     avoids: HashMap<Ticket, Avoid>,
+    limits: HashMap<String, Limits>,
 }
 
 #[derive(Clone, Debug)]
@@ -144,6 +148,7 @@ impl World {
             leases: Vec::new(),
             waiting: HashMap::new(),
             avoids: HashMap::new(),
+            limits: HashMap::new(),
         }
     }
 
@@ -189,6 +194,7 @@ impl World {
             Step::Resize(hosts) => {
                 self.state.set_hosts(specs(&hosts));
             }
+            Step::Limit(limits) => self.limit(&limits),
             Step::Wait(millis) => self.now += Duration::from_millis(millis),
         }
         Ok(())
@@ -217,7 +223,7 @@ impl World {
         for grant in self.state.grant(self.now) {
             self.take(grant)?;
         }
-        let turned_away = match self.state.admit(ticket, Duration::from_secs(30)) {
+        let turned_away = match self.state.admit(ticket, Duration::from_secs(30), self.now) {
             Ok(others) => others,
             Err(_) => vec![ticket],
         };
@@ -229,6 +235,36 @@ impl World {
             );
         }
         Ok(())
+    }
+
+    fn limit(&mut self, limits: &[(u8, u32, u32)]) {
+        // Whose key is gone keeps the limits that it had, and is left out of what is checked.
+        let limits = limits
+            .iter()
+            .map(|(client, max_concurrent, max_per_second)| {
+                let limits = Limits {
+                    max_concurrent: NonZeroU32::new(*max_concurrent),
+                    max_per_second: NonZeroU32::new(*max_per_second),
+                };
+                (client.to_string(), limits)
+            });
+        self.limits = limits.collect();
+        let limits = self.limits.iter();
+        let limits = limits.map(|(name, limits)| (name.as_str().into(), *limits));
+        self.state.set_limits(limits.collect());
+    }
+
+    /// Is a request held back by its client's limits?
+    fn is_held_back(&self, demand: &Demand, returning: bool) -> bool {
+        let client = demand.client.as_ref();
+        let reached = self.state.limit_reached(client, returning, self.now);
+        reached.is_some()
+    }
+
+    fn leases_of(&self, client: &str) -> usize {
+        let leases = self.leases.iter();
+        let of_client = |lease: &&Grant| lease.demand.client.as_deref() == Some(client);
+        leases.filter(of_client).count()
     }
 
     fn line_up(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
@@ -322,6 +358,7 @@ impl World {
         prop_assert!(!overtaken, "an equal was overtaken");
         let outranked = self.waiting.values().any(|other| {
             !other.returning
+                && !self.is_held_back(&other.demand, false)
                 && !waiter.returning
                 && other.demand.model == waiter.demand.model
                 && other.demand.priority > waiter.demand.priority
@@ -329,6 +366,15 @@ impl World {
         prop_assert!(!outranked, "a higher priority was overtaken");
         self.avoids.insert(grant.ticket, waiter.avoid);
         self.leases.push(grant);
+        for (client, limits) in &self.limits {
+            let limit = limits
+                .max_concurrent
+                .filter(|_| waiter.demand.client.as_deref() == Some(client));
+            prop_assert!(
+                limit.is_none_or(|limit| self.leases_of(client) <= limit.get() as usize),
+                "more leases than its limit"
+            );
+        }
         Ok(())
     }
 
@@ -357,6 +403,14 @@ impl World {
     /// no longer than a load takes.
     fn check_nobody_waits_in_vain(&mut self) -> Result<(), TestCaseError> {
         for (ticket, waiter) in &self.waiting {
+            if self.is_held_back(&waiter.demand, waiter.returning) {
+                let runs = self.leases_of(waiter.demand.client.as_deref().unwrap_or_default()) > 0;
+                prop_assert!(
+                    runs || self.state.next_wakeup(self.now).is_some(),
+                    "nobody will look again for one that is held back"
+                );
+                continue;
+            }
             let entry = Entry {
                 demand: waiter.demand.clone(),
                 avoid: waiter.avoid.clone(),

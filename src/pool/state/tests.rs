@@ -438,9 +438,9 @@ fn only_newcomers_are_turned_away_from_a_full_line() {
     let now = Instant::now();
     let mut state = fresh(Policy::LeastBusy, 1, vec![spec("a", 1)]);
     let (old, first, second) = (state.next_ticket(), join(&mut state), state.next_ticket());
-    assert_eq!(state.admit(first, 9 * SECOND), Ok(vec![]));
+    assert_eq!(state.admit(first, 9 * SECOND, now), Ok(vec![]));
     state.join(second, Demand::default(), Avoid::default(), false, now);
-    assert_eq!(state.admit(second, 9 * SECOND), Err(TurnedAway::Full));
+    assert_eq!(state.admit(second, 9 * SECOND, now), Err(TurnedAway::Full));
     rejoin(&mut state, old, Avoid::default(), now);
     assert_eq!(state.waiting(), 2, "a request that was let in once stays");
     state.checked(A, &GOOD, now);
@@ -525,7 +525,7 @@ fn checks_do_not_hurry_for_a_host_on_hold_or_on_trial() {
 fn a_refused_client_is_told_when_the_first_host_is_free() {
     let now = Instant::now();
     let mut state = pool(&[1, 1], now);
-    assert_eq!(state.retry_after(now), Duration::ZERO);
+    assert_eq!(state.retry_after(None, now), Duration::ZERO);
     finish(
         &mut state,
         A,
@@ -542,12 +542,12 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         },
         now,
     );
-    assert_eq!(state.retry_after(now + SECOND), 3 * SECOND);
+    assert_eq!(state.retry_after(None, now + SECOND), 3 * SECOND);
     teach(&mut state, 2 * SECOND, now);
     for _ in 0..20 {
         join(&mut state);
     }
-    let wait = state.retry_after(now + SECOND).as_secs_f64();
+    let wait = state.retry_after(None, now + SECOND).as_secs_f64();
     assert!(
         (19.0..21.0).contains(&wait),
         "the line takes longer: {wait}"
@@ -560,7 +560,7 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         state.checked(id, &failed, now);
     }
     assert_eq!(
-        state.retry_after(now),
+        state.retry_after(None, now),
         5 * SECOND,
         "nobody serves: the next checks may tell"
     );
@@ -905,11 +905,11 @@ fn whoever_makes_room_in_vain_keeps_its_place() {
     };
     let noisy: Vec<Ticket> = (0..3).map(|_| ask(&mut state, "noisy", 1 << 10)).collect();
     let large = ask(&mut state, "quiet", 1 << 21);
-    assert_eq!(state.admit(large, 9 * SECOND), Err(TurnedAway::Full));
+    assert_eq!(state.admit(large, 9 * SECOND, now), Err(TurnedAway::Full));
     assert_eq!(state.waiting(), 3);
     assert_eq!(of(&state.grant(now)), [(noisy[0], A)]);
     let small = ask(&mut state, "quiet", 1 << 10);
-    assert_eq!(state.admit(small, 9 * SECOND), Ok(vec![]));
+    assert_eq!(state.admit(small, 9 * SECOND, now), Ok(vec![]));
 }
 
 #[test]
@@ -919,13 +919,16 @@ fn a_model_that_nobody_has_used_yet_is_not_thought_slow() {
     teach(&mut state, 8 * SECOND, now);
     for _ in 0..60 {
         let ticket = join_with(&mut state, with_model("embed:new"), now);
-        assert_eq!(state.admit(ticket, 30 * SECOND), Ok(vec![]));
+        assert_eq!(state.admit(ticket, 30 * SECOND, now), Ok(vec![]));
     }
     for _ in 0..60 {
         join(&mut state);
     }
     let late = join(&mut state);
-    assert_eq!(state.admit(late, 30 * SECOND), Err(TurnedAway::TooLong));
+    assert_eq!(
+        state.admit(late, 30 * SECOND, now),
+        Err(TurnedAway::TooLong)
+    );
 }
 
 #[test]
@@ -971,4 +974,137 @@ fn a_host_that_may_have_restarted_is_not_taken_to_have_its_models() {
     };
     assert!(warm(&mut state));
     assert!(!warm(&mut state));
+}
+
+fn of_client(client: &str) -> Demand {
+    Demand {
+        client: Some(client.into()),
+        ..Demand::default()
+    }
+}
+
+/// A pool in which the client `few` may have so much.
+fn limited(slots: &[u32], max_concurrent: u32, max_per_second: u32, now: Instant) -> State {
+    let mut state = pool(slots, now);
+    let limits = Limits {
+        max_concurrent: NonZeroU32::new(max_concurrent),
+        max_per_second: NonZeroU32::new(max_per_second),
+    };
+    state.set_limits(vec![("few".into(), limits)]);
+    state
+}
+
+fn clients(grants: &[Grant]) -> Vec<&str> {
+    let clients = grants.iter().map(|grant| grant.demand.client.as_deref());
+    clients.map(|client| client.unwrap_or("anyone")).collect()
+}
+
+#[test]
+fn a_client_at_its_limit_waits_and_nobody_with_it() {
+    let now = Instant::now();
+    let mut state = limited(&[4], 1, 0, now);
+    for client in ["few", "few", "few", "many", "many"] {
+        join_with(&mut state, of_client(client), now);
+    }
+    let grants = state.grant(now);
+    assert_eq!(clients(&grants), ["few", "many", "many"]);
+    assert!(!state.wants_slots(now), "what waits waits for no host");
+    let view = state.view(now);
+    assert_eq!((view.waiting, view.held_back), (2, 2));
+    state.finish(&grants[0], ANSWERED, now);
+    assert_eq!(clients(&state.grant(now)), ["few"]);
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_served_when_time_allows() {
+    let now = Instant::now();
+    let mut state = limited(&[8], 0, 2, now);
+    for _ in 0..4 {
+        join_with(&mut state, of_client("few"), now);
+    }
+    assert_eq!(state.grant(now).len(), 2, "a burst");
+    let mut at = now;
+    for _ in 0..2 {
+        at = state.next_wakeup(at).unwrap();
+        assert_eq!(state.grant(at).len(), 1);
+    }
+    assert!((at - now).abs_diff(SECOND) < SECOND / 100);
+    assert_eq!(state.next_wakeup(at), None);
+}
+
+#[test]
+fn a_retry_is_not_charged_twice_and_waits_for_a_lease_of_its_own_client() {
+    let now = Instant::now();
+    let mut state = limited(&[4, 4], 1, 1, now);
+    let ticket = join_with(&mut state, of_client("few"), now);
+    let grants = state.grant(now);
+    join_with(&mut state, of_client("few"), now);
+    state.finish(&grants[0], Outcome::Broke, now);
+    state.join(ticket, of_client("few"), Avoid::default(), true, now);
+    let again = state.grant(now);
+    assert_eq!(of(&again).first().map(|(ticket, _)| *ticket), Some(ticket));
+    assert_eq!(again.len(), 1);
+    state.finish(&again[0], ANSWERED, now);
+    assert_eq!(state.grant(now).len(), 0, "no token yet");
+    assert_eq!(state.grant(now + SECOND).len(), 1);
+}
+
+#[test]
+fn one_whose_own_limits_make_it_wait_too_long_is_refused_at_once() {
+    let now = Instant::now();
+    let mut state = limited(&[8], 0, 1, now);
+    let few: std::sync::Arc<str> = "few".into();
+    let mut admitted = 0;
+    let refused = loop {
+        let ticket = join_with(&mut state, of_client("few"), now);
+        state.grant(now);
+        match state.admit(ticket, 30 * SECOND, now) {
+            Ok(_) => admitted += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((admitted, refused), (31, TurnedAway::TooLong));
+    let wait = state.retry_after(Some(&few), now).as_secs_f64();
+    assert!((wait - 31.0).abs() < 0.1, "{wait}");
+    assert_eq!(state.retry_after(None, now), Duration::ZERO, "for others");
+}
+
+#[test]
+fn a_full_line_makes_room_by_those_that_could_not_run_anyway() {
+    let now = Instant::now();
+    let mut state = limited(&[1], 1, 0, now);
+    let mut few: Vec<Ticket> = (0..50)
+        .map(|_| join_with(&mut state, of_client("few"), now))
+        .collect();
+    state.grant(now);
+    for _ in 0..60 {
+        // These wait for the host.
+        let ticket = join_with(&mut state, of_client("many"), now);
+        let gone = state.admit(ticket, 30 * SECOND, now).unwrap();
+        let newest = few
+            .pop()
+            .filter(|_| state.waiting() >= 100 && !gone.is_empty());
+        assert_eq!(gone.first().copied(), newest.or(gone.first().copied()));
+    }
+    let more = join_with(&mut state, of_client("few"), now);
+    assert_eq!(state.admit(more, 30 * SECOND, now), Err(TurnedAway::Full));
+}
+
+#[test]
+fn a_client_at_its_limit_gets_no_hedge() {
+    let now = Instant::now();
+    let mut state = limited(&[2, 2], 1, 0, now);
+    for client in ["many", "few"] {
+        let mut grants = Vec::new();
+        for _ in 0..40 {
+            join_with(&mut state, of_client(client), now);
+            grants = state.grant(now);
+            let hedge = state.hedge(&grants[0], Avoid::default(), now);
+            assert!(client == "many" || hedge.is_none());
+            for grant in grants.iter().chain(&hedge) {
+                state.finish(grant, ANSWERED, now);
+            }
+        }
+        assert_eq!(grants.len(), 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! When things should happen: checks, wake-ups, and what a refused client is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::State;
@@ -36,7 +37,7 @@ impl State {
         let Some(host) = self.host(id) else {
             return interval;
         };
-        let waiting = !self.queue.is_empty();
+        let waiting = self.wants_slots(now);
         let hosts = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
         let spaced = |delay: Duration| delay.max(POLL_SPACING.saturating_mul(hosts));
         let slowest = if waiting {
@@ -74,22 +75,52 @@ impl State {
     /// When time alone will make a grant possible.
     pub(in crate::pool) fn next_wakeup(&self, now: Instant) -> Option<Instant> {
         let ends = self.hosts.iter().filter_map(|host| host.busy_until);
-        ends.chain(self.reconsider).filter(|at| *at > now).min()
+        let refill = self.queue.refill(now);
+        let times = ends.chain(self.reconsider).chain(refill);
+        times.filter(|at| *at > now).min()
     }
 
     /// How long a refused client should wait before it asks again: until those that wait now are
-    /// served, but at least until the first busy host is free. If nobody serves, the next checks may
-    /// tell.
-    pub(in crate::pool) fn retry_after(&self, now: Instant) -> Duration {
+    /// served, but at least until the first busy host is free, and until its own limits allow more. If
+    /// nobody serves, the next checks may tell.
+    pub(in crate::pool) fn retry_after(&self, client: Option<&Arc<str>>, now: Instant) -> Duration {
+        let (requests, seconds) = self.queue.of_client(client);
+        let own = self.time_within_limits(client, requests + 1, seconds, now);
+        own.max(self.time_for_all(now))
+    }
+
+    fn time_for_all(&self, now: Instant) -> Duration {
         let serving = self.hosts.iter().filter(|host| host.is_serving());
         let busy_for = |host: &Host| {
             let until = host.busy_until.unwrap_or(now);
             until.saturating_duration_since(now)
         };
         match serving.map(busy_for).min() {
-            Some(first_free) => first_free.max(self.time_for(self.queue.seconds())),
+            Some(first_free) => first_free.max(self.time_for(self.queue.seconds(now))),
             None => self.settings.check_interval,
         }
+    }
+
+    /// How long a client's own limits make the last of so many of its requests wait, if those before it
+    /// take so many seconds of an average host.
+    pub(super) fn time_within_limits(
+        &self,
+        client: Option<&Arc<str>>,
+        requests: usize,
+        work: f64,
+        now: Instant,
+    ) -> Duration {
+        let clients = &self.queue.clients;
+        let of_slots = clients.max_concurrent(client).map(|limit| {
+            let serving = self.hosts.iter().filter(|host| host.is_serving());
+            let slots: u32 = serving.map(|host| host.capacity.steady()).sum();
+            // With all slots it would take as long as for anybody.
+            let share = f64::from(slots) / f64::from(limit.get());
+            self.time_for(work * share.max(1.0))
+        });
+        clients
+            .wait(client, requests, now)
+            .max(of_slots.unwrap_or_default())
     }
 
     /// How long the hosts that serve take for that many seconds of work on an average host.

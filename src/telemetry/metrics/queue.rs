@@ -12,12 +12,18 @@ pub(super) fn read(pool: &PoolView) -> impl Iterator<Item = MetricFamily> {
         .filter_map(move |reading| reading.of(std::iter::once((Vec::new(), pool))))
 }
 
-const READINGS: [Reading<PoolView>; 4] = [
+const READINGS: [Reading<PoolView>; 5] = [
     Reading {
         kind: Kind::Gauge,
         name: "queue_length",
         help: "Requests that wait for a free slot.",
         read: |pool| Some(pool.waiting as f64),
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "queue_held_back",
+        help: "Requests that wait for nothing but the limits of their own keys.",
+        read: |pool| Some(pool.held_back as f64),
     },
     Reading {
         kind: Kind::Gauge,
