@@ -16,6 +16,7 @@ mod page;
 mod reply;
 pub mod requests;
 mod server;
+pub mod story;
 mod summary;
 pub mod view;
 mod words;
@@ -66,7 +67,11 @@ pub struct Admin {
 impl Admin {
     /// The pool at this moment.
     fn state(&self) -> PoolState {
-        PoolState::new(&self.pool.view(), &self.metrics.activity.lately())
+        let activity = &self.metrics.activity;
+        PoolState {
+            uptime_seconds: activity.uptime().as_secs(),
+            ..PoolState::new(&self.pool.view(), &activity.lately())
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const IMAGE: &str = "image/svg+xml";
 type File = (&'static str, &'static str, &'static str);
 
 /// What the page is made of, at `/page/NAME`.
-const FILES: [File; 11] = [
+const FILES: [File; 12] = [
     ("icon.svg", IMAGE, include_str!("page/icon.svg")),
     ("page.css", STYLE, include_str!("page/page.css")),
     ("hosts.css", STYLE, include_str!("page/hosts.css")),
@@ -34,6 +34,7 @@ const FILES: [File; 11] = [
     ("history.js", SCRIPT, include_str!("page/history.js")),
     ("hosts.js", SCRIPT, include_str!("page/hosts.js")),
     ("logs.js", SCRIPT, include_str!("page/logs.js")),
+    ("story.js", SCRIPT, include_str!("page/story.js")),
     ("overview.js", SCRIPT, include_str!("page/overview.js")),
     ("dom.js", SCRIPT, include_str!("page/dom.js")),
 ];

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use serde::{Serialize, Serializer};
 
-use super::{Admin, reply};
+use super::{Admin, reply, story};
 use crate::telemetry::RequestRecord;
 
 /// How many are shown unless `limit` says otherwise.
@@ -34,8 +34,19 @@ pub(super) async fn latest(State(admin): State<Admin>, RawQuery(query): RawQuery
     reply::json(StatusCode::OK, &Requests { requests })
 }
 
-pub(super) async fn find(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+/// As JSON or, for whoever accepts `text/plain`, as its story.
+pub(super) async fn find(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let accepted = headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
     match admin.recent.find(&id) {
+        Some(record) if accepted == Some(b"text/plain") => {
+            let mut told = story::tell(&record).into_response();
+            reply::never_store(&mut told);
+            told
+        }
         Some(record) => reply::json(StatusCode::OK, record.as_ref()),
         None => reply::error(StatusCode::NOT_FOUND, unknown(&id)),
     }

@@ -15,6 +15,12 @@ use crate::telemetry::{Lately, Rates};
 pub struct PoolState {
     /// Of the proxy.
     pub version: String,
+    /// Of the process that answers.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// Which host gets a request: `pool.policy`.
+    #[serde(default)]
+    pub policy: String,
     /// Can a host serve?
     pub ready: bool,
     /// How it is, in a sentence or two.
@@ -95,6 +101,12 @@ impl From<&Change> for Reloaded {
 pub struct HostState {
     /// Its name in the configuration.
     pub name: String,
+    /// Where it is.
+    #[serde(default)]
+    pub url: String,
+    /// What computes there, as it last told.
+    #[serde(default)]
+    pub device: Option<String>,
     /// In one word.
     pub state: State,
     /// Why it gets less than it could; `None` if nothing stands in the way.
@@ -157,6 +169,8 @@ impl PoolState {
         };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: 0,
+            policy: words::policy(pool.policy).to_owned(),
             ready: pool.hosts.iter().any(HostView::is_serving),
             summary: summary::summary(pool, lately),
             queue: QueueState::from(pool),
@@ -191,6 +205,8 @@ impl HostState {
         let until = words::until(host).map(|time| rounded(time.as_secs_f64()));
         Self {
             name: host.name.to_string(),
+            url: host.endpoint.clone(),
+            device: host.facts.device.clone(),
             state: host.condition(),
             why: words::why(host, rates.minute),
             until_seconds: until,

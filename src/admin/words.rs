@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::view::Level;
+use crate::config::Policy;
 use crate::pool::{Cause, EventKind, HostView, Phase, Transition};
 use crate::telemetry::Counts;
 
@@ -118,6 +119,16 @@ fn way_back(host: &HostView) -> String {
         Some(next) if next.is_zero() => "back after a good check, which is under way".to_owned(),
         Some(next) => format!("back after a good check, next in {}", whole_seconds(next)),
         None => "back after a good check".to_owned(),
+    }
+}
+
+/// As in the configuration.
+pub(super) fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::LeastBusy => "least-busy",
+        Policy::RoundRobin => "round-robin",
+        Policy::PowerOfTwo => "power-of-two",
+        Policy::LeastVram => "least-vram",
     }
 }
 

@@ -4,7 +4,6 @@ mod client;
 mod failure;
 mod generate;
 mod operate;
-mod story;
 mod table;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::client::{Client, Where};
 use super::failure::Failure;
-use super::{story, table};
+use super::table;
+use crate::admin::story;
 use crate::admin::view::{HostState, PoolState, Reloaded, State};
 use crate::gateway::is_request_id;
 

@@ -147,6 +147,8 @@ mod tests {
     fn host(name: &str, state: State) -> HostState {
         HostState {
             name: name.to_owned(),
+            url: String::new(),
+            device: None,
             state,
             why: None,
             until_seconds: None,
@@ -175,6 +177,8 @@ mod tests {
         up.speed = Some(2.5);
         PoolState {
             version: "1".to_owned(),
+            uptime_seconds: 0,
+            policy: String::new(),
             ready: true,
             summary: Summary::default(),
             requests: RatesState::default(),

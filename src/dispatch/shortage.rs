@@ -68,6 +68,7 @@ mod tests {
         PoolView {
             hosts,
             running: Vec::new(),
+            policy: crate::config::Policy::default(),
             waiting: 0,
             held_back: 0,
             waiting_bytes: 0,

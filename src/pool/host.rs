@@ -39,6 +39,8 @@ pub struct HostSpec {
 /// What a host tells of itself, as far as it matters for who gets what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
+    /// What computes there, in its own words.
+    pub device: Option<String>,
     /// Models in memory, as `embed:NAME` and `bertscore:NAME`.
     pub models: Vec<String>,
     /// Device memory in MB.

@@ -11,11 +11,13 @@ use super::demand::Demand;
 use super::health::{Cause, Phase};
 use super::host::HostFacts;
 use super::usage::Usage;
-use crate::config::HostName;
+use crate::config::{HostName, Policy};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct PoolView {
+    /// Which host gets a request.
+    pub policy: Policy,
     /// In the order of the configuration.
     pub hosts: Vec<HostView>,
     /// Each lease that is out, the oldest request first.
@@ -114,6 +116,8 @@ pub struct HostView {
     pub id: HostId,
     /// Its name in the configuration.
     pub name: HostName,
+    /// Where it is.
+    pub endpoint: String,
     /// Its health.
     pub phase: Phase,
     /// How long it is not back yet whatever checks say, if it is ejected.
@@ -154,6 +158,7 @@ impl PoolView {
     #[cfg(test)]
     pub(crate) fn for_testing(hosts: Vec<HostView>) -> Self {
         Self {
+            policy: Policy::default(),
             hosts,
             running: Vec::new(),
             waiting: 0,
@@ -172,6 +177,7 @@ impl HostView {
     pub(crate) fn for_testing(name: HostName, phase: Phase) -> Self {
         Self {
             id: HostId(0),
+            endpoint: format!("http://{name}:8765"),
             name,
             phase,
             hold_left: Duration::ZERO,

@@ -27,6 +27,8 @@ use crate::pool::{Check, HostFacts, HostId, Pool, Slots, Tells};
 
 /// Answers to checks beyond this size are nonsense.
 const MAX_ANSWER: usize = 1 << 20;
+/// Characters of a device's name that are worth showing.
+const MAX_DEVICE: usize = 80;
 /// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
@@ -252,7 +254,13 @@ fn failed(reachable: bool, trouble: Trouble) -> Check {
 }
 
 fn facts(info: &Info) -> HostFacts {
+    let device = info
+        .device_name
+        .chars()
+        .take(MAX_DEVICE)
+        .collect::<String>();
     HostFacts {
+        device: Some(device).filter(|device| !device.is_empty()),
         models: info.loaded_models.clone(),
         vram_total_mb: info.vram_total_mb,
         vram_used_mb: info.vram_used_mb,

@@ -395,3 +395,81 @@ async fn what_happens_again_and_again_is_told_once_and_ejections_stay() {
         "return document.querySelectorAll('#events [data-host=full][data-group=load]').length";
     assert_eq!(browser.run(entries).await, 1);
 }
+
+#[tokio::test]
+async fn the_pool_its_hosts_and_the_past_are_told_in_full() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let host = sim_host("a").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    proxy.client().flood(8, 2).await;
+    browser.open(&format!("http://{}/", proxy.admin())).await;
+
+    browser
+        .sees("/, up for \\d+ (s|min)$/.test(document.getElementById('version').textContent)")
+        .await;
+    browser
+        .sees("document.getElementById('policy').textContent === 'Policy: round-robin'")
+        .await;
+    let place = format!("{} · Simulated a", host.url());
+    browser.sees(&shows("a", "up", &place)).await;
+    browser.sees(&shows("a", "up", "speed 1.00x")).await;
+    browser
+        .sees("document.querySelector('#plot-answered .axis').textContent.includes('5 min ago')")
+        .await;
+
+    browser
+        .run("document.querySelector('#plot-answered svg').focus()")
+        .await;
+    browser.type_into("#plot-answered svg", "\u{e012}").await;
+    browser
+        .sees("/\\d:\\d\\d: \\d+ answered$/.test(document.querySelector('#plot-answered output').value)")
+        .await;
+}
+
+#[tokio::test]
+async fn a_click_on_an_id_tells_the_story_of_its_request() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (hosts, proxy) = three_hosts().await;
+    hosts[0].set(Behaviour::DieMidBody(Ending::Reset));
+    let id = "batch/7:a+b@c=d";
+    for _ in 0..3 {
+        let request = proxy.client().request(Method::POST, "/embed");
+        let request = request.header("X-Request-Id", id);
+        let reply = Reply::to(request.json(&embed_body("text"))).await;
+        reply.assert_embedding_of("text");
+    }
+    browser.open(&format!("http://{}/", proxy.admin())).await;
+    browser
+        .sees("document.querySelector('#incidents button.id')")
+        .await;
+    let id = browser
+        .run("return document.querySelector('#incidents button.id').textContent")
+        .await;
+    let id = id.as_str().unwrap();
+
+    browser.click("#incidents button.id").await;
+
+    let (_, told, _) = proxy.command(&["explain", id]).await;
+    assert!(
+        told.contains("request ") && told.contains(": fault"),
+        "{told}"
+    );
+    let shown = "document.getElementById('story-text').textContent";
+    browser
+        .sees(&format!("{shown}.includes(': fault after')"))
+        .await;
+    let shown = browser.run(&format!("return {shown}")).await;
+    assert!(
+        shown
+            .as_str()
+            .unwrap()
+            .starts_with(&format!("request {id}: POST embed"))
+    );
+    assert_eq!(browser.run(AUDIT).await, json!([]));
+    browser.click("#story-close").await;
+    browser.sees("!document.getElementById('story').open").await;
+}

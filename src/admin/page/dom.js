@@ -41,6 +41,19 @@ export function duration(seconds) {
   return seconds < 10 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
 }
 
+/** "50 s", "12 min", "3 h 5 min", "2 d 4 h". */
+export function span(seconds) {
+  const parts = [
+    [Math.floor(seconds / 86400), "d"],
+    [Math.floor(seconds / 3600) % 24, "h"],
+    [Math.floor(seconds / 60) % 60, "min"],
+  ];
+  const first = parts.findIndex(([count]) => count > 0);
+  if (first < 0) return `${Math.floor(seconds)} s`;
+  const shown = parts.slice(first, first + 2).filter(([count]) => count > 0);
+  return shown.map(([count, unit]) => `${count} ${unit}`).join(" ");
+}
+
 /** "12 %", and "<1 %" of something that there is. */
 export function percent(share) {
   if (share <= 0) return "0 %";

@@ -1,6 +1,6 @@
 // The last five minutes, second by second, and how they are drawn.
 
-import { drawing, setText, element } from "./dom.js";
+import { clock, drawing, setText, element } from "./dom.js";
 
 const SECONDS = 300;
 const HEIGHT = 40;
@@ -18,8 +18,9 @@ function series(pick, nowMs) {
 }
 
 /**
- * A plot of some lines, which redraws itself. `lines`: `[{kind, pick}]`; those of kind "area" are
- * filled. `say(value)` puts a value in words.
+ * A plot of some lines, which redraws itself. `lines`: `[{kind, name, pick}]`; those of kind "area" are
+ * filled. `say(value)` puts a value in words. Pointing at it, or the arrow keys, tell the values of a
+ * second.
  */
 export class Plot {
   constructor(target, { label, lines, say }) {
@@ -30,14 +31,54 @@ export class Plot {
       viewBox: `0 0 ${SECONDS} ${HEIGHT}`,
       preserveAspectRatio: "none",
       role: "img",
+      tabindex: "0",
     });
     this.paths = lines.map(({ kind }) => {
       const path = drawing("path", { class: kind, "vector-effect": "non-scaling-stroke" });
       this.drawing.append(path);
       return path;
     });
+    this.cursor = drawing("line", { class: "cursor", y1: 0, y2: HEIGHT, "vector-effect": "non-scaling-stroke" });
+    this.drawing.append(this.cursor);
     this.most = element("span", { class: "most", "aria-hidden": "true" });
-    target.append(this.drawing, this.most);
+    this.readout = element("output", { class: "readout" });
+    const times = ["5 min ago", "2½ min", "now"].map((time) => element("span", {}, time));
+    const axis = element("div", { class: "axis", "aria-hidden": "true" }, ...times);
+    target.append(this.readout, this.most, this.drawing, axis);
+    this.ago = null;
+    this.drawing.addEventListener("pointermove", (event) => {
+      const { left, width } = this.drawing.getBoundingClientRect();
+      this.read(SECONDS * (1 - (event.clientX - left) / width));
+    });
+    for (const end of ["pointerleave", "blur"]) this.drawing.addEventListener(end, () => this.read(null));
+    this.drawing.addEventListener("keydown", (event) => this.move(event));
+  }
+
+  /** With the arrow keys, second by second. */
+  move(event) {
+    const steps = { ArrowLeft: 1, ArrowRight: -1, PageUp: 30, PageDown: -30 };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    this.read((this.ago ?? 0) + steps[event.key]);
+  }
+
+  /** Tells the values of the second that was so many seconds ago; `null`: of none. */
+  read(ago) {
+    this.ago = ago === null ? null : Math.min(SECONDS, Math.max(0, ago));
+    const at = this.ago === null ? undefined : samples.at(-1 - Math.round(this.ago));
+    this.cursor.toggleAttribute("hidden", at === undefined);
+    if (this.ago !== null) {
+      this.cursor.setAttribute("x1", SECONDS - this.ago);
+      this.cursor.setAttribute("x2", SECONDS - this.ago);
+    }
+    setText(this.readout, at === undefined ? "" : `${clock(at.at_ms)}: ${this.values(at)}`);
+    this.most.hidden = at !== undefined;
+  }
+
+  values(sample) {
+    const told = this.lines.map(({ name, pick }) => [pick(sample) ?? null, name]);
+    const known = told.filter(([value]) => value !== null);
+    return known.map(([value, name]) => `${this.say(value)} ${name}`).join(", ") || "nothing";
   }
 
   draw(nowMs) {
@@ -54,6 +95,7 @@ export class Plot {
     const words = `${this.label} over the last five minutes: now ${this.say(last)}, at most ${this.say(most)}`;
     this.drawing.setAttribute("aria-label", words);
     setText(this.most, most > 0 ? `max ${this.say(most)}` : "");
+    this.read(this.ago);
   }
 }
 

@@ -76,9 +76,10 @@ class Row {
     this.badge = element("span");
     this.why = element("p", { class: "why" });
     this.problem = element("p", { class: "problem" });
+    this.place = element("p", { class: "place" });
     const name = element("b", { class: "name" }, this.name);
     const head = element("th", { role: "rowheader", scope: "row" });
-    head.append(name, this.badge, this.why, this.problem);
+    head.append(name, this.badge, this.why, this.problem, this.place);
     this.row.append(head);
   }
 
@@ -104,8 +105,8 @@ class Row {
     this.ratePlot = new Plot(plot, {
       label: `Answers of ${this.name} a second`,
       lines: [
-        { kind: "area", pick: ({ hosts }) => hosts[this.name]?.answered },
-        { kind: "line bad", pick: ({ hosts }) => hosts[this.name] && this.lost(hosts[this.name]) },
+        { kind: "area", name: "answered", pick: ({ hosts }) => hosts[this.name]?.answered },
+        { kind: "line bad", name: "refused or failed", pick: ({ hosts }) => hosts[this.name] && this.lost(hosts[this.name]) },
       ],
       say: number,
     });
@@ -118,13 +119,14 @@ class Row {
   times() {
     this.p50 = element("b");
     this.p99 = element("p", { class: "aside" });
+    this.speed = element("p", { class: "aside" });
     const plot = element("div", { class: "plot" });
-    this.cell("Time to answer", this.p50, plot, this.p99);
+    this.cell("Time to answer", this.p50, plot, this.p99, this.speed);
     this.timePlot = new Plot(plot, {
       label: `Time that ${this.name} takes for 99 of 100 answers`,
       lines: [
-        { kind: "line", pick: ({ hosts }) => hosts[this.name]?.p99_ms },
-        { kind: "line faint", pick: ({ hosts }) => hosts[this.name]?.p50_ms },
+        { kind: "line", name: "for 99 %", pick: ({ hosts }) => hosts[this.name]?.p99_ms },
+        { kind: "line faint", name: "for half", pick: ({ hosts }) => hosts[this.name]?.p50_ms },
       ],
       say: (ms) => duration(ms / 1000),
     });
@@ -156,6 +158,8 @@ class Row {
     setText(this.why, unbroken(host.why ?? ""));
     const told = host.problem === null || host.why?.includes(host.problem);
     setText(this.problem, told ? "" : `Last check: ${host.problem}`);
+    setText(this.place, host.device === null ? host.url : `${host.url} · ${host.device}`);
+    setText(this.speed, host.speed === null ? "" : `speed ${host.speed.toFixed(2)}x`);
     this.updateSlots(host);
     this.updateMemory(host);
     this.updateRates(host.attempts);

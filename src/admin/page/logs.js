@@ -1,6 +1,7 @@
 // What happened: state changes of hosts, and requests that were refused or met a fault. Newest first.
 
 import { byId, clock, duration, element } from "./dom.js";
+import { show } from "./story.js";
 
 const MOST = 100;
 
@@ -65,9 +66,16 @@ function incidentRow({ at_ms, id, client, route, status, why, took_ms, attempts 
   row.append(
     element("td", { role: "cell" }, time(at_ms)),
     element("td", { role: "cell" }, element("b", {}, outcome(status)), element("span", { class: "aside" }, ` after ${duration(took_ms / 1000)}`)),
-    element("td", { role: "cell" }, way(route, client, attempts, why), element("code", { class: "id", title: "X-Request-Id" }, id)),
+    element("td", { role: "cell" }, way(route, client, attempts, why), story(id)),
   );
   return row;
+}
+
+/** The id, which opens what became of its request. */
+function story(id) {
+  const button = element("button", { type: "button", class: "id", title: "X-Request-Id: show its story" }, id);
+  button.addEventListener("click", () => show(id));
+  return button;
 }
 
 function outcome(status) {

@@ -1,6 +1,6 @@
 // The pool as a whole: whether anybody needs to care, who is hurting, and the way of the requests.
 
-import { byId, duration, element, number, percent, setText, unbroken } from "./dom.js";
+import { byId, duration, element, number, percent, setText, span, unbroken } from "./dom.js";
 import { Plot } from "./history.js";
 import { badge, rowId } from "./hosts.js";
 
@@ -12,22 +12,22 @@ const sum = (hosts, pick) => Object.values(hosts).reduce((all, host) => all + pi
 const plots = [
   new Plot(byId("plot-answered"), {
     label: "Requests answered a second",
-    lines: [{ kind: "area", pick: (sample) => sample.answered }],
+    lines: [{ kind: "area", name: "answered", pick: (sample) => sample.answered }],
     say: number,
   }),
   new Plot(byId("plot-waiting"), {
     label: "Requests waiting",
-    lines: [{ kind: "area", pick: (sample) => sample.waiting }],
+    lines: [{ kind: "area", name: "waiting", pick: (sample) => sample.waiting }],
     say: number,
   }),
   new Plot(byId("plot-running"), {
     label: "Requests running on hosts",
-    lines: [{ kind: "area", pick: (sample) => sum(sample.hosts, (host) => host.in_flight) }],
+    lines: [{ kind: "area", name: "running", pick: (sample) => sum(sample.hosts, (host) => host.in_flight) }],
     say: number,
   }),
   new Plot(byId("plot-lost"), {
     label: "Requests refused or failed a second",
-    lines: [{ kind: "area bad", pick: (sample) => sample.refused + sample.failed }],
+    lines: [{ kind: "area bad", name: "refused or failed", pick: (sample) => sample.refused + sample.failed }],
     say: number,
   }),
 ];
@@ -35,7 +35,8 @@ const plots = [
 export function render(push) {
   const { pool } = push;
   verdict(pool);
-  setText(byId("version"), pool.version);
+  setText(byId("version"), `${pool.version}, up for ${span(pool.uptime_seconds)}`);
+  setText(byId("policy"), `Policy: ${pool.policy}`);
   requests(pool.requests);
   queue(pool.queue);
   running(pool.hosts);

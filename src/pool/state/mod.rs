@@ -209,6 +209,7 @@ impl State {
         let median = median(hosts.clone().filter_map(|host| host.slowness.measured()));
         PoolView {
             hosts: hosts.map(|host| self.view_of(host, median, now)).collect(),
+            policy: self.settings.policy,
             running: self.running(now),
             waiting: self.queue.len(),
             max_waiting: self.settings.max_waiting,
@@ -245,6 +246,7 @@ impl State {
         HostView {
             id: host.id,
             name: host.spec.name.clone(),
+            endpoint: host.spec.endpoint.clone(),
             phase: host.health.phase(),
             hold_left: host.health.hold_left(now),
             busy_for: busy_for.filter(|left| !left.is_zero()),

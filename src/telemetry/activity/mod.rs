@@ -18,7 +18,7 @@ mod ring;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Activity {
+    started: Instant,
     inner: Mutex<Inner>,
     changed: watch::Sender<()>,
 }
@@ -156,6 +157,7 @@ impl Default for Activity {
             faults: Ring::new(INCIDENTS),
         };
         Self {
+            started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
         }
@@ -199,6 +201,11 @@ impl Activity {
         inner.events.push(number, event, at);
         drop(inner);
         self.changed.send_replace(());
+    }
+
+    /// How long it has been kept: as long as the process runs.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// How the last minute went.

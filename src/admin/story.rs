@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::telemetry::{CLIENT_GONE, RequestRecord};
 
 /// Tells it, in the order in which things happened.
-pub(super) fn tell(record: &RequestRecord) -> String {
+pub fn tell(record: &RequestRecord) -> String {
     let mut events: Vec<(Duration, String)> = Vec::new();
     for wait in &record.waits {
         let why = wait
