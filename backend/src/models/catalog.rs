@@ -20,6 +20,7 @@ use super::loader::{Loader, Model, ModelKey};
 use super::locate::{Found, Missing, ModelSources};
 use super::registry::{Failure, Lease, Policy, Refusal, Registry, Source as _, Stage};
 use super::scorer::Scorer;
+use super::settings_file::quietly;
 use super::warm_up::DefaultModel;
 use crate::engine::{EngineError, LoadFault, ModelUsage, Progress, Purpose};
 use crate::hub::HubError;
@@ -204,7 +205,7 @@ impl Catalog {
         let layer = match purpose {
             Purpose::Embed => None,
             Purpose::BertScore => {
-                let available = EncoderConfig::read(path)?.layers;
+                let available = quietly(|| EncoderConfig::read(path))?.layers;
                 let names = [name, found.name.as_str()];
                 Some(layer_for(names, &self.bertscore_layers, available)?)
             }

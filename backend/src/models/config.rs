@@ -1,4 +1,9 @@
-//! The shape of an encoder (`config.json`), as typed facts.
+//! The shape of an encoder (`config.json`), as typed facts. Where a key is left out, the default of
+//! the model's class in transformers counts; they differ from class to class.
+
+mod deberta;
+mod rotary;
+mod rules;
 
 use std::path::Path;
 
@@ -7,6 +12,9 @@ use serde::Deserialize;
 
 use super::error::LoadError;
 use super::settings_file::SettingsFile;
+
+/// `max_position_embeddings` where a folder does not say.
+const POSITIONS: usize = 512;
 
 /// A family of encoders that this program can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +47,14 @@ const ARCHITECTURES: [(&str, &str, Architecture); 8] = [
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Activation {
     /// Exact, with the error function.
+    #[serde(alias = "gelu_python")]
     Gelu,
     /// The tanh approximation, under the names that `transformers` has for it.
-    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
+    #[serde(
+        alias = "gelu_pytorch_tanh",
+        alias = "gelu_fast",
+        alias = "gelu_accurate"
+    )]
     GeluNew,
     Relu,
     Tanh,
@@ -83,6 +96,11 @@ pub(crate) struct EncoderConfig {
     pub(crate) convolution: Option<Convolution>,
     /// The most tokens of a sequence; `None`: any number.
     pub(crate) longest: Option<usize>,
+    /// The scale of scores counts as many terms. A DeBERTa that looks at no positions counts those that
+    /// it names all the same.
+    pub(crate) score_terms: usize,
+    /// At so many tokens texts are cut for embeddings, unless the folder says where.
+    pub(crate) most_positions: usize,
 }
 
 /// A table of vectors by position.
@@ -106,20 +124,13 @@ pub(crate) struct Disentangled {
     pub(crate) norm: bool,
 }
 
-impl Disentangled {
-    /// How many terms a score is the sum of.
-    pub(crate) fn terms(&self) -> usize {
-        1 + usize::from(self.by_query) + usize::from(self.by_key)
-    }
-}
-
 /// `ModernBERT`'s positions and windows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rotary {
     pub(crate) global_theta: f32,
     pub(crate) local_theta: f32,
-    /// Layers 0, n, 2n … look everywhere.
-    pub(crate) global_every: usize,
+    /// For each layer, whether it looks everywhere.
+    pub(crate) global: Vec<bool>,
     /// How far the others look, to either side.
     pub(crate) window: usize,
 }
@@ -134,6 +145,7 @@ pub(crate) struct Convolution {
 impl EncoderConfig {
     /// Reads `folder/config.json`.
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
+        refuse_adapter(folder)?;
         let file = SettingsFile::read(folder.join("config.json"))?;
         let architecture = architecture(&file)?;
         let config = match architecture {
@@ -148,6 +160,7 @@ impl EncoderConfig {
             Architecture::ModernBert => Self::read_modernbert(&file),
         }?;
         config.check(&file)?;
+        file.settle(&rules::of(architecture))?;
         Ok(config)
     }
 
@@ -172,11 +185,7 @@ impl EncoderConfig {
         const BUCKETS: usize = 32;
         let ids = PositionIds::AfterPadding { padding: PADDING };
         let config = Self::read_common(file, Architecture::MpNet)?.with_positions(file, ids)?;
-        if file
-            .get("relative_attention_num_buckets")?
-            .unwrap_or(BUCKETS)
-            != BUCKETS
-        {
+        if file.count_or("relative_attention_num_buckets", BUCKETS)? != BUCKETS {
             let problem = format!("must be {BUCKETS}");
             return Err(file.problem("relative_attention_num_buckets", problem));
         }
@@ -188,16 +197,88 @@ impl EncoderConfig {
     }
 
     fn read_distilbert(file: &SettingsFile) -> Result<Self, LoadError> {
-        let hidden = file.require_count("dim")?;
+        // Its own names for what others call otherwise; the class takes both.
+        let named =
+            |own: &'static str, other: &'static str| if file.has(own) { own } else { other };
+        let hidden = file.count_or(named("dim", "hidden_size"), 768)?;
         let config = Self {
-            architecture: Architecture::DistilBert,
-            vocabulary: file.require_count("vocab_size")?,
+            layers: file.count_or(named("n_layers", "num_hidden_layers"), 6)?,
+            heads: file.count_or(named("n_heads", "num_attention_heads"), 12)?,
+            intermediate: file.count_or("hidden_dim", 3072)?,
+            ..Self::plain(file, Architecture::DistilBert, hidden, "activation")?
+        };
+        config.with_positions(file, PositionIds::FromZero)
+    }
+
+    fn read_deberta(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
+        let mut config = Self::read_common(file, architecture)?;
+        config.embedding_width = file.get("embedding_size")?.unwrap_or(config.hidden);
+        config.score_terms = deberta::score_terms(file, architecture)?;
+        if file.get("position_biased_input")?.unwrap_or(true) {
+            config = config.with_positions(file, PositionIds::FromZero)?;
+        }
+        if file.get("relative_attention")?.unwrap_or(false) {
+            config.disentangled = Some(deberta::disentangled(file, architecture)?);
+        }
+        if architecture == Architecture::DebertaV2 {
+            config.convolution = deberta::convolution(file)?;
+        }
+        let head: Option<usize> = file.get("attention_head_size")?;
+        if head.is_some_and(|head| head * config.heads != config.hidden) {
+            let problem = "is not hidden_size ÷ num_attention_heads; that is unsupported";
+            return Err(file.problem("attention_head_size", problem.to_owned()));
+        }
+        Ok(config)
+    }
+
+    fn read_modernbert(file: &SettingsFile) -> Result<Self, LoadError> {
+        let hidden = file.count_or("hidden_size", 768)?;
+        let layers = file.count_or("num_hidden_layers", 22)?;
+        Ok(Self {
+            layers,
+            heads: file.count_or("num_attention_heads", 12)?,
+            intermediate: file.count_or("intermediate_size", 1152)?,
+            layer_norm_epsilon: file.get("norm_eps")?.unwrap_or(1e-5),
+            most_positions: file.count_or("max_position_embeddings", 8192)?,
+            rotary: Some(rotary::read(file, layers)?),
+            ..Self::plain(file, Architecture::ModernBert, hidden, "hidden_activation")?
+        })
+    }
+
+    fn read_common(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
+        let large = architecture == Architecture::DebertaV2;
+        let hidden = file.count_or("hidden_size", if large { 1536 } else { 768 })?;
+        let blocks = if large { 24 } else { 12 };
+        let (types, epsilon) = match architecture {
+            Architecture::DebertaV1 | Architecture::DebertaV2 => (0, 1e-7),
+            _ => (2, 1e-12),
+        };
+        Ok(Self {
+            layers: file.count_or("num_hidden_layers", blocks)?,
+            heads: file.count_or("num_attention_heads", blocks)?,
+            intermediate: file.count_or("intermediate_size", if large { 6144 } else { 3072 })?,
+            token_types: file.get("type_vocab_size")?.unwrap_or(types),
+            layer_norm_epsilon: file.get("layer_norm_eps")?.unwrap_or(epsilon),
+            ..Self::plain(file, architecture, hidden, "hidden_act")?
+        })
+    }
+
+    /// Without any layer, token type or position yet.
+    fn plain(
+        file: &SettingsFile,
+        architecture: Architecture,
+        hidden: usize,
+        activation: &str,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            architecture,
+            vocabulary: file.count_or("vocab_size", vocabulary(architecture))?,
             hidden,
             embedding_width: hidden,
-            layers: file.require_count("n_layers")?,
-            heads: file.require_count("n_heads")?,
-            intermediate: file.require_count("hidden_dim")?,
-            activation: file.require("activation")?,
+            layers: 0,
+            heads: 1,
+            intermediate: 0,
+            activation: file.get(activation)?.unwrap_or(Activation::Gelu),
             token_types: 0,
             layer_norm_epsilon: 1e-12,
             positions: None,
@@ -206,80 +287,13 @@ impl EncoderConfig {
             rotary: None,
             convolution: None,
             longest: None,
-        };
-        config.with_positions(file, PositionIds::FromZero)
-    }
-
-    fn read_deberta(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
-        let mut config = Self::read_common(file, architecture)?;
-        config.embedding_width = file.get("embedding_size")?.unwrap_or(config.hidden);
-        if file.get("position_biased_input")?.unwrap_or(true) {
-            config = config.with_positions(file, PositionIds::FromZero)?;
-        }
-        if file.get("talking_head")?.unwrap_or(false) {
-            return Err(file.problem("talking_head", "is set; that is unsupported".to_owned()));
-        }
-        if file.get("relative_attention")?.unwrap_or(false) {
-            config.disentangled = Some(disentangled(file, architecture)?);
-        }
-        if architecture == Architecture::DebertaV2 {
-            config.convolution = convolution(file)?;
-        }
-        Ok(config)
-    }
-
-    fn read_modernbert(file: &SettingsFile) -> Result<Self, LoadError> {
-        let hidden = file.require_count("hidden_size")?;
-        let global_theta = file.get("global_rope_theta")?.unwrap_or(160_000.0);
-        Ok(Self {
-            architecture: Architecture::ModernBert,
-            vocabulary: file.require_count("vocab_size")?,
-            hidden,
-            embedding_width: hidden,
-            layers: file.require_count("num_hidden_layers")?,
-            heads: file.require_count("num_attention_heads")?,
-            intermediate: file.require_count("intermediate_size")?,
-            activation: file.get("hidden_activation")?.unwrap_or(Activation::Gelu),
-            token_types: 0,
-            layer_norm_epsilon: file.get("norm_eps")?.unwrap_or(1e-5),
-            positions: None,
-            position_bias: None,
-            disentangled: None,
-            rotary: Some(Rotary {
-                global_theta,
-                local_theta: file.get("local_rope_theta")?.unwrap_or(global_theta),
-                global_every: file.get("global_attn_every_n_layers")?.unwrap_or(3).max(1),
-                window: file.get("local_attention")?.unwrap_or(128) / 2,
-            }),
-            convolution: None,
-            longest: Some(file.require_count("max_position_embeddings")?),
-        })
-    }
-
-    fn read_common(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
-        let hidden = file.require_count("hidden_size")?;
-        Ok(Self {
-            architecture,
-            vocabulary: file.require_count("vocab_size")?,
-            hidden,
-            embedding_width: hidden,
-            layers: file.require_count("num_hidden_layers")?,
-            heads: file.require_count("num_attention_heads")?,
-            intermediate: file.require_count("intermediate_size")?,
-            activation: file.require("hidden_act")?,
-            token_types: file.get("type_vocab_size")?.unwrap_or(0),
-            layer_norm_epsilon: file.get("layer_norm_eps")?.unwrap_or(1e-12),
-            positions: None,
-            position_bias: None,
-            disentangled: None,
-            rotary: None,
-            convolution: None,
-            longest: None,
+            score_terms: 1,
+            most_positions: file.count_or("max_position_embeddings", POSITIONS)?,
         })
     }
 
     fn with_positions(self, file: &SettingsFile, ids: PositionIds) -> Result<Self, LoadError> {
-        let rows = file.require_count("max_position_embeddings")?;
+        let rows = file.count_or("max_position_embeddings", POSITIONS)?;
         Ok(Self {
             positions: Some(Positions { rows, ids }),
             longest: Some(ids.longest(rows)),
@@ -309,77 +323,27 @@ impl EncoderConfig {
     }
 }
 
-/// How a DeBERTa looks at relative positions.
-fn disentangled(
-    file: &SettingsFile,
-    architecture: Architecture,
-) -> Result<Disentangled, LoadError> {
-    let span: i64 = file.get("max_relative_positions")?.unwrap_or(-1);
-    let span = match usize::try_from(span) {
-        Ok(span) if span > 0 => span,
-        _ => file.require_count("max_position_embeddings")?,
-    };
-    let terms = position_terms(file)?;
-    let buckets: i64 = file.get("position_buckets")?.unwrap_or(-1);
-    let shared = file.get("share_att_key")?.unwrap_or(false);
-    let norms: Option<String> = file.get("norm_rel_ebd")?;
-    let v2 = architecture == Architecture::DebertaV2;
-    Ok(Disentangled {
-        classes: match usize::try_from(buckets) {
-            Ok(buckets) if v2 && buckets > 0 => Distances::Logarithmic {
-                buckets,
-                farthest: span,
-            },
-            _ => Distances::Clamped { span },
-        },
-        by_query: terms.iter().any(|term| term == "c2p"),
-        by_key: terms.iter().any(|term| term == "p2c"),
-        projections: match (v2, shared) {
-            (false, _) => ("pos_proj", "pos_q_proj"),
-            (true, false) => ("pos_key_proj", "pos_query_proj"),
-            (true, true) => ("key_proj", "query_proj"),
-        },
-        norm: v2 && norms.is_some_and(|norms| norms.to_lowercase().contains("layer_norm")),
-    })
-}
-
-/// `pos_att_type`, which is a list or a text like `c2p|p2c`.
-fn position_terms(file: &SettingsFile) -> Result<Vec<String>, LoadError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Terms {
-        List(Vec<String>),
-        Text(String),
-    }
-    const KEY: &str = "pos_att_type";
-    let terms = match file.get(KEY)? {
-        None => Vec::new(),
-        Some(Terms::List(terms)) => terms,
-        Some(Terms::Text(text)) => text
-            .split('|')
-            .map(|term| term.trim().to_lowercase())
-            .collect(),
-    };
-    match terms
-        .iter()
-        .find(|term| !matches!(term.as_str(), "c2p" | "p2c" | ""))
-    {
-        None => Ok(terms),
-        Some(other) => Err(file.problem(KEY, format!("has '{other}'; c2p and p2c are supported"))),
+/// The size of the vocabulary where a folder does not say, as in the class in transformers.
+fn vocabulary(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::Bert | Architecture::XlmRoberta | Architecture::DistilBert => 30_522,
+        Architecture::Roberta | Architecture::DebertaV1 => 50_265,
+        Architecture::MpNet => 30_527,
+        Architecture::DebertaV2 => 128_100,
+        Architecture::ModernBert => 50_368,
     }
 }
 
-fn convolution(file: &SettingsFile) -> Result<Option<Convolution>, LoadError> {
-    let width = file.get("conv_kernel_size")?.unwrap_or(0);
-    if width == 0 {
-        return Ok(None);
+/// The weights of an adapter change those beside them; alone these would be another model.
+fn refuse_adapter(folder: &Path) -> Result<(), LoadError> {
+    let path = folder.join("adapter_config.json");
+    if !path.is_file() {
+        return Ok(());
     }
-    if width % 2 == 0 || file.get("conv_groups")?.unwrap_or(1) != 1 {
-        let problem = "must be odd, with 1 conv_groups".to_owned();
-        return Err(file.problem("conv_kernel_size", problem));
-    }
-    let activation = file.get("conv_act")?.unwrap_or(Activation::Tanh);
-    Ok(Some(Convolution { width, activation }))
+    Err(SettingsFile::read(path)?.problem(
+        "peft_type",
+        "asks for an adapter; that is unsupported".into(),
+    ))
 }
 
 /// By `model_type`; folders from before that key existed have only `architectures`.
@@ -404,86 +368,4 @@ fn architecture(file: &SettingsFile) -> Result<Architecture, LoadError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::models::test_support::{folder_with, golden};
-
-    fn config_with(key: &str, value: Value) -> TempDir {
-        config_of("bert", key, value)
-    }
-
-    fn config_of(model: &str, key: &str, value: Value) -> TempDir {
-        let file = golden("tiny").join(model).join("config.json");
-        let text = std::fs::read(file).expect("golden file");
-        let mut config: Value = serde_json::from_slice(&text).expect("JSON");
-        config[key] = value;
-        folder_with(&[("config.json", &config.to_string())])
-    }
-
-    #[test]
-    fn a_real_config_is_read() {
-        let config = EncoderConfig::read(&golden("tiny/bert")).expect("valid");
-        assert_eq!((config.layers, config.hidden, config.heads), (5, 48, 4));
-        assert_eq!(
-            (config.longest, config.activation),
-            (Some(128), Activation::Gelu)
-        );
-    }
-
-    #[test]
-    fn other_architectures_are_refused_by_name() {
-        let folder = config_with("model_type", json!("longformer"));
-        let error = EncoderConfig::read(folder.path()).expect_err("not supported");
-        assert_eq!(
-            error.to_string(),
-            "architecture 'longformer' is not supported; supported: bert, roberta, xlm-roberta, \
-             distilbert, mpnet, deberta, deberta-v2, modernbert"
-        );
-    }
-
-    #[test]
-    fn a_folder_without_model_type_goes_by_its_class() {
-        let folder = config_with("model_type", Value::Null);
-        assert!(EncoderConfig::read(folder.path()).is_ok());
-    }
-
-    #[test]
-    fn odd_values_are_errors_that_name_the_key() {
-        for (key, value) in [
-            ("hidden_act", json!("swish")),
-            ("hidden_size", json!(50)),
-            ("num_attention_heads", json!(0)),
-            ("max_position_embeddings", json!(-1)),
-            ("vocab_size", Value::Null),
-            ("pad_token_id", json!(900)),
-            ("position_embedding_type", json!("relative_key")),
-            ("is_decoder", json!(true)),
-        ] {
-            let folder = config_with(key, value);
-            let error = EncoderConfig::read(folder.path()).expect_err(key);
-            assert!(
-                error
-                    .to_string()
-                    .contains(&format!("config.json: '{key}' ")),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn heads_that_are_rotated_have_an_even_size() {
-        let heads = |count| {
-            let folder = config_of("modernbert", "num_attention_heads", json!(count));
-            EncoderConfig::read(folder.path())
-        };
-        let config = heads(4).expect("valid");
-        let error = heads(config.hidden).expect_err("one number for each head");
-        assert!(
-            error.to_string().contains("gives each head 1 numbers"),
-            "{error}"
-        );
-    }
-}
+mod tests;

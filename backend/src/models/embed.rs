@@ -1,4 +1,4 @@
-//! Sentence embeddings, as sentence-transformers computes them: strip, (lower-case,) tokenize,
+//! Sentence embeddings, as sentence-transformers computes them: (lower-case,) tokenize,
 //! encode, pool the tokens' vectors into one, (pass it through a layer, normalise it).
 
 use std::borrow::Cow;
@@ -19,7 +19,6 @@ use crate::engine::{Embeddings, EngineError, Progress};
 pub(crate) struct Embedder {
     encoder: Arc<dyn Encode>,
     tokenizer: TextTokenizer,
-    lower_case: bool,
     prompt: String,
     pooling: Vec<Pooling>,
     steps: Vec<Step>,
@@ -41,21 +40,25 @@ impl Embedder {
 
     /// Loads the model in `folder`.
     ///
-    /// Longer texts are cut at the pipeline's own limit, else at the tokenizer's, and never after
-    /// more tokens than the encoder has positions or than `max_tokens`.
+    /// Longer texts are cut at the pipeline's own limit, else at the smaller one of the tokenizer's
+    /// and the encoder's, and never after more tokens than the encoder has positions or than
+    /// `max_tokens`.
     pub(crate) fn load(folder: &Path, place: &Place, max_tokens: usize) -> Result<Self, LoadError> {
         let pipeline = Pipeline::read(folder)?;
         let config = EncoderConfig::read(&pipeline.encoder)?;
         let tokens = TokenizerConfig::read(&pipeline.encoder)?;
-        let limit = pipeline.max_length.or(tokens.max_length);
+        let published = tokens.max_length.into_iter().chain([config.most_positions]);
+        let limit = pipeline.max_length.or(published.min());
         let limits = limit.into_iter().chain(config.longest);
         let limit = limits.fold(max_tokens, usize::min);
         let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
         pipeline.dimensions(encoder.width())?;
-        Ok(Self {
-            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, Use::Embedding)?,
-            encoder,
+        let purpose = Use::Embedding {
             lower_case: pipeline.lower_case,
+        };
+        Ok(Self {
+            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?,
+            encoder,
             prompt: pipeline.prompt,
             pooling: pipeline.pooling,
             steps: pipeline.steps,
@@ -90,9 +93,6 @@ impl Embedder {
         let mut text = Cow::Borrowed(text);
         if !self.prompt.is_empty() {
             text = Cow::Owned(format!("{}{text}", self.prompt));
-        }
-        if self.lower_case {
-            text = Cow::Owned(text.to_lowercase());
         }
         self.tokenizer.ids(&text).map_err(inference)
     }

@@ -15,6 +15,7 @@ use super::encoder::Place;
 use super::pipeline::Pipeline;
 use super::registry::{Facts, Resident, Source, Version};
 use super::scorer::Scorer;
+use super::settings_file::quietly;
 use super::size;
 use super::weights;
 use crate::engine::{LoadFault, Purpose};
@@ -87,10 +88,10 @@ impl Loader {
 impl Loader {
     /// Whether the model can be loaded, as far as its settings tell and the presence of its files.
     pub(crate) fn check(key: &ModelKey) -> bool {
-        let encoder = match key.layer {
+        let encoder = quietly(|| match key.layer {
             Some(_) => Scorer::check(&key.folder).map(|()| key.folder.clone()),
             None => Embedder::check(&key.folder),
-        };
+        });
         encoder.is_ok_and(|folder| weights::complete(&folder))
     }
 }
@@ -102,7 +103,7 @@ impl Source for Loader {
     fn inspect(&self, key: &ModelKey) -> Facts {
         let encoder = match key.layer {
             Some(_) => Ok(key.folder.clone()),
-            None => Pipeline::read(&key.folder).map(|pipeline| pipeline.encoder),
+            None => quietly(|| Pipeline::read(&key.folder)).map(|pipeline| pipeline.encoder),
         };
         let numbers = encoder.map_or(0, |folder| {
             size::encoder_numbers(&folder, key.layer).unwrap_or(0)

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use self::names::{SENTENCE_TRANSFORMERS, full_names};
 pub(crate) use self::names::{is_implied, is_plain, name_on_hub, short};
 use super::pipeline::Pipeline;
+use super::settings_file::quietly;
 use super::weights;
 use crate::engine::Purpose;
 
@@ -70,7 +71,8 @@ impl ModelSources {
     pub(crate) fn has_whole(&self, name: &str, purpose: Purpose) -> bool {
         self.find(name, purpose).is_ok_and(|Found { folder, .. }| {
             // A folder that cannot be understood is left to the load, which says what is wrong.
-            let encoder = Pipeline::read(&folder).map_or(folder, |pipeline| pipeline.encoder);
+            let encoder =
+                quietly(|| Pipeline::read(&folder)).map_or(folder, |pipeline| pipeline.encoder);
             weights::complete(&encoder)
         })
     }

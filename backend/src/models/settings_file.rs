@@ -1,18 +1,61 @@
 //! One JSON settings file of a model. Its keys are read one at a time, so that an error can name
-//! the file and the key; keys that nobody asks for are ignored, as the original libraries do.
+//! the file and the key.
+//!
+//! A setting that is overlooked would give other numbers, silently. So each file has a table of
+//! [`Rule`]s for the keys that nothing reads, and [`SettingsFile::settle`] goes through what is
+//! left: it is known to change nothing, or refused by name, or warned of by name.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tracing::subscriber::NoSubscriber;
+use tracing::warn;
 
 use super::error::LoadError;
+
+/// Reads settings without a word in the log: a load reads them again and says what is to be said.
+pub(crate) fn quietly<T>(read: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(NoSubscriber::default(), read)
+}
+
+/// What a key that nothing reads may hold. Null is as good as absent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule {
+    /// Anything: it changes no number that this program gives.
+    Any,
+    /// What turns it off: false, 0, an empty text, list or object.
+    Off,
+    /// This text.
+    Is(&'static str),
+}
+
+impl Rule {
+    fn allows(self, value: &Value) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(text) => value == text,
+            Self::Off => match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Number(number) => number.as_f64() == Some(0.0),
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(object) => object.is_empty(),
+                Value::Bool(true) => false,
+            },
+        }
+    }
+}
 
 /// The object in one JSON file.
 pub(crate) struct SettingsFile {
     path: PathBuf,
     values: Map<String, Value>,
+    /// Keys that were asked for.
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl SettingsFile {
@@ -23,7 +66,7 @@ impl SettingsFile {
             Err(source) => return Err(LoadError::Read { path, source }),
         };
         match serde_json::from_slice(&text) {
-            Ok(values) => Ok(Self { path, values }),
+            Ok(values) => Ok(Self::of(path, values)),
             Err(source) => Err(LoadError::Json { path, source }),
         }
     }
@@ -32,17 +75,51 @@ impl SettingsFile {
     pub(crate) fn read_or_empty(path: PathBuf) -> Result<Self, LoadError> {
         match Self::read(path) {
             Err(LoadError::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(Self {
-                    path,
-                    values: Map::new(),
-                })
+                Ok(Self::of(path, Map::new()))
             }
             other => other,
         }
     }
 
+    fn of(path: PathBuf, values: Map<String, Value>) -> Self {
+        let read = RefCell::default();
+        Self { path, values, read }
+    }
+
+    /// The object under `key`, as a file of its own; empty if it is absent or null.
+    pub(crate) fn object(&self, key: &str) -> Result<Self, LoadError> {
+        let values = self.get(key)?.unwrap_or_default();
+        Ok(Self::of(self.path.clone(), values))
+    }
+
+    /// Whether there is such a key, be it null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Accounts for the keys that were not asked for: by the rules, else by a line in the log.
+    ///
+    /// # Errors
+    /// A key that holds what would change numbers and is not supported.
+    pub(crate) fn settle(&self, rules: &[(&str, Rule)]) -> Result<(), LoadError> {
+        let read = self.read.borrow();
+        let left = self.values.iter().filter(|(key, _)| !read.contains(*key));
+        for (key, value) in left.filter(|(_, value)| !value.is_null()) {
+            match rules.iter().find(|(known, _)| known == key) {
+                None => warn!(file = %self.path.display(), key, "setting not known, not used"),
+                Some((_, rule)) if rule.allows(value) => {}
+                Some((_, Rule::Is(text))) => {
+                    return Err(self.problem(key, format!("is not '{text}'; that is unsupported")));
+                }
+                Some(_) => return Err(self.problem(key, "is set; that is unsupported".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
     /// The value of `key`; `None` if it is absent or null.
     pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LoadError> {
+        self.read.borrow_mut().insert(key.to_owned());
         let Some(value) = self.values.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
@@ -62,7 +139,16 @@ impl SettingsFile {
 
     /// A number of things of which there must be at least one.
     pub(crate) fn require_count(&self, key: &str) -> Result<usize, LoadError> {
-        match self.require(key)? {
+        self.at_least_1(key, self.require(key)?)
+    }
+
+    /// The same; `default` if the key is absent or null.
+    pub(crate) fn count_or(&self, key: &str, default: usize) -> Result<usize, LoadError> {
+        self.at_least_1(key, self.get(key)?.unwrap_or(default))
+    }
+
+    fn at_least_1(&self, key: &str, count: usize) -> Result<usize, LoadError> {
+        match count {
             0 => Err(self.problem(key, "must be at least 1".to_owned())),
             count => Ok(count),
         }
@@ -114,6 +200,38 @@ mod tests {
             ),
         ] {
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_key_that_is_not_read_is_known_or_refused() {
+        let settled = |text: &str| {
+            let folder = folder_with(&[("config.json", text)]);
+            let file = SettingsFile::read(folder.path().join("config.json")).expect("valid JSON");
+            file.get::<u32>("read").expect("a number");
+            let rules = [
+                ("any", Rule::Any),
+                ("off", Rule::Off),
+                ("is", Rule::Is("x")),
+            ];
+            file.settle(&rules).map_err(|error| error.to_string())
+        };
+        for good in [
+            r#"{"read": 1, "any": [1], "off": false, "is": "x"}"#,
+            r#"{"off": 0, "is": null, "unknown": 1}"#,
+            r#"{"off": {}}"#,
+            r#"{"off": []}"#,
+        ] {
+            assert_eq!(settled(good), Ok(()), "{good}");
+        }
+        for (bad, told) in [
+            (r#"{"off": true}"#, "config.json: 'off' is set"),
+            (r#"{"off": 0.5}"#, "'off' is set"),
+            (r#"{"off": {"a": 1}}"#, "'off' is set"),
+            (r#"{"is": "y"}"#, "'is' is not 'x'"),
+        ] {
+            let error = settled(bad).expect_err(bad);
+            assert!(error.contains(told), "{error}");
         }
     }
 

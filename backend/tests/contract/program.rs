@@ -100,6 +100,128 @@ async fn while_models_load_the_program_answers_and_ends_when_told_to() {
     running.stop().await;
 }
 
+/// `acme/mini` and `deberta-xlarge-mnli` lead to a tiny model, `odd` to one with a setting that is
+/// not supported.
+fn models_under_other_names() -> TempDir {
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny/bert");
+    let tiny = tiny.canonicalize().unwrap();
+    let models = TempDir::new().unwrap();
+    for name in ["acme/mini", "deberta-xlarge-mnli"] {
+        let link = models.path().join(name);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(&tiny, link).unwrap();
+    }
+    let odd = models.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        symlink(tiny.join(file), odd.join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(tiny.join("config.json")).unwrap();
+    let config = config.replace("\"gelu\"", "\"quick_gelu\"");
+    std::fs::write(odd.join("config.json"), config).unwrap();
+    models
+}
+
+async fn embed(running: &Running, body: Value) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("{}/embed", running.url));
+    let answer = request.json(&body).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn models_are_found_by_either_name_listed_and_refused_with_the_reason() {
+    let models = models_under_other_names();
+    let mut command = program();
+    command
+        .args(["--listen=127.0.0.1:0", "--log=warn", "--model-embed=mini"])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!(
+            "--hub-cache={}",
+            models.path().join("no-hub").display()
+        ))
+        .arg(format!("--bertscore-layer={BERTSCORE}=3"));
+    let running = listening(command).await;
+    while !running.is_ready().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for model in ["", "mini", "acme/mini"] {
+        let (status, answer) = embed(&running, json!({"texts": ["x"], "model": model})).await;
+        assert_eq!(status, 200, "{model}: {answer}");
+    }
+    let health = reqwest::get(format!("{}/health", running.url))
+        .await
+        .unwrap();
+    let health: Value = health.json().await.unwrap();
+    assert_eq!(health["models"][1]["state"], "ready", "{health}");
+
+    for _ in 0..2 {
+        let (status, answer) = embed(&running, json!({"texts": ["x"], "model": "odd"})).await;
+        let expected = "model 'odd' cannot be used on this host: config.json: 'hidden_act' has a \
+                        value of a kind that is not supported";
+        assert_eq!((status, &answer["detail"]), (404, &json!(expected)));
+    }
+    let info = reqwest::get(format!("{}/info", running.url)).await.unwrap();
+    let info: Value = info.json().await.unwrap();
+    let listed: Vec<&str> = info["available_models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    for name in [
+        "embed:mini",
+        "embed:acme/mini",
+        "bertscore:deberta-xlarge-mnli",
+    ] {
+        assert!(listed.contains(&name), "{listed:?}");
+    }
+    assert!(
+        listed.contains(&format!("bertscore:{BERTSCORE}").as_str()),
+        "{listed:?}"
+    );
+    assert!(
+        !listed
+            .iter()
+            .any(|name| name.contains("odd") || name.contains("tmp")),
+        "{listed:?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_without_models_says_so_and_is_not_ready() {
+    let models = TempDir::new().unwrap();
+    let mut command = program();
+    command
+        .args(["--listen=127.0.0.1:0", "--log=error"])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!(
+            "--hub-cache={}",
+            models.path().join("no-hub").display()
+        ));
+    let running = listening(command).await;
+    let get = |path| reqwest::get(format!("{}{path}", running.url));
+    let told = loop {
+        let ready: Value = get("/ready").await.unwrap().json().await.unwrap();
+        let told = ready["detail"].as_str().unwrap().to_owned();
+        if told.contains(BERTSCORE) {
+            break told;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(
+        told.contains(&format!("model '{EMBED}': it is not installed")),
+        "{told}"
+    );
+    let info: Value = get("/info").await.unwrap().json().await.unwrap();
+    assert_eq!(info["available_models"], json!([]));
+    running.stop().await;
+}
+
 /// A models folder as in the recordings: both default names lead to one model.
 fn models_folder() -> TempDir {
     let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");

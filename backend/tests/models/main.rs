@@ -8,5 +8,6 @@
 )]
 
 mod engine;
+mod folders;
 mod numerics;
 mod support;

@@ -13,7 +13,7 @@ use gpu_bridge_encoder::{
 use thiserror::Error;
 
 use super::names::{self, Names, Qkv};
-use crate::models::config::{Architecture, Disentangled, EncoderConfig};
+use crate::models::config::{Architecture, EncoderConfig};
 use crate::models::weights;
 
 /// Why tensors do not make an encoder.
@@ -102,7 +102,7 @@ impl<'a> Checkpoint<'a> {
             .then(|| self.norm(&layer.pp(names.attention_norm)))
             .transpose()?;
         let rotary = config.rotary.as_ref();
-        let local = rotary.filter(|rotary| !index.is_multiple_of(rotary.global_every));
+        let local = rotary.filter(|rotary| rotary.global.get(index) == Some(&false));
         Ok(LayerWeights {
             qkv: self.qkv(&layer)?,
             output: linear(&layer.pp(names.output), hidden, hidden)?,
@@ -141,11 +141,7 @@ impl<'a> Checkpoint<'a> {
 
     /// Scores are multiplied by this.
     fn scale(&self) -> f64 {
-        let terms = self
-            .config
-            .disentangled
-            .as_ref()
-            .map_or(1, Disentangled::terms);
+        let terms = self.config.score_terms;
         let head = self.config.hidden / self.config.heads;
         1.0 / ((head * terms) as f64).sqrt()
     }

@@ -1,9 +1,11 @@
-//! sentence-transformers' Dense module: a linear layer and a non-linearity after pooling.
+//! sentence-transformers' Dense module: a linear layer and a non-linearity after pooling, to which
+//! the input may be added.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
+use super::ABOUT_THE_SENTENCE;
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
 use crate::models::weights;
@@ -14,15 +16,20 @@ pub(crate) enum Activation {
     Identity,
     Tanh,
     Relu,
+    Sigmoid,
+    Silu,
 }
 
 impl Activation {
-    /// By the last part of the Python class's dotted name.
+    /// By the last part of the Python class's dotted name, if it is one of torch's own.
     fn named(class: &str) -> Option<Self> {
-        match class.rsplit('.').next() {
+        let torch = class.strip_prefix("torch.")?;
+        match torch.rsplit('.').next() {
             Some("Identity") => Some(Self::Identity),
             Some("Tanh") => Some(Self::Tanh),
             Some("ReLU") => Some(Self::Relu),
+            Some("Sigmoid") => Some(Self::Sigmoid),
+            Some("SiLU") => Some(Self::Silu),
             _ => None,
         }
     }
@@ -30,6 +37,8 @@ impl Activation {
     fn apply(self, x: f32) -> f32 {
         match self {
             Self::Tanh => x.tanh(),
+            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Silu => x / (1.0 + (-x).exp()),
             // Not `max`, which would drop NaN.
             Self::Relu if x < 0.0 => 0.0,
             Self::Identity | Self::Relu => x,
@@ -47,6 +56,15 @@ pub(crate) struct Dense {
     bias: Vec<f32>,
     inputs: usize,
     activation: Activation,
+    residual: Option<Residual>,
+}
+
+/// How the input is added to the output.
+#[derive(Clone, Debug, PartialEq)]
+enum Residual {
+    AsItIs,
+    /// `[outputs, inputs]`, flat.
+    Projected(Vec<f32>),
 }
 
 impl Dense {
@@ -56,17 +74,30 @@ impl Dense {
         let file = SettingsFile::read(folder.join("config.json"))?;
         let inputs = file.require_count("in_features")?;
         let outputs = file.require_count("out_features")?;
-        let class: String = file.require(ACTIVATION)?;
+        let class: Option<String> = file.get(ACTIVATION)?;
+        let class = class.unwrap_or_else(|| "torch.nn.modules.activation.Tanh".to_owned());
         let activation = Activation::named(&class).ok_or_else(|| {
-            let supported = "Identity, Tanh and ReLU are supported";
+            let supported = "torch's Identity, Tanh, ReLU, Sigmoid and SiLU are supported";
             file.problem(ACTIVATION, format!("is '{class}'; {supported}"))
         })?;
-        let tensors = weights::open(folder, &Device::Cpu)?.pp("linear");
+        let residual = file.get("use_residual")?.unwrap_or(false);
+        let bias = file.get("bias")?.unwrap_or(true);
+        file.settle(ABOUT_THE_SENTENCE)?;
+        let all = weights::open(folder, &Device::Cpu)?;
+        let tensors = all.pp("linear");
         let numbers = |tensor: candle_core::Result<Tensor>| {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
             numbers.map_err(|error| weights::broken(folder, error.to_string()))
         };
-        let bias = if file.get("bias")?.unwrap_or(true) {
+        let residual = match (residual, inputs == outputs) {
+            (false, _) => None,
+            (true, true) => Some(Residual::AsItIs),
+            (true, false) => {
+                let weight = all.get((outputs, inputs), "residual.weight");
+                Some(Residual::Projected(numbers(weight)?))
+            }
+        };
+        let bias = if bias {
             numbers(tensors.get(outputs, "bias"))?
         } else {
             vec![0.0; outputs]
@@ -77,6 +108,7 @@ impl Dense {
             bias,
             inputs,
             activation,
+            residual,
         })
     }
 
@@ -95,10 +127,23 @@ impl Dense {
     /// The outputs for one vector of [inputs](Self::dimensions).
     pub(crate) fn apply(&self, row: &[f32]) -> Vec<f32> {
         let outputs = self.weight.chunks_exact(self.inputs).zip(&self.bias);
-        outputs
+        let mut outputs: Vec<f32> = outputs
             .map(|(weight, bias)| self.activation.apply(dot(weight, row) + bias))
-            .collect()
+            .collect();
+        match &self.residual {
+            None => {}
+            Some(Residual::AsItIs) => add(&mut outputs, row.iter().copied()),
+            Some(Residual::Projected(weight)) => {
+                let weights = weight.chunks_exact(self.inputs);
+                add(&mut outputs, weights.map(|weight| dot(weight, row)));
+            }
+        }
+        outputs
     }
+}
+
+fn add(row: &mut [f32], other: impl Iterator<Item = f32>) {
+    row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
 }
 
 /// In sixteen sums, which the compiler keeps in vector registers.
@@ -122,6 +167,36 @@ mod tests {
 
     use super::*;
     use crate::models::test_support::folder_with;
+
+    #[test]
+    fn the_input_is_added_as_it_is_or_through_a_layer() {
+        let tensor = |numbers: &[f32], shape: &[usize]| {
+            Tensor::from_slice(numbers, shape, &Device::Cpu).expect("tensor")
+        };
+        let dense = |outputs: usize, more: Option<Tensor>| {
+            let config = format!(
+                r#"{{"in_features": 2, "out_features": {outputs}, "bias": false,
+                "activation_function": "torch.nn.modules.linear.Identity", "use_residual": true}}"#
+            );
+            let folder = folder_with(&[("config.json", &config)]);
+            let weight = tensor(
+                &[0.0, 1.0, 1.0, 0.0, 2.0, 2.0][..2 * outputs],
+                &[outputs, 2],
+            );
+            let mut tensors = HashMap::from([("linear.weight", weight)]);
+            tensors.extend(more.map(|more| ("residual.weight", more)));
+            let path = folder.path().join("model.safetensors");
+            candle_core::safetensors::save(&tensors, path).expect("save");
+            Dense::read(folder.path())
+        };
+        let same = dense(2, None).expect("reads");
+        assert_eq!(same.apply(&[3.0, 5.0]), [8.0, 8.0]);
+        let residual = tensor(&[1.0, 0.0, 0.0, 10.0, 0.0, 0.0], &[3, 2]);
+        let wider = dense(3, Some(residual)).expect("reads");
+        assert_eq!(wider.apply(&[3.0, 5.0]), [8.0, 53.0, 16.0]);
+        let error = dense(3, None).expect_err("a tensor is missing").to_string();
+        assert!(error.contains("residual.weight"), "{error}");
+    }
 
     fn folder(config: &str, bias: Option<[f32; 2]>) -> TempDir {
         let folder = folder_with(&[("config.json", config)]);

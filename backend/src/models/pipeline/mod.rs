@@ -1,13 +1,15 @@
 //! What a sentence-transformers folder says to do with a text: which prompt, which encoder, which
 //! pooling, what to do with the pooled vector, how long a text may be.
 //!
-//! `modules.json` lists the steps. A chain Transformer → Pooling, then any of Dense and Normalize,
-//! is supported; a folder without that file is a plain encoder, for which sentence-transformers
+//! `modules.json` lists the steps. A chain Transformer → Pooling, then any of Dense, `LayerNorm` and
+//! Normalize, is supported (Dropout does nothing outside training); a folder without that file is a plain encoder, for which sentence-transformers
 //! takes mean pooling and nothing more. Anything else is refused by name: a step left out would
 //! give wrong numbers silently.
 
 mod dense;
+mod layer_norm;
 mod pooling;
+mod rules;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 pub(crate) use self::dense::Dense;
+use self::layer_norm::LayerNorm;
 pub(crate) use self::pooling::{Pooling, pool};
+use self::rules::{ABOUT_THE_SENTENCE, MODEL, POOLING, TRANSFORMER};
 use super::error::LoadError;
 use super::settings_file::SettingsFile;
 
@@ -41,14 +45,25 @@ const SHORTEST: f32 = 1e-12;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     Dense(Dense),
+    LayerNorm(LayerNorm),
     /// Scales it to length 1.
     Normalize,
+    /// Keeps its first numbers.
+    Truncate(usize),
 }
 
 impl Step {
     pub(crate) fn apply(&self, mut row: Vec<f32>) -> Vec<f32> {
         match self {
             Self::Dense(dense) => dense.apply(&row),
+            Self::LayerNorm(norm) => {
+                norm.apply(&mut row);
+                row
+            }
+            Self::Truncate(length) => {
+                row.truncate(*length);
+                row
+            }
             Self::Normalize => {
                 normalize(&mut row);
                 row
@@ -87,10 +102,10 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Reads the files in `folder`.
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let prompt = prompt(folder)?;
+        let Model { prompt, truncate } = model(folder)?;
         let modules = modules(folder)?;
         let (encoder, pooling, steps) = match modules.as_slice() {
-            [] => return Ok(Self::plain(folder, prompt)),
+            [] => return Ok(Self::plain(folder, prompt, truncate)),
             [encoder, pooling, steps @ ..]
                 if encoder.class() == "Transformer" && pooling.class() == "Pooling" =>
             {
@@ -98,33 +113,31 @@ impl Pipeline {
             }
             others => return Err(unsupported_steps(folder, others)),
         };
-        if !steps.iter().all(Module::is_step) {
-            return Err(unsupported_steps(folder, &modules));
-        }
         let encoder = encoder.folder(folder)?;
         let text = transformer_settings(&encoder)?;
-        let read_step = |module: &Module| match module.class() {
-            "Normalize" => Ok(Step::Normalize),
-            _ => Dense::read(&module.folder(folder)?).map(Step::Dense),
-        };
+        let mut read = Vec::new();
+        for module in steps {
+            read.extend(module.step(folder, &modules)?);
+        }
+        read.extend(truncate.map(Step::Truncate));
         Ok(Self {
             pooling: read_pooling(&pooling.folder(folder)?, &prompt)?,
-            steps: steps.iter().map(read_step).collect::<Result<_, _>>()?,
-            max_length: text.get("max_seq_length")?,
-            lower_case: text.get("do_lower_case")?.unwrap_or(false),
+            steps: read,
+            max_length: text.max_length,
+            lower_case: text.lower_case,
             prompt,
             encoder,
         })
     }
 
-    fn plain(folder: &Path, prompt: String) -> Self {
+    fn plain(folder: &Path, prompt: String, truncate: Option<usize>) -> Self {
         Self {
             prompt,
             encoder: folder.to_owned(),
             max_length: None,
             lower_case: false,
             pooling: vec![Pooling::Mean],
-            steps: Vec::new(),
+            steps: truncate.map(Step::Truncate).into_iter().collect(),
         }
     }
 
@@ -135,8 +148,11 @@ impl Pipeline {
     pub(crate) fn dimensions(&self, width: usize) -> Result<usize, LoadError> {
         let mut dimensions = width * self.pooling.len();
         for step in &self.steps {
-            if let Step::Dense(dense) = step {
-                dimensions = dense.dimensions(dimensions)?;
+            dimensions = match step {
+                Step::Dense(dense) => dense.dimensions(dimensions)?,
+                Step::LayerNorm(norm) => norm.dimensions(dimensions)?,
+                Step::Truncate(length) => dimensions.min(*length),
+                Step::Normalize => dimensions,
             }
         }
         Ok(dimensions)
@@ -153,12 +169,26 @@ struct Module {
 }
 
 impl Module {
+    /// The last part of its name. Another library's class, or the model's own, has all of it.
     fn class(&self) -> &str {
-        self.r#type.rsplit('.').next().unwrap_or_default()
+        let own = self.r#type.strip_prefix("sentence_transformers.");
+        own.map_or(&self.r#type, |own| own.rsplit('.').next().unwrap_or(own))
     }
 
-    fn is_step(&self) -> bool {
-        ["Dense", "Normalize"].contains(&self.class())
+    /// What it does with the pooled vector, in the model in `folder` with these `modules`.
+    fn step(&self, folder: &Path, modules: &[Self]) -> Result<Option<Step>, LoadError> {
+        let own = self.folder(folder)?;
+        Ok(match self.class() {
+            "Dense" => Some(Step::Dense(Dense::read(&own)?)),
+            "LayerNorm" => Some(Step::LayerNorm(LayerNorm::read(&own)?)),
+            "Normalize" => {
+                let file = SettingsFile::read_or_empty(own.join("config.json"))?;
+                file.settle(ABOUT_THE_SENTENCE)?;
+                Some(Step::Normalize)
+            }
+            "Dropout" => None,
+            _ => return Err(unsupported_steps(folder, modules)),
+        })
     }
 
     /// The module's folder. The name may not lead out of the model's folder.
@@ -190,28 +220,60 @@ fn modules(folder: &Path) -> Result<Vec<Module>, LoadError> {
     Ok(modules)
 }
 
-/// The settings of the Transformer module in `folder`; a folder without any has the defaults.
-fn transformer_settings(folder: &Path) -> Result<SettingsFile, LoadError> {
-    let paths = TRANSFORMER_SETTINGS.map(|name| folder.join(name));
-    let found = paths.iter().find(|path| path.is_file());
-    SettingsFile::read_or_empty(found.unwrap_or(&paths[0]).clone())
+/// What a Transformer module says of texts.
+struct TextSettings {
+    max_length: Option<usize>,
+    lower_case: bool,
 }
 
-/// The prompt that the folder has put before every text unless the caller asks for another.
-fn prompt(folder: &Path) -> Result<String, LoadError> {
-    const KEY: &str = "default_prompt_name";
+/// The settings of the Transformer module in `folder`; a folder without any has the defaults.
+fn transformer_settings(folder: &Path) -> Result<TextSettings, LoadError> {
+    let paths = TRANSFORMER_SETTINGS.map(|name| folder.join(name));
+    let found = paths.iter().find(|path| path.is_file());
+    let file = SettingsFile::read_or_empty(found.unwrap_or(&paths[0]).clone())?;
+    for key in ["model_args", "model_kwargs"] {
+        file.object(key)?.settle(rules::MODEL_ARGUMENTS)?;
+    }
+    let settings = TextSettings {
+        max_length: file.get("max_seq_length")?,
+        lower_case: file.get("do_lower_case")?.unwrap_or(false),
+    };
+    file.settle(TRANSFORMER)?;
+    Ok(settings)
+}
+
+/// What a folder says of the model as a whole.
+struct Model {
+    /// What is put before every text unless the caller asks for something else.
+    prompt: String,
+    /// So many numbers of the vector are kept.
+    truncate: Option<usize>,
+}
+
+fn model(folder: &Path) -> Result<Model, LoadError> {
     let file = SettingsFile::read_or_empty(folder.join("config_sentence_transformers.json"))?;
+    let prompt = prompt(&file)?;
+    let truncate = file.get("truncate_dim")?;
+    file.settle(MODEL)?;
+    Ok(Model { prompt, truncate })
+}
+
+fn prompt(file: &SettingsFile) -> Result<String, LoadError> {
+    const KEY: &str = "default_prompt_name";
+    let mut prompts: BTreeMap<String, Option<String>> = file.get("prompts")?.unwrap_or_default();
     let Some(name) = file.get::<String>(KEY)? else {
         return Ok(String::new());
     };
-    let mut prompts: BTreeMap<String, String> = file.get("prompts")?.unwrap_or_default();
-    prompts
-        .remove(&name)
-        .ok_or_else(|| file.problem(KEY, format!("is '{name}', which is not among the prompts")))
+    match prompts.remove(&name) {
+        Some(prompt) => Ok(prompt.unwrap_or_default()),
+        // Every model has these two; they are empty unless it says otherwise.
+        None if name == "query" || name == "document" => Ok(String::new()),
+        None => Err(file.problem(KEY, format!("is '{name}', which is not among the prompts"))),
+    }
 }
 
-/// The modes that are on, in the order in which sentence-transformers puts their results. Without
-/// any key the mean is taken. `pooling_mode`, where it is there, is the only one.
+/// The modes, in the order in which their results are put end to end: those that `pooling_mode`
+/// lists, else those whose keys are on, else the mean.
 fn read_pooling(folder: &Path, prompt: &str) -> Result<Vec<Pooling>, LoadError> {
     const KEY: &str = "pooling_mode";
     let file = SettingsFile::read(folder.join("config.json"))?;
@@ -219,21 +281,36 @@ fn read_pooling(folder: &Path, prompt: &str) -> Result<Vec<Pooling>, LoadError> 
         let problem = "is false, which is unsupported for a model with a default prompt";
         return Err(file.problem("include_prompt", problem.to_owned()));
     }
-    if let Some(name) = file.get::<String>(KEY)? {
-        let mode = Pooling::ALL.into_iter().find(|mode| mode.name() == name);
-        let mode = mode.ok_or_else(|| file.problem(KEY, format!("is '{name}', not a known mode")));
-        return Ok(vec![mode?]);
-    }
+    let named = match file.get::<Names>(KEY)? {
+        None => Vec::new(),
+        Some(Names::One(name)) => vec![name],
+        Some(Names::Several(names)) if !names.is_empty() => names,
+        Some(_) => return Err(file.problem(KEY, "names no mode".to_owned())),
+    };
     let mut modes = Vec::new();
+    for name in &named {
+        let mode = Pooling::ALL.into_iter().find(|mode| mode.name() == name);
+        let unknown = || file.problem(KEY, format!("has '{name}', not a known mode"));
+        modes.push(mode.ok_or_else(unknown)?);
+    }
     for mode in Pooling::ALL {
-        if file.get(mode.flag())?.unwrap_or(mode == Pooling::Mean) {
+        if file.get(mode.flag())?.unwrap_or(false) && named.is_empty() {
             modes.push(mode);
         }
     }
+    file.settle(POOLING)?;
     if modes.is_empty() {
-        return Err(file.problem(KEY, "names no mode".to_owned()));
+        modes.push(Pooling::Mean);
     }
     Ok(modes)
+}
+
+/// One name or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Several(Vec<String>),
 }
 
 fn unsupported_steps(folder: &Path, modules: &[Module]) -> LoadError {
@@ -245,6 +322,8 @@ fn unsupported(folder: &Path, what: &str) -> LoadError {
     LoadError::Setting {
         path: folder.join("modules.json"),
         key: "type".to_owned(),
-        problem: format!("{what}; supported: Transformer → Pooling, then Dense and Normalize"),
+        problem: format!(
+            "{what}; supported: Transformer → Pooling, then Dense, LayerNorm, Dropout and Normalize"
+        ),
     }
 }

@@ -24,7 +24,10 @@ fn read_with_pooling(pooling: &str) -> Result<Pipeline, String> {
 fn a_folder_without_modules_is_mean_pooling_alone() {
     let folder = folder_with(&[("sentence_bert_config.json", r#"{"max_seq_length": 9}"#)]);
     let pipeline = Pipeline::read(folder.path()).expect("plain");
-    assert_eq!(pipeline, Pipeline::plain(folder.path(), String::new()));
+    assert_eq!(
+        pipeline,
+        Pipeline::plain(folder.path(), String::new(), None)
+    );
 }
 
 #[test]
@@ -68,7 +71,9 @@ fn pooling_modes_are_known_by_flag_and_by_name() {
     for (settings, expected) in [
         (r#"{"pooling_mode_mean_tokens": true}"#, &[Mean][..]),
         (CLS, &[Cls]),
-        (r#"{"pooling_mode_max_tokens": true}"#, &[Max, Mean]),
+        (r#"{"pooling_mode_max_tokens": true}"#, &[Max]),
+        (r#"{"pooling_mode_mean_tokens": false}"#, &[Mean]),
+        (r#"{"pooling_mode": ["mean", "cls"]}"#, &[Mean, Cls]),
         ("{}", &[Mean]),
         (
             r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true,
@@ -91,8 +96,9 @@ fn pooling_modes_are_known_by_flag_and_by_name() {
 #[test]
 fn other_pooling_modes_are_refused() {
     for (settings, expected) in [
-        (r#"{"pooling_mode": "attention"}"#, "is 'attention', not"),
-        (r#"{"pooling_mode_mean_tokens": false}"#, "names no mode"),
+        (r#"{"pooling_mode": "attention"}"#, "has 'attention', not"),
+        (r#"{"pooling_mode": ["cls", "x"]}"#, "has 'x', not"),
+        (r#"{"pooling_mode": []}"#, "names no mode"),
         (
             r#"{"pooling_mode_cls_token": "yes"}"#,
             "'pooling_mode_cls_token' is unusable",
@@ -108,7 +114,7 @@ fn dense_layers_are_read_and_must_fit() {
     let dense = r#", {"path": "2_D", "type": "sentence_transformers.models.Dense"}]"#;
     let folder = folder_with(&[
         ("modules.json", &MODULES.replace(']', dense)),
-        ("1_P/config.json", r#"{"pooling_mode_cls_token": true}"#),
+        ("1_P/config.json", r#"{"pooling_mode": ["cls", "mean"]}"#),
         (
             "2_D/config.json",
             r#"{"in_features": 4, "out_features": 3, "bias": false,
@@ -136,8 +142,13 @@ fn other_steps_are_refused_by_name() {
         ("models.Transformer", "models.BoW", "lists BoW → Pooling"),
         (
             "]",
-            r#", {"path": "2_L", "type": "models.LSTM"}]"#,
+            r#", {"path": "2_L", "type": "sentence_transformers.models.LSTM"}]"#,
             "→ Pooling → LSTM",
+        ),
+        (
+            "sentence_transformers.models.Transformer",
+            "own_code.Transformer",
+            "lists own_code.Transformer → Pooling",
         ),
     ] {
         let modules = MODULES.replace(from, to);
@@ -179,6 +190,49 @@ fn the_default_prompt_is_found_by_its_name() {
     );
     let error = read_prompt(r#"{"default_prompt_name": "other"}"#).expect_err("not there");
     assert!(error.contains("is 'other', which is not among"), "{error}");
+}
+
+#[test]
+fn vectors_are_cut_where_the_model_says() {
+    let files = [(
+        "config_sentence_transformers.json",
+        r#"{"truncate_dim": 2}"#,
+    )];
+    let folder = folder_with(&files);
+    let plain = Pipeline::read(folder.path()).expect("valid");
+    assert_eq!(plain.steps, [Step::Truncate(2)]);
+    assert_eq!(plain.dimensions(3).expect("fits"), 2);
+    assert_eq!(plain.steps[0].apply(vec![1.0, 2.0, 3.0]), [1.0, 2.0]);
+}
+
+#[test]
+fn what_would_change_numbers_and_is_not_done_is_refused_by_name() {
+    let pooling = ("1_P/config.json", CLS);
+    for (file, text, expected) in [
+        (
+            "config_sentence_transformers.json",
+            r#"{"model_type": "SparseEncoder"}"#,
+            "'model_type' is not",
+        ),
+        (
+            "0_T/sentence_bert_config.json",
+            r#"{"tokenizer_args": {"x": 1}}"#,
+            "'tokenizer_args' is set",
+        ),
+        (
+            "0_T/sentence_bert_config.json",
+            r#"{"model_args": {"load_in_8bit": true}}"#,
+            "'load_in_8bit' is set",
+        ),
+        (
+            "0_T/sentence_bert_config.json",
+            r#"{"transformer_task": "fill-mask"}"#,
+            "'transformer_task' is not",
+        ),
+    ] {
+        let error = read(&[("modules.json", MODULES), pooling, (file, text)]).expect_err(text);
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::AddedToken;
 
 use crate::models::error::LoadError;
+use crate::models::settings_file::Rule::{self, Any, Off};
 use crate::models::settings_file::SettingsFile;
 
 /// `transformers` writes 1e30 for "no limit"; anything near that is no limit either.
@@ -111,6 +113,8 @@ impl Special {
 pub(crate) struct TokenizerConfig {
     /// The most tokens a text may have, special ones included; `None`: no limit of its own.
     pub(crate) max_length: Option<usize>,
+    /// Whether a text that is too long loses its beginning; `None`: not said.
+    pub(super) cut_left: Option<bool>,
     /// Name of the Python class.
     pub(super) class: Option<String>,
     /// The encoder's `model_type`.
@@ -131,6 +135,8 @@ impl TokenizerConfig {
         let read = |name: &str| SettingsFile::read_or_empty(folder.join(name));
         let (file, model) = (read("tokenizer_config.json")?, read("config.json")?);
         let class: Option<String> = file.get("tokenizer_class")?;
+        // Read even where the newer form of the same is there.
+        file.get::<Value>("max_len")?;
         let with_flags: Option<BTreeMap<u32, TokenObject>> = file.get("added_tokens_decoder")?;
         let mut special = Special::read(&file)?;
         // Folders that write tokens with their flags need no second list of special tokens.
@@ -141,8 +147,9 @@ impl TokenizerConfig {
             Some(tokens) => by_id(&tokens),
             None => bare(&read("added_tokens.json")?)?,
         };
-        Ok(Self {
+        let config = Self {
             max_length: max_length(&file)?,
+            cut_left: cut_left(&file)?,
             class: class.or(model.get("tokenizer_class")?),
             model_type: model.get("model_type")?,
             lower_case: file.get("do_lower_case")?,
@@ -152,7 +159,67 @@ impl TokenizerConfig {
             split_punctuation: file.get("split_by_punct")?,
             special,
             added,
-        })
+        };
+        file.settle(RULES)?;
+        Ok(config)
+    }
+}
+
+/// The keys of `tokenizer_config.json` that nothing reads.
+const RULES: &[(&str, Rule)] = &[
+    ("add_bos_token", Any),
+    ("add_eos_token", Any),
+    ("auto_map", Off),
+    ("backend", Any),
+    ("bos_token", Any),
+    ("chat_template", Any),
+    ("clean_up_tokenization_spaces", Any),
+    ("cls_token_type_id", Any),
+    ("do_basic_tokenize", Any),
+    ("eos_token", Any),
+    ("errors", Any),
+    ("extra_special_tokens", Any),
+    ("full_tokenizer_file", Any),
+    ("init_inputs", Any),
+    ("is_local", Any),
+    ("legacy", Any),
+    ("local_files_only", Any),
+    ("max_len_single_sentence", Any),
+    ("max_len_sentences_pair", Any),
+    ("max_length", Any),
+    ("merges_file", Any),
+    ("model_input_names", Any),
+    ("name_or_path", Any),
+    ("never_split", Off),
+    ("pad_to_multiple_of", Any),
+    ("pad_token_type_id", Any),
+    // Nothing is padded.
+    ("padding", Any),
+    ("padding_side", Any),
+    ("processor_class", Any),
+    // Draws pieces at random if its content says so.
+    ("sp_model_kwargs", Off),
+    ("special_tokens_map_file", Any),
+    ("split_special_tokens", Off),
+    ("stride", Any),
+    ("tokenizer_file", Any),
+    ("trim_offsets", Any),
+    ("truncation", Any),
+    ("truncation_strategy", Any),
+    ("unk_id", Any),
+    ("use_fast", Any),
+    ("vocab_file", Any),
+    ("vocab_type", Any),
+    ("word_shape", Any),
+];
+
+fn cut_left(file: &SettingsFile) -> Result<Option<bool>, LoadError> {
+    const KEY: &str = "truncation_side";
+    match file.get::<String>(KEY)?.as_deref() {
+        None => Ok(None),
+        Some("left") => Ok(Some(true)),
+        Some("right") => Ok(Some(false)),
+        Some(side) => Err(file.problem(KEY, format!("is '{side}', neither 'left' nor 'right'"))),
     }
 }
 

@@ -21,7 +21,10 @@ mod tests;
 use std::path::Path;
 
 use thiserror::Error;
-use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{
+    NormalizerWrapper, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
+};
 
 use self::build::Built;
 pub(crate) use self::config::TokenizerConfig;
@@ -32,7 +35,10 @@ use super::error::LoadError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// Embeddings, as sentence-transformers tokenizes for them.
-    Embedding,
+    Embedding {
+        /// Texts are lower-cased first, but for special tokens written out.
+        lower_case: bool,
+    },
     /// `BERTScore`, as bert-score 0.3.13 tokenizes for it: with the tokenizers written in Python,
     /// and for RoBERTa with a space before the text.
     BertScore,
@@ -42,6 +48,8 @@ pub(crate) enum Use {
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     frame: usize,
+    /// Whether white space around a text is left out, as bert-score does.
+    strips: bool,
     /// Whether a space is put before a text.
     prefix_space: bool,
     cls: Option<u32>,
@@ -60,16 +68,22 @@ impl TextTokenizer {
         let failed = |error| load_error(folder, &error);
         let mut built = build::open(folder, config).map_err(failed)?;
         let prefix_space = match purpose {
-            Use::Embedding => false,
+            Use::Embedding { lower_case } => {
+                if lower_case {
+                    lower_first(&mut built.tokenizer).map_err(failed)?;
+                }
+                false
+            }
             Use::BertScore => imitate_python(&mut built, config).map_err(failed)?,
         };
         let mut tokenizer = built.tokenizer;
-        let frame = limit(&mut tokenizer, max_length).map_err(failed)?;
+        let frame = limit(&mut tokenizer, max_length, config.cut_left).map_err(failed)?;
         let id = |token: Option<String>| token.and_then(|token| tokenizer.token_to_id(&token));
         let (cls, sep) = (id(built.cls), id(built.sep));
         Ok(Self {
             tokenizer,
             frame,
+            strips: purpose == Use::BertScore,
             prefix_space,
             cls,
             sep,
@@ -84,10 +98,9 @@ impl TextTokenizer {
             .map_err(|error| load_error(folder, &error))
     }
 
-    /// The ids of `text` without the white space around it, special tokens included: as many as
-    /// [`frame`](Self::frame) or more.
+    /// The ids of `text`, special tokens included: as many as [`frame`](Self::frame) or more.
     pub(crate) fn ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
-        let text = strip(text);
+        let text = if self.strips { strip(text) } else { text };
         let encoding = if self.prefix_space && !text.is_empty() {
             self.tokenizer.encode_fast(format!(" {text}"), true)?
         } else {
@@ -161,8 +174,28 @@ fn imitate_python(built: &mut Built, config: &TokenizerConfig) -> tokenizers::Re
     }
 }
 
+/// Has the tokenizer lower-case a text before anything else, unless it does so anyway.
+fn lower_first(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
+    let steps = match tokenizer.get_normalizer().cloned() {
+        None => Vec::new(),
+        Some(NormalizerWrapper::Sequence(steps)) => steps.as_ref().to_vec(),
+        Some(step) => vec![step],
+    };
+    let lowers = |step: &NormalizerWrapper| matches!(step, NormalizerWrapper::Lowercase(_));
+    if !steps.iter().any(lowers) {
+        let lower = NormalizerWrapper::from(Lowercase);
+        let steps = std::iter::once(lower).chain(steps).collect();
+        tokenizer.with_normalizer(Some(Sequence::new(steps)))?;
+    }
+    Ok(())
+}
+
 /// Sets the limit of a text, and returns how many of its tokens are special.
-fn limit(tokenizer: &mut Tokenizer, max_length: usize) -> tokenizers::Result<usize> {
+fn limit(
+    tokenizer: &mut Tokenizer,
+    max_length: usize,
+    cut_left: Option<bool>,
+) -> tokenizers::Result<usize> {
     let frame = tokenizer
         .get_post_processor()
         .map_or(0, |processor| processor.added_tokens(false));
@@ -173,8 +206,16 @@ fn limit(tokenizer: &mut Tokenizer, max_length: usize) -> tokenizers::Result<usi
         let room = format!("a limit of {max_length} tokens leaves no room for text");
         return Err(refused(format!("{room}, since {frame} are special")));
     }
+    // At which end a text is cut, the settings say, else the saved tokenizer.
+    let saved = tokenizer.get_truncation();
+    let direction = match cut_left {
+        Some(true) => TruncationDirection::Left,
+        Some(false) => TruncationDirection::Right,
+        None => saved.map_or(TruncationDirection::Right, |saved| saved.direction),
+    };
     let truncation = TruncationParams {
         max_length,
+        direction,
         ..TruncationParams::default()
     };
     tokenizer.with_padding(None);

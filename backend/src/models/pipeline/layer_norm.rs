@@ -1,0 +1,60 @@
+//! sentence-transformers' `LayerNorm` module.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use crate::models::error::LoadError;
+use crate::models::settings_file::SettingsFile;
+use crate::models::weights;
+
+/// torch's default, which the module has.
+const EPSILON: f32 = 1e-5;
+
+/// Brings a vector to mean 0 and variance 1, then scales and shifts each of its numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LayerNorm {
+    folder: PathBuf,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl LayerNorm {
+    /// Reads the module in `folder`: `config.json` and the weights.
+    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let file = SettingsFile::read(folder.join("config.json"))?;
+        let size = file.require_count("dimension")?;
+        file.settle(&[])?;
+        let tensors = weights::open(folder, &Device::Cpu)?.pp("norm");
+        let numbers = |name: &str| {
+            let numbers = tensors.get(size, name).and_then(|tensor| tensor.to_vec1());
+            numbers.map_err(|error| weights::broken(folder, error.to_string()))
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            weight: numbers("weight")?,
+            bias: numbers("bias")?,
+        })
+    }
+
+    /// See [`Dense::dimensions`](super::Dense::dimensions).
+    pub(super) fn dimensions(&self, inputs: usize) -> Result<usize, LoadError> {
+        let own = self.weight.len();
+        if inputs == own {
+            return Ok(own);
+        }
+        let problem = format!("the norm takes {own} numbers, not {inputs}");
+        Err(weights::problem(&self.folder, problem))
+    }
+
+    pub(super) fn apply(&self, row: &mut [f32]) {
+        let count = row.len() as f32;
+        let mean = row.iter().sum::<f32>() / count;
+        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
+        let scale = 1.0 / (variance + EPSILON).sqrt();
+        let parameters = self.weight.iter().zip(&self.bias);
+        for (x, (weight, bias)) in row.iter_mut().zip(parameters) {
+            *x = (*x - mean) * scale * weight + bias;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The keys of sentence-transformers' settings files that nothing reads.
+
+use crate::models::settings_file::Rule::{self, Any, Is, Off};
+
+/// `config_sentence_transformers.json`.
+pub(super) const MODEL: &[(&str, Rule)] = &[
+    ("__version__", Any),
+    ("model_type", Is("SentenceTransformer")),
+    ("requirements", Any),
+    // How vectors are to be compared is their reader's business.
+    ("similarity_fn_name", Any),
+];
+
+/// `sentence_bert_config.json`.
+pub(super) const TRANSFORMER: &[(&str, Rule)] = &[
+    ("config_args", Off),
+    ("config_kwargs", Off),
+    ("document_length", Off),
+    // What goes in and comes out, where it is text and its tokens.
+    ("modality_config", Any),
+    ("module_output_name", Is("token_embeddings")),
+    ("processing_kwargs", Off),
+    ("processor_kwargs", Off),
+    ("query_expansion", Off),
+    ("query_length", Off),
+    ("tokenizer_args", Off),
+    ("transformer_task", Is("feature-extraction")),
+    ("unpad_inputs", Any),
+];
+
+/// What that file hands on to the encoder's class.
+pub(super) const MODEL_ARGUMENTS: &[(&str, Rule)] = &[
+    ("attn_implementation", Any),
+    ("dtype", Any),
+    ("low_cpu_mem_usage", Any),
+    ("torch_dtype", Any),
+    ("trust_remote_code", Any),
+    ("use_safetensors", Any),
+    ("add_pooling_layer", Any),
+    ("quantization_config", Off),
+    ("load_in_4bit", Off),
+    ("load_in_8bit", Off),
+];
+
+/// `config.json` of a Pooling module.
+pub(super) const POOLING: &[(&str, Rule)] = &[
+    // The encoder's width.
+    ("embedding_dimension", Any),
+    ("word_embedding_dimension", Any),
+    // Matters only with a prompt, and is read then.
+    ("include_prompt", Any),
+];
+
+/// `config.json` of a module after pooling.
+pub(super) const ABOUT_THE_SENTENCE: &[(&str, Rule)] = &[
+    ("module_input_name", Is("sentence_embedding")),
+    ("module_output_name", Is("sentence_embedding")),
+];
