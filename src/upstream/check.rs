@@ -62,6 +62,7 @@ impl Checker {
                 self.log(&found);
             }
             told = problem;
+            self.target.was_found(!is_absent(&found));
             self.pool.checked(self.host, &found);
             let jitter = 1.0 + rand::random_range(-JITTER..JITTER);
             tokio::select! {
@@ -238,6 +239,18 @@ fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
         Probe::Ours(trouble) => Some(ours(trouble)),
         Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
     }
+}
+
+/// Was there no sign of the host at its address?
+fn is_absent(found: &Check) -> bool {
+    matches!(
+        found,
+        Check::NoAnswer { .. }
+            | Check::Failed {
+                reachable: false,
+                ..
+            }
+    )
 }
 
 fn ours(trouble: Trouble) -> Check {

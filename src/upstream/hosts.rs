@@ -97,6 +97,12 @@ impl Hosts {
         }
     }
 
+    /// Is a host with that name not to be found where it is said to be?
+    pub(super) fn is_sought(&self, name: &str) -> bool {
+        let entries = self.entries.load();
+        entries.values().any(|entry| entry.target.is_sought(name))
+    }
+
     /// What each host last told of itself.
     pub fn reports(&self) -> Reports {
         let entries = self.entries.load();

@@ -25,6 +25,10 @@ use super::{Hosts, Member};
 use crate::config;
 use crate::pool::Pool;
 
+/// How often the name of a host is looked up that is not to be found at its addresses, though the last
+/// answer still holds: perhaps it has moved.
+const SOUGHT: Duration = Duration::from_secs(2);
+
 /// See the module.
 pub struct Membership {
     shared: Arc<Shared>,
@@ -141,6 +145,19 @@ impl Shared {
         step.next
     }
 
+    /// Until the last answer ends, or a host is not to be found where it says.
+    async fn wait_to_ask(&self, name: &str, time: Duration) {
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(SOUGHT);
+            tokio::time::sleep(step).await;
+            left = left.saturating_sub(step);
+            if self.hosts.is_sought(name) {
+                return;
+            }
+        }
+    }
+
     fn apply(&self, state: &State) {
         let members = discovery::members(&state.configured, |name| {
             let found = state.found.get(name);
@@ -222,7 +239,7 @@ impl LookUp {
             loop {
                 let answer = resolver.look_up(&asked.name).await;
                 let next = shared.take_in(&asked, answer);
-                tokio::time::sleep(next).await;
+                shared.wait_to_ask(&asked.name, next).await;
             }
         });
         Self {

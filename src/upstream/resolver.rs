@@ -173,3 +173,21 @@ fn usable(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     (!address.is_unspecified() && !address.is_multicast()).then_some(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_systems_resolver_is_asked_on_a_thread_of_its_own() {
+        let answer = systems_answer("localhost".to_owned()).await.unwrap();
+        let loopback = |records: &Records| match records {
+            Records::Found { addresses, ttl } => {
+                assert_eq!(*ttl, SYSTEMS_TTL);
+                addresses.iter().all(IpAddr::is_loopback)
+            }
+            _ => true,
+        };
+        assert!(answer.has_addresses() && loopback(&answer.v4) && loopback(&answer.v6));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -49,6 +49,8 @@ pub struct Target {
     /// The one of them that is used.
     current: ArcSwapOption<SocketAddr>,
     whereabouts: watch::Sender<Whereabouts>,
+    /// It was not found there when it was checked last.
+    is_astray: AtomicBool,
     info: ArcSwapOption<(Instant, Info)>,
     key: Known,
 }
@@ -81,6 +83,7 @@ impl Target {
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
             current: ArcSwapOption::new(address.map(Arc::new)),
             whereabouts: watch::Sender::new(whereabouts),
+            is_astray: AtomicBool::new(false),
             info: ArcSwapOption::empty(),
             key: Known::default(),
         }
@@ -168,6 +171,16 @@ impl Target {
             let before = std::mem::replace(now, change(*now));
             before != *now
         });
+    }
+
+    /// Was it found where it should be?
+    pub(super) fn was_found(&self, found: bool) {
+        self.is_astray.store(!found, Ordering::Relaxed);
+    }
+
+    /// Might another look-up of `name` find it?
+    pub(super) fn is_sought(&self, name: &str) -> bool {
+        !self.is_fixed && self.url.host() == name && self.is_astray.load(Ordering::Relaxed)
     }
 
     /// Waits for the first look-up, but not longer than `within`.

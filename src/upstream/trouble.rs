@@ -125,7 +125,9 @@ impl TlsTrouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoAddress => "its name has no address; correct its url, or the DNS",
+            Self::NoAddress => {
+                "its name can't be resolved: it has no address; correct its url, or the DNS"
+            }
             Self::Unresolved => "its name can't be resolved",
             Self::Refused => "it does not accept connections: nothing listens at its address",
             Self::NoRoute => "no route leads to it",

@@ -88,6 +88,23 @@ async fn a_host_that_moves_is_followed_within_the_time_to_live_of_its_name() {
 }
 
 #[tokio::test]
+async fn a_host_that_moved_and_is_gone_from_where_it_was_is_looked_for_at_once() {
+    let Some(dns) = DnsServer::start(600, &[(NAME, FIRST)]).await else {
+        return;
+    };
+    let first = sim_host("gpu").at(FIRST, 0).start();
+    let second = sim_host("gpu").at(SECOND, first.address().port()).start();
+    let proxy = Proxy::ready(&by_name(&dns, &first), &[&first]).await;
+
+    dns.set(&[(NAME, SECOND)]).await;
+    first.stop();
+
+    second.is_checked(1).await;
+    proxy.client().embed("x").await.assert_embedding_of("x");
+    assert_eq!(second.arrivals(), 1);
+}
+
+#[tokio::test]
 async fn a_host_stays_where_it_was_found_while_its_name_can_not_be_looked_up() {
     let Some(mut dns) = DnsServer::start(1, &[(NAME, FIRST)]).await else {
         return;
@@ -118,7 +135,7 @@ async fn a_host_whose_name_has_no_address_yet_is_not_at_fault_and_serves_once_it
     })
     .await;
     let (_, status, _) = proxy.command(&["status"]).await;
-    assert!(status.contains("its name has no address"), "{status}");
+    assert!(status.contains("its name can't be resolved"), "{status}");
     assert_eq!(proxy.ejections("gpu").await, 0);
 
     dns.set(&[(NAME, FIRST)]).await;
