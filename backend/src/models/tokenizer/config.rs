@@ -87,7 +87,7 @@ impl Special {
             unk: file.get("unk_token")?,
             pad: file.get("pad_token")?,
             mask: file.get("mask_token")?,
-            more: file.get("additional_special_tokens")?.unwrap_or_default(),
+            more: more_tokens(file)?,
         })
     }
 
@@ -106,6 +106,17 @@ impl Special {
             },
         }
     }
+}
+
+/// Special tokens without a part of their own, under the names of transformers 4 and 5. The newer
+/// one may be an object of named ones, which stand in the file under their names, too.
+fn more_tokens(file: &SettingsFile) -> Result<Vec<Token>, LoadError> {
+    let newer: Option<Value> = file.get("extra_special_tokens")?;
+    let key = match newer {
+        Some(Value::Array(_)) => "extra_special_tokens",
+        _ => "additional_special_tokens",
+    };
+    Ok(file.get(key)?.unwrap_or_default())
 }
 
 /// The settings of a tokenizer.
@@ -178,7 +189,8 @@ const RULES: &[(&str, Rule)] = &[
     ("do_basic_tokenize", Any),
     ("eos_token", Any),
     ("errors", Any),
-    ("extra_special_tokens", Any),
+    // Where the newer name of the same is there.
+    ("additional_special_tokens", Any),
     ("full_tokenizer_file", Any),
     ("init_inputs", Any),
     ("is_local", Any),
@@ -289,6 +301,11 @@ mod tests {
         assert_eq!(special.cls.as_ref().map(Token::text), Some("<s>"));
         assert_eq!(special.mask, Some(Token::Text("<m>".to_owned())));
         assert_eq!(special.sep, None);
+        let more = |text| tokenizer_config(text).expect("valid").special.more;
+        let one = vec![Token::Text("<x>".to_owned())];
+        assert_eq!(more(r#"{"additional_special_tokens": ["<x>"]}"#), one);
+        assert_eq!(more(r#"{"extra_special_tokens": ["<x>"]}"#), one);
+        assert_eq!(more(r#"{"extra_special_tokens": {}}"#), []);
     }
 
     #[test]
