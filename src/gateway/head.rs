@@ -13,6 +13,8 @@ use super::framing::{self, BadHead, HeadLimits, Scanner};
 
 /// What a client of HTTP/2 sends first if it knows that the server speaks it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+/// How a request begins whose answer has no body.
+const HEAD: &[u8] = b"HEAD ";
 /// Room for one read.
 const READ: usize = 4 << 10;
 /// A client that has just connected is about to send; when the proxy stops it gets this long.
@@ -60,6 +62,8 @@ pub(super) struct Heads {
     stopping: watch::Receiver<bool>,
     /// Nothing was read from the connection yet.
     fresh: bool,
+    /// The last request was for a head only, as far as it could be read.
+    wants_no_body: bool,
 }
 
 impl Heads {
@@ -68,7 +72,13 @@ impl Heads {
             bounds,
             stopping,
             fresh: true,
+            wants_no_body: false,
         }
+    }
+
+    /// Must an answer to the last request go without a body, even if that request is refused?
+    pub(super) fn wants_no_body(&self) -> bool {
+        self.wants_no_body
     }
 
     /// The next request. `carried`: what was read beyond the one before.
@@ -85,7 +95,9 @@ impl Heads {
         let from = if self.fresh { started } else { Instant::now() };
         let is_first = std::mem::replace(&mut self.fresh, false);
         let rest = self.rest(stream, &mut buffer, is_first);
-        match timeout_at(from + self.bounds.head, rest).await {
+        let read = timeout_at(from + self.bounds.head, rest).await;
+        self.wants_no_body = buffer.trim_ascii_start().starts_with(HEAD);
+        match read {
             Ok(result) => result?,
             // Some clients send an empty line after a body, and mean nothing by it.
             Err(_) if buffer.iter().all(|byte| b"\r\n".contains(byte)) => {
@@ -172,7 +184,7 @@ mod tests {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(75),
     };
-    const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
     struct Connection {
         client: DuplexStream,
@@ -205,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_comes_with_what_was_read_after_it() {
         let mut connection = connection();
-        let bytes = [b"\r\n", HEAD, b"body"].concat();
+        let bytes = [b"\r\n", REQUEST, b"body"].concat();
         connection.send(&bytes).await;
         let Ok(Arrival::Request(read)) = connection.next().await else {
             panic!("no request");
@@ -219,7 +231,7 @@ mod tests {
         let started = Instant::now();
         let mut client = connection.client;
         tokio::spawn(async move {
-            for byte in HEAD.iter().cycle() {
+            for byte in REQUEST.iter().cycle() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 if client.write_all(&[*byte]).await.is_err() {
                     break;
@@ -242,7 +254,7 @@ mod tests {
         assert_eq!(started.elapsed(), BOUNDS.head, "a new connection");
 
         connection = self::connection();
-        connection.send(HEAD).await;
+        connection.send(REQUEST).await;
         connection.next().await.unwrap();
         let started = Instant::now();
         assert!(matches!(connection.next().await, Err(NoRequest::Done)));
@@ -253,11 +265,26 @@ mod tests {
     async fn an_idle_connection_ends_when_the_proxy_stops_but_not_before_what_has_arrived() {
         let mut connection = connection();
         connection.stop.send_replace(true);
-        connection.send(HEAD).await;
+        connection.send(REQUEST).await;
         assert!(connection.next().await.is_ok());
         let started = Instant::now();
         assert!(matches!(connection.next().await, Err(NoRequest::Done)));
         assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_request_for_a_head_is_known_as_one() {
+        for (bytes, expected) in [
+            (&b"HEAD / HTTP/1.1\r\n\r\n"[..], true),
+            (b"\r\nHEAD / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", true),
+            (b"HEADER / HTTP/1.1\r\n\r\n", false),
+            (b"GET / HTTP/1.1\r\n\r\n", false),
+        ] {
+            let mut connection = connection();
+            connection.send(bytes).await;
+            assert!(matches!(connection.next().await, Err(NoRequest::Bad(_))));
+            assert_eq!(connection.heads.wants_no_body(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

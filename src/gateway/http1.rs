@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,7 +60,11 @@ pub(super) async fn serve<U: Upstream>(
             Ok(Arrival::Http2(_)) | Err(NoRequest::Done) => return Then::Closed,
             Err(refusal) => {
                 let peer = peer_of(stream.get_socket_digest().as_deref());
-                refuse(stream, handler.refuse_head(&refusal, peer)).await;
+                let mut reply = handler.refuse_head(&refusal, peer);
+                if heads.wants_no_body() {
+                    reply.body = Bytes::new();
+                }
+                refuse(stream, reply).await;
                 return Then::Closed;
             }
         };

@@ -99,6 +99,20 @@ async fn head_is_answered_as_get_is_but_for_the_body() {
     }
 }
 
+/// A refused one neither.
+#[tokio::test]
+async fn a_bad_request_for_a_head_gets_no_body() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for method in ["HEAD", "GET"] {
+        let mut connection = proxy.connect().await;
+        let request = format!("{method} /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+        connection.send(request).await;
+        assert_eq!(connection.head().await.0, 400);
+        assert_eq!(connection.rest().await.is_empty(), method == "HEAD");
+    }
+}
+
 fn names(reply: &Reply) -> BTreeSet<&str> {
     reply.headers.keys().map(http::HeaderName::as_str).collect()
 }
