@@ -88,7 +88,7 @@ class Host:
             return {"queue": {**queue, "waiting_estimate": 0}, "active_jobs": []}
         return {
             "device": "cuda",
-            "device_name": self.name,
+            "device_name": f"Simulated {self.name.upper()}",
             "vram_total_mb": self.memory,
             "vram_used_mb": int(self.memory * 0.2) + 700 * self.running,
             "pytorch_version": "simulated",
