@@ -1,0 +1,51 @@
+//! What keeps both programs running whatever becomes of what they say and of their background tasks.
+//!
+//! - [`Log`]: log lines go out through a bounded queue; whoever logs is never held up, and never
+//!   learns of an error.
+//! - [`Upkeep::note_panics`]: a bug costs the request or the task that hit it, and is told.
+//! - [`Upkeep::keep`], [`Upkeep::keep_thread`]: a task that must live is started again.
+//!
+//! What goes wrong is counted in [`Upkeep`], as metrics of the program.
+
+mod lines;
+mod log;
+mod panics;
+mod supervise;
+
+use gpu_bridge_metrics::Maker;
+use prometheus::{IntCounter, IntCounterVec};
+
+pub use lines::Lines;
+pub use log::{Log, announce};
+
+/// What went wrong so far; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Upkeep {
+    dropped_lines: IntCounter,
+    panics: IntCounter,
+    restarts: IntCounterVec,
+}
+
+impl Upkeep {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// If a metric has the name of another.
+    pub fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            dropped_lines: make.counter(
+                "log_lines_dropped_total",
+                "Log lines that were dropped because standard error did not take them.",
+            )?,
+            panics: make.counter(
+                "panics_total",
+                "Bugs that broke off a request or a background task (panics).",
+            )?,
+            restarts: make.counters(
+                "task_restarts_total",
+                "Background tasks that were started again after a panic, by task.",
+                &["task"],
+            )?,
+        })
+    }
+}
