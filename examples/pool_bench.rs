@@ -6,6 +6,8 @@
 //! cargo run --release --example pool_bench
 //! ```
 
+#![expect(clippy::print_stdout, reason = "its results are for standard output")]
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Which headers end at a proxy (RFC 9110, section 7.6.1) and which go on.
 
+use std::collections::HashSet;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers that are about one connection, beside those that `Connection` names.
@@ -12,26 +14,39 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 ];
 const HOP_BY_HOP_UNREGISTERED: [&str; 2] = ["keep-alive", "http2-settings"];
 
-/// Is `name` about the connection on which `headers` came?
-pub fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
-    HOP_BY_HOP.contains(name)
-        || HOP_BY_HOP_UNREGISTERED.contains(&name.as_str())
-        || is_for_proxies(name)
-        || named_by_connection(name, headers)
+/// Which headers of a message are about the connection on which it came. `Connection` is read once, since
+/// it may be as long as the whole head.
+pub struct HopByHop {
+    /// By `Connection`; only headers that there are.
+    named: HashSet<HeaderName>,
+}
+
+impl HopByHop {
+    /// Those of a message with these headers.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let connection = headers.get_all(header::CONNECTION).iter();
+        let tokens = connection
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim);
+        let present = tokens.filter(|token| headers.contains_key(*token));
+        Self {
+            named: present.filter_map(|token| token.parse().ok()).collect(),
+        }
+    }
+
+    /// Is `name` one of them?
+    pub fn has(&self, name: &HeaderName) -> bool {
+        HOP_BY_HOP.contains(name)
+            || HOP_BY_HOP_UNREGISTERED.contains(&name.as_str())
+            || is_for_proxies(name)
+            || self.named.contains(name)
+    }
 }
 
 /// Between a client and its proxy, except what tells how all proxies on the way fared (RFC 9209).
 fn is_for_proxies(name: &HeaderName) -> bool {
     name.as_str().starts_with("proxy-") && name.as_str() != "proxy-status"
-}
-
-fn named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|token| token.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
 /// What follows the scheme in `Authorization: Bearer TOKEN`; `None` for another scheme.
@@ -44,9 +59,10 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
 
 /// The headers of an answer that go on to the client; framing is set anew there.
 pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let hop_by_hop = HopByHop::of(headers);
     headers
         .iter()
-        .filter(|(name, _)| **name != header::CONTENT_LENGTH && !is_hop_by_hop(name, headers))
+        .filter(|(name, _)| **name != header::CONTENT_LENGTH && !hop_by_hop.has(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }
@@ -54,6 +70,19 @@ pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_connection_names_is_noted_once_however_much_it_is() {
+        let mut headers = HeaderMap::new();
+        let tokens: String = "X-Private, n,".repeat(20_000);
+        headers.append("connection", tokens.parse().unwrap());
+        headers.append("x-private", "1".parse().unwrap());
+        let found = HopByHop::of(&headers);
+        assert_eq!(
+            found.named,
+            HashSet::from([HeaderName::from_static("x-private")])
+        );
+    }
 
     #[test]
     fn passes_on_what_is_end_to_end() {

@@ -4,6 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     gpu_bridge::cli::Cli::parse().run()
 }

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use self::files::Shares;
 use self::running::{Prepared, Running, Stopping};
@@ -46,11 +46,16 @@ pub struct Options {
 }
 
 /// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
-/// `config` was read from `file`, which is watched, and read again at SIGHUP.
+/// `config` was read from `file`, which is watched, and read again at SIGHUP. `metrics` are shown.
 ///
 /// # Errors
 /// If an address can't be listened on, or a running proxy can't be relieved.
-pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()> {
+pub async fn serve(
+    file: PathBuf,
+    config: Config,
+    metrics: Arc<Metrics>,
+    options: Options,
+) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
@@ -58,17 +63,10 @@ pub async fn serve(file: PathBuf, config: Config, options: Options) -> Result<()
     let shares = files::share(config.limits.max_connections);
 
     let stopping = Stopping::default();
-    let parts = Parts::new(file, config, options.exporter, shares, &stopping)?;
+    let parts = Parts::new(file, config, metrics, options.exporter, shares, &stopping);
     keep_drained(&parts.pool, &upgrade.draining());
-    keep_reloading(&parts.reloader, signal(SignalKind::hangup())?);
-    tokio::spawn({
-        let pool = parts.pool.clone();
-        async move { pool.keep_time().await }
-    });
-    tokio::spawn({
-        let (pool, metrics) = (parts.pool.clone(), Arc::clone(&parts.observers.metrics));
-        async move { metrics.activity.keep_time(pool).await }
-    });
+    keep_reloading(&parts, signal(SignalKind::hangup())?);
+    keep_time(&parts);
     let prepared = Prepared::new(&sockets)?;
     tokio::select! {
         relieved = upgrade.relieve_predecessor(|| is_serving(&parts.pool)) => relieved?,
@@ -111,16 +109,38 @@ fn keep_drained(pool: &Pool, draining: &[String]) {
 }
 
 /// Reloads when a file changes and when SIGHUP asks for it.
-fn keep_reloading(reloader: &Reloader, mut asked: Signal) {
-    let watcher = reloader.clone();
-    tokio::spawn(async move { watcher.watch().await });
-    let reloader = reloader.clone();
-    tokio::spawn(async move {
-        while asked.recv().await.is_some() {
-            // It tells the log and the metrics what is wrong.
-            let _ = reloader.reload().await;
+fn keep_reloading(parts: &Parts, asked: Signal) {
+    let upkeep = &parts.observers.metrics.upkeep;
+    let reloader = parts.reloader.clone();
+    tokio::spawn(upkeep.keep("watch-files", move || {
+        let reloader = reloader.clone();
+        async move { reloader.watch().await }
+    }));
+    let asked = Arc::new(Mutex::new(asked));
+    let reloader = parts.reloader.clone();
+    tokio::spawn(upkeep.keep("reload", move || {
+        let (reloader, asked) = (reloader.clone(), Arc::clone(&asked));
+        async move {
+            while asked.lock().await.recv().await.is_some() {
+                // It tells the log and the metrics what is wrong.
+                let _ = reloader.reload().await;
+            }
         }
-    });
+    }));
+}
+
+fn keep_time(parts: &Parts) {
+    let metrics = &parts.observers.metrics;
+    let pool = parts.pool.clone();
+    tokio::spawn(metrics.upkeep.keep("pool-time", move || {
+        let pool = pool.clone();
+        async move { pool.keep_time().await }
+    }));
+    let (pool, observed) = (parts.pool.clone(), Arc::clone(metrics));
+    tokio::spawn(metrics.upkeep.keep("activity-time", move || {
+        let (pool, metrics) = (pool.clone(), Arc::clone(&observed));
+        async move { metrics.activity.keep_time(pool).await }
+    }));
 }
 
 /// The wired modules.
@@ -142,12 +162,12 @@ impl Parts {
     fn new(
         file: PathBuf,
         config: Config,
+        metrics: Arc<Metrics>,
         exporter: Option<Arc<dyn Exporter>>,
         shares: Shares,
         stopping: &Stopping,
-    ) -> Result<Self> {
+    ) -> Self {
         let certificates = certificates(&config.listen);
-        let metrics = Arc::new(Metrics::new()?);
         let observers = Observers {
             metrics: Arc::clone(&metrics),
             recent: Arc::default(),
@@ -155,7 +175,11 @@ impl Parts {
         };
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
-        let hosts = Hosts::new(live::upstream_settings(&config), budget.clone());
+        let hosts = Hosts::new(
+            live::upstream_settings(&config),
+            budget.clone(),
+            metrics.upkeep.clone(),
+        );
         let hosts = Arc::new(hosts);
         let reports = Arc::clone(&hosts);
         let handler = Arc::new(Handler {
@@ -187,8 +211,8 @@ impl Parts {
         };
         live.apply(&config);
         let apply = Box::new(move |config: &Config| live.apply(config));
-        let reloader = Reloader::new(file, config, apply, Arc::clone(&metrics));
-        Ok(Self {
+        let reloader = Reloader::new(file, config, apply, metrics);
+        Self {
             access,
             pool,
             observers,
@@ -199,7 +223,7 @@ impl Parts {
             handler,
             certificates,
             reloader,
-        })
+        }
     }
 
     fn admin(&self, closing: watch::Receiver<bool>) -> Admin {

@@ -9,6 +9,8 @@
 //! the last being the beginning of the first embedding, so that engines can be compared.
 //! `--engine candle` is the BERT of candle-transformers as its authors' example runs it.
 
+#![expect(clippy::print_stdout, reason = "its results are for standard output")]
+
 use std::io::{BufRead, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use gpu_bridge_upkeep::{Log, announce};
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
@@ -225,15 +226,26 @@ pub struct Cli {
 
 /// Runs the program; the exit code is 2 for settings that cannot be used and 1 for other failures.
 pub fn main() -> ExitCode {
-    let settings = match Settings::check(&Cli::parse()) {
+    let cli = Cli::parse();
+    let metrics = match Metrics::new(api::ENGINE) {
+        Ok(metrics) => Arc::new(metrics),
+        Err(fault) => {
+            // If standard error is closed, nobody can be told.
+            let _ = writeln!(std::io::stderr(), "{fault}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let log = Log::start(&metrics.upkeep);
+    let settings = match Settings::check(&cli) {
         Ok(settings) => settings,
         Err(problems) => {
-            eprintln!("{problems}\n\nFor all settings, try '--help'.");
+            log.say(&format!("{problems}\n\nFor all settings, try '--help'.\n"));
             return ExitCode::from(USAGE);
         }
     };
-    start_log(&settings.log);
-    match run(settings) {
+    start_log(&settings.log, &log);
+    metrics.upkeep.note_panics();
+    match run(settings, metrics) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             error!("{fault:#}");
@@ -243,22 +255,23 @@ pub fn main() -> ExitCode {
 }
 
 /// Lines for people on a terminal, JSON for everything else.
-fn start_log(filter: &str) {
-    let log = tracing_subscriber::fmt()
+fn start_log(filter: &str, log: &Log) {
+    let format = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(log.lines())
+        // These go to standard error by a macro that panics.
+        .log_internal_errors(false);
     if std::io::stderr().is_terminal() {
-        log.init();
+        format.init();
     } else {
-        log.json().flatten_event(true).init();
+        format.json().flatten_event(true).init();
     }
 }
 
-fn run(settings: Settings) -> anyhow::Result<()> {
+fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     if settings.api.api_key.is_none() {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
-    let metrics = Arc::new(Metrics::new(api::ENGINE)?);
     let facts = settings.devices.first.facts();
     let engine = Arc::new(fleet(&settings, &facts, &metrics)?);
     let services = Services {
@@ -317,7 +330,10 @@ fn fleet(settings: &Settings, facts: &DeviceFacts, metrics: &Metrics) -> anyhow:
 async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow::Result<()> {
     let stop = server::stop_signal()?;
     let listener = server::bind(listen).await?;
-    announce(&listener)?;
+    let address = listener.local_addr()?;
+    // Scripts can wait for it.
+    announce(format!("listening on http://{address}\n"));
+    info!(%address, "listening");
     tokio::task::spawn_blocking(move || engine.warm_up());
     server.serve(listener, stop).await;
     Ok(())
@@ -348,16 +364,6 @@ fn model_memory(given: Option<u64>, device: DeviceChoice, facts: &DeviceFacts) -
     };
     info!(%device, model_memory_mb = bytes >> 20, "memory for models");
     bytes
-}
-
-/// One line on standard output that scripts can wait for.
-fn announce(listener: &tokio::net::TcpListener) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
-    out.flush()?;
-    info!(%address, "listening");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod http;
 use std::sync::{Mutex, PoisonError};
 
 use gpu_bridge_metrics::Maker;
+use gpu_bridge_upkeep::Upkeep;
 use prometheus::{Encoder, IntCounter, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use engine::{BatchStats, EngineMetrics, Queued};
@@ -33,6 +34,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// What the engine counts.
     pub engine: EngineMetrics,
+    /// What went wrong in the program.
+    pub upkeep: Upkeep,
     /// Locked while it is scraped.
     state: Mutex<StateGauges>,
     registry: Registry,
@@ -76,6 +79,7 @@ impl Metrics {
         Ok(Self {
             http: HttpMetrics::new(&make)?,
             engine: EngineMetrics::new(&make)?,
+            upkeep: Upkeep::new(&make)?,
             state: Mutex::new(StateGauges::new(&make)?),
             registry,
         })

@@ -76,12 +76,12 @@ impl Admin {
 }
 
 /// Serves up to `places` connections at once until it is told that it is closing.
-pub async fn serve(listener: TcpListener, admin: Admin, places: usize) {
+pub async fn serve(listener: Arc<TcpListener>, admin: Admin, places: usize) {
     let mut closing = admin.closing.clone();
     let told = async move {
         let _ = closing.wait_for(|closing| *closing).await;
     };
-    server::serve(listener, router(admin), places, told).await;
+    server::serve(&listener, router(admin), places, told).await;
 }
 
 fn router(admin: Admin) -> Router {

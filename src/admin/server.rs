@@ -59,7 +59,7 @@ impl Reserve {
 /// Serves `router` on `places` connections until `stop` ends. Connections that are there then finish
 /// their request by themselves.
 pub(super) async fn serve(
-    listener: TcpListener,
+    listener: &TcpListener,
     router: Router,
     places: usize,
     stop: impl Future<Output = ()>,
@@ -72,7 +72,7 @@ pub(super) async fn serve(
     let mut stop = pin!(stop);
     loop {
         let (stream, peer, place) = tokio::select! {
-            accepted = accept(&listener, &places, &reserve) => accepted,
+            accepted = accept(listener, &places, &reserve) => accepted,
             () = &mut stop => break,
         };
         let router = router.clone().layer(Extension(ConnectInfo(peer)));
@@ -145,9 +145,12 @@ mod tests {
             get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }),
         );
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = serve(listener, router, places, async move {
-            let _ = stopped.await;
-        });
+        let serving = async move {
+            let told = async move {
+                let _ = stopped.await;
+            };
+            serve(&listener, router, places, told).await;
+        };
         (address, stop, tokio::spawn(serving))
     }
 

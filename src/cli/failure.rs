@@ -1,6 +1,6 @@
 //! Why a command failed, and the exit code that tells scripts so.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,7 +57,12 @@ impl Failure {
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("{self}");
+        tell(self);
         ExitCode::from(self.code())
     }
+}
+
+/// A line on standard error; if that is closed, there is nobody to tell.
+pub(super) fn tell(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

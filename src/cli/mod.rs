@@ -6,6 +6,7 @@ mod generate;
 mod operate;
 mod table;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use self::failure::{EXIT_CODES, Failure};
 use self::operate::{Order, Show};
 use crate::config::{self, Config, ConfigError, schema};
 use crate::serve::Options;
-use crate::telemetry::{self, Exporter, LogFormat};
+use crate::telemetry::{self, Exporter, LogFormat, Metrics};
 
 /// Exit code for a configuration that can't be used.
 const BAD_CONFIG: u8 = 2;
@@ -129,45 +130,58 @@ enum Command {
 }
 
 impl Cli {
-    /// Carries out the command.
-    ///
-    /// # Errors
-    /// If the proxy can't run; other failures are told on standard error and by the exit code.
-    pub fn run(self) -> Result<ExitCode> {
+    /// Carries out the command. Failures are told on standard error and by the exit code.
+    pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Serve {
                 config,
                 upgrade_socket,
                 log_format,
-            } => {
-                telemetry::init_logs(log_format);
-                return serve(&config, upgrade_socket);
-            }
-            Command::Check { file, config } => {
-                return Ok(check(&file.or(config).unwrap_or_default()));
-            }
-            Command::Schema { markdown } => return print_schema(markdown),
+            } => return serve(&config, upgrade_socket, log_format),
+            Command::Check { file, config } => check(&file.or(config).unwrap_or_default()),
+            Command::Schema { markdown } => print_schema(markdown),
             Command::Status { place, show } => ask(operate::status(place, show)),
             Command::Hosts { place } => ask(operate::hosts(place)),
             Command::Explain { id, json, place } => ask(operate::explain(place, &id, json)),
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
             Command::Reload { place } => ask(operate::reload(place)),
-            Command::Completions { shell } => {
-                generate::completions(Self::command(), shell);
-                Ok(())
-            }
+            Command::Completions { shell } => generate::completions(Self::command(), shell),
             Command::Man { folder } => generate::man(Self::command(), folder.as_deref()),
         };
-        Ok(done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS))
+        done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS)
     }
 }
 
-fn serve(path: &Path, upgrade_socket: Option<PathBuf>) -> Result<ExitCode> {
+/// What it says goes through the log, which never holds it up.
+fn serve(path: &Path, upgrade_socket: Option<PathBuf>, format: LogFormat) -> ExitCode {
+    let metrics = match Metrics::new() {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return Failure::Failed(error.to_string()).tell(),
+    };
+    let log = telemetry::init_logs(format, &metrics.upkeep);
     let config = match load(path) {
         Ok(config) => config,
-        Err(exit) => return Ok(exit),
+        Err(error) => {
+            log.say(&format!("{error}\n"));
+            return ExitCode::from(BAD_CONFIG);
+        }
     };
+    match run(path, config, metrics, upgrade_socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(
+    path: &Path,
+    config: Config,
+    metrics: Arc<Metrics>,
+    upgrade_socket: Option<PathBuf>,
+) -> Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{}", warning.in_file(path));
     }
@@ -179,11 +193,12 @@ fn serve(path: &Path, upgrade_socket: Option<PathBuf>) -> Result<ExitCode> {
         upgrade_socket,
         exporter: exporter.clone(),
     };
-    let served = runtime.block_on(crate::serve::serve(path.to_owned(), config, options));
+    let served = crate::serve::serve(path.to_owned(), config, metrics, options);
+    let served = runtime.block_on(served);
     if let Some(exporter) = exporter {
         exporter.finish();
     }
-    served.map(|()| ExitCode::SUCCESS)
+    served
 }
 
 /// Where the environment wants traces to go.
@@ -208,52 +223,44 @@ fn exporter(_: &Runtime) -> Result<Option<Arc<dyn Exporter>>> {
     Ok(None)
 }
 
-fn check(path: &Path) -> ExitCode {
-    let (path, loaded) = if path == Path::new("-") {
-        (
-            Path::new("standard input"),
-            told(config::load_stdin(&variable)),
-        )
+fn check(path: &Path) -> Result<(), Failure> {
+    let (path, config) = if path == Path::new("-") {
+        let path = Path::new("standard input");
+        (path, config::load_stdin(&variable)?)
     } else {
-        (path, load(path))
-    };
-    let config = match loaded {
-        Ok(config) => config,
-        Err(exit) => return exit,
+        (path, load(path)?)
     };
     for warning in &config.warnings {
-        eprintln!("warning: {}", warning.explained(path));
+        failure::tell(format_args!("warning: {}", warning.explained(path)));
     }
     let hosts = match config.pool.hosts.len() {
         1 => "1 host".to_owned(),
         hosts => format!("{hosts} hosts"),
     };
-    println!("{}: good, {hosts}", path.display());
-    ExitCode::SUCCESS
+    print(&format!("{}: good, {hosts}\n", path.display()))
 }
 
-fn print_schema(markdown: bool) -> Result<ExitCode> {
-    if markdown {
-        print!("{}", schema::reference()?);
-    } else {
-        print!("{}", schema::SCHEMA);
+fn print_schema(markdown: bool) -> Result<(), Failure> {
+    if !markdown {
+        return print(schema::SCHEMA);
     }
-    Ok(ExitCode::SUCCESS)
+    let reference = schema::reference();
+    print(&reference.map_err(|error| Failure::Failed(error.to_string()))?)
 }
 
-fn load(path: &Path) -> Result<Config, ExitCode> {
-    told(config::load(path, &variable))
+fn load(path: &Path) -> Result<Config, ConfigError> {
+    config::load(path, &variable)
 }
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn told(loaded: Result<Config, ConfigError>) -> Result<Config, ExitCode> {
-    loaded.map_err(|error| {
-        eprintln!("{error}");
-        ExitCode::from(BAD_CONFIG)
-    })
+/// On standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 /// One thread is plenty to ask a question.

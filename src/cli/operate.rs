@@ -1,13 +1,13 @@
 //! The commands that talk to a running proxy.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::client::{Client, Where};
 use super::failure::Failure;
-use super::table;
+use super::{print, table};
 use crate::admin::story;
 use crate::admin::view::{HostState, PoolState, Reloaded, State};
 use crate::gateway::is_request_id;
@@ -147,10 +147,4 @@ fn render(pool: &PoolState, show: Show) -> Result<String, Failure> {
 fn colours() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !refused
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
 }

@@ -14,7 +14,7 @@ use super::peek::Peek;
 use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
-use crate::headers::is_hop_by_hop;
+use crate::headers::HopByHop;
 use crate::message::{Call, Payload};
 use crate::pool::{Demand, Label};
 use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
@@ -120,10 +120,11 @@ fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
         header::EXPECT,
         header::AUTHORIZATION,
     ];
+    let hop_by_hop = HopByHop::of(headers);
     let mut forwarded: HeaderMap = headers
         .iter()
         .filter(|(name, _)| !ours.contains(name) && name.as_str() != API_KEY_HEADER)
-        .filter(|(name, _)| !is_hop_by_hop(name, headers))
+        .filter(|(name, _)| !hop_by_hop.has(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     forwarded.insert(request_id::HEADER, header_value(id));

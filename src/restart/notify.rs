@@ -38,13 +38,25 @@ fn send(socket: &OsStr, message: &str) -> io::Result<()> {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    let ours = UnixDatagram::unbound()?;
+    // A supervisor that does not read is not waited for.
+    ours.set_nonblocking(true)?;
+    ours.send_to_addr(message.as_bytes(), &address)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_supervisor_that_does_not_read_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _deaf = UnixDatagram::bind(&path).unwrap();
+        let refused = (0..100_000).find_map(|_| send(path.as_os_str(), "x").err());
+        assert_eq!(refused.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
 
     #[test]
     fn the_message_arrives_in_one_piece() {

@@ -1,5 +1,6 @@
 //! The proxy while it serves, and the two ways in which that ends.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
@@ -88,11 +89,14 @@ impl Running {
             admin,
             admin_address,
         } = prepared;
-        tokio::spawn(admin::serve(
-            admin,
+        let (operators, places) = (
             parts.admin(stopping.admin.subscribe()),
             parts.shares.operators,
-        ));
+        );
+        let admin = Arc::new(admin);
+        tokio::spawn(parts.observers.metrics.upkeep.keep("admin", move || {
+            admin::serve(Arc::clone(&admin), operators.clone(), places)
+        }));
         let pool = parts.pool.clone();
         let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();
@@ -146,10 +150,10 @@ impl Running {
     }
 
     /// Closes idle connections and waits for the others.
-    async fn finish(self, time: Duration, signals: &mut Signals) {
+    async fn finish(mut self, time: Duration, signals: &mut Signals) {
         self.stopping.idle.send_replace(true);
         // Ends when nothing is accepted any more.
-        self.services.join_all().await;
+        while self.services.join_next().await.is_some() {}
         tokio::select! {
             biased;
             closed = self.connections.closed(time) => if closed {
@@ -193,19 +197,21 @@ fn watch_certificates(
     }
 }
 
-/// On standard output, for people and scripts.
+/// On standard output, for people and scripts. Nothing depends on whether it takes that.
 fn announce(
     addresses: &[SocketAddr],
     certificates: &[Option<Arc<Certificates>>],
     admin: SocketAddr,
 ) {
+    let mut text = String::new();
     for (address, certificates) in std::iter::zip(addresses, certificates) {
         let scheme = if certificates.is_some() {
             "https"
         } else {
             "http"
         };
-        println!("listening on {scheme}://{address}");
+        let _ = writeln!(text, "listening on {scheme}://{address}");
     }
-    println!("admin on http://{admin}");
+    let _ = writeln!(text, "admin on http://{admin}");
+    gpu_bridge_upkeep::announce(text);
 }

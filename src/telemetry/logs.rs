@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
+use gpu_bridge_upkeep::{Log, Upkeep};
 use tracing_subscriber::EnvFilter;
 
 use super::human::Human;
@@ -22,8 +23,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging; call it once.
-pub fn init(format: LogFormat) {
+/// Starts logging, and noting panics; call it once. What is still to be written when the log is dropped
+/// has a moment for that.
+pub fn init(format: LogFormat, upkeep: &Upkeep) -> Log {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let human = match format {
@@ -31,13 +33,18 @@ pub fn init(format: LogFormat) {
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
+    let log = Log::start(upkeep);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr);
+        .with_writer(log.lines())
+        // These go to standard error by a macro that panics.
+        .log_internal_errors(false);
     if human {
         let builder = builder.with_ansi(stderr().is_terminal());
         builder.event_format(Human).init();
     } else {
         builder.json().flatten_event(true).init();
     }
+    upkeep.note_panics();
+    log
 }

@@ -53,7 +53,7 @@ pub(super) struct Checker {
 
 impl Checker {
     /// Checks for ever.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(&self) {
         let mut told = None;
         loop {
             let found = self.check().await;

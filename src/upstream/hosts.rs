@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use gpu_bridge_upkeep::Upkeep;
 use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
 
@@ -27,6 +28,7 @@ pub struct Hosts {
     entries: ArcSwap<Entries>,
     checks: Mutex<HashMap<HostId, Background>>,
     means: Arc<Means>,
+    pub(super) upkeep: Upkeep,
 }
 
 type Entries = HashMap<HostId, Entry>;
@@ -46,8 +48,8 @@ pub(super) struct Means {
 }
 
 impl Hosts {
-    /// No hosts yet. `budget` bounds the answers that are held.
-    pub fn new(settings: Settings, budget: Budget) -> Self {
+    /// No hosts yet. `budget` bounds the answers that are held, `upkeep` keeps the checks alive.
+    pub fn new(settings: Settings, budget: Budget, upkeep: Upkeep) -> Self {
         let means = Means {
             connector: TransportConnector::new(None),
             settings: ArcSwap::from_pointee(settings),
@@ -57,6 +59,7 @@ impl Hosts {
             entries: ArcSwap::default(),
             checks: Mutex::default(),
             means: Arc::new(means),
+            upkeep,
         }
     }
 
@@ -111,13 +114,16 @@ impl Hosts {
     }
 
     fn keep_checking(&self, host: HostId, target: &Arc<Target>, pool: &Pool) -> Background {
-        let checker = Checker {
+        let checker = Arc::new(Checker {
             host,
             target: Arc::clone(target),
             means: Arc::clone(&self.means),
             pool: pool.clone(),
-        };
-        Background::spawn(checker.run())
+        });
+        Background::spawn(self.upkeep.keep("check", move || {
+            let checker = Arc::clone(&checker);
+            async move { checker.run().await }
+        }))
     }
 }
 

@@ -231,20 +231,25 @@ fn tell(configured: &[Member], question: &Question, known: usize, news: News) {
 
 impl LookUp {
     fn start(question: Question, shared: Arc<Shared>) -> Self {
-        let resolver = Resolver {
-            server: question.server,
-        };
         let asked = question.clone();
-        let task = Background::spawn(async move {
-            loop {
-                let answer = resolver.look_up(&asked.name).await;
-                let next = shared.take_in(&asked, answer);
-                shared.wait_to_ask(&asked.name, next).await;
-            }
-        });
+        let upkeep = shared.hosts.upkeep.clone();
+        let task = Background::spawn(upkeep.keep("discover", move || {
+            keep_asking(asked.clone(), Arc::clone(&shared))
+        }));
         Self {
             question,
             _task: task,
         }
+    }
+}
+
+async fn keep_asking(question: Question, shared: Arc<Shared>) {
+    let resolver = Resolver {
+        server: question.server,
+    };
+    loop {
+        let answer = resolver.look_up(&question.name).await;
+        let next = shared.take_in(&question, answer);
+        shared.wait_to_ask(&question.name, next).await;
     }
 }

@@ -8,7 +8,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that can't go on has failed"
+    clippy::print_stderr,
+    reason = "a test that can't go on has failed, and says why"
 )]
 
 mod harness;
@@ -51,6 +52,7 @@ mod smuggling;
 mod speed;
 mod stories;
 mod summary;
+mod telemetry;
 mod traces;
 #[cfg(feature = "otlp")]
 mod traces_export;

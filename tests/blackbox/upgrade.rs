@@ -357,6 +357,24 @@ async fn a_signal_makes_the_proxy_start_its_own_successor() {
     assert_eq!(old.ended().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn a_successor_serves_though_nobody_reads_its_standard_output() {
+    let place = Place::new();
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]);
+    let mut old = Proxy::start_at(&place.socket(), &config).await;
+    old.close_stdout();
+
+    old.signal("USR2").await;
+    old.logs("another process has taken over").await;
+    let successor = Successor::of(&old);
+
+    eventually("the old process has ended", async || old.has_ended()).await;
+    old.client().flood(10, 2).await;
+    successor.stop();
+    assert_eq!(old.ended().await.code(), Some(0));
+}
+
 /// A process that the proxy started, not the test. It shares the proxy's standard error, whose end
 /// shows the end of both.
 struct Successor(String);

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use memchr::{memchr, memchr_iter, memrchr};
 use prometheus::IntCounter;
 
 /// Bytes that wait; as many again may be on their way to the sink. Some thousands of lines.
@@ -178,7 +179,7 @@ impl<W: Write> Sink<W> {
 
 /// A line whose end is missing is one as well.
 fn count(lines: &[u8]) -> u64 {
-    let ends = lines.iter().filter(|byte| **byte == b'\n').count();
+    let ends = memchr_iter(b'\n', lines).count();
     let is_open = lines.last().is_some_and(|byte| *byte != b'\n');
     (ends + usize::from(is_open)) as u64
 }
@@ -186,10 +187,9 @@ fn count(lines: &[u8]) -> u64 {
 /// `batch` in pieces of whole lines, each of [`ONE_PIECE`] at most unless it is one longer line.
 fn pieces(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let is_end = |byte: &u8| *byte == b'\n';
         let fitting = batch.get(..ONE_PIECE).unwrap_or(batch);
-        let end = fitting.iter().rposition(is_end);
-        let end = end.or_else(|| batch.iter().position(is_end));
+        let end = memrchr(b'\n', fitting);
+        let end = end.or_else(|| memchr(b'\n', batch));
         let (piece, rest) = batch.split_at(end.map_or(batch.len(), |end| end + 1));
         batch = rest;
         (!piece.is_empty()).then_some(piece)

@@ -27,6 +27,8 @@ use crate::metrics::Rejection;
 
 /// Longest model name, in characters, that the log and the job list show.
 const SHOWN_NAME: usize = 200;
+/// In the log for a panic, whose own text may hold a client's.
+const PANICKED: &str = "a bug: it panicked";
 
 /// Answers a request to compute something.
 pub(super) async fn serve(
@@ -50,7 +52,7 @@ pub(super) async fn serve(
     let held = exchange.held.take();
     let (body, held) = spawn_blocking(move || (work.run(&*engine, running), held))
         .await
-        .map_err(|panic| exchange.log.internal(&panic))?;
+        .map_err(|_| exchange.log.internal(&PANICKED))?;
     exchange.held = held;
     let body = body
         .map_err(|error| refusal(&error, &exchange.log))?
@@ -67,7 +69,7 @@ async fn receive(app: &Arc<App>, kind: Kind, exchange: &mut Exchange) -> Result<
     let held = exchange.held.take();
     let (work, held) = spawn_blocking(move || (Work::read(kind, &received, &limits), held))
         .await
-        .map_err(|panic| exchange.log.internal(&panic))?;
+        .map_err(|_| exchange.log.internal(&PANICKED))?;
     exchange.held = held;
     Ok(work?.or_default(&app.options))
 }
@@ -87,7 +89,7 @@ async fn load(app: &App, work: &Work, watch: &Watch, log: &RequestLog) -> Result
         let _place = place;
         engine.load(purpose, &model, &waiting)
     });
-    match loaded.await.map_err(|panic| log.internal(&panic))? {
+    match loaded.await.map_err(|_| log.internal(&PANICKED))? {
         // Told by the computation: the Python service notices these only with a slot, and without
         // one answers "busy".
         Ok(())

@@ -4,6 +4,7 @@
 //! that order. (Where GPUs differ, CUDA also puts the fastest first unless
 //! `CUDA_DEVICE_ORDER=PCI_BUS_ID` is set; only with that do the two count alike on such a machine.)
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::thread;
 
@@ -67,11 +68,14 @@ impl Gpu {
 fn renew(watched: &Weak<RwLock<Arc<Facts>>>, read: impl Fn() -> Facts, pause: impl Fn()) {
     loop {
         pause();
-        let facts = Arc::new(read());
+        // A bug of the driver's library costs one look.
+        let found = catch_unwind(AssertUnwindSafe(&read));
         let Some(watched) = watched.upgrade() else {
             return;
         };
-        *watched.write().unwrap_or_else(PoisonError::into_inner) = facts;
+        if let Ok(facts) = found {
+            *watched.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+        }
     }
 }
 
@@ -207,5 +211,26 @@ mod tests {
         drop(facts);
         go_on.send(()).unwrap();
         assert!(paused.recv().is_err(), "the thread has ended");
+    }
+    #[test]
+    fn a_look_that_panics_costs_that_look_only() {
+        let facts = DeviceFacts::new(Facts::default());
+        let watched = Arc::downgrade(&facts.0);
+        let (see, seen) = mpsc::channel();
+        let (look, looks) = mpsc::channel();
+        for name in [None, Some("well again")] {
+            look.send(name).unwrap();
+        }
+        let read = move || Facts {
+            name: looks.recv().unwrap().expect("on purpose").to_owned(),
+            ..Facts::default()
+        };
+        let pause = move || see.send(()).unwrap_or_default();
+        let thread = thread::spawn(move || renew(&watched, read, pause));
+        // The third pause is after the second look.
+        (0..3).for_each(|_| seen.recv().unwrap());
+        assert_eq!(facts.latest().name, "well again");
+        drop((facts, look));
+        thread.join().unwrap();
     }
 }

@@ -16,3 +16,4 @@ mod program;
 mod recording;
 mod replay;
 mod scrape;
+mod telemetry;

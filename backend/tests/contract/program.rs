@@ -18,7 +18,7 @@ const EMBED: &str = "all-MiniLM-L6-v2";
 const BERTSCORE: &str = "microsoft/deberta-xlarge-mnli";
 
 /// The program with nothing of this environment but what finds libraries.
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-bridge-backend"));
     command.env_clear().kill_on_drop(true).stdin(Stdio::null());
     command
@@ -243,9 +243,9 @@ fn models_folder() -> TempDir {
     links
 }
 
-struct Running {
-    program: Child,
-    url: String,
+pub(crate) struct Running {
+    pub(crate) program: Child,
+    pub(crate) url: String,
 }
 
 /// The program under the circumstances of a recording, with its models loaded.
@@ -268,7 +268,7 @@ async fn start(run: &recording::Suite, models: &Path) -> Running {
     running
 }
 
-async fn listening(mut command: Command) -> Running {
+pub(crate) async fn listening(mut command: Command) -> Running {
     let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
     let line = lines
@@ -304,7 +304,7 @@ impl Running {
     }
 
     /// Ends the program as an orchestrator does.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let id = self.program.id().unwrap().to_string();
         assert!(
             Command::new("kill")

@@ -23,6 +23,7 @@ mod reloads;
 mod requests;
 
 use gpu_bridge_metrics::Maker;
+use gpu_bridge_upkeep::Upkeep;
 use prometheus::{Registry, TextEncoder};
 
 pub use self::hosts::HostMetrics;
@@ -52,6 +53,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// The proxy itself.
     pub process: ProcessMetrics,
+    /// What went wrong in it.
+    pub upkeep: Upkeep,
     /// The last minutes in more detail, for those who look at them live.
     pub activity: Activity,
 }
@@ -69,6 +72,7 @@ impl Metrics {
             hosts: HostMetrics::new(&make)?,
             reloads: Reloads::new(&make)?,
             process: ProcessMetrics::new(&make)?,
+            upkeep: Upkeep::new(&make)?,
             activity: Activity::default(),
             registry,
         })

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Process {
     name: String,
     child: Child,
-    stdout: Lines<BufReader<ChildStdout>>,
+    /// `None`: nobody reads it any more.
+    stdout: Option<Lines<BufReader<ChildStdout>>>,
     log: Arc<Mutex<String>>,
     log_ends: Option<JoinHandle<()>>,
 }
@@ -26,21 +27,26 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`; `name` is for messages.
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        Self::start_logging_to(name, command, Stdio::piped())
+    }
+
+    /// The same with another standard error; it is read here only if it is a pipe of our own.
+    pub(crate) fn start_logging_to(name: &str, command: &mut Command, stderr: Stdio) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
         let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
-        let log_ends = Some(tokio::spawn(collect(stderr, Arc::clone(&log))));
+        let stderr = child.stderr.take().map(BufReader::new);
+        let log_ends = stderr.map(|stderr| tokio::spawn(collect(stderr, Arc::clone(&log))));
         Self {
             name: name.to_owned(),
             child,
-            stdout,
+            stdout: Some(stdout),
             log,
             log_ends,
         }
@@ -60,7 +66,8 @@ impl Process {
 
     /// The next line on standard output; `None` after the last.
     pub(crate) async fn line(&mut self) -> Option<String> {
-        let line = timeout(PATIENCE, self.stdout.next_line()).await;
+        let stdout = self.stdout.as_mut().expect("standard output");
+        let line = timeout(PATIENCE, stdout.next_line()).await;
         line.unwrap_or_else(|_| panic!("{} says nothing", self.name))
             .unwrap()
     }
@@ -73,13 +80,19 @@ impl Process {
             .to_owned()
     }
 
+    /// Closes the pipe that is its standard output, and that of its children.
+    pub(crate) fn close_stdout(&mut self) {
+        self.stdout = None;
+    }
+
+    /// Its number in the system.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("still running")
+    }
+
     /// Asks it to end (SIGTERM).
     pub(crate) async fn terminate(&self) {
         self.signal("TERM").await;
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id().expect("still running")
     }
 
     /// Sends it a signal.
@@ -91,6 +104,11 @@ impl Process {
     pub(crate) async fn logs(&self, text: &str) {
         let what = format!("{text:?} in the log of {}", self.name);
         eventually(&what, async || self.log().contains(text)).await;
+    }
+
+    /// Has it ended?
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for its end.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 
 use tempfile::NamedTempFile;
 use tokio::process::Command;
@@ -45,11 +45,20 @@ impl Proxy {
 
     /// Starts it with more arguments, or another environment.
     pub(crate) async fn start_with(config: &Config, arguments: impl FnOnce(&mut Command)) -> Self {
+        Self::start_logging_to(Stdio::piped(), config, arguments).await
+    }
+
+    /// The same with another standard error than one that is read here.
+    pub(crate) async fn start_logging_to(
+        stderr: Stdio,
+        config: &Config,
+        arguments: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(config.to_yaml().as_bytes()).unwrap();
         let mut command = serve(file.path());
         arguments(&mut command);
-        let mut process = Process::start("the proxy", &mut command);
+        let mut process = Process::start_logging_to("the proxy", &mut command, stderr);
         let url = process.announced("listening on ").await;
         let (_, address) = url.split_once("://").expect("a URL");
         let address = address.to_owned();
@@ -230,6 +239,16 @@ impl Proxy {
         .await;
     }
 
+    /// Closes the pipe that is its standard output, and its successors'.
+    pub(crate) fn close_stdout(&mut self) {
+        self.process.close_stdout();
+    }
+
+    /// Its number in the system.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Asks it to stop (SIGTERM).
     pub(crate) async fn terminate(&self) {
         self.process.terminate().await;
@@ -262,6 +281,11 @@ impl Proxy {
             metrics.count("gpu_bridge_requests_total", &[("route", "embed")]) > 0
         })
         .await;
+    }
+
+    /// Has it ended?
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
     }
 
     /// Waits until it has ended.

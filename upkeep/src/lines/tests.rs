@@ -41,7 +41,9 @@ fn fixture() -> Fixture {
         taken: take,
     };
     let dropped = IntCounter::new("dropped", "dropped").unwrap();
-    let lines = Lines::start(sink, dropped, move |lines| drop(tell.send(lines)));
+    let lines = Lines::start(sink, dropped, move |lines| {
+        let _ = tell.send(lines);
+    });
     Fixture {
         lines,
         answers,

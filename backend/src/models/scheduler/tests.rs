@@ -285,3 +285,27 @@ fn the_text_that_is_to_blame_is_taken_out_of_its_batch() {
     }
     assert!(batches.len() <= 2, "not halved: {batches:?}");
 }
+
+#[test]
+fn a_bug_of_the_worker_costs_the_requests_of_that_moment_only() {
+    let bench = bench(100);
+    let shared = &bench.scheduler.shared;
+    thread::scope(|scope| {
+        let running = scope.spawn(|| bench.encode(&[&[1]], &Waiting::default()));
+        bench.next_batch();
+        let waiting = scope.spawn(|| bench.encode(&[&[2]], &Waiting::default()));
+        while shared.lock().waiting() < 1 {
+            thread::yield_now();
+        }
+
+        let goes_on = worker::outlive(shared, || panic!("on purpose"));
+
+        assert!(goes_on);
+        bench.release();
+        for request in [running, waiting] {
+            let told = request.join().expect("thread").expect_err("dropped");
+            assert!(matches!(told, EngineError::Inference(_)), "{told}");
+        }
+    });
+    bench.encode(&[&[3]], &Waiting::default()).expect("rows");
+}

@@ -132,6 +132,19 @@ impl State {
     /// No more batches; whoever waits for one learns of it.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
+        self.hang_up();
+    }
+
+    /// Drops all there is to do; whoever waits for it learns that it broke.
+    fn break_off(&mut self) {
+        for open in self.open.values() {
+            drop(open.done.send((0, Err(EncodeError::Panicked))));
+        }
+        self.hang_up();
+    }
+
+    fn hang_up(&mut self) {
+        self.queue = FairQueue::new();
         self.running.clear();
         for (_, open) in std::mem::take(&mut self.open) {
             open.closed.cancel();
@@ -186,20 +199,24 @@ impl State {
 
 /// Forms and runs batches until the scheduler stops.
 pub(super) fn work(shared: &Shared) {
-    let _hang_up = HangUp(shared);
-    while let Some((model, texts)) = wait_for_batch(shared) {
-        run(shared, &model, texts);
-    }
+    let next = || match wait_for_batch(shared) {
+        Some((model, texts)) => {
+            run(shared, &model, texts);
+            true
+        }
+        None => false,
+    };
+    while outlive(shared, next) {}
 }
 
-/// However the worker ends, nobody goes on waiting for it.
-struct HangUp<'a>(&'a Shared);
-
-impl Drop for HangUp<'_> {
-    fn drop(&mut self) {
-        self.0.lock().stop();
-        self.0.idle.notify_all();
-    }
+/// Does `step`, which says whether there are more. A bug in it costs the requests of that moment, which
+/// learn of it, but not those that come later.
+pub(super) fn outlive(shared: &Shared, step: impl FnOnce() -> bool) -> bool {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        shared.lock().break_off();
+        shared.idle.notify_all();
+        true
+    })
 }
 
 fn wait_for_batch(shared: &Shared) -> Option<(Model, Vec<Chosen>)> {
