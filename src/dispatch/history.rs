@@ -8,12 +8,15 @@
 //!   host's; if not, it is the client's to read. Server errors, and a request that is forbidden,
 //!   count like broken ones. What a host's front says, and that a model is missing, cost no
 //!   computing: every host is asked once, and the last word is delivered only if all say so.
+//! - While there is a host that might have the model, a request waits for it, even if it is out.
 //! - An attempt that failed for want of something on this machine says nothing of anybody. Siblings
 //!   are tried first, since ports run out for one destination at a time; then all again, after a
 //!   pause.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
+
+use http::StatusCode;
 
 use super::{Delivery, Refusal};
 use crate::config::HostName;
@@ -34,11 +37,19 @@ pub(super) struct History {
     is_broken: bool,
     broke_last: bool,
     avoid: Avoid,
-    accused: Vec<HostId>,
+    accused: Vec<Accused>,
     in_hand: Option<InHand>,
     /// Hosts that could not be asked since the last pause.
     untried: Option<Avoid>,
     pauses: u32,
+}
+
+/// A host whose answer becomes a fault once a sibling answers well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accused {
+    pub(super) host: HostId,
+    /// Services say so that they lack a model, too.
+    pub(super) may_lack_model: bool,
 }
 
 /// The last doubtful answer.
@@ -84,7 +95,7 @@ impl History {
     }
 
     /// Hosts whose answer becomes a fault once a sibling answers well.
-    pub(super) fn accused(&self) -> &[HostId] {
+    pub(super) fn accused(&self) -> &[Accused] {
         &self.accused
     }
 
@@ -94,10 +105,15 @@ impl History {
         match verdict {
             Verdict::Sibling { answer, why } => {
                 self.faults += u32::from(counts(why));
-                self.avoid.add(host, true, proof);
-                // What a host lacks is no fault of it.
-                if why != Doubt::NoModel {
-                    self.accused.push(host);
+                if why == Doubt::NoModel {
+                    // What a host lacks is no fault of it.
+                    self.avoid.add_lack(host, proof);
+                } else {
+                    self.avoid.add(host, true, proof);
+                    self.accused.push(Accused {
+                        host,
+                        may_lack_model: answer.status == StatusCode::INTERNAL_SERVER_ERROR,
+                    });
                 }
                 self.keep(name, answer, why);
             }
@@ -150,11 +166,18 @@ impl History {
         self.pauses += 1;
     }
 
-    /// Is it enough? `alternative`: could another host still serve the request?
-    pub(super) fn is_over(&self, alternative: impl FnOnce(&Avoid) -> bool) -> bool {
+    /// Is it enough? `alternative`: could another host still serve the request, or, if the second
+    /// argument says so, when it is back?
+    pub(super) fn is_over(&self, alternative: impl FnOnce(&Avoid, bool) -> bool) -> bool {
         self.faults >= self.max_faults.get()
             || (self.in_hand.as_ref().is_some_and(|it| self.stands(it))
-                && !alternative(&self.avoid))
+                && !alternative(&self.avoid, self.lacks_model()))
+    }
+
+    /// Does the answer in hand say that the model is missing, and is it the client's?
+    pub(super) fn lacks_model(&self) -> bool {
+        let known = self.in_hand.as_ref();
+        known.is_some_and(|known| known.why == Doubt::NoModel && self.stands(known))
     }
 
     /// Is `known` what all hosts say that took the request?
@@ -164,7 +187,7 @@ impl History {
 
     /// The end without a good answer: the answer in hand, if it is the client's, else `refusal`.
     pub(super) fn conclude(self, refusal: Refusal) -> Result<Delivery, Refusal> {
-        let all_asked = refusal == Refusal::HostsFailed;
+        let all_asked = matches!(refusal, Refusal::HostsFailed | Refusal::NoModel);
         let known = self.in_hand.as_ref();
         let is_for_client =
             known.is_some_and(|known| self.stands(known) && (all_asked || counts(known.why)));

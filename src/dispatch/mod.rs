@@ -29,7 +29,7 @@ use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::HostName;
 use crate::message::{Answer, Call, Cut, Rest};
-use crate::pool::{Lease, Outcome, Pool, Ticket, TurnedAway};
+use crate::pool::{Lease, Model, Outcome, Pool, Ticket, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
 use crate::upstream::Upstream;
 
@@ -103,6 +103,9 @@ pub enum Refusal {
     /// Too much is ahead of it in the queue.
     #[error("all hosts are busy and the queue is longer than this request may wait")]
     QueueTooLong,
+    /// Every host lacks the model.
+    #[error("no host of the pool has the model")]
+    NoModel,
     /// No host became free in time.
     #[error("no host became free in time")]
     Deadline,
@@ -115,6 +118,7 @@ impl From<TurnedAway> for Refusal {
     fn from(turned_away: TurnedAway) -> Self {
         match turned_away {
             TurnedAway::Full => Self::QueueFull,
+            TurnedAway::NoModel => Self::NoModel,
             TurnedAway::TooLong => Self::QueueTooLong,
         }
     }
@@ -147,27 +151,55 @@ impl<U: Upstream> Dispatcher<U> {
         let ticket = self.pool.ticket();
         let mut history = History::new(settings.max_faulted_hosts);
         self.budget().deposit(settings.retry_percent);
+        let model = call.demand.model.as_ref();
         loop {
             let lease = match self
                 .acquire(ticket, call, &mut history, deadlines, journal)
                 .await
             {
                 Ok(lease) => lease,
-                Err(refusal) => return history.conclude(refusal),
+                Err(refusal) => return self.conclude(model, history, refusal),
             };
             let ended = self.run(lease, call, &history, settings, journal).await;
             for Ended { lease, end } in ended {
                 match end {
-                    End::Delivered(answer) => return Ok(self.deliver(lease, answer, &history)),
+                    End::Delivered(answer) => {
+                        return Ok(self.deliver(lease, answer, call, &history));
+                    }
                     End::Failed { verdict, proof } => {
                         self.metrics.requests.retried(verdict.as_str());
                         history.record(lease.host(), lease.name(), verdict, proof);
                     }
                 }
             }
-            if self.is_over(&history) {
-                return history.conclude(Refusal::HostsFailed);
+            if self.is_over(model, &history) {
+                return self.conclude(model, history, Refusal::HostsFailed);
             }
+        }
+    }
+
+    /// The end without a good answer. Of a model that the whole pool lacks, more is known than what one
+    /// host says. One that has waited in vain for a host that might have its model gets the answer of
+    /// those that lack it, unless another is known to have it: then it is worth coming again.
+    fn conclude(
+        &self,
+        model: Option<&Model>,
+        history: History,
+        refusal: Refusal,
+    ) -> Result<Delivery, Refusal> {
+        if !history.lacks_model() {
+            return history.conclude(refusal);
+        }
+        match (refusal, model) {
+            (Refusal::Deadline, model) if model.is_some_and(|it| self.pool.is_known(it)) => {
+                Err(refusal)
+            }
+            (Refusal::HostsFailed | Refusal::NoModel, Some(_))
+                if history.accused().is_empty() && self.pool.is_shared() =>
+            {
+                Err(Refusal::NoModel)
+            }
+            _ => history.conclude(Refusal::NoModel),
         }
     }
 
@@ -216,22 +248,22 @@ impl<U: Upstream> Dispatcher<U> {
             lease = tokio::time::timeout_at(note.started() + left, leased) => {
                 Ok(lease.map_err(|_| Refusal::Deadline)??)
             }
-            () = self.last_word(history) => Err(Refusal::HostsFailed),
+            () = self.last_word(call.demand.model.as_ref(), history) => Err(Refusal::HostsFailed),
         }
     }
 
     /// Ends when no host is left that might know better than the answer in hand, if there is one.
-    async fn last_word(&self, history: &History) {
+    async fn last_word(&self, model: Option<&Model>, history: &History) {
         if !history.has_answer() {
             std::future::pending::<()>().await;
         }
-        while !self.is_over(history) {
+        while !self.is_over(model, history) {
             tokio::time::sleep(WORTH_ASKING).await;
         }
     }
 
-    fn is_over(&self, history: &History) -> bool {
-        history.is_over(|avoid| self.pool.has_alternative(avoid))
+    fn is_over(&self, model: Option<&Model>, history: &History) -> bool {
+        history.is_over(|avoid, later| self.pool.has_alternative(model, avoid, later))
     }
 
     /// After a failure of this machine: a lease on a host that did not meet it, or `None` when it is
@@ -275,11 +307,19 @@ impl<U: Upstream> Dispatcher<U> {
 
     /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
-    fn deliver(&self, lease: Lease, mut answer: Answer, history: &History) -> Delivery {
+    fn deliver(
+        &self,
+        lease: Lease,
+        mut answer: Answer,
+        call: &Call,
+        history: &History,
+    ) -> Delivery {
         let success = answer.status.is_success();
         if success {
-            for host in history.accused() {
-                self.pool.blame(*host);
+            for accused in history.accused() {
+                let model = call.demand.model.as_ref();
+                let lacks = model.filter(|_| accused.may_lack_model);
+                self.pool.blame(accused.host, lacks);
             }
         }
         let host = lease.name().clone();

@@ -24,7 +24,7 @@ use crate::budget::Budget;
 use crate::config::HostName;
 use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
 use crate::message::{Call, Reports};
-use crate::pool::Pool;
+use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
 
@@ -283,13 +283,17 @@ impl<U: Upstream> Handler<U> {
             Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
                 Outgoing::Own(self.too_late(call.demand.client.as_ref(), journal))
             }
+            Err(Refusal::NoModel) => {
+                let model = call.demand.model.as_ref();
+                Outgoing::Own(refusals::no_model(model, &self.pool.models()))
+            }
             Err(refusal) => Outgoing::Own(self.no_host(refusal, call, journal)),
         }
     }
 
     fn no_host(&self, refusal: Refusal, call: &Call, journal: &Journal) -> Reply {
         let client = call.demand.client.as_ref();
-        let wait = self.retry_after(client);
+        let wait = self.retry_after_for(client, call.demand.model.as_ref());
         let limit = self.pool.limit_reached(client, journal.is_attempted());
         if let Some(limit) = limit.filter(|_| refusal != Refusal::HostsFailed) {
             return refusals::held_back(limit, wait);
@@ -309,7 +313,11 @@ impl<U: Upstream> Handler<U> {
     }
 
     fn retry_after(&self, client: Option<&Arc<str>>) -> u64 {
-        refusals::whole_seconds(self.pool.retry_after(client))
+        self.retry_after_for(client, None)
+    }
+
+    fn retry_after_for(&self, client: Option<&Arc<str>>, model: Option<&Model>) -> u64 {
+        refusals::whole_seconds(self.pool.retry_after(client, model))
             .clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }
 

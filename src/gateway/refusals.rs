@@ -3,6 +3,7 @@
 //! The texts for a missing key, an unknown path and a wrong method are what clients of a single host
 //! know, and stay as they are; what helps stands in [`HINT`] there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -12,7 +13,7 @@ use super::body::BodyError;
 use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
 use crate::dispatch::Refusal;
-use crate::pool::LimitReached;
+use crate::pool::{LimitReached, Model};
 use crate::telemetry::{Attempt, Reason};
 
 /// What to do next, where the body must not say it.
@@ -22,6 +23,9 @@ const CHALLENGES: [&str; 2] = [
     "Bearer realm=\"gpu-bridge\"",
     "ApiKey realm=\"gpu-bridge\", header=\"X-API-Key\"",
 ];
+
+/// Models that are listed; more would be no help.
+const MOST_MODELS: usize = 12;
 
 /// To a client whose chunks make no sense.
 const UNFRAMED: &str =
@@ -121,12 +125,37 @@ pub(super) fn no_host(
             );
             return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
+        Refusal::NoModel => return no_model(None, &BTreeSet::new()),
         Refusal::QueueFull => Reason::QueueFull,
         Refusal::QueueTooLong => Reason::QueueTooLong,
         Refusal::Deadline => Reason::Deadline,
     };
     let text = format!("{refusal}; retry in {wait} s ({})", shortage());
     Reply::retry_later(text, wait).because(reason)
+}
+
+/// Every host lacks the model that was `asked` for. `told`: what they have, as far as they tell.
+pub(super) fn no_model(asked: Option<&Model>, told: &BTreeSet<String>) -> Reply {
+    let asked = asked.and_then(|model| model.as_str().split_once(':'));
+    let (route, name) = asked.unwrap_or_default();
+    let told = told.iter().filter_map(|model| model.split_once(':'));
+    let names: Vec<&str> = told
+        .filter_map(|(of, name)| (of == route).then_some(name))
+        .filter(|name| name.len() <= Model::MAX_LEN)
+        .collect();
+    let listed = names.iter().take(MOST_MODELS).copied();
+    let mut listed: Vec<String> = listed.map(str::to_owned).collect();
+    let more = names.len().saturating_sub(MOST_MODELS);
+    if more > 0 {
+        listed.push(format!("and {more} more"));
+    }
+    let text = if listed.is_empty() {
+        format!("no host of the pool has the model '{name}'")
+    } else {
+        let listed = listed.join(", ");
+        format!("no host of the pool has the model '{name}'; for {route} there are: {listed}")
+    };
+    Reply::error(StatusCode::NOT_FOUND, text).because(Reason::NoModel)
 }
 
 /// The client's own bound, of which it told, has passed. Nothing is wrong with the request or the hosts:
@@ -184,6 +213,19 @@ mod tests {
             reason: Some("connection to 10.0.0.1 reset".to_owned()),
             span_id: None,
         }
+    }
+
+    #[test]
+    fn a_model_that_no_host_has_is_told_with_what_there_is() {
+        let asked = Model::new("embed:m");
+        let nothing = no_model(asked.as_ref(), &BTreeSet::new());
+        assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+        assert_eq!(detail(&nothing), "no host of the pool has the model 'm'");
+        let told = (0..20).map(|number| format!("embed:{number:02}"));
+        let told = told.chain(["bertscore:b".to_owned()]).collect();
+        let listed = "no host of the pool has the model 'm'; for embed there are: 00, 01, 02, 03, \
+            04, 05, 06, 07, 08, 09, 10, 11, and 8 more";
+        assert_eq!(detail(&no_model(asked.as_ref(), &told)), listed);
     }
 
     /// Every refusal of a request: status, body, `Retry-After`.

@@ -1,18 +1,34 @@
 //! Which hosts a request should not be tried on again.
 //!
 //! - After a failure to connect, the host may be tried again once it has shown a sign of life.
+//! - After it said that it lacks the model, it may be tried again once it may have other models.
 //! - After it broke the request, it may be tried again only if there is nowhere else to go (a pool of
 //!   one host that restarts), and only after a sign of life.
 
 use super::HostId;
 
-/// Counts the signs of life of a host: good checks and good answers. A larger number is newer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Proof(pub(super) u64);
+/// What a host was like at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Its signs of life so far: good checks and good answers.
+    pub(super) life: u64,
+    /// Of its models.
+    pub(super) generation: u64,
+}
+
+impl Proof {
+    /// Has the host shown a sign of life since `other`?
+    fn is_newer_than(self, other: Self) -> bool {
+        self.life > other.life
+    }
+}
 
 /// The hosts on which a request has failed; see the module.
 #[derive(Clone, Debug, Default)]
-pub struct Avoid(Vec<Failure>);
+pub struct Avoid {
+    failures: Vec<Failure>,
+    lacked: Vec<Lacked>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Failure {
@@ -21,22 +37,53 @@ struct Failure {
     proof: Proof,
 }
 
+/// `host` lacked the model, as of this generation of its models.
+#[derive(Clone, Copy, Debug)]
+struct Lacked {
+    host: HostId,
+    generation: u64,
+}
+
 impl Avoid {
+    /// None.
+    pub(super) const fn none() -> Self {
+        Self {
+            failures: Vec::new(),
+            lacked: Vec::new(),
+        }
+    }
+
     /// The request failed on `host`, whose last sign of life was `proof`. `broke_request`: it had
     /// been sent.
     pub fn add(&mut self, host: HostId, broke_request: bool, proof: Proof) {
-        self.0
+        self.failures
             .retain(|failure| failure.host != host || failure.broke_request);
-        self.0.push(Failure {
+        self.failures.push(Failure {
             host,
             broke_request,
             proof,
         });
     }
 
+    /// `host` has said that it lacks the model, with `proof` as of its answer.
+    pub fn add_lack(&mut self, host: HostId, proof: Proof) {
+        self.lacked.retain(|lacked| lacked.host != host);
+        self.lacked.push(Lacked {
+            host,
+            generation: proof.generation,
+        });
+    }
+
+    /// Has `host` said that it lacks the model, and may it have no others since? `generation`: of its
+    /// models.
+    pub(super) fn lacked_on(&self, host: HostId, generation: u64) -> bool {
+        let same = |lacked: &Lacked| lacked.host == host && lacked.generation == generation;
+        self.lacked.iter().any(same)
+    }
+
     /// Did the request break on `host`?
     pub(super) fn broken_on(&self, host: HostId) -> bool {
-        self.0
+        self.failures
             .iter()
             .any(|failure| failure.host == host && failure.broke_request)
     }
@@ -44,10 +91,12 @@ impl Avoid {
     /// May the request go to `host`, whose last sign of life is `proof`? `nowhere_else`: every other
     /// host has broken it too, or does not serve.
     pub(super) fn allows(&self, host: HostId, proof: Proof, nowhere_else: bool) -> bool {
-        self.0
+        self.failures
             .iter()
             .filter(|failure| failure.host == host)
-            .all(|failure| proof > failure.proof && (nowhere_else || !failure.broke_request))
+            .all(|failure| {
+                proof.is_newer_than(failure.proof) && (nowhere_else || !failure.broke_request)
+            })
     }
 }
 
@@ -58,9 +107,16 @@ mod tests {
     const A: HostId = HostId(0);
     const B: HostId = HostId(1);
 
+    fn alive(life: u64) -> Proof {
+        Proof {
+            life,
+            ..Proof::default()
+        }
+    }
+
     #[test]
     fn avoid_rules() {
-        let (old, new) = (Proof(1), Proof(2));
+        let (old, new) = (alive(1), alive(2));
         let mut refused = Avoid::default();
         refused.add(A, false, old);
         let mut broken = Avoid::default();
@@ -102,9 +158,9 @@ mod tests {
     #[test]
     fn a_later_refusal_does_not_forgive_a_broken_request() {
         let mut avoid = Avoid::default();
-        avoid.add(A, true, Proof(1));
-        avoid.add(A, false, Proof(2));
+        avoid.add(A, true, alive(1));
+        avoid.add(A, false, alive(2));
         assert!(avoid.broken_on(A));
-        assert!(!avoid.allows(A, Proof(3), false));
+        assert!(!avoid.allows(A, alive(3), false));
     }
 }

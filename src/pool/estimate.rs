@@ -141,6 +141,11 @@ impl Estimator {
         known.then(|| seconds(demand.work.units() * cost.value * host.factor()))
     }
 
+    /// Has a host answered with `model`?
+    pub(super) fn knows(&self, model: &Model) -> bool {
+        self.loads.contains_key(model) || self.costs.contains_key(&Some(model.clone()))
+    }
+
     /// Has enough been seen to tell how long the queue will take?
     pub(super) fn is_trustworthy(&self) -> bool {
         self.answers >= ENOUGH

@@ -2,7 +2,6 @@
 //!
 //! Whether a host may take a request is decided in one place, [`Host::can_take`].
 
-use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use super::capacity::Capacity;
 use super::demand::Model;
 use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
+use super::models::Models;
 use super::sum::Sum;
 use super::usage::Meter;
 use crate::config::HostName;
@@ -43,6 +43,8 @@ pub struct HostFacts {
     pub device: Option<String>,
     /// Models in memory, as `embed:NAME` and `bertscore:NAME`.
     pub models: Vec<String>,
+    /// All that it can serve, in the same form; `None` if it doesn't tell.
+    pub available: Option<Vec<String>>,
     /// Device memory in MB.
     pub vram_total_mb: Option<u64>,
     /// Device memory in use in MB.
@@ -62,9 +64,8 @@ pub(super) struct Host {
     pub(super) outstanding: Sum,
     pub(super) slowness: Slowness,
     pub(super) facts: HostFacts,
-    /// Models that it has in memory; `None` if it never told.
-    models: Option<HashSet<Model>>,
-    pub(super) proof: Proof,
+    pub(super) models: Models,
+    life: u64,
     pub(super) last_granted: u64,
     /// Grows by 1/weight with each lease: the smallest is next in rotation.
     pub(super) turn: f64,
@@ -105,8 +106,8 @@ impl Host {
             outstanding: Sum::default(),
             slowness,
             facts: HostFacts::default(),
-            models: None,
-            proof: Proof::default(),
+            models: Models::default(),
+            life: 0,
             last_granted: 0,
             turn: 0.0,
             busy_until: None,
@@ -142,22 +143,50 @@ impl Host {
             && self.capacity.nominal() > 0
     }
 
-    /// May it be tried when no host serves? It answers, if badly.
+    /// Slots for a request for `model` that no host could serve which serves, now or later: it may be
+    /// tried where answers are bad, or on a host that is not ready but tells that it can serve this model.
+    pub(super) fn last_slots(&self, model: Option<&Model>) -> u32 {
+        if self.draining || self.removed {
+            return 0;
+        }
+        match self.health.phase() {
+            Phase::Ejected { cause, .. } if cause.is_soft() => 1,
+            Phase::NotReady { .. } if model.is_some_and(|it| self.models.is_available(it)) => {
+                self.capacity.slots()
+            }
+            _ => 0,
+        }
+    }
+
+    /// Is what it takes in its phase taken as a last resort?
     pub(super) fn is_last_resort(&self) -> bool {
-        let soft = matches!(self.health.phase(), Phase::Ejected { cause, .. } if cause.is_soft());
-        soft && !self.draining && !self.removed
+        !self.health.phase().is_serving()
     }
 
     pub(super) fn is_busy(&self, now: Instant) -> bool {
         self.busy_until.is_some_and(|until| now < until)
     }
 
-    /// Its slots, if one of them is free now. `desperate`: no host serves.
-    pub(super) fn can_take(&self, now: Instant, desperate: bool) -> Option<NonZeroU32> {
-        let slots = if desperate && self.is_last_resort() {
-            1
-        } else {
-            self.slots()
+    /// Might one of its slots be free now, for some request?
+    pub(super) fn has_free_slot(&self, now: Instant) -> bool {
+        let out = match self.health.phase() {
+            Phase::Up | Phase::Trial | Phase::Unknown => 0,
+            Phase::NotReady { .. } | Phase::Ejected { .. } => self.capacity.slots().max(1),
+        };
+        self.in_flight < self.slots().max(out) && !self.is_busy(now)
+    }
+
+    /// Its slots, if one of them is free now for a request for `model`. `desperate`: no host that
+    /// could serve it serves.
+    pub(super) fn can_take(
+        &self,
+        model: Option<&Model>,
+        desperate: bool,
+        now: Instant,
+    ) -> Option<NonZeroU32> {
+        let slots = match self.slots() {
+            0 if desperate => self.last_slots(model),
+            slots => slots,
         };
         let free = self.in_flight < slots && !self.is_busy(now);
         NonZeroU32::new(slots).filter(|_| free)
@@ -168,38 +197,11 @@ impl Host {
         self.capacity.foreign() > 0 && self.in_flight >= self.slots()
     }
 
-    /// Has it `model` in memory? A host that never told counts as one that has.
-    pub(super) fn has(&self, model: &Model) -> bool {
-        self.models
-            .as_ref()
-            .is_none_or(|models| models.contains(model))
-    }
-
-    /// Is it known to have `model` in memory?
-    pub(super) fn surely_has(&self, model: Option<&Model>) -> bool {
-        let known = self.models.as_ref().zip(model);
-        known.is_some_and(|(models, model)| models.contains(model))
-    }
-
-    /// Perhaps it restarts, and has nothing in memory until it tells.
-    pub(super) fn forget_models(&mut self) {
-        if let Some(models) = &mut self.models {
-            models.clear();
-        }
-    }
-
-    /// It told what it is.
-    pub(super) fn tell(&mut self, facts: HostFacts) {
-        let models = facts.models.iter().filter_map(|name| Model::new(name));
-        self.models = Some(models.collect());
+    /// It told what it is. Returns whether it may have other models than before.
+    pub(super) fn tell(&mut self, facts: HostFacts) -> bool {
+        let is_news = self.models.tell(&facts.models, facts.available.as_deref());
         self.facts = facts;
-    }
-
-    /// It has answered with `model`.
-    pub(super) fn loaded(&mut self, model: &Model) {
-        if let Some(models) = &mut self.models {
-            models.insert(model.clone());
-        }
+        is_news
     }
 
     /// Share of its memory that is in use, 0 to 1; 1 if unknown, as the plugin has it.
@@ -233,7 +235,15 @@ impl Host {
     }
 
     pub(super) fn sign_of_life(&mut self) {
-        self.proof = Proof(self.proof.0 + 1);
+        self.life += 1;
+    }
+
+    /// What it is like at this moment.
+    pub(super) fn proof(&self) -> Proof {
+        Proof {
+            life: self.life,
+            generation: self.models.generation(),
+        }
     }
 
     /// A check got no answer for `silent_for`: has nothing else been heard of the host either, though

@@ -17,6 +17,7 @@
 //! | `placement`, `policy` | on which host |
 //! | `capacity` | how many leases a host may have out |
 //! | `health` | whether it gets any |
+//! | `models`, `reach` | whether it may have the model |
 //! | `estimate` | how long things take |
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
@@ -34,16 +35,18 @@ mod health;
 mod host;
 mod lease;
 mod limits;
+mod models;
 mod placement;
 mod policy;
 mod queue;
+mod reach;
 mod report;
 mod snapshot;
 mod state;
 mod sum;
 mod usage;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,6 +87,9 @@ pub enum TurnedAway {
     /// The line is as long as it may be.
     #[error("the queue is full")]
     Full,
+    /// Every host lacks the model.
+    #[error("no host has the model")]
+    NoModel,
     /// The wait would be longer than the request has time for.
     #[error("the queue is too long for the time that the request has")]
     TooLong,
@@ -119,6 +125,8 @@ struct Inner {
 /// What follows from a change of the state.
 struct Effects {
     events: Vec<Event>,
+    /// Those who wait for a model that every host lacks.
+    dismissed: Vec<Waiter>,
     /// Each with the one that it goes to. Never dropped under the lock, which giving a lease back takes.
     leases: Vec<(Lease, Option<Waiter>)>,
     /// Of hosts of which what runs there is lost, and why.
@@ -257,9 +265,9 @@ impl Pool {
         Waiting::new(self.clone(), ticket, receiver)
     }
 
-    /// A sibling answered well what `host` had answered with a server error.
-    pub fn blame(&self, host: HostId) {
-        self.update_and_grant(|state, now| state.blame(host, now));
+    /// A sibling answered well what `host` had not. `model`: what it perhaps lacks.
+    pub fn blame(&self, host: HostId, model: Option<&Model>) {
+        self.update_and_grant(|state, now| state.blame(host, model, now));
     }
 
     /// Takes in the result of a health check.
@@ -295,14 +303,36 @@ impl Pool {
         }
     }
 
-    /// Could a host other than those that broke the request still serve it?
-    pub fn has_alternative(&self, avoid: &Avoid) -> bool {
-        self.lock().state.has_alternative(avoid)
+    /// Could a host other than those that broke the request serve it, now or when it is less busy? Or
+    /// `later`, when it is back?
+    pub fn has_alternative(&self, model: Option<&Model>, avoid: &Avoid, later: bool) -> bool {
+        let inner = self.lock();
+        inner.state.has_alternative(model, avoid, later, now())
     }
 
-    /// How long a refused client should wait before it asks again. `None`: whoever it is.
-    pub fn retry_after(&self, client: Option<&Arc<str>>) -> Duration {
-        self.lock().state.retry_after(client, now())
+    /// Is a host known to have `model`, or to have had it when it was last there?
+    pub fn is_known(&self, model: &Model) -> bool {
+        self.lock().state.is_known(model)
+    }
+
+    /// Has it several hosts?
+    pub fn is_shared(&self) -> bool {
+        self.lock().state.hosts().count() > 1
+    }
+
+    /// What hosts tell that they can serve, or have in memory; sorted.
+    pub fn models(&self) -> BTreeSet<String> {
+        let inner = self.lock();
+        let told = inner.state.hosts().map(|host| &host.facts);
+        told.flat_map(|facts| facts.models.iter().chain(facts.available.iter().flatten()))
+            .cloned()
+            .collect()
+    }
+
+    /// How long a refused client should wait before it asks again. `None`: whoever it is, and whatever
+    /// for.
+    pub fn retry_after(&self, client: Option<&Arc<str>>, model: Option<&Model>) -> Duration {
+        self.lock().state.retry_after(client, model, now())
     }
 
     /// The pool at this moment.
@@ -406,7 +436,7 @@ impl Pool {
             state,
             signals,
             wakeup,
-            ..
+            waiting,
         } = inner;
         let next = state.next_wakeup(now);
         let poll = if !anybody_waited && state.wants_slots(now) {
@@ -418,7 +448,11 @@ impl Pool {
             Vec::new()
         };
         let lost = state.take_lost().into_iter();
+        let dismissed = state.take_dismissed().into_iter();
         Effects {
+            dismissed: dismissed
+                .filter_map(|ticket| waiting.remove(&ticket))
+                .collect(),
             events: state.take_events(),
             leases,
             lost: lost
@@ -438,6 +472,10 @@ impl Pool {
             if let Some(waiting) = waiting {
                 drop(waiting.send(Ok(lease)));
             }
+        }
+        for waiting in effects.dismissed {
+            // One that is gone needs no answer.
+            let _ = waiting.send(Err(TurnedAway::NoModel));
         }
         for (signals, cause) in effects.lost {
             signals.lost.send_replace(Some(cause));

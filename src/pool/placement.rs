@@ -1,6 +1,7 @@
 //! Which host a waiting request gets, now.
 //!
-//! 1. Hosts with a free slot on which the request has not failed.
+//! 1. Hosts with a free slot that may have its model ([`Reach`]), and on which the request has not
+//!    failed.
 //! 2. Of these, the ones that have its model in memory, if there are any in the pool. If all of those
 //!    are full, the request waits for one of them rather than have the model loaded on another, but
 //!    only while that is quicker: until the first in line for the model has waited for as long as a
@@ -16,6 +17,7 @@ use super::estimate::{Estimator, seconds};
 use super::host::Host;
 use super::policy::Load;
 use super::queue::{Entry, Line};
+use super::reach::Reach;
 use crate::config::Policy;
 
 /// Everything that a placement depends on beside the request.
@@ -40,17 +42,22 @@ pub(super) enum Placement {
 impl Scene<'_> {
     /// `line`: those that wait for the same model.
     pub(super) fn place(&self, entry: &Entry, line: Line, rng: &mut SmallRng) -> Placement {
-        let desperate = is_desperate(self.hosts);
+        let model = entry.demand.model.as_ref();
+        let reach = Reach::new(self.hosts, model, &entry.avoid, self.now);
+        let serves = |host: &Host| host.is_serving() && reach.includes(host);
+        let desperate = !self.hosts.iter().any(serves);
         let nowhere_else = self
             .hosts
             .iter()
-            .all(|host| entry.avoid.broken_on(host.id) || !host.is_serving());
-        let allowed = |host: &Host| entry.avoid.allows(host.id, host.proof, nowhere_else);
+            .all(|host| entry.avoid.broken_on(host.id) || !serves(host));
+        let allowed = |host: &Host| {
+            reach.includes(host) && entry.avoid.allows(host.id, host.proof(), nowhere_else)
+        };
         let mut warm = Vec::new();
         let mut cold = Vec::new();
         // Most hosts are full most of the time, so that is asked first.
         for host in self.hosts {
-            let Some(slots) = host.can_take(self.now, desperate) else {
+            let Some(slots) = host.can_take(model, desperate, self.now) else {
                 continue;
             };
             if allowed(host) {
@@ -99,7 +106,7 @@ impl Scene<'_> {
 
 fn has_model(host: &Host, entry: &Entry) -> bool {
     let model = entry.demand.model.as_ref();
-    model.is_none_or(|model| host.has(model))
+    model.is_none_or(|model| host.models.is_loaded(model))
 }
 
 /// Does no host serve?

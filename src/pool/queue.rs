@@ -247,6 +247,29 @@ impl Queue {
         }
     }
 
+    /// All that wait for `model`; for `None`, all that wait.
+    pub(super) fn tickets(&self, model: Option<&Model>) -> Vec<Ticket> {
+        let Some(model) = model else {
+            return self.entries.keys().copied().collect();
+        };
+        let line = self.models.get(model).into_iter();
+        line.flat_map(|line| line.by_age.iter().map(|(_, ticket)| *ticket))
+            .collect()
+    }
+
+    /// The models that are waited for, and what the requests for each are expected to take in all, in
+    /// seconds of an average host.
+    pub(super) fn by_model(&self) -> impl Iterator<Item = (&Model, f64)> {
+        let lines = self.models.iter();
+        lines.map(|(model, line)| (model, line.seconds.total()))
+    }
+
+    /// The same for one model.
+    pub(super) fn seconds_for(&self, model: &Model) -> f64 {
+        let line = self.models.get(model);
+        line.map_or(0.0, |line| line.seconds.total())
+    }
+
     /// What is expected to be served before `newcomer`, the last of its client's requests in line, in
     /// seconds of an average host: what comes first anyway, and of each equal client no more than the
     /// newcomer's own gets.
@@ -669,7 +692,7 @@ mod tests {
     fn takes_the_first_that_fits_and_skips_those_that_do_not() {
         let mut queue = Queue::default();
         let mut avoid = Avoid::default();
-        avoid.add(A, true, Proof(0));
+        avoid.add(A, true, Proof::default());
         let first = queue.next_ticket();
         queue.join(
             first,
@@ -680,7 +703,11 @@ mod tests {
             },
         );
         let second = join(&mut queue, demand("a", 0, 1));
-        let only_a = |entry: &Entry, _| entry.avoid.allows(A, Proof(1), false).then_some(A);
+        let newer = Proof {
+            life: 1,
+            ..Proof::default()
+        };
+        let only_a = |entry: &Entry, _| entry.avoid.allows(A, newer, false).then_some(A);
         assert_eq!(
             queue
                 .take_first(Instant::now(), only_a)

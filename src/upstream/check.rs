@@ -275,6 +275,7 @@ fn facts(info: &Info) -> HostFacts {
     HostFacts {
         device: Some(device).filter(|device| !device.is_empty()),
         models: info.loaded_models.clone(),
+        available: info.available_models.clone(),
         vram_total_mb: info.vram_total_mb,
         vram_used_mb: info.vram_used_mb,
     }

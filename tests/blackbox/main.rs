@@ -36,6 +36,7 @@ mod kept;
 mod leaving;
 mod meanings;
 mod metrics;
+mod models;
 mod monitoring;
 mod operations;
 mod outages;

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use super::{Grant, State};
 use crate::pool::avoid::{Avoid, Proof};
 use crate::pool::demand::Demand;
-use crate::pool::placement::{Placement, Scene, is_desperate};
+use crate::pool::host::Host;
+use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::{Entry, Line, Ticket};
+use crate::pool::reach::Reach;
 use crate::pool::{HostId, TurnedAway};
 
 /// Hedges are at most one in so many leases …
@@ -34,6 +36,22 @@ impl State {
             returning,
         };
         self.queue.join(ticket, entry);
+        self.dismiss(vec![ticket], now);
+    }
+
+    /// Takes requests out of the line for which there is no host that might have their model: there
+    /// is nothing to wait for.
+    pub(super) fn dismiss(&mut self, tickets: Vec<Ticket>, now: Instant) {
+        for ticket in tickets {
+            let Some(entry) = self.queue.get(ticket) else {
+                continue;
+            };
+            let model = entry.demand.model.as_ref();
+            if Reach::new(&self.hosts, model, &entry.avoid, now).is_nobody() {
+                self.queue.leave(ticket);
+                self.dismissed.push(ticket);
+            }
+        }
     }
 
     /// May the newcomer stay in line, for up to `patience`? If the line is full, it may in the place
@@ -47,11 +65,10 @@ impl State {
         let Some(newcomer) = self.queue.get(ticket) else {
             return Ok(Vec::new());
         };
-        let ahead = self.time_for(self.queue.seconds_ahead_of(newcomer, now));
         let (requests, seconds) = self.queue.own(newcomer);
         let client = newcomer.demand.client.as_ref();
         let own = self.time_within_limits(client, requests, seconds - newcomer.sure, now);
-        if ahead.max(own) > patience {
+        if self.wait_of(newcomer, now).max(own) > patience {
             self.queue.leave(ticket);
             return Err(TurnedAway::TooLong);
         }
@@ -91,6 +108,10 @@ impl State {
     pub(in crate::pool) fn grant(&mut self, now: Instant) -> Vec<Grant> {
         let mut grants = Vec::new();
         self.reconsider = None;
+        if std::mem::take(&mut self.models_changed) {
+            let tickets = self.queue.tickets(None);
+            self.dismiss(tickets, now);
+        }
         while self.has_free_slot(now) {
             let Some((ticket, entry, (host, cold))) = self.take_next(now) else {
                 break;
@@ -107,10 +128,7 @@ impl State {
         if !self.wants_slots(now) {
             return false;
         }
-        let desperate = is_desperate(&self.hosts);
-        self.hosts
-            .iter()
-            .any(|host| host.can_take(now, desperate).is_some())
+        self.hosts.iter().any(|host| host.has_free_slot(now))
     }
 
     fn take_next(&mut self, now: Instant) -> Option<(Ticket, Entry, (HostId, bool))> {
@@ -160,7 +178,8 @@ impl State {
         };
         host.take(seconds, number, now);
         grant.is_last_resort = host.is_last_resort();
-        grant.is_surely_warm = host.surely_has(grant.demand.model.as_ref());
+        let model = grant.demand.model.as_ref();
+        grant.is_surely_warm = model.is_some_and(|model| host.models.is_surely_loaded(model));
         let slowness = host.slowness;
         if !cold {
             grant.expected = self.estimator.expected(&grant.demand, slowness);
@@ -183,9 +202,7 @@ impl State {
             return None;
         }
         let mut avoid = avoid;
-        let proof = self
-            .host(first.host)
-            .map_or(Proof::default(), |host| host.proof);
+        let proof = self.host(first.host).map_or(Proof::default(), Host::proof);
         avoid.add(first.host, true, proof);
         let entry = Entry {
             demand: first.demand.clone(),

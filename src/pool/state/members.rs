@@ -28,6 +28,7 @@ impl State {
             }
         }
         self.forget_removed();
+        self.models_changed = true;
         ids
     }
 

@@ -25,13 +25,14 @@ use rand::{Rng, SeedableRng};
 
 use super::HostId;
 use super::avoid::Avoid;
-use super::demand::Demand;
+use super::demand::{Demand, Model};
 use super::estimate::{Estimator, median};
 use super::health::{Cause, Context, Thresholds, Transition};
 use super::host::Host;
 use super::limits::{LimitReached, Limits};
 use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
+use super::reach::Reach;
 use super::snapshot::{HostView, PoolView, Running};
 use crate::config::{HostName, Policy};
 
@@ -121,6 +122,9 @@ pub(super) struct State {
     reconsider: Option<Instant>,
     events: Vec<Event>,
     lost: Vec<(HostId, Cause)>,
+    /// There are fewer hosts, or they tell of other models, since the last grant.
+    models_changed: bool,
+    dismissed: Vec<Ticket>,
 }
 
 impl EventKind {
@@ -147,6 +151,8 @@ impl State {
             reconsider: None,
             events: Vec::new(),
             lost: Vec::new(),
+            models_changed: false,
+            dismissed: Vec::new(),
         }
     }
 
@@ -167,15 +173,40 @@ impl State {
         std::mem::take(&mut self.lost)
     }
 
+    /// Requests that have been taken out of the line since the last call because every host lacks
+    /// their model.
+    pub(super) fn take_dismissed(&mut self) -> Vec<Ticket> {
+        std::mem::take(&mut self.dismissed)
+    }
+
     pub(super) fn next_ticket(&mut self) -> Ticket {
         self.queue.next_ticket()
     }
 
-    /// Could a host other than those that broke the request serve it, now or when it is less busy?
-    pub(super) fn has_alternative(&self, avoid: &Avoid) -> bool {
-        self.hosts
-            .iter()
-            .any(|host| host.is_serving() && !avoid.broken_on(host.id))
+    /// Could a host other than those that broke the request serve it, now or when it is less busy? Or
+    /// `later`, when it is back?
+    pub(super) fn has_alternative(
+        &self,
+        model: Option<&Model>,
+        avoid: &Avoid,
+        later: bool,
+        now: Instant,
+    ) -> bool {
+        let reach = Reach::new(&self.hosts, model, avoid, now);
+        self.hosts.iter().any(|host| {
+            let is_there = host.is_serving() || (later && !host.removed);
+            is_there && !avoid.broken_on(host.id) && reach.includes(host)
+        })
+    }
+
+    /// Is a host known to have `model`, or to have had it when it was last there?
+    pub(super) fn is_known(&self, model: &Model) -> bool {
+        self.hosts().any(|host| host.models.is_known(model))
+    }
+
+    /// Those that are part of the pool.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(|host| !host.removed)
     }
 
     /// Does a request wait for a slot, rather than for its client's own limits?
@@ -205,10 +236,10 @@ impl State {
     }
 
     pub(super) fn view(&self, now: Instant) -> PoolView {
-        let hosts = self.hosts.iter().filter(|host| !host.removed);
-        let median = median(hosts.clone().filter_map(|host| host.slowness.measured()));
+        let median = median(self.hosts().filter_map(|host| host.slowness.measured()));
+        let hosts = self.hosts().map(|host| self.view_of(host, median, now));
         PoolView {
-            hosts: hosts.map(|host| self.view_of(host, median, now)).collect(),
+            hosts: hosts.collect(),
             policy: self.settings.policy,
             running: self.running(now),
             waiting: self.queue.len(),
@@ -218,7 +249,7 @@ impl State {
                 now.saturating_duration_since(joined)
             }),
             held_back: self.queue.held_back(now),
-            expected_wait: self.time_for(self.queue.seconds(now)),
+            expected_wait: self.wait_of_all(now),
         }
     }
 
@@ -361,6 +392,8 @@ fn find(hosts: &[Host], id: HostId) -> Option<usize> {
     hosts.binary_search_by_key(&id, |host| host.id).ok()
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

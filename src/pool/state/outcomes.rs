@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{EventKind, Grant, State, find};
 use crate::pool::avoid::Proof;
+use crate::pool::demand::Model;
 use crate::pool::health::{Cause, Phase};
 use crate::pool::host::HostFacts;
 use crate::pool::{Check, HostId, Outcome, Tells};
@@ -51,8 +52,7 @@ impl State {
                 self.note_busy(id, retry_after, now);
             }
             Outcome::Refused => {
-                // Perhaps it restarts.
-                host.forget_models();
+                host.models.forget();
                 self.fault(id, Cause::Connect, now);
             }
             Outcome::Broke => {
@@ -61,14 +61,17 @@ impl State {
             }
             // Perhaps it refuses this request only; the check that follows at once will tell.
             Outcome::Misconfigured => self.fault(id, Cause::Misconfigured, now),
-            Outcome::Doubtful | Outcome::LacksModel | Outcome::Abandoned => {
+            Outcome::LacksModel => {
+                host.sign_of_life();
+                self.miss(id, grant.demand.model.as_ref(), now);
                 self.note_slot_free(id, now);
             }
+            Outcome::Doubtful | Outcome::Abandoned => self.note_slot_free(id, now),
             Outcome::Untried => {}
         }
         let (proof, is_removed) = self
             .host(id)
-            .map_or_else(Default::default, |host| (host.proof, host.removed));
+            .map_or_else(Default::default, |host| (host.proof(), host.removed));
         if is_removed {
             self.forget_removed();
         }
@@ -84,9 +87,11 @@ impl State {
         let Some(host) = position.and_then(|position| self.hosts.get_mut(position)) else {
             return;
         };
+        if let Some(model) = &grant.demand.model {
+            host.models.serve(model);
+        }
         match &grant.demand.model {
             Some(model) if grant.cold => {
-                host.loaded(model);
                 let slowness = host.slowness;
                 self.estimator
                     .record_load(model, &grant.demand, slowness, took);
@@ -97,8 +102,32 @@ impl State {
         }
     }
 
-    /// A sibling answered well what `id` had answered with a server error: it was the host's fault.
-    pub(in crate::pool) fn blame(&mut self, id: HostId, now: Instant) {
+    /// `id` has shown that it lacks `model`. Returns whether that is news.
+    fn miss(&mut self, id: HostId, model: Option<&Model>, now: Instant) -> bool {
+        let position = find(&self.hosts, id);
+        let host = position.and_then(|position| self.hosts.get_mut(position));
+        let Some((model, host)) = model.zip(host) else {
+            return false;
+        };
+        let estimator = &self.estimator;
+        let is_news = host.models.miss(model, |it| estimator.knows(it), now);
+        let tickets = self.queue.tickets(Some(model));
+        self.dismiss(tickets, now);
+        is_news
+    }
+
+    /// A sibling answered well what `id` had not: it was the host's fault. `model`: what it perhaps
+    /// lacks, since services say so with an error too; that is no fault, unless the host is known to
+    /// have it, or has yet to show that it can do anything.
+    pub(in crate::pool) fn blame(&mut self, id: HostId, model: Option<&Model>, now: Instant) {
+        let Some(host) = self.host(id) else {
+            return;
+        };
+        let may_lack = model.filter(|model| !host.models.is_known(model));
+        let has_served = host.models.has_served();
+        if may_lack.is_some() && (!self.miss(id, may_lack, now) || has_served) {
+            return;
+        }
         let lost = self.lost.len();
         self.fault(id, Cause::Answers, now);
         // What else runs there may well end: perhaps it was this request's model that it can't run.
@@ -121,8 +150,10 @@ impl State {
 
     /// `id` told what it is.
     pub(in crate::pool) fn told(&mut self, id: HostId, facts: HostFacts) {
-        if let Some(host) = self.host_mut(id) {
-            host.tell(facts);
+        if let Some(host) = self.host_mut(id)
+            && host.tell(facts)
+        {
+            self.models_changed = true;
         }
     }
 
@@ -156,13 +187,13 @@ impl State {
                 let cause = if *reachable {
                     Cause::Checks
                 } else {
-                    host.forget_models();
+                    host.models.forget();
                     Cause::Connect
                 };
                 host.health.failed_check(cause, context)
             }
             Check::NoAnswer { silent_for, .. } => {
-                host.forget_models();
+                host.models.forget();
                 let confirmed = host.is_mute(*silent_for, now);
                 host.health.silent_check(confirmed, context)
             }

@@ -9,7 +9,7 @@ use super::*;
 use crate::pool::avoid::Avoid;
 use crate::pool::health::Phase;
 use crate::pool::host::{HostFacts, HostSpec};
-use crate::pool::placement::{Placement, Scene, is_desperate};
+use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::Entry;
 use crate::pool::{Check, Model, Outcome, Slots, Tells, Work};
 
@@ -26,7 +26,7 @@ enum Step {
     Finish(usize, Outcome),
     Blame(usize),
     Check(usize, Check),
-    Tell(usize, Vec<u8>),
+    Tell(usize, Vec<u8>, Option<Vec<u8>>),
     Drain(usize, bool),
     Resize(Vec<(u8, u32)>),
     /// A reload, after which clients may have so many leases and requests each second; 0: any number.
@@ -41,7 +41,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::Refused),
         1 => Just(Outcome::Broke),
         1 => Just(Outcome::Doubtful),
-        1 => Just(Outcome::LacksModel),
+        3 => Just(Outcome::LacksModel),
         1 => Just(Outcome::Untried),
         1 => Just(Outcome::Misconfigured),
         1 => Just(Outcome::Abandoned),
@@ -58,10 +58,15 @@ fn check() -> impl Strategy<Value = Check> {
         }),
         1 => (0..8u64).prop_map(|s| Check::Busy { retry_after: Duration::from_secs(s) }),
         1 => any::<bool>().prop_map(move |reachable| Check::Failed { reason: reason(), reachable }),
+        1 => Just(Check::NotReady { reason: reason(), slots: Tells::Nothing }),
         1 => Just(Check::NoAnswer { reason: reason(), silent_for: Duration::from_secs(2) }),
         1 => Just(Check::Misconfigured { reason: reason() }),
         1 => Just(Check::Ours { reason: reason() }),
     ]
+}
+
+fn models() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(0..3u8, 0..3)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -71,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
         2 => any::<usize>().prop_map(Step::Blame),
         6 => (any::<usize>(), check()).prop_map(|(host, check)| Step::Check(host, check)),
-        2 => (any::<usize>(), prop::collection::vec(0..3u8, 0..3)).prop_map(|(host, models)| Step::Tell(host, models)),
+        3 => (any::<usize>(), models(), prop::option::of(models())).prop_map(|(host, loaded, all)| Step::Tell(host, loaded, all)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(host, draining)| Step::Drain(host, draining)),
         1 => prop::collection::vec((0..6u8, 0..4u32), 0..5).prop_map(Step::Resize),
         1 => prop::collection::vec((0..3u8, 0..3u32, 0..4u32), 0..3).prop_map(Step::Limit),
@@ -176,7 +181,8 @@ impl World {
             }
             Step::Blame(which) => {
                 if let Some(host) = self.host(which) {
-                    self.state.blame(host, self.now);
+                    let model = model(u8::try_from(which % 3).unwrap());
+                    self.state.blame(host, model.as_ref(), self.now);
                 }
             }
             Step::Check(which, check) => {
@@ -184,7 +190,7 @@ impl World {
                     self.state.checked(host, &check, self.now);
                 }
             }
-            Step::Tell(which, models) => self.tell(which, &models),
+            Step::Tell(which, loaded, all) => self.tell(which, &loaded, all.as_deref()),
             Step::Drain(which, draining) => {
                 if let Some(name) = self.host(which).and_then(|id| self.state.host(id)) {
                     let name = name.spec.name.clone();
@@ -278,10 +284,14 @@ impl World {
         self.state.join(ticket, demand, avoid, returning, self.now);
     }
 
-    fn tell(&mut self, which: usize, models: &[u8]) {
-        let names = models.iter().map(|number| format!("embed:{number}"));
+    fn tell(&mut self, which: usize, loaded: &[u8], all: Option<&[u8]>) {
+        let named = |models: &[u8]| {
+            let names = models.iter().map(|number| format!("embed:{number}"));
+            names.collect()
+        };
         let facts = HostFacts {
-            models: names.collect(),
+            models: named(loaded),
+            available: all.map(named),
             ..HostFacts::default()
         };
         if let Some(host) = self.host(which) {
@@ -302,9 +312,8 @@ impl World {
             Outcome::Answered { .. } | Outcome::Abandoned => return,
             Outcome::Busy { .. } | Outcome::Untried => {}
             Outcome::Refused | Outcome::Misconfigured => avoid.add(lease.host, false, proof),
-            Outcome::Broke | Outcome::Doubtful | Outcome::LacksModel => {
-                avoid.add(lease.host, true, proof);
-            }
+            Outcome::Broke | Outcome::Doubtful => avoid.add(lease.host, true, proof),
+            Outcome::LacksModel => avoid.add_lack(lease.host, proof),
         }
         self.line_up(lease.ticket, lease.demand.clone(), avoid, true);
     }
@@ -315,6 +324,7 @@ impl World {
         for grant in self.state.grant(self.now) {
             self.take(grant)?;
         }
+        self.dismiss()?;
         for (host, in_flight) in self.overfull() {
             // A host may shrink below what is in flight; nothing is added then.
             let before = over.get(&host).copied();
@@ -327,15 +337,22 @@ impl World {
         self.check_nobody_waits_in_vain()
     }
 
+    /// Takes in who was told that every host lacks the model.
+    fn dismiss(&mut self) -> Result<(), TestCaseError> {
+        for ticket in self.state.take_dismissed() {
+            let waiter = self.waiting.remove(&ticket);
+            prop_assert!(waiter.is_some(), "dismissed, but did not wait");
+        }
+        Ok(())
+    }
+
     /// Hosts with more leases out than slots.
     fn overfull(&self) -> HashMap<HostId, u32> {
-        let desperate = is_desperate(&self.state.hosts);
-        let slots = |host: &Host| {
-            if desperate && host.is_last_resort() {
-                1
-            } else {
-                host.slots()
-            }
+        // What may be there as a last resort depends on the model.
+        let slots = |host: &Host| match host.health.phase() {
+            Phase::Ejected { cause, .. } if cause.is_soft() => 1,
+            Phase::NotReady { .. } => host.capacity.slots(),
+            _ => host.slots(),
         };
         let over = self
             .state
@@ -364,6 +381,7 @@ impl World {
                 && other.demand.priority > waiter.demand.priority
         });
         prop_assert!(!outranked, "a higher priority was overtaken");
+        self.check_model(&grant, &waiter)?;
         self.avoids.insert(grant.ticket, waiter.avoid);
         self.leases.push(grant);
         for (client, limits) in &self.limits {
@@ -375,6 +393,29 @@ impl World {
                 "more leases than its limit"
             );
         }
+        Ok(())
+    }
+
+    /// No request goes to a host that is known to lack its model while another might have it, nor to
+    /// one that is not ready while another could serve it.
+    fn check_model(&self, grant: &Grant, waiter: &Waiter) -> Result<(), TestCaseError> {
+        let model = waiter.demand.model.as_ref();
+        let lacks = |host: &Host| {
+            let shown = waiter.avoid.lacked_on(host.id, host.models.generation());
+            let known = model.is_some_and(|model| host.models.lack(model, self.now).is_some());
+            shown || known
+        };
+        let mut hosts = self.state.hosts();
+        let Some(chosen) = self.state.host(grant.host) else {
+            return Ok(());
+        };
+        prop_assert!(!lacks(chosen) || hosts.all(lacks), "it lacks the model");
+        let mut hosts = self.state.hosts();
+        let is_ready = chosen.health.phase().is_serving();
+        prop_assert!(
+            is_ready || !hosts.any(|host| host.is_serving() && !lacks(host)),
+            "another could serve it"
+        );
         Ok(())
     }
 
@@ -425,6 +466,12 @@ impl World {
                 estimator: &self.state.estimator,
                 now: self.now,
             };
+            let model = entry.demand.model.as_ref();
+            let reach = Reach::new(&self.state.hosts, model, &entry.avoid, self.now);
+            prop_assert!(
+                model.is_none() || !reach.is_nobody(),
+                "every host lacks the model that {ticket:?} waits for"
+            );
             let line = self.state.queue.line_of(&entry);
             match scene.place(&entry, line, &mut self.state.rng) {
                 Placement::Nowhere => {}

@@ -78,7 +78,7 @@ fn rejoin(state: &mut State, ticket: Ticket, avoid: Avoid, now: Instant) {
     state.join(ticket, Demand::default(), avoid, true, now);
 }
 
-fn phase(state: &State, id: HostId) -> Phase {
+pub(super) fn phase(state: &State, id: HostId) -> Phase {
     state.host(id).unwrap().health.phase()
 }
 
@@ -98,7 +98,7 @@ fn slots(max_concurrent: u32, available: u32) -> Check {
 }
 
 /// A pool whose hosts have these numbers of slots (0 = not configured) and are up.
-fn pool(slots: &[u32], now: Instant) -> State {
+pub(super) fn pool(slots: &[u32], now: Instant) -> State {
     let specs = slots
         .iter()
         .enumerate()
@@ -117,7 +117,7 @@ fn join(state: &mut State) -> Ticket {
     join_with(state, Demand::default(), Instant::now())
 }
 
-fn join_with(state: &mut State, demand: Demand, now: Instant) -> Ticket {
+pub(super) fn join_with(state: &mut State, demand: Demand, now: Instant) -> Ticket {
     let ticket = state.next_ticket();
     state.join(ticket, demand, Avoid::default(), false, now);
     ticket
@@ -255,7 +255,7 @@ fn capacity_is_the_configured_one_else_the_learned_one_else_two() {
     assert_eq!(kinds(&mut state), [EventKind::Capacity(8)]);
     state.checked(B, &slots(0, 0), now);
     assert_eq!(
-        state.hosts[1].can_take(now, false),
+        state.hosts[1].can_take(None, false, now),
         None,
         "a host that calls itself always busy"
     );
@@ -280,8 +280,8 @@ fn a_request_that_broke_a_host_goes_elsewhere_while_there_is_an_elsewhere() {
     let now = Instant::now();
     let mut state = pool(&[1, 1], now);
     let mut avoid = Avoid::default();
-    avoid.add(A, true, state.hosts[0].proof);
-    assert!(state.has_alternative(&avoid));
+    avoid.add(A, true, state.hosts[0].proof());
+    assert!(state.has_alternative(None, &avoid, false, now));
     let ticket = state.next_ticket();
     rejoin(&mut state, ticket, avoid.clone(), now);
     state.hosts[1].in_flight = 1;
@@ -291,8 +291,8 @@ fn a_request_that_broke_a_host_goes_elsewhere_while_there_is_an_elsewhere() {
         [],
         "waits for B rather than break A again"
     );
-    avoid.add(B, true, state.hosts[1].proof);
-    assert!(!state.has_alternative(&avoid));
+    avoid.add(B, true, state.hosts[1].proof());
+    assert!(!state.has_alternative(None, &avoid, false, now));
     rejoin(&mut state, ticket, avoid, now);
     assert_eq!(
         of(&state.grant(now)),
@@ -312,7 +312,7 @@ fn a_request_that_broke_the_only_host_that_serves_returns_to_it() {
     state.checked(B, &failed, now);
     state.checked(B, &failed, now);
     let mut avoid = Avoid::default();
-    avoid.add(A, true, state.hosts[0].proof);
+    avoid.add(A, true, state.hosts[0].proof());
     let ticket = state.next_ticket();
     rejoin(&mut state, ticket, avoid, now);
     assert_eq!(of(&state.grant(now)), [], "not before a sign of life");
@@ -425,7 +425,7 @@ fn nobody_overtakes_except_past_one_that_cannot_use_the_slot() {
     let early = state.next_ticket();
     let late = join(&mut state);
     let mut avoid = Avoid::default();
-    avoid.add(A, true, state.hosts[0].proof);
+    avoid.add(A, true, state.hosts[0].proof());
     rejoin(&mut state, early, avoid, now);
     state.hosts[1].in_flight = 1;
     assert_eq!(of(&state.grant(now)), [(late, A)]);
@@ -455,8 +455,8 @@ fn server_errors_count_only_when_blamed() {
         finish(&mut state, A, Outcome::Doubtful, now);
     }
     assert_eq!(kinds(&mut state), []);
-    state.blame(A, now);
-    state.blame(A, now);
+    state.blame(A, None, now);
+    state.blame(A, None, now);
     assert_eq!(
         kinds(&mut state),
         [EventKind::Health(Transition::Ejected(Cause::Answers))]
@@ -525,7 +525,7 @@ fn checks_do_not_hurry_for_a_host_on_hold_or_on_trial() {
 fn a_refused_client_is_told_when_the_first_host_is_free() {
     let now = Instant::now();
     let mut state = pool(&[1, 1], now);
-    assert_eq!(state.retry_after(None, now), Duration::ZERO);
+    assert_eq!(state.retry_after(None, None, now), Duration::ZERO);
     finish(
         &mut state,
         A,
@@ -542,12 +542,12 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         },
         now,
     );
-    assert_eq!(state.retry_after(None, now + SECOND), 3 * SECOND);
+    assert_eq!(state.retry_after(None, None, now + SECOND), 3 * SECOND);
     teach(&mut state, 2 * SECOND, now);
     for _ in 0..20 {
         join(&mut state);
     }
-    let wait = state.retry_after(None, now + SECOND).as_secs_f64();
+    let wait = state.retry_after(None, None, now + SECOND).as_secs_f64();
     assert!(
         (19.0..21.0).contains(&wait),
         "the line takes longer: {wait}"
@@ -560,7 +560,7 @@ fn a_refused_client_is_told_when_the_first_host_is_free() {
         state.checked(id, &failed, now);
     }
     assert_eq!(
-        state.retry_after(None, now),
+        state.retry_after(None, None, now),
         5 * SECOND,
         "nobody serves: the next checks may tell"
     );
@@ -576,14 +576,14 @@ fn teach(state: &mut State, took: Duration, now: Instant) {
     }
 }
 
-fn with_model(name: &str) -> Demand {
+pub(super) fn with_model(name: &str) -> Demand {
     Demand {
         model: Model::new(name),
         ..Demand::default()
     }
 }
 
-fn has(models: &[&str]) -> HostFacts {
+pub(super) fn has(models: &[&str]) -> HostFacts {
     HostFacts {
         models: models.iter().map(|model| (*model).to_owned()).collect(),
         ..HostFacts::default()
@@ -1064,9 +1064,13 @@ fn one_whose_own_limits_make_it_wait_too_long_is_refused_at_once() {
         }
     };
     assert_eq!((admitted, refused), (31, TurnedAway::TooLong));
-    let wait = state.retry_after(Some(&few), now).as_secs_f64();
+    let wait = state.retry_after(Some(&few), None, now).as_secs_f64();
     assert!((wait - 31.0).abs() < 0.1, "{wait}");
-    assert_eq!(state.retry_after(None, now), Duration::ZERO, "for others");
+    assert_eq!(
+        state.retry_after(None, None, now),
+        Duration::ZERO,
+        "for others"
+    );
 }
 
 #[test]

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::State;
 use crate::pool::HostId;
+use crate::pool::avoid::Avoid;
+use crate::pool::demand::Model;
 use crate::pool::estimate::seconds;
 use crate::pool::health::Phase;
 use crate::pool::host::Host;
+use crate::pool::queue::Entry;
+use crate::pool::reach::Reach;
 
 /// Checks of a full host follow this fast on each other while requests wait …
 pub(super) const POLL_WHILE_WAITING: Duration = Duration::from_millis(200);
@@ -23,6 +27,9 @@ pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
 pub(super) const RECHECK_WHILE_WAITING: Duration = Duration::from_secs(1);
 /// A model is loaded within seconds, or not at all.
 pub(super) const RECHECK_NOT_READY: Duration = Duration::from_secs(1);
+
+/// Of a request that has failed nowhere.
+static NOWHERE: Avoid = Avoid::none();
 
 impl State {
     /// When to hedge a request that should take that long.
@@ -81,22 +88,31 @@ impl State {
     }
 
     /// How long a refused client should wait before it asks again: until those that wait now are
-    /// served, but at least until the first busy host is free, and until its own limits allow more. If
-    /// nobody serves, the next checks may tell.
-    pub(in crate::pool) fn retry_after(&self, client: Option<&Arc<str>>, now: Instant) -> Duration {
+    /// served, but at least until the first busy host is free that could serve it, and until its own
+    /// limits allow more. If nobody serves, the next checks may tell.
+    pub(in crate::pool) fn retry_after(
+        &self,
+        client: Option<&Arc<str>>,
+        model: Option<&Model>,
+        now: Instant,
+    ) -> Duration {
         let (requests, seconds) = self.queue.of_client(client);
         let own = self.time_within_limits(client, requests + 1, seconds, now);
-        own.max(self.time_for_all(now))
+        own.max(self.time_for_all(model, now))
     }
 
-    fn time_for_all(&self, now: Instant) -> Duration {
-        let serving = self.hosts.iter().filter(|host| host.is_serving());
+    fn time_for_all(&self, model: Option<&Model>, now: Instant) -> Duration {
+        let serving = self.serving(model, now);
         let busy_for = |host: &Host| {
             let until = host.busy_until.unwrap_or(now);
             until.saturating_duration_since(now)
         };
         match serving.map(busy_for).min() {
-            Some(first_free) => first_free.max(self.time_for(self.queue.seconds(now))),
+            Some(first_free) => {
+                let all = self.queue.seconds(now);
+                let own = model.map_or(0.0, |model| self.queue.seconds_for(model));
+                first_free.max(self.wait(all, own, model, now))
+            }
             None => self.settings.check_interval,
         }
     }
@@ -116,24 +132,59 @@ impl State {
             let slots: u32 = serving.map(|host| host.capacity.steady()).sum();
             // With all slots it would take as long as for anybody.
             let share = f64::from(slots) / f64::from(limit.get());
-            self.time_for(work * share.max(1.0))
+            self.time_for(work * share.max(1.0), None, now)
         });
         clients
             .wait(client, requests, now)
             .max(of_slots.unwrap_or_default())
     }
 
-    /// How long the hosts that serve take for that many seconds of work on an average host.
-    pub(super) fn time_for(&self, work: f64) -> Duration {
-        if !self.estimator.is_trustworthy() {
+    /// How long `newcomer`, the last of its client's requests in line, is going to wait.
+    pub(super) fn wait_of(&self, newcomer: &Entry, now: Instant) -> Duration {
+        let ahead = self.queue.seconds_ahead_of(newcomer, now);
+        let model = newcomer.demand.model.as_ref();
+        let own = model.map_or(0.0, |model| self.queue.seconds_for(model) - newcomer.sure);
+        self.wait(ahead, own, model, now)
+    }
+
+    /// How long all that waits is going to take.
+    pub(super) fn wait_of_all(&self, now: Instant) -> Duration {
+        let all = self.queue.seconds(now);
+        let models = self.queue.by_model();
+        let each = models.map(|(model, own)| self.wait(all, own, Some(model), now));
+        each.fold(self.time_for(all, None, now), Duration::max)
+    }
+
+    /// How long `all` takes of which up to `own` is for `model`: all of it the whole pool, and its own
+    /// part the hosts that could serve that.
+    fn wait(&self, all: f64, own: f64, model: Option<&Model>, now: Instant) -> Duration {
+        let own = self.time_for(own.min(all), model, now);
+        own.max(self.time_for(all, None, now))
+    }
+
+    /// Hosts that serve and could serve a request for `model`.
+    fn serving<'a>(
+        &'a self,
+        model: Option<&'a Model>,
+        now: Instant,
+    ) -> impl Iterator<Item = &'a Host> {
+        let reach = Reach::new(&self.hosts, model, &NOWHERE, now);
+        let serving = self.hosts.iter().filter(|host| host.is_serving());
+        serving.filter(move |host| reach.includes(host))
+    }
+
+    /// How long the hosts that could serve requests for `model` take for that many seconds of work on
+    /// an average host.
+    fn time_for(&self, work: f64, model: Option<&Model>, now: Instant) -> Duration {
+        if work <= 0.0 || !self.estimator.is_trustworthy() {
             return Duration::ZERO;
         }
-        let serving = self.hosts.iter().filter(|host| host.is_serving());
-        let rate: f64 = serving
+        let rate: f64 = self
+            .serving(model, now)
             .map(|host| f64::from(host.capacity.steady()) / host.slowness.factor())
             .sum();
         if rate > 0.0 {
-            seconds(work.max(0.0) / rate)
+            seconds(work / rate)
         } else {
             Duration::ZERO
         }

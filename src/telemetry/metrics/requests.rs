@@ -71,6 +71,8 @@ pub enum Reason {
     QueueFull,
     /// Too much is ahead of it in the queue.
     QueueTooLong,
+    /// Every host lacks its model.
+    NoModel,
     /// No host became free in time.
     Deadline,
     /// The hosts that took it failed to answer it.
@@ -78,7 +80,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::BadHead,
         Self::Unauthorized,
         Self::NoRoute,
@@ -91,6 +93,7 @@ impl Reason {
         Self::Memory,
         Self::QueueFull,
         Self::QueueTooLong,
+        Self::NoModel,
         Self::Deadline,
         Self::HostsFailed,
     ];
@@ -110,6 +113,7 @@ impl Reason {
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::QueueTooLong => "queue_too_long",
+            Self::NoModel => "no_model",
             Self::Deadline => "deadline",
             Self::HostsFailed => "hosts_failed",
         }

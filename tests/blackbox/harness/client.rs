@@ -59,7 +59,19 @@ impl Client {
         self.post("/embed", &embed_body(text)).await
     }
 
+    /// Has one text embedded with this model.
+    pub(crate) async fn embed_with(&self, model: &str, text: &str) -> Reply {
+        let body = json!({"texts": [text], "model": model});
+        self.post("/embed", &body).await
+    }
+
     /// The same without waiting for the answer.
+    pub(crate) fn start_embed_with(&self, model: &str, text: &str) -> JoinHandle<Reply> {
+        let (client, model, text) = (self.clone(), model.to_owned(), text.to_owned());
+        tokio::spawn(async move { client.embed_with(&model, &text).await })
+    }
+
+    /// Has one text embedded without waiting for the answer.
     pub(crate) fn start_embed(&self, text: &str) -> JoinHandle<Reply> {
         let (client, text) = (self.clone(), text.to_owned());
         tokio::spawn(async move { client.embed(&text).await })

@@ -48,6 +48,8 @@ pub(super) struct Knobs {
     pub(super) installed: Option<Vec<String>>,
     /// Does `/info` tell them?
     pub(super) tells_installed: bool,
+    /// Does it serve all others too?
+    pub(super) serves_all: bool,
     /// For others.
     pub(super) unknown_model: Answer,
     /// What `/health` says of it.
@@ -57,7 +59,7 @@ pub(super) struct Knobs {
 
 impl Knobs {
     fn has(&self, model: &str) -> bool {
-        let installed = self.installed.as_ref();
+        let installed = self.installed.as_ref().filter(|_| !self.serves_all);
         installed.is_none_or(|installed| installed.iter().any(|it| it == model))
     }
 }

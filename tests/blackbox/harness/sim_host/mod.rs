@@ -36,6 +36,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             models: vec!["sim".to_owned()],
             installed: None,
             tells_installed: false,
+            serves_all: false,
             unknown_model: Answer::error(404, "this model is not installed on this host"),
             ready: None,
             api_key: None,
@@ -81,6 +82,18 @@ impl Setup {
     /// Can serve these models only; answers 404 for others.
     pub(crate) fn installed(mut self, models: &[&str]) -> Self {
         self.knobs.installed = Some(owned(models));
+        self
+    }
+
+    /// Tells in `/info` all that it can serve.
+    pub(crate) fn tells_installed(mut self) -> Self {
+        self.knobs.tells_installed = true;
+        self
+    }
+
+    /// What it answers for a model that is not installed.
+    pub(crate) fn unknown_model(mut self, answer: Answer) -> Self {
+        self.knobs.unknown_model = answer;
         self
     }
 
@@ -172,6 +185,15 @@ impl SimHost {
 
     pub(crate) fn set_ready(&self, ready: bool) {
         self.knobs().ready = Some(ready);
+    }
+
+    /// Serves every model from now on, whatever it tells.
+    pub(crate) fn answer_all_models(&self) {
+        self.knobs().serves_all = true;
+    }
+
+    pub(crate) fn set_installed(&self, models: &[&str]) {
+        self.knobs().installed = Some(owned(models));
     }
 
     pub(crate) fn set_key(&self, api_key: &str) {

@@ -1,0 +1,285 @@
+//! Which models one host can serve, as far as is known.
+//!
+//! | what is known from | for how long |
+//! | --- | --- |
+//! | `/info`: what is in memory, and perhaps all that the host can serve | until it tells otherwise |
+//! | a good answer: it has the model | until it shows otherwise |
+//! | a 404, or an error that a sibling did not make: it lacks the model | [`REMEMBERED`], or until it may have restarted, or tells that it has the model now |
+//!
+//! What is not known to be lacking may be there. Names come from clients, who may invent any number
+//! of them, so that what is remembered is bounded: a lack that is forgotten costs one attempt.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::demand::Model;
+
+/// How long a host that has shown that it lacks a model is not asked for it again …
+const REMEMBERED: Duration = Duration::from_mins(1);
+/// … and if it tells at the same time that it has it: until it tells the next time, about.
+const DISPUTED: Duration = Duration::from_secs(5);
+/// Lacks, and models answered with, that are remembered of a host.
+const MOST: usize = 256;
+
+/// How a host is known to lack a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// The model is not among all that it tells.
+    Told,
+    /// It was asked.
+    Shown,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Models {
+    /// In memory; `None` if it never told.
+    loaded: Option<HashSet<Model>>,
+    /// All that it can serve; `None` if it doesn't tell.
+    available: Option<HashSet<Model>>,
+    /// Answered with.
+    served: HashSet<Model>,
+    /// Until when what it has shown to lack is remembered.
+    lacks: HashMap<Model, Instant>,
+    /// Grows whenever it may have other models than before.
+    generation: u64,
+}
+
+impl Models {
+    /// Is `model` in memory? A host that never told counts as one that has it there.
+    pub(super) fn is_loaded(&self, model: &Model) -> bool {
+        let loaded = self.loaded.as_ref();
+        loaded.is_none_or(|loaded| loaded.contains(model))
+    }
+
+    /// Has it told that `model` is in memory?
+    pub(super) fn is_surely_loaded(&self, model: &Model) -> bool {
+        has(self.loaded.as_ref(), model)
+    }
+
+    /// Is `model` among all that it tells that it can serve?
+    pub(super) fn is_available(&self, model: &Model) -> bool {
+        has(self.available.as_ref(), model)
+    }
+
+    /// Has it told that it has `model`?
+    fn is_told(&self, model: &Model) -> bool {
+        self.is_surely_loaded(model) || self.is_available(model)
+    }
+
+    /// Is it known to have `model`, or to have had it when it was last asked?
+    pub(super) fn is_known(&self, model: &Model) -> bool {
+        self.is_told(model) || self.served.contains(model)
+    }
+
+    /// Has it answered with any model since it may have restarted?
+    pub(super) fn has_served(&self) -> bool {
+        !self.served.is_empty()
+    }
+
+    /// How it is known to lack `model`, if it is.
+    pub(super) fn lack(&self, model: &Model, now: Instant) -> Option<Lack> {
+        if self.lacks.get(model).is_some_and(|until| now < *until) {
+            return Some(Lack::Shown);
+        }
+        let available = self.available.as_ref()?;
+        let has = available.contains(model) || self.served.contains(model);
+        (!has).then_some(Lack::Told)
+    }
+
+    /// A number that changes whenever the host may have other models than before.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// It told what is in its memory and, perhaps, all that it can serve. Returns whether the latter
+    /// is news.
+    pub(super) fn tell(&mut self, loaded: &[String], available: Option<&[String]>) -> bool {
+        let loaded: HashSet<Model> = named(loaded);
+        // What is in memory can be served, whatever the list says.
+        let available = available.map(|names| {
+            let mut all = named(names);
+            all.extend(loaded.iter().cloned());
+            all
+        });
+        let new = |model: &Model| {
+            let now = loaded.contains(model) || has(available.as_ref(), model);
+            now && !self.is_told(model)
+        };
+        let before = self.lacks.len();
+        let gained: Vec<Model> = self.lacks.keys().filter(|it| new(it)).cloned().collect();
+        for model in gained {
+            self.lacks.remove(&model);
+        }
+        let is_news = available != self.available || self.lacks.len() != before;
+        if let Some(available) = available.as_ref().filter(|_| is_news) {
+            self.served.retain(|model| available.contains(model));
+        }
+        self.generation += u64::from(is_news);
+        self.loaded = Some(loaded);
+        self.available = available;
+        is_news
+    }
+
+    /// It has answered with `model`.
+    pub(super) fn serve(&mut self, model: &Model) {
+        self.lacks.remove(model);
+        if self.served.len() < MOST && !self.served.contains(model) {
+            self.served.insert(model.clone());
+        }
+        if let Some(loaded) = &mut self.loaded
+            && !loaded.contains(model)
+        {
+            loaded.insert(model.clone());
+        }
+    }
+
+    /// It was asked for `model` and lacks it. `matters`: which models some host is known to have
+    /// answered with; others make room first. Returns whether that is news.
+    pub(super) fn miss(
+        &mut self,
+        model: &Model,
+        matters: impl Fn(&Model) -> bool,
+        now: Instant,
+    ) -> bool {
+        let known = self.lack(model, now) == Some(Lack::Shown);
+        let remembered = if self.is_told(model) {
+            DISPUTED
+        } else {
+            REMEMBERED
+        };
+        self.served.remove(model);
+        self.make_room(matters, now);
+        if self.lacks.len() < MOST || self.lacks.contains_key(model) {
+            self.lacks.insert(model.clone(), now + remembered);
+        }
+        !known
+    }
+
+    fn make_room(&mut self, matters: impl Fn(&Model) -> bool, now: Instant) {
+        if self.lacks.len() < MOST {
+            return;
+        }
+        self.lacks.retain(|_, until| now < *until);
+        let idle = self.lacks.iter().filter(|(model, _)| !matters(model));
+        let oldest = idle.min_by_key(|(_, until)| **until);
+        if let Some(model) = oldest.map(|(model, _)| model.clone())
+            && self.lacks.len() >= MOST
+        {
+            self.lacks.remove(&model);
+        }
+    }
+
+    /// Perhaps it restarts: nothing is in memory until it tells, and it may lack nothing any more.
+    pub(super) fn forget(&mut self) {
+        if let Some(loaded) = &mut self.loaded {
+            loaded.clear();
+        }
+        self.lacks.clear();
+        self.generation += 1;
+    }
+}
+
+fn has(models: Option<&HashSet<Model>>, model: &Model) -> bool {
+    models.is_some_and(|models| models.contains(model))
+}
+
+fn named(names: &[String]) -> HashSet<Model> {
+    names.iter().filter_map(|name| Model::new(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str) -> Model {
+        Model::new(name).unwrap()
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn nothing(_: &Model) -> bool {
+        false
+    }
+
+    #[test]
+    fn what_a_host_does_not_tell_it_may_have() {
+        let now = Instant::now();
+        let mut models = Models::default();
+        assert_eq!(models.lack(&model("x"), now), None);
+        models.tell(&names(&["y"]), None);
+        assert_eq!(models.lack(&model("x"), now), None, "not in memory yet");
+        models.tell(&names(&["y"]), Some(&names(&["z"])));
+        assert_eq!(models.lack(&model("x"), now), Some(Lack::Told));
+        assert_eq!(models.lack(&model("y"), now), None, "in memory");
+        assert_eq!(models.lack(&model("z"), now), None);
+        models.serve(&model("x"));
+        assert_eq!(models.lack(&model("x"), now), None, "it has shown better");
+        models.tell(&[], Some(&names(&["y"])));
+        assert_eq!(models.lack(&model("x"), now), Some(Lack::Told), "newer");
+    }
+
+    #[test]
+    fn a_lack_is_remembered_for_a_while() {
+        let now = Instant::now();
+        let mut models = Models::default();
+        assert!(models.miss(&model("x"), nothing, now));
+        assert!(!models.miss(&model("x"), nothing, now), "no news");
+        let soon = now + REMEMBERED / 2;
+        assert_eq!(models.lack(&model("x"), soon), Some(Lack::Shown));
+        assert_eq!(models.lack(&model("x"), now + REMEMBERED), None);
+        assert_eq!(models.lack(&model("y"), now), None);
+    }
+
+    #[test]
+    fn a_lack_ends_with_a_restart_a_good_answer_and_news() {
+        let now = Instant::now();
+        let x = model("x");
+        let missing = |models: &mut Models| {
+            models.miss(&x, nothing, now);
+            assert_eq!(models.lack(&x, now), Some(Lack::Shown));
+            models.generation()
+        };
+        let mut models = Models::default();
+        let generation = missing(&mut models);
+        models.forget();
+        assert_eq!(models.lack(&x, now), None);
+        assert_ne!(models.generation(), generation);
+        missing(&mut models);
+        models.serve(&x);
+        assert_eq!(models.lack(&x, now), None);
+        let generation = missing(&mut models);
+        assert!(models.tell(&names(&[]), Some(&names(&["x"]))));
+        assert_eq!(models.lack(&x, now), None);
+        assert_ne!(models.generation(), generation);
+    }
+
+    #[test]
+    fn an_old_list_does_not_outdo_what_was_shown_but_is_tried_again_soon() {
+        let now = Instant::now();
+        let (x, list) = (model("x"), names(&["x"]));
+        let mut models = Models::default();
+        models.tell(&[], Some(&list));
+        models.miss(&x, nothing, now);
+        assert!(!models.tell(&[], Some(&list)), "no news");
+        assert_eq!(models.lack(&x, now), Some(Lack::Shown));
+        assert_eq!(models.lack(&x, now + DISPUTED), None);
+    }
+
+    #[test]
+    fn invented_names_displace_each_other_but_not_what_matters() {
+        let now = Instant::now();
+        let mut models = Models::default();
+        let matters = |it: &Model| it.as_str() == "real";
+        models.miss(&model("real"), matters, now);
+        for number in 0..10 * MOST {
+            models.miss(&model(&format!("invented {number}")), matters, now);
+        }
+        assert_eq!(models.lacks.len(), MOST);
+        assert_eq!(models.lack(&model("real"), now), Some(Lack::Shown));
+        let last = model(&format!("invented {}", 10 * MOST - 1));
+        assert_eq!(models.lack(&last, now), Some(Lack::Shown));
+    }
+}

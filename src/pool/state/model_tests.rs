@@ -1,0 +1,169 @@
+//! Hosts that differ in models.
+
+use super::tests::{has, join_with, phase, pool, with_model};
+use super::*;
+use crate::pool::host::HostFacts;
+use crate::pool::{Check, Outcome, TurnedAway};
+
+const A: HostId = HostId(0);
+const B: HostId = HostId(1);
+const SECOND: Duration = Duration::from_secs(1);
+const ANSWERED: Outcome = Outcome::Answered { timed: true };
+
+fn model(name: &str) -> Model {
+    Model::new(name).unwrap()
+}
+
+fn can_serve(models: &[&str]) -> HostFacts {
+    let facts = has(&[]);
+    let available = models.iter().map(|model| (*model).to_owned()).collect();
+    HostFacts {
+        available: Some(available),
+        ..facts
+    }
+}
+
+/// One request for `embed:m`, which ends so.
+fn ask(state: &mut State, outcome: Outcome, now: Instant) -> HostId {
+    join_with(state, with_model("embed:m"), now);
+    let grant = state.grant(now).remove(0);
+    state.finish(&grant, outcome, now);
+    grant.host
+}
+
+#[test]
+fn a_free_host_that_lacks_the_model_is_no_reason_not_to_wait() {
+    let now = Instant::now();
+    let mut state = pool(&[4, 1], now);
+    state.told(A, can_serve(&["embed:n"]));
+    join_with(&mut state, with_model("embed:m"), now);
+    join_with(&mut state, with_model("embed:m"), now);
+    let granted = state.grant(now);
+    assert_eq!(granted.len(), 1);
+    assert_eq!(granted[0].host, B);
+    assert_eq!(state.waiting(), 1);
+}
+
+#[test]
+fn the_wait_is_that_for_hosts_that_may_have_the_model() {
+    let start = Instant::now();
+    let mut state = pool(&[8, 1], start);
+    let mut now = start;
+    for _ in 0..40 {
+        join_with(&mut state, with_model("embed:m"), now);
+        let grant = state.grant(now).remove(0);
+        now += 8 * SECOND;
+        state.finish(&grant, ANSWERED, now);
+    }
+    let line_up = |state: &mut State| {
+        for _ in 0..20 {
+            join_with(state, with_model("embed:m"), now);
+        }
+        state.grant(now);
+        let last = join_with(state, with_model("embed:m"), now);
+        let admitted = state.admit(last, 60 * SECOND, now);
+        let retry_after = state.retry_after(None, Some(&model("embed:m")), now);
+        (admitted, retry_after, state.view(now).expected_wait)
+    };
+    let (admitted, shared, all) = line_up(&mut state);
+    assert_eq!(admitted, Ok(vec![]));
+    assert!(
+        shared < 20 * SECOND && all < 20 * SECOND,
+        "{shared:?} {all:?}"
+    );
+
+    let mut state = {
+        let mut lacking = state;
+        lacking.told(A, can_serve(&["embed:n"]));
+        lacking
+    };
+    let (admitted, alone, all) = line_up(&mut state);
+    assert_eq!(
+        admitted,
+        Err(TurnedAway::TooLong),
+        "one slot for all of them"
+    );
+    assert!(
+        alone > 60 * SECOND && all > 60 * SECOND,
+        "{alone:?} {all:?}"
+    );
+    let other = state.retry_after(None, Some(&model("embed:n")), now);
+    assert!(other < alone, "{other:?}");
+}
+
+#[test]
+fn an_error_for_a_model_that_the_host_may_lack_is_no_fault() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    state.told(A, has(&["embed:n"]));
+    let (m, n) = (model("embed:m"), model("embed:n"));
+    for _ in 0..9 {
+        state.blame(A, Some(&m), now);
+    }
+    assert!(phase(&state, A).is_serving());
+    assert_eq!(ask(&mut state, ANSWERED, now), B);
+    for _ in 0..2 {
+        state.blame(A, Some(&n), now);
+    }
+    assert!(!phase(&state, A).is_serving(), "it has that one in memory");
+}
+
+#[test]
+fn a_host_that_never_answered_well_is_out_when_it_fails_with_two_models() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    for name in ["embed:m", "embed:n"] {
+        assert!(phase(&state, A).is_serving());
+        state.blame(A, Some(&model(name)), now);
+    }
+    assert!(!phase(&state, A).is_serving());
+}
+
+#[test]
+fn an_ejected_host_is_the_last_resort_for_a_model_that_others_lack() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    state.told(B, can_serve(&["embed:n"]));
+    for _ in 0..2 {
+        assert_eq!(ask(&mut state, Outcome::Broke, now), A);
+    }
+    assert!(!phase(&state, A).is_serving() && phase(&state, B).is_serving());
+    assert_eq!(ask(&mut state, ANSWERED, now), A);
+    assert!(phase(&state, A).is_serving(), "it has shown better");
+}
+
+#[test]
+fn those_who_wait_for_a_model_that_turns_out_to_be_nowhere_are_told_at_once() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    assert_eq!(ask(&mut state, Outcome::LacksModel, now), A);
+    join_with(&mut state, with_model("embed:m"), now);
+    let granted = state.grant(now);
+    assert_eq!(granted[0].host, B);
+    let waits = join_with(&mut state, with_model("embed:m"), now);
+    assert_eq!(state.grant(now).len(), 0);
+    assert_eq!(state.take_dismissed(), []);
+    state.finish(&granted[0], Outcome::LacksModel, now);
+    assert_eq!(state.take_dismissed(), [waits]);
+    let late = join_with(&mut state, with_model("embed:m"), now);
+    assert_eq!(state.take_dismissed(), [late], "it is remembered");
+    assert_eq!(state.waiting(), 0);
+
+    state.checked(B, &refused(), now);
+    let waits = join_with(&mut state, with_model("embed:m"), now);
+    assert_eq!(state.take_dismissed(), [], "it may have restarted");
+    state.set_hosts(vec![]);
+    state.grant(now);
+    assert_eq!(
+        state.take_dismissed(),
+        [],
+        "there is no host at all: {waits:?}"
+    );
+}
+
+fn refused() -> Check {
+    Check::Failed {
+        reason: String::new(),
+        reachable: false,
+    }
+}
