@@ -281,7 +281,10 @@ fn log(event: &Event) {
             let (cause, problem) = (cause.as_str(), event.problem.as_deref());
             tracing::warn!(%host, cause, problem, "host is ejected");
         }
-        EventKind::Busy(retry_after) => tracing::info!(%host, ?retry_after, "host is busy"),
+        EventKind::Busy(retry_after) => {
+            let retry_after_seconds = retry_after.as_secs_f64();
+            tracing::info!(%host, retry_after_seconds, "host is busy");
+        }
         EventKind::NotBusy => tracing::info!(%host, "host has a free slot again"),
         EventKind::Added => tracing::info!(%host, "host is added"),
         EventKind::Removed => tracing::info!(%host, "host is removed; it finishes what it has"),

@@ -68,10 +68,11 @@ impl Admin {
     /// The pool at this moment.
     fn state(&self) -> PoolState {
         let activity = &self.metrics.activity;
-        PoolState {
+        let state = PoolState {
             uptime_seconds: activity.uptime().as_secs(),
             ..PoolState::new(&self.pool.view(), &activity.lately())
-        }
+        };
+        state.with_configuration(self.reloader.standing())
     }
 }
 

@@ -13,6 +13,9 @@ use crate::telemetry::RequestRecord;
 /// How many are shown unless `limit` says otherwise.
 const LIMIT: usize = 50;
 
+/// How many are named where one was asked for by the beginning of its id.
+const SHOWN: usize = 8;
+
 /// `GET /api/v1/requests`.
 #[derive(Serialize)]
 struct Requests {
@@ -41,7 +44,11 @@ pub(super) async fn find(
     headers: HeaderMap,
 ) -> Response {
     let accepted = headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
-    match admin.recent.find(&id) {
+    let ids = admin.recent.ids(&id);
+    if ids.len() > 1 {
+        return reply::error(StatusCode::CONFLICT, ambiguous(&id, &ids));
+    }
+    match ids.first().and_then(|id| admin.recent.find(id)) {
         Some(record) if accepted == Some(b"text/plain") => {
             let mut told = story::tell(&record).into_response();
             reply::never_store(&mut told);
@@ -52,9 +59,18 @@ pub(super) async fn find(
     }
 }
 
+fn ambiguous(beginning: &str, ids: &[String]) -> String {
+    let shown = ids.iter().take(SHOWN).map(String::as_str);
+    let more = if ids.len() > SHOWN { ", …" } else { "" };
+    let (count, shown) = (ids.len(), shown.collect::<Vec<_>>().join(", "));
+    format!(
+        "{count} requests of late have ids that begin with {beginning:?}: {shown}{more}; give more of it"
+    )
+}
+
 fn unknown(id: &str) -> String {
     format!(
-        "no request of late has the id {id:?} (it is in the answer's X-Request-Id and in the log); \
+        "no request of late has an id that is, or begins with, {id:?} (it is in the answer's X-Request-Id and in the log); \
          only the last 1000 requests of this process are kept"
     )
 }

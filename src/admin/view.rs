@@ -8,6 +8,7 @@ use super::{summary, words};
 use crate::config::Change;
 pub use crate::pool::Condition as State;
 use crate::pool::{HostView, PoolView};
+use crate::reload::Standing;
 use crate::telemetry::{Lately, Rates};
 
 /// Everything at one moment.
@@ -31,8 +32,42 @@ pub struct PoolState {
     /// How the last minute's requests went.
     #[serde(default)]
     pub requests: RatesState,
+    /// How what runs stands to the configuration's file.
+    #[serde(default)]
+    pub configuration: ConfigurationState,
     /// In the order of the configuration.
     pub hosts: Vec<HostState>,
+}
+
+/// How what runs stands to the configuration's file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ConfigurationState {
+    /// What is wrong with the file, so that the configuration before it goes on; none: it runs.
+    pub refused: Vec<String>,
+    /// What the file says otherwise, but only a restart changes.
+    pub needs_restart: Vec<String>,
+}
+
+impl ConfigurationState {
+    /// A sentence for each of the two that there is.
+    fn told(&self) -> impl Iterator<Item = String> {
+        let refused = self.refused.first().map(|first| {
+            let more = match self.refused.len() {
+                1 => String::new(),
+                all => format!(" (and {} more)", all - 1),
+            };
+            format!(
+                "The configuration's file is refused and the one before goes on: {first}{more}."
+            )
+        });
+        let restart = (!self.needs_restart.is_empty()).then(|| {
+            format!(
+                "A restart is needed for: {}.",
+                self.needs_restart.join("; ")
+            )
+        });
+        refused.into_iter().chain(restart)
+    }
 }
 
 /// The pool in a sentence or two.
@@ -175,8 +210,23 @@ impl PoolState {
             summary: summary::summary(pool, lately),
             queue: QueueState::from(pool),
             requests: lately.requests.into(),
+            configuration: ConfigurationState::default(),
             hosts: pool.hosts.iter().map(host).collect(),
         }
+    }
+
+    /// With how it stands to the configuration's file, which its summary then tells as well.
+    pub(super) fn with_configuration(mut self, standing: Standing) -> Self {
+        self.configuration = ConfigurationState {
+            refused: standing.refused,
+            needs_restart: standing.needs_restart,
+        };
+        for sentence in self.configuration.told() {
+            self.summary.level = self.summary.level.max(Level::Attention);
+            let text = &mut self.summary.text;
+            text.extend([if text.is_empty() { "" } else { " " }, &sentence]);
+        }
+        self
     }
 
     /// The names of all hosts, for people.
@@ -291,7 +341,7 @@ mod tests {
             &Lately::default(),
         );
         let mut json = serde_json::to_value(&state).unwrap();
-        for key in ["summary", "requests"] {
+        for key in ["summary", "requests", "configuration"] {
             json.as_object_mut().unwrap().remove(key);
         }
         let old = json["hosts"][0].as_object_mut().unwrap();
@@ -299,6 +349,33 @@ mod tests {
         old.remove("problem");
         let read: PoolState = serde_json::from_value(json).unwrap();
         assert_eq!(read.hosts[0].name, "a");
+    }
+
+    #[test]
+    fn a_file_that_does_not_run_as_it_is_asks_for_attention() {
+        let view = PoolView::for_testing(vec![host(Phase::Up)]);
+        let state = |refused: &[&str], needs_restart: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+            let standing = Standing {
+                refused: owned(refused),
+                needs_restart: owned(needs_restart),
+            };
+            PoolState::new(&view, &Lately::default()).with_configuration(standing)
+        };
+        assert_eq!(state(&[], &[]).summary.level, Level::Good);
+        let both = state(&["f:1:1: one", "f:2:1: two"], &["listen: a → b"]);
+        assert_eq!(both.summary.level, Level::Attention);
+        assert!(
+            both.summary
+                .text
+                .contains("goes on: f:1:1: one (and 1 more).")
+        );
+        assert!(
+            both.summary
+                .text
+                .contains("A restart is needed for: listen: a → b.")
+        );
+        assert_eq!(both.configuration.refused.len(), 2);
     }
 
     #[test]

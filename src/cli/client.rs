@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use gpu_bridge_wire::{API_KEY_HEADER, ErrorBody};
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -20,17 +20,20 @@ use super::failure::Failure;
 use crate::admin::access::MARK;
 use crate::config::{self, Secret};
 
-const DEFAULT_ADMIN: &str = "http://127.0.0.1:9765";
+const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
+const DEFAULT_PORT: u16 = 9765;
 /// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// On all that clients and GPU hosts are answered, and on nothing that operators are.
+const REQUEST_ID: &str = "x-request-id";
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 
 /// Which proxy is meant, and what lets us in.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The proxy's admin address; `http://127.0.0.1:9765` unless set.
-    #[arg(long, value_name = "URL", env = "GPU_BRIDGE_ADMIN")]
-    admin: Option<Url>,
+    /// The proxy's admin address; `127.0.0.1:9765` unless set.
+    #[arg(long, value_name = "HOST:PORT", env = "GPU_BRIDGE_ADMIN")]
+    admin: Option<String>,
     /// Take the admin address and its key from this configuration instead.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -51,9 +54,7 @@ impl Client {
     pub(super) fn new(place: Where, variable: Option<OsString>) -> Result<Self, Failure> {
         let given = given_key(place.admin_key_file, variable)?;
         let Some(file) = place.config else {
-            let url = place.admin.map_or_else(|| DEFAULT_ADMIN.parse(), Ok);
-            let url = url.map_err(|error| Failure::Usage(format!("--admin: {error}")))?;
-            let authority = authority(&url)?;
+            let authority = authority(place.admin.as_deref().unwrap_or(DEFAULT_ADMIN))?;
             return Ok(Self {
                 authority,
                 key: given,
@@ -82,26 +83,34 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
-        let exchange = timeout(PATIENCE, self.exchange(method, path)).await;
-        let (status, body) = exchange
+        let answer = timeout(PATIENCE, self.exchange(method, path)).await;
+        let answer = answer
             .map_err(|_| self.unreachable("no answer in time"))?
-            .map_err(|error| self.unreachable(&error.to_string()))?;
-        if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|error| Failure::Failed(format!("the answer can't be read: {error}")));
+            .map_err(|error| self.failed(&error))?;
+        if answer.headers().contains_key(REQUEST_ID) {
+            return Err(self.not_admin("clients connect there, or it is a GPU host"));
         }
-        Err(refusal(status, &body))
+        let (head, body) = answer.into_parts();
+        if !head.status.is_success() {
+            return Err(self.refusal(head.status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            if error.is_data() {
+                Failure::Failed(format!("the answer can't be read: {error}"))
+            } else {
+                self.not_admin("its answer is not JSON")
+            }
+        })
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn exchange(&self, method: Method, path: &str) -> anyhow::Result<Response<Bytes>> {
         let stream = TcpStream::connect(&self.authority).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let request = self.request(method, path)?;
         let exchange = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            anyhow::Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
         };
         tokio::select! {
             answer = exchange => answer,
@@ -126,24 +135,45 @@ impl Client {
         request.body(Empty::new())
     }
 
+    fn failed(&self, error: &anyhow::Error) -> Failure {
+        if error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_parse)
+        {
+            return self
+                .not_admin("what answers there does not speak plain HTTP; perhaps it wants TLS");
+        }
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return self.unreachable("nothing listens there: connection refused");
+        }
+        self.unreachable(&error.to_string())
+    }
+
     fn unreachable(&self, error: &str) -> Failure {
         Failure::Unreachable {
             address: self.authority.clone(),
             error: error.to_owned(),
         }
     }
-}
 
-fn refusal(status: StatusCode, body: &[u8]) -> Failure {
-    let detail = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(ErrorBody { detail }) => detail,
-        Err(_) => format!("the proxy answers {status}; is this its admin address?"),
-    };
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
-        StatusCode::NOT_FOUND => Failure::NoSuch { detail },
-        StatusCode::UNPROCESSABLE_ENTITY => Failure::Refused { detail },
-        _ => Failure::Failed(detail),
+    fn not_admin(&self, why: &'static str) -> Failure {
+        Failure::NotAdmin {
+            address: self.authority.clone(),
+            why,
+        }
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let Ok(ErrorBody { detail }) = serde_json::from_slice::<ErrorBody>(body) else {
+            return self.not_admin("its answer is none of a proxy's");
+        };
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
+            StatusCode::NOT_FOUND | StatusCode::CONFLICT => Failure::NoSuch { detail },
+            StatusCode::UNPROCESSABLE_ENTITY => Failure::Refused { detail },
+            _ => Failure::Failed(detail),
+        }
     }
 }
 
@@ -167,13 +197,36 @@ fn given_key(file: Option<PathBuf>, variable: Option<OsString>) -> Result<Option
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
 }
 
-fn authority(url: &Url) -> Result<String, Failure> {
-    let wrong = || Failure::Usage("--admin must look like http://127.0.0.1:9765".to_owned());
-    if url.scheme() != "http" || url.path() != "/" {
-        return Err(wrong());
+/// `HOST:PORT` of what may be written as a URL, or without a port.
+fn authority(text: &str) -> Result<String, Failure> {
+    let usage = |why: &str| Failure::Usage(format!("--admin {why}; write e.g. 127.0.0.1:9765"));
+    let (rest, default) = match text.trim().split_once("://") {
+        Some(("http", rest)) => (rest, 80),
+        Some(("https", _)) => return Err(usage("takes plain HTTP, not https")),
+        Some(_) => return Err(usage("takes http:// or nothing in front of the address")),
+        None => (text.trim(), DEFAULT_PORT),
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let bracketed = rest.parse::<Ipv6Addr>().map(|ip| format!("[{ip}]"));
+    let rest = bracketed.unwrap_or_else(|_| rest.to_owned());
+    let rest = match rest.strip_prefix(':') {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => rest,
+    };
+    let url =
+        Url::parse(&format!("http://{rest}")).map_err(|error| usage(&format!("({error})")))?;
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(usage("is an address only, without a path"));
     }
-    let host = url.host_str().ok_or_else(wrong)?;
-    Ok(format!("{host}:{}", url.port().unwrap_or(80)))
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(usage("holds no key; give it with --admin-key-file"));
+    }
+    let host = url.host_str().ok_or_else(|| usage("names no host"))?;
+    let written = rest
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.contains(']'));
+    let port = written.and_then(|(_, port)| port.parse().ok());
+    Ok(format!("{host}:{}", port.unwrap_or(default)))
 }
 
 /// An address to listen on, as one to connect to: "all of this machine's" is this machine.
@@ -191,20 +244,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_the_admin_address() {
-        let authority = |url: &str| authority(&url.parse().unwrap()).ok();
-        assert_eq!(
-            authority("http://127.0.0.1:9765").as_deref(),
-            Some("127.0.0.1:9765")
-        );
-        assert_eq!(
-            authority("http://[::1]:9765/").as_deref(),
-            Some("[::1]:9765")
-        );
-        assert_eq!(authority("http://proxy").as_deref(), Some("proxy:80"));
-        assert_eq!(authority("https://proxy"), None);
-        assert_eq!(authority("http://proxy/metrics"), None);
-        assert_eq!(authority("localhost:9765"), None);
+    fn ways_to_write_the_admin_address() {
+        let authority = |text: &str| authority(text).ok();
+        for (text, expected) in [
+            ("127.0.0.1:9765", "127.0.0.1:9765"),
+            ("http://127.0.0.1:9765", "127.0.0.1:9765"),
+            ("http://[::1]:9765/", "[::1]:9765"),
+            ("[::1]:80", "[::1]:80"),
+            ("[::1]", "[::1]:9765"),
+            ("::1", "[::1]:9765"),
+            (":9000", "127.0.0.1:9000"),
+            ("localhost:9765/", "localhost:9765"),
+            ("proxy", "proxy:9765"),
+            ("proxy:80", "proxy:80"),
+            ("http://proxy", "proxy:80"),
+        ] {
+            assert_eq!(authority(text).as_deref(), Some(expected), "{text}");
+        }
+        for bad in [
+            "https://proxy",
+            "ftp://proxy",
+            "http://proxy/metrics",
+            "u:p@proxy",
+            "",
+            "a b",
+            "proxy:99999",
+        ] {
+            assert_eq!(authority(bad), None, "{bad}");
+        }
     }
 
     #[test]

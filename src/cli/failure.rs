@@ -10,9 +10,9 @@ Exit codes:
   0  done
   1  failed
   2  wrong usage, or a configuration that can't be used
-  3  the proxy can't be reached
+  3  the proxy can't be reached, or its admin address is another
   4  not allowed: the admin key is missing or wrong, or the proxy wants to be asked from its own machine
-  5  no host of that name, or no recent request of that id";
+  5  no host of that name; no recent request of that id, or several";
 
 /// Each a sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,11 @@ pub(super) enum Failure {
         "the proxy can't be reached at {address} ({error}); is it running, and is --admin right?"
     )]
     Unreachable { address: String, error: String },
+    #[error(
+        "{address} is not the admin address of a proxy: {why}; it is admin.address in the configuration, \
+         port 9765 unless set"
+    )]
+    NotAdmin { address: String, why: &'static str },
     #[error("{detail} (--admin-key-file FILE or GPU_BRIDGE_ADMIN_KEY)")]
     NotAllowed { detail: String },
     #[error("{detail}")]
@@ -44,7 +49,7 @@ impl Failure {
         match self {
             Self::Failed(_) | Self::Output(_) => 1,
             Self::Usage(_) | Self::Config(_) | Self::KeyFile { .. } | Self::Refused { .. } => 2,
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::NotAdmin { .. } => 3,
             Self::NotAllowed { .. } => 4,
             Self::NoSuch { .. } => 5,
         }

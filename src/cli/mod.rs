@@ -85,7 +85,7 @@ enum Command {
     /// and how it ended. The running proxy remembers about the last 1000, and those that run.
     #[command(after_help = EXIT_CODES)]
     Explain {
-        /// From the answer's `X-Request-Id`, or from the log.
+        /// From the answer's `X-Request-Id`, or from the log; its beginning will do if no other begins so.
         #[arg(value_name = "REQUEST_ID")]
         id: String,
         /// As JSON, as the API gives it.

@@ -99,7 +99,8 @@ pub(super) async fn explain(place: Where, id: &str, json: bool) -> Result<(), Fa
         return Err(Failure::NoSuch { detail });
     }
     let client = Client::from_environment(place)?;
-    let path = format!("/api/v1/requests/{id}");
+    // Clients may put slashes into theirs.
+    let path = format!("/api/v1/requests/{}", id.replace('/', "%2F"));
     if json {
         return print(&pretty(&client.get::<serde_json::Value>(&path).await?)?);
     }
@@ -137,10 +138,21 @@ fn render(pool: &PoolState, show: Show) -> Result<String, Failure> {
         Err(error) => Err(Failure::Failed(error.to_string())),
     };
     match show {
-        Show { json: false, .. } => Ok(table::render(pool, colours())),
+        Show { json: false, .. } => Ok(table::render(pool, colours(), width())),
         Show { watch: true, .. } => json(serde_json::to_string(pool)),
         Show { watch: false, .. } => json(serde_json::to_string_pretty(pool)),
     }
+}
+
+/// Of the terminal, if there is one.
+fn width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let told = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    told.or_else(|| terminal_size::terminal_size().map(|(width, _)| width.0.into()))
 }
 
 /// On terminals, unless the user said no (<https://no-color.org>).

@@ -11,27 +11,80 @@ const PLAIN: &str = "\x1b[0m";
 const HEADINGS: [&str; 8] = [
     "HOST", "STATE", "SLOTS", "FOREIGN", "SPEED", "VRAM", "MODELS", "WHY",
 ];
-/// Longer lists of models are cut, so that the reason behind them stays on the screen.
-const MAX_MODELS: usize = 40;
+const WHY: usize = HEADINGS.len() - 1;
+/// What is left out first where a terminal is too narrow for all: models, memory, speed, foreign, slots.
+const LEFT_OUT: [usize; 5] = [6, 5, 4, 3, 2];
+/// Between columns.
+const GAP: usize = 2;
+/// A reason is cut to that before a column is left out for it; shorter, it goes itself.
+const READABLE: usize = 40;
+const TOO_SHORT: usize = 10;
 
 type Row = [String; HEADINGS.len()];
 
-/// The whole text, with a line for each host and one for the queue.
-pub(super) fn render(pool: &PoolState, colours: bool) -> String {
-    let rows: Vec<Row> = pool.hosts.iter().map(row).collect();
+/// The whole text, with a line for each host and one for the queue. `width`: of the terminal; no line
+/// of the table is longer. `None`: nothing is cut or left out.
+pub(super) fn render(pool: &PoolState, colours: bool, width: Option<usize>) -> String {
     let headings = HEADINGS.map(str::to_owned);
-    let widths = widths(&headings, &rows);
-    let mut text = line(
-        &headings,
-        &widths,
-        colours.then_some(BOLD).map(|style| (0, style)),
-    );
+    let mut rows: Vec<Row> = pool.hosts.iter().map(row).collect();
+    let columns = columns(&widths(&headings, &rows), width);
+    for row in &mut rows {
+        for column in &columns {
+            row[column.index] = cut(&row[column.index], column.width);
+        }
+    }
+    let heading = colours.then_some((0, BOLD));
+    let mut text = line(&headings, &columns, heading);
     for (host, row) in pool.hosts.iter().zip(&rows) {
         let style = colours.then(|| (1, colour(host.state)));
-        text.push_str(&line(row, &widths, style));
+        text.push_str(&line(row, &columns, style));
     }
     text.push_str(&queue(pool));
+    text.push_str(&configuration(pool));
     text
+}
+
+/// A column that is shown.
+struct Column {
+    index: usize,
+    width: usize,
+}
+
+/// Those for which there is room.
+fn columns(widths: &[usize; HEADINGS.len()], room: Option<usize>) -> Vec<Column> {
+    let all = widths.iter().copied().enumerate();
+    let mut columns: Vec<_> = all.map(|(index, width)| Column { index, width }).collect();
+    let Some(room) = room else { return columns };
+    let taken = |columns: &[Column]| -> usize {
+        let width = |column: &Column| match column.index {
+            WHY => 0,
+            _ => column.width + GAP,
+        };
+        columns.iter().map(width).sum()
+    };
+    let reason = widths[WHY].min(READABLE);
+    for left_out in LEFT_OUT {
+        if taken(&columns) + reason > room {
+            columns.retain(|column| column.index != left_out);
+        }
+    }
+    let rest = room.saturating_sub(taken(&columns));
+    match columns.last_mut() {
+        Some(why) if rest >= TOO_SHORT.min(why.width) => why.width = why.width.min(rest),
+        _ => {
+            columns.pop();
+        }
+    }
+    columns
+}
+
+/// At most so many characters, and a sign that there are more.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let start = text.chars().take(width.saturating_sub(1));
+    start.chain(['…']).collect()
 }
 
 fn row(host: &HostState) -> Row {
@@ -70,15 +123,10 @@ fn vram(host: &HostState) -> String {
 }
 
 fn models(models: &[String]) -> String {
-    let all = models.join(" ");
-    if all.is_empty() {
+    if models.is_empty() {
         return "-".to_owned();
     }
-    if all.chars().count() <= MAX_MODELS {
-        return all;
-    }
-    let start: String = all.chars().take(MAX_MODELS - 1).collect();
-    format!("{start}…")
+    models.join(" ")
 }
 
 fn queue(pool: &PoolState) -> String {
@@ -110,23 +158,37 @@ fn widths(headings: &Row, rows: &[Row]) -> [usize; HEADINGS.len()] {
     widths
 }
 
-/// `style`: the column that it begins at, for that column or, from the first, the whole line.
-fn line(row: &Row, widths: &[usize; HEADINGS.len()], style: Option<(usize, &str)>) -> String {
-    let cells = row.iter().zip(widths).enumerate();
-    let padded = cells.map(|(column, (cell, width))| {
-        let last = column + 1 == HEADINGS.len();
-        let cell = if last {
+/// What the file of the configuration says otherwise than what runs.
+fn configuration(pool: &PoolState) -> String {
+    let state = &pool.configuration;
+    let refused = state
+        .refused
+        .iter()
+        .map(|text| format!("refused: {text}\n"));
+    let restart = state
+        .needs_restart
+        .iter()
+        .map(|text| format!("needs a restart: {text}\n"));
+    refused.chain(restart).collect()
+}
+
+/// `style`: the column that it is for; the first stands for the whole line.
+fn line(row: &Row, columns: &[Column], style: Option<(usize, &str)>) -> String {
+    let cells = columns.iter().map(|column| {
+        let (cell, width) = (&row[column.index], column.width);
+        let cell = if column.index == WHY {
             cell.clone()
         } else {
             format!("{cell:<width$}")
         };
         match style {
-            Some((0, style)) => format!("{style}{cell}{PLAIN}"),
-            Some((styled, style)) if styled == column => format!("{style}{cell}{PLAIN}"),
+            Some((styled, style)) if styled == 0 || styled == column.index => {
+                format!("{style}{cell}{PLAIN}")
+            }
             _ => cell,
         }
     });
-    let mut line = padded.collect::<Vec<_>>().join("  ");
+    let mut line = cells.collect::<Vec<_>>().join("  ");
     line.push('\n');
     line
 }
@@ -142,7 +204,7 @@ fn colour(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::{QueueState, RatesState, Summary};
+    use crate::admin::view::{ConfigurationState, QueueState, RatesState, Summary};
 
     fn host(name: &str, state: State) -> HostState {
         HostState {
@@ -182,6 +244,7 @@ mod tests {
             ready: true,
             summary: Summary::default(),
             requests: RatesState::default(),
+            configuration: ConfigurationState::default(),
             queue: QueueState {
                 waiting: 3,
                 held_back: 0,
@@ -202,25 +265,60 @@ rtx-2080ti  busy   1/1 (2)  0        -      -            -                      
 b           up     1/2      0        2.50x  1.5/24.0 GB  embed:all-MiniLM-L6-v2  -
 queue: 3 waiting, served in about 1.2 s
 ";
-        assert_eq!(render(&pool(), false), expected);
+        assert_eq!(render(&pool(), false, None), expected);
     }
 
     #[test]
     fn colours_change_no_width() {
-        let coloured = render(&pool(), true);
+        let coloured = render(&pool(), true, None);
         assert!(coloured.contains("\x1b[33mbusy \x1b[0m"), "{coloured}");
         assert!(coloured.contains("\x1b[32mup   \x1b[0m"), "{coloured}");
         let plain = [GREEN, YELLOW, RED, BOLD, PLAIN]
             .iter()
             .fold(coloured, |text, code| text.replace(code, ""));
-        assert_eq!(plain, render(&pool(), false));
+        assert_eq!(plain, render(&pool(), false, None));
     }
 
     #[test]
-    fn long_lists_of_models_are_cut_between_characters() {
-        let cut = models(&vec!["embed:ä".to_owned(); 9]);
-        assert_eq!(cut.chars().count(), MAX_MODELS);
-        assert!(cut.ends_with('…'));
+    fn narrow_terminals_show_what_matters_most_and_wrap_nothing() {
+        let at = |width: usize| render(&pool(), false, Some(width));
+        assert_eq!(at(200), render(&pool(), false, None));
+        for width in 1..200 {
+            let table = at(width);
+            let lines = table.lines().take(3);
+            let longest = lines.map(|line| line.chars().count()).max();
+            assert!(longest <= Some(width.max(17)), "{width}: {table}");
+        }
+        let heading = |width| {
+            at(width)
+                .lines()
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(heading(100), "HOST STATE SLOTS FOREIGN SPEED VRAM WHY");
+        assert_eq!(heading(80), "HOST STATE SLOTS FOREIGN SPEED WHY");
+        assert_eq!(heading(60), "HOST STATE WHY");
+        assert_eq!(heading(20), "HOST STATE");
+        assert!(
+            at(60).contains("busy   it said that it is full; it is asked ag…\n"),
+            "{}",
+            at(60)
+        );
+    }
+
+    #[test]
+    fn a_file_that_does_not_run_is_told() {
+        let mut pool = pool();
+        pool.configuration.refused = vec!["f:1:1: wrong".to_owned()];
+        pool.configuration.needs_restart = vec!["listen: a → b".to_owned()];
+        let table = render(&pool, false, Some(60));
+        assert!(
+            table.ends_with("refused: f:1:1: wrong\nneeds a restart: listen: a → b\n"),
+            "{table}"
+        );
     }
 
     #[test]
@@ -232,6 +330,6 @@ queue: 3 waiting, served in about 1.2 s
         assert!(text.contains("3 waiting, 2 of them for the limits of their keys, served"));
         down.queue.held_back = 0;
         down.queue.waiting = 0;
-        assert!(render(&down, false).ends_with("queue: 0 waiting; no host can serve\n"));
+        assert!(render(&down, false, None).ends_with("queue: 0 waiting; no host can serve\n"));
     }
 }

@@ -77,11 +77,19 @@ impl<U: Upstream> Listener<U> {
         let handshake = acceptor.tls_handshake(stream);
         let problem = match timeout(self.handler.settings().client_head, handshake).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "not finished in time (timeouts.client_head)".to_owned(),
+            Ok(Err(error)) => failure(&error),
+            Err(_) => Failure::Probe("not finished in time (timeouts.client_head)".to_owned()),
         };
         self.handler.observers.metrics.process.failed_handshake();
-        tracing::info!(?peer, problem, "a TLS handshake with a client failed");
+        let address = peer.map(tracing::field::display);
+        match problem {
+            Failure::Client(problem) => {
+                tracing::info!(address, problem, "a TLS handshake with a client failed");
+            }
+            Failure::Probe(problem) => {
+                tracing::debug!(address, problem, "no TLS handshake came about");
+            }
+        }
         None
     }
 
@@ -117,6 +125,25 @@ impl<U: Upstream> ServerApp for Listener<U> {
             None => self.turn_away(stream).await,
         }
         None
+    }
+}
+
+/// Why there is no secure connection.
+enum Failure {
+    /// Somebody wanted one, and did not agree with us about how.
+    Client(String),
+    /// Nobody wanted one: a health check, a port scan, plain HTTP. They come by the thousand.
+    Probe(String),
+}
+
+fn failure(error: &pingora::Error) -> Failure {
+    let cause = error.root_cause();
+    let io = cause.downcast_ref::<std::io::Error>();
+    let tls = io.and_then(std::io::Error::get_ref);
+    match tls.and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(error @ rustls::Error::InvalidMessage(_)) => Failure::Probe(error.to_string()),
+        Some(error) => Failure::Client(error.to_string()),
+        None => Failure::Probe(cause.to_string()),
     }
 }
 

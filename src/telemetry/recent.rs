@@ -4,7 +4,7 @@
 //! Bounded in number and in bytes, oldest out first. Ids are mostly the clients' own and may repeat:
 //! the latest is meant.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -75,6 +75,26 @@ impl Recent {
         let ended = self.ended.lock();
         let mut latest_first = ended.records.iter().rev();
         latest_first.find(|record| record.id == id).cloned()
+    }
+
+    /// The one id that is meant by its beginning, or all that may be: the latest first, each once. A
+    /// whole id means itself, whatever else begins with it.
+    pub fn ids(&self, beginning: &str) -> Vec<String> {
+        let mut ids: Vec<String> = Vec::new();
+        let running = self.running.lock();
+        let running_ids = running.requests.values().map(|(head, _)| head.id.as_str());
+        let ended = self.ended.lock();
+        let ended_ids = ended.records.iter().rev().map(|record| record.id.as_str());
+        let mut seen = HashSet::new();
+        for id in running_ids.chain(ended_ids) {
+            if id == beginning {
+                return vec![id.to_owned()];
+            }
+            if id.starts_with(beginning) && seen.insert(id) {
+                ids.push(id.to_owned());
+            }
+        }
+        ids
     }
 
     /// The last `count` that ended, the latest first.
@@ -150,6 +170,20 @@ mod tests {
         assert_eq!((ended.records.len(), ended.bytes), (1, size));
         ended.push(Arc::new(record("r", 11)), 4, 1);
         assert_eq!((ended.records.len(), ended.bytes), (0, 0));
+    }
+
+    #[test]
+    fn an_id_is_known_by_its_beginning_if_no_other_begins_so() {
+        let recent = Arc::new(Recent::default());
+        for id in ["7f3a", "7f3a", "7f4b", "8", "80"] {
+            recent.push(record(id, 1));
+        }
+        let _begun = recent.begin(record("9-runs", 1), Journal::default());
+        assert_eq!(recent.ids("7f3"), ["7f3a"]);
+        assert_eq!(recent.ids("7f"), ["7f4b", "7f3a"]);
+        assert_eq!(recent.ids("8"), ["8"]);
+        assert_eq!(recent.ids("9"), ["9-runs"]);
+        assert!(recent.ids("x").is_empty());
     }
 
     #[test]

@@ -152,27 +152,42 @@ impl RequestRecord {
 
     /// Its line in the log.
     pub fn log(&self) {
-        tracing::info!(
-            target: "gpu_bridge::request",
-            method = &*self.method,
-            route = &*self.route,
-            status = self.status,
-            total_ms = millis(self.total),
-            queue_ms = millis(self.queued),
-            upstream_ms = millis(self.upstream),
-            first_byte_ms = self.first_byte.map(millis),
-            items = self.items,
-            request_bytes = self.request_bytes,
-            response_bytes = self.response_bytes,
-            client = self.client.as_deref(),
-            address = self.address.map(tracing::field::display),
-            model = self.model.as_deref(),
-            hosts = self.hosts(),
-            why = self.why.as_deref(),
-            id = self.id,
-            trace_id = self.trace.map(|trace| tracing::field::display(trace.trace_id)),
-            "request"
-        );
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "gpu_bridge::request",
+                    $level,
+                    method = &*self.method,
+                    route = &*self.route,
+                    status = self.status,
+                    total_ms = millis(self.total),
+                    queue_ms = millis(self.queued),
+                    upstream_ms = millis(self.upstream),
+                    first_byte_ms = self.first_byte.map(millis),
+                    items = self.items,
+                    request_bytes = self.request_bytes,
+                    response_bytes = self.response_bytes,
+                    client = self.client.as_deref(),
+                    address = self.address.map(tracing::field::display),
+                    model = self.model.as_deref(),
+                    hosts = self.hosts(),
+                    why = self.why.as_deref(),
+                    id = self.id,
+                    trace_id = self.trace.map(|trace| tracing::field::display(trace.trace_id)),
+                    "request"
+                )
+            };
+        }
+        if self.is_poll() && self.status.is_some_and(|status| status < 400) {
+            line!(tracing::Level::DEBUG);
+        } else {
+            line!(tracing::Level::INFO);
+        }
+    }
+
+    /// Comes every few seconds, and says nothing while all is well.
+    fn is_poll(&self) -> bool {
+        matches!(&*self.route, "health" | "info" | "status")
     }
 }
 

@@ -23,6 +23,8 @@ mod bodies;
 mod busy;
 mod capacity;
 mod command_line;
+mod commands;
+mod configuration;
 mod deadlines;
 mod discovery;
 mod edges_forwarding;

@@ -1,0 +1,99 @@
+//! Commands that ask a running proxy: how it may be named, and what is said when something else answers.
+
+use http::Method;
+use serde_json::json;
+
+use crate::harness::{
+    Authority, Config, Process, Proxy, Reply, embed_body, eventually, gpu_bridge, sim_host,
+};
+
+/// Runs a command against `address`: exit code, standard output, standard error.
+async fn ask(address: &str, command: &[&str]) -> (Option<i32>, String, String) {
+    Process::run(gpu_bridge().args(command).args(["--admin", address])).await
+}
+
+#[tokio::test]
+async fn the_admin_address_is_taken_as_people_write_it() {
+    let host = sim_host("a").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let (_, port) = proxy.admin().rsplit_once(':').unwrap();
+    for address in [
+        proxy.admin().to_owned(),
+        format!("http://{}/", proxy.admin()),
+        format!("localhost:{port}"),
+        format!(":{port}"),
+    ] {
+        let (code, output, errors) = ask(&address, &["hosts"]).await;
+        assert_eq!(
+            (code, output.as_str()),
+            (Some(0), "a\tup\n"),
+            "{address}: {errors}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_port_says_what_answers_there() {
+    let (host, authority) = (sim_host("a").start(), Authority::new());
+    let identity = authority.issue(&["a"]);
+    let tls = json!({"certificate": identity.certificate(), "key": identity.key()});
+    let listen = json!([
+        {"address": "127.0.0.1:0"}, {"address": "127.0.0.1:0", "tls": tls},
+    ]);
+    let config = Config::with_hosts(&[&host])
+        .replace("listen", listen)
+        .client_key("somebody", "secret");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config.to_yaml()).unwrap();
+    let mut process = Process::start("the proxy", &mut crate::harness::serve(file.path()));
+    let clients = process.announced("listening on http://").await;
+    let secure = process.announced("listening on https://").await;
+
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["explain", "7f"],
+        &["drain", "a"],
+        &["reload"],
+    ];
+    for command in commands {
+        for (address, what) in [
+            (&*clients, "clients connect there"),
+            (&*secure, "does not speak plain HTTP"),
+            ("127.0.0.1:9", "nothing listens there"),
+        ] {
+            let (code, output, errors) = ask(address, command).await;
+            assert_eq!((code, output.as_str()), (Some(3), ""), "{errors}");
+            assert!(
+                errors.contains(address) && errors.contains(what),
+                "{command:?}: {errors}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_explained_by_the_beginning_of_its_id() {
+    let host = sim_host("a").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for id in ["7f3a/one", "7f3b"] {
+        let request = proxy.client().request(Method::POST, "/embed");
+        let request = request.header("X-Request-Id", id).json(&embed_body("x"));
+        assert_eq!(Reply::to(request).await.status, 200);
+    }
+    eventually("both have ended", async || {
+        let listed = proxy.operator().get("/api/v1/requests").await.json();
+        listed["requests"].as_array().unwrap().len() == 2
+    })
+    .await;
+
+    for beginning in ["7f3a", "7f3a/o", "7f3a/one"] {
+        let (code, story, errors) = proxy.command(&["explain", beginning]).await;
+        assert_eq!(code, Some(0), "{errors}");
+        assert!(story.starts_with("request 7f3a/one: POST embed"), "{story}");
+    }
+    let (code, _, errors) = proxy.command(&["explain", "7f3"]).await;
+    assert_eq!(code, Some(5), "{errors}");
+    assert!(errors.contains("7f3b, 7f3a/one"), "{errors}");
+    let (code, _, errors) = proxy.command(&["explain", "8"]).await;
+    assert_eq!(code, Some(5), "{errors}");
+}
