@@ -255,9 +255,9 @@ pub fn main() -> ExitCode {
 }
 
 /// Lines for people on a terminal, JSON for everything else.
-fn start_log(filter: &str, log: &Log) {
+fn start_log(wanted: &str, log: &Log) {
     let format = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(wanted))
         .with_writer(log.lines())
         // These go to standard error by a macro that panics.
         .log_internal_errors(false);
@@ -266,6 +266,16 @@ fn start_log(filter: &str, log: &Log) {
     } else {
         format.json().flatten_event(true).init();
     }
+}
+
+/// A level by itself is meant for what this program says; libraries are asked for by name.
+fn log_filter(wanted: &str) -> String {
+    let own = wanted.split(',').map(|part| {
+        let level = part.trim().parse::<tracing::level_filters::LevelFilter>();
+        level.map_or_else(|_| part.to_owned(), |level| format!("gpu_bridge={level}"))
+    });
+    let default = ["error".to_owned(), "gpu_bridge=info".to_owned()];
+    default.into_iter().chain(own).collect::<Vec<_>>().join(",")
 }
 
 fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {

@@ -299,11 +299,11 @@ queue: 3 waiting, served in about 1.2 s
                 .join(" ")
         };
         assert_eq!(heading(100), "HOST STATE SLOTS FOREIGN SPEED VRAM WHY");
-        assert_eq!(heading(80), "HOST STATE SLOTS FOREIGN SPEED WHY");
+        assert_eq!(heading(80), "HOST STATE SLOTS FOREIGN WHY");
         assert_eq!(heading(60), "HOST STATE WHY");
         assert_eq!(heading(20), "HOST STATE");
         assert!(
-            at(60).contains("busy   it said that it is full; it is asked ag…\n"),
+            at(60).contains("busy   it said that it is full; it is asked aga…\n"),
             "{}",
             at(60)
         );

@@ -36,6 +36,7 @@ mod edges_tls;
 mod faults;
 mod kept;
 mod leaving;
+mod log_lines;
 mod meanings;
 mod metrics;
 mod models;

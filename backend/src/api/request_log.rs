@@ -10,7 +10,7 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use tracing::{error, info, warn};
+use tracing::{Level, error, event, warn};
 
 use super::error::ApiError;
 use super::route;
@@ -133,8 +133,18 @@ impl Drop for RequestLog {
         } = self;
         let took = started.elapsed();
         metrics.request(route, *status, took);
-        let ms = took.as_micros() as f64 / 1e3;
-        info!(id, %method, route, status, items, model, ms, "request");
+        macro_rules! line {
+            ($level:expr) => {{
+                let total_ms = took.as_micros() as f64 / 1e3;
+                event!($level, id, %method, route, status, items, model, total_ms, "request");
+            }};
+        }
+        // A host that idles is asked for its health all day long.
+        if route::is_poll(route) && *status < 400 {
+            line!(Level::DEBUG);
+        } else {
+            line!(Level::INFO);
+        }
     }
 }
 

@@ -77,6 +77,11 @@ pub(super) fn label(path: &str) -> &'static str {
     find(path).map_or("other", |(known, ..)| known)
 }
 
+/// Is it asked for every few seconds, and says nothing while all is well?
+pub(super) fn is_poll(label: &str) -> bool {
+    ["/health", "/ready", "/status", "/info", "/metrics"].contains(&label)
+}
+
 fn find(path: &str) -> Option<&'static (&'static str, Method, Route)> {
     ROUTES.iter().find(|(known, ..)| *known == path)
 }

@@ -128,7 +128,8 @@ impl Source for Loader {
         self.metrics
             .model_loaded(purpose, start.elapsed(), loaded.is_ok());
         let model = loaded.map_err(|error| error.fault(folder))?;
-        info!(model = %key, took = ?start.elapsed(), "model loaded");
+        let took_seconds = start.elapsed().as_secs_f64();
+        info!(model = %key, took_seconds, "model loaded");
         Ok(model)
     }
 }

@@ -14,8 +14,8 @@ use super::{Client, Config, Process, RawConnection, SimHost, eventually};
 /// A running proxy.
 pub(crate) struct Proxy {
     process: Process,
-    url: String,
-    address: String,
+    /// Of all addresses for clients.
+    urls: Vec<String>,
     admin: String,
     http: reqwest::Client,
     config: NamedTempFile,
@@ -59,15 +59,18 @@ impl Proxy {
         let mut command = serve(file.path());
         arguments(&mut command);
         let mut process = Process::start_logging_to("the proxy", &mut command, stderr);
-        let url = process.announced("listening on ").await;
-        let (_, address) = url.split_once("://").expect("a URL");
-        let address = address.to_owned();
-        let admin = process.announced("admin on http://").await;
+        let (mut urls, mut admin) = (Vec::new(), None);
+        while admin.is_none() {
+            let line = process.line().await.expect("the admin address");
+            match line.strip_prefix("listening on ") {
+                Some(url) => urls.push(url.to_owned()),
+                None => admin = line.strip_prefix("admin on http://").map(str::to_owned),
+            }
+        }
         Self {
             process,
-            url,
-            address,
-            admin,
+            urls,
+            admin: admin.unwrap_or_default(),
             http: super::client::http(),
             config: file,
         }
@@ -98,7 +101,12 @@ impl Proxy {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(&self.url)
+        self.client_of(0)
+    }
+
+    /// A client of another address than the first.
+    pub(crate) fn client_of(&self, address: usize) -> Client {
+        Client::new(&self.urls[address])
     }
 
     /// A connection to do unusual things on.
@@ -107,7 +115,8 @@ impl Proxy {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address.parse().unwrap()
+        let (_, address) = self.urls[0].split_once("://").expect("a URL");
+        address.parse().unwrap()
     }
 
     /// The address for operators.
