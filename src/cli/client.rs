@@ -24,6 +24,7 @@ const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
 const DEFAULT_PORT: u16 = 9765;
 /// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
 const PATIENCE: Duration = Duration::from_secs(30);
+const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// On all that clients and GPU hosts are answered, and on nothing that operators are.
 const REQUEST_ID: &str = "x-request-id";
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
@@ -116,7 +117,7 @@ impl Client {
             answer = exchange => answer,
             // Then the exchange has failed as well, unless the proxy ends before its answer.
             ended = connection => match ended {
-                Ok(()) => Err(anyhow::anyhow!("it hung up")),
+                Ok(()) => Err(anyhow::anyhow!(HUNG_UP)),
                 Err(error) => Err(error.into()),
             },
         }
@@ -142,6 +143,12 @@ impl Client {
         {
             return self
                 .not_admin("what answers there does not speak plain HTTP; perhaps it wants TLS");
+        }
+        if error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_incomplete_message)
+        {
+            return self.unreachable(HUNG_UP);
         }
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {

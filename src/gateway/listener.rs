@@ -136,14 +136,21 @@ enum Failure {
     Probe(String),
 }
 
+/// pingora keeps of the cause its text only, behind several of its own.
 fn failure(error: &pingora::Error) -> Failure {
-    let cause = error.root_cause();
-    let io = cause.downcast_ref::<std::io::Error>();
-    let tls = io.and_then(std::io::Error::get_ref);
-    match tls.and_then(|error| error.downcast_ref::<rustls::Error>()) {
-        Some(error @ rustls::Error::InvalidMessage(_)) => Failure::Probe(error.to_string()),
-        Some(error) => Failure::Client(error.to_string()),
-        None => Failure::Probe(cause.to_string()),
+    const PROBES: [&str; 5] = [
+        "corrupt message",
+        "eof",
+        "reset",
+        "Broken pipe",
+        "not connected",
+    ];
+    let context = error.context.as_ref().map_or("", |text| text.as_str());
+    let problem = context.rsplit("error: ").next().unwrap_or(context);
+    if PROBES.iter().any(|probe| problem.contains(probe)) {
+        Failure::Probe(problem.to_owned())
+    } else {
+        Failure::Client(problem.to_owned())
     }
 }
 

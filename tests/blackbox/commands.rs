@@ -58,7 +58,7 @@ async fn a_wrong_port_says_what_answers_there() {
     for command in commands {
         for (address, what) in [
             (&*clients, "clients connect there"),
-            (&*secure, "does not speak plain HTTP"),
+            (&*secure, "perhaps it wants TLS"),
             ("127.0.0.1:9", "nothing listens there"),
         ] {
             let (code, output, errors) = ask(address, command).await;

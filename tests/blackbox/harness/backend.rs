@@ -8,7 +8,7 @@ use super::{Process, eventually};
 
 /// A running backend.
 pub(crate) struct Backend {
-    process: Process,
+    _process: Process,
     url: String,
 }
 
@@ -43,14 +43,9 @@ impl Backend {
         let mut process = Process::start(name, &mut command);
         let address = process.announced("listening on http://").await;
         Self {
-            process,
+            _process: process,
             url: format!("http://{address}"),
         }
-    }
-
-    /// Its log so far.
-    pub(crate) fn log(&self) -> String {
-        self.process.log()
     }
 
     pub(crate) fn url(&self) -> &str {
