@@ -326,7 +326,7 @@ queue: 3 waiting, served in about 1.2 s
         let mut down = pool();
         down.ready = false;
         down.queue.held_back = 2;
-        let text = render(&down, false);
+        let text = render(&down, false, None);
         assert!(text.contains("3 waiting, 2 of them for the limits of their keys, served"));
         down.queue.held_back = 0;
         down.queue.waiting = 0;
