@@ -59,6 +59,8 @@ const COMMON: &[(&str, Rule)] = &[
     ("tokenizer_class", Any),
     ("torchscript", Any),
     ("transformers_version", Any),
+    // Another file with the weights.
+    ("transformers_weights", Off),
     ("unk_token_id", Any),
     ("use_bfloat16", Any),
     ("use_cache", Any),

@@ -53,6 +53,7 @@ fn odd_values_are_errors_that_name_the_key() {
         ("add_cross_attention", json!(true)),
         ("auto_map", json!({"AutoModel": "own.Code"})),
         ("pruned_heads", json!({"0": [1]})),
+        ("transformers_weights", json!("other.safetensors")),
         ("quantization_config", json!({"bits": 4})),
         ("pad_token_id", json!(900)),
         ("position_embedding_type", json!("relative_key")),

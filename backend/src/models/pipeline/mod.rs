@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 pub(crate) use self::dense::Dense;
 use self::layer_norm::LayerNorm;
@@ -102,10 +103,9 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Reads the files in `folder`.
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let Model { prompt, truncate } = model(folder)?;
         let modules = modules(folder)?;
         let (encoder, pooling, steps) = match modules.as_slice() {
-            [] => return Ok(Self::plain(folder, prompt, truncate)),
+            [] => return Self::plain(folder),
             [encoder, pooling, steps @ ..]
                 if encoder.class() == "Transformer" && pooling.class() == "Pooling" =>
             {
@@ -113,6 +113,7 @@ impl Pipeline {
             }
             others => return Err(unsupported_steps(folder, others)),
         };
+        let Model { prompt, truncate } = model(folder)?;
         let encoder = encoder.folder(folder)?;
         let text = transformer_settings(&encoder)?;
         let mut read = Vec::new();
@@ -130,15 +131,17 @@ impl Pipeline {
         })
     }
 
-    fn plain(folder: &Path, prompt: String, truncate: Option<usize>) -> Self {
-        Self {
-            prompt,
+    /// A folder without `modules.json`, of which sentence-transformers reads no settings of its own.
+    fn plain(folder: &Path) -> Result<Self, LoadError> {
+        refuse_chat_template(folder)?;
+        Ok(Self {
+            prompt: String::new(),
             encoder: folder.to_owned(),
             max_length: None,
             lower_case: false,
             pooling: vec![Pooling::Mean],
-            steps: truncate.map(Step::Truncate).into_iter().collect(),
-        }
+            steps: Vec::new(),
+        })
     }
 
     /// How many numbers an embedding has if the encoder's vectors have `width`.
@@ -238,8 +241,33 @@ fn transformer_settings(folder: &Path) -> Result<TextSettings, LoadError> {
         max_length: file.get("max_seq_length")?,
         lower_case: file.get("do_lower_case")?.unwrap_or(false),
     };
+    check_modalities(&file)?;
     file.settle(TRANSFORMER)?;
     Ok(settings)
+}
+
+/// Texts go to the encoder as they are, and what comes out of its last layer is pooled.
+fn check_modalities(file: &SettingsFile) -> Result<(), LoadError> {
+    const KEY: &str = "modality_config";
+    let modalities = file.object(KEY)?;
+    modalities.object("text")?.settle(rules::TEXT)?;
+    modalities.settle(rules::MODALITIES)?;
+    let named: BTreeMap<String, Value> = modalities.all()?;
+    if !named.is_empty() && !modalities.has("text") {
+        return Err(file.problem(KEY, "has no 'text'".to_owned()));
+    }
+    Ok(())
+}
+
+/// Of a folder without `modules.json`, sentence-transformers puts texts into its chat template.
+fn refuse_chat_template(folder: &Path) -> Result<(), LoadError> {
+    const KEY: &str = "chat_template";
+    let file = SettingsFile::read_or_empty(folder.join("tokenizer_config.json"))?;
+    if file.get::<Value>(KEY)?.is_none() && !folder.join("chat_template.jinja").is_file() {
+        return Ok(());
+    }
+    let problem = "is there, which is unsupported for a model without modules.json";
+    Err(file.problem(KEY, problem.to_owned()))
 }
 
 /// What a folder says of the model as a whole.
@@ -298,11 +326,23 @@ fn read_pooling(folder: &Path, prompt: &str) -> Result<Vec<Pooling>, LoadError> 
             modes.push(mode);
         }
     }
+    refuse_unknown_flags(&file)?;
     file.settle(POOLING)?;
     if modes.is_empty() {
         modes.push(Pooling::Mean);
     }
     Ok(modes)
+}
+
+/// A mode that this program lacks would be left out of the vector.
+fn refuse_unknown_flags(file: &SettingsFile) -> Result<(), LoadError> {
+    let flags: BTreeMap<String, Value> = file.all()?;
+    let known = |key: &String| Pooling::ALL.into_iter().any(|mode| mode.flag() == key);
+    let mut on = flags.iter().filter(|(_, value)| **value == true);
+    match on.find(|(key, _)| key.starts_with("pooling_mode_") && !known(key)) {
+        Some((key, _)) => Err(file.problem(key, "is on, which is not a known mode".to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// One name or several.

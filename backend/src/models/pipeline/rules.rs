@@ -16,8 +16,6 @@ pub(super) const TRANSFORMER: &[(&str, Rule)] = &[
     ("config_args", Off),
     ("config_kwargs", Off),
     ("document_length", Off),
-    // What goes in and comes out, where it is text and its tokens.
-    ("modality_config", Any),
     ("module_output_name", Is("token_embeddings")),
     ("processing_kwargs", Off),
     ("processor_kwargs", Off),
@@ -26,6 +24,20 @@ pub(super) const TRANSFORMER: &[(&str, Rule)] = &[
     ("tokenizer_args", Off),
     ("transformer_task", Is("feature-extraction")),
     ("unpad_inputs", Any),
+];
+
+/// What goes in, by its kind. Where there are messages, texts are put into a chat template.
+pub(super) const MODALITIES: &[(&str, Rule)] = &[
+    ("audio", Any),
+    ("image", Any),
+    ("message", Off),
+    ("video", Any),
+];
+
+/// How a text goes in and what of the encoder's output is used.
+pub(super) const TEXT: &[(&str, Rule)] = &[
+    ("method", Is("forward")),
+    ("method_output_name", Is("last_hidden_state")),
 ];
 
 /// What that file hands on to the encoder's class.

@@ -20,14 +20,96 @@ fn read_with_pooling(pooling: &str) -> Result<Pipeline, String> {
     read(&[("modules.json", MODULES), ("1_P/config.json", pooling)])
 }
 
+fn read_with_model(settings: &str) -> Result<Pipeline, String> {
+    read(&[
+        ("modules.json", MODULES),
+        ("1_P/config.json", CLS),
+        ("config_sentence_transformers.json", settings),
+    ])
+}
+
 #[test]
 fn a_folder_without_modules_is_mean_pooling_alone() {
-    let folder = folder_with(&[("sentence_bert_config.json", r#"{"max_seq_length": 9}"#)]);
-    let pipeline = Pipeline::read(folder.path()).expect("plain");
-    assert_eq!(
-        pipeline,
-        Pipeline::plain(folder.path(), String::new(), None)
-    );
+    let folder = folder_with(&[
+        ("sentence_bert_config.json", r#"{"max_seq_length": 9}"#),
+        ("1_Pooling/config.json", CLS),
+        (
+            "config_sentence_transformers.json",
+            r#"{"truncate_dim": 5, "prompts": {"q": "Q: "}, "default_prompt_name": "q"}"#,
+        ),
+    ]);
+    let expected = Pipeline {
+        prompt: String::new(),
+        encoder: folder.path().to_owned(),
+        max_length: None,
+        lower_case: false,
+        pooling: vec![Pooling::Mean],
+        steps: Vec::new(),
+    };
+    assert_eq!(Pipeline::read(folder.path()).expect("plain"), expected);
+}
+
+#[test]
+fn a_chat_template_that_texts_would_be_put_into_is_refused() {
+    let told = "tokenizer_config.json: 'chat_template' is there, which is unsupported";
+    for file in [
+        ("chat_template.jinja", "{{ messages }}"),
+        (
+            "tokenizer_config.json",
+            r#"{"chat_template": "{{ messages }}"}"#,
+        ),
+    ] {
+        let error = read(&[file]).expect_err(file.0);
+        assert!(error.contains(told), "{error}");
+        let with_modules = [file, ("modules.json", MODULES), ("1_P/config.json", CLS)];
+        read(&with_modules).expect("texts stay as they are");
+    }
+}
+
+#[test]
+fn only_texts_as_they_are_and_the_last_layers_output_are_supported() {
+    let read = |modalities: &str| {
+        let settings = format!(r#"{{"modality_config": {modalities}}}"#);
+        read(&[
+            ("modules.json", MODULES),
+            ("0_T/sentence_bert_config.json", &settings),
+            ("1_P/config.json", CLS),
+        ])
+    };
+    for good in [
+        "null",
+        r#"{"text": {"method": "forward", "method_output_name": "last_hidden_state"}}"#,
+        r#"{"text": {"method": "forward"}, "image": {"method": "forward"}}"#,
+    ] {
+        read(good).expect(good);
+    }
+    for (bad, told) in [
+        (
+            r#"{"text": {}, "message": {"method": "forward"}}"#,
+            "'message' is set",
+        ),
+        (r#"{"image": {}}"#, "'modality_config' has no 'text'"),
+        (
+            r#"{"text": {"method": "get"}}"#,
+            "'method' is not 'forward'",
+        ),
+        (
+            r#"{"text": {"method_output_name": "pooler_output"}}"#,
+            "'method_output_name' is not 'last_hidden_state'",
+        ),
+    ] {
+        let error = read(bad).expect_err(bad);
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn a_pooling_mode_that_is_not_known_is_refused_by_its_flag() {
+    let on = r#"{"pooling_mode_mean_tokens": true, "pooling_mode_attention": true}"#;
+    let error = read_with_pooling(on).expect_err("not known");
+    let told = "'pooling_mode_attention' is on, which is not a known mode";
+    assert!(error.contains(told), "{error}");
+    read_with_pooling(&on.replace("attention\": true", "attention\": false")).expect("off");
 }
 
 #[test]
@@ -171,8 +253,7 @@ fn steps_stay_inside_the_model() {
 
 #[test]
 fn the_default_prompt_is_found_by_its_name() {
-    let read_prompt = |text: &str| read(&[("config_sentence_transformers.json", text)]);
-    let prompt = |text: &str| read_prompt(text).expect(text).prompt;
+    let prompt = |text: &str| read_with_model(text).expect(text).prompt;
     let prompts = r#""prompts": {"query": "query: ", "document": ""}"#;
     assert_eq!(
         prompt(&format!(r#"{{{prompts}, "default_prompt_name": null}}"#)),
@@ -188,21 +269,16 @@ fn the_default_prompt_is_found_by_its_name() {
         )),
         ""
     );
-    let error = read_prompt(r#"{"default_prompt_name": "other"}"#).expect_err("not there");
+    let error = read_with_model(r#"{"default_prompt_name": "other"}"#).expect_err("not there");
     assert!(error.contains("is 'other', which is not among"), "{error}");
 }
 
 #[test]
 fn vectors_are_cut_where_the_model_says() {
-    let files = [(
-        "config_sentence_transformers.json",
-        r#"{"truncate_dim": 2}"#,
-    )];
-    let folder = folder_with(&files);
-    let plain = Pipeline::read(folder.path()).expect("valid");
-    assert_eq!(plain.steps, [Step::Truncate(2)]);
-    assert_eq!(plain.dimensions(3).expect("fits"), 2);
-    assert_eq!(plain.steps[0].apply(vec![1.0, 2.0, 3.0]), [1.0, 2.0]);
+    let cut = read_with_model(r#"{"truncate_dim": 2}"#).expect("valid");
+    assert_eq!(cut.steps, [Step::Truncate(2)]);
+    assert_eq!(cut.dimensions(3).expect("fits"), 2);
+    assert_eq!(cut.steps[0].apply(vec![1.0, 2.0, 3.0]), [1.0, 2.0]);
 }
 
 #[test]
