@@ -12,7 +12,7 @@ use crate::message::{Answer, Call};
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::Context;
 use crate::telemetry::{self, Journal};
-use crate::upstream::{Terms, Upstream, Verdict};
+use crate::upstream::{Doubt, Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
 const LEAST_LIMIT: Duration = Duration::from_secs(10);
@@ -154,6 +154,11 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
     match verdict {
         Verdict::Deliver(answer) => Some((End::Well, answer.status.is_success().then_some(took))),
         Verdict::Busy { .. } => Some((End::Full, None)),
+        // Hosts may differ in models: it is as well as any other that says so.
+        Verdict::Sibling {
+            why: Doubt::NoModel,
+            ..
+        } => Some((End::Well, None)),
         Verdict::Sibling { .. }
         | Verdict::Fault { .. }
         | Verdict::Moved { .. }

@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::{Authority, Behaviour, Client, Config, Proxy, SimHost, secure, sim_host};
+use crate::harness::{
+    Authority, Backend, Behaviour, Client, Config, Proxy, Reply, SimHost, eventually, secure,
+    sim_host,
+};
 
 /// Words in the names of durations, and what those names must end in.
 const DURATIONS: [&str; 7] = [
@@ -218,4 +221,37 @@ async fn each_line_of_the_proxy_can_be_read_by_people() {
             assert!(!looks_like_a_duration(value), "{line}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_idle_host_logs_no_checks_and_each_line_can_be_read() {
+    let backend = Backend::start("backend", "secret").await;
+    let client = Client::new(backend.url());
+    let ask = async |path: &str, key: &str| {
+        let request = client
+            .request(http::Method::GET, path)
+            .header("x-api-key", key);
+        Reply::to(request).await
+    };
+    for _ in 0..3 {
+        for path in ["/health", "/ready", "/status", "/info", "/metrics"] {
+            assert_eq!(ask(path, "secret").await.status, 200, "{path}");
+        }
+    }
+    ask("/status", "wrong").await.assert_error(401);
+    let embed = client
+        .request(http::Method::POST, "/embed")
+        .header("x-api-key", "secret")
+        .json(&json!({"texts": ["x"]}));
+    assert_eq!(Reply::to(embed).await.status, 200);
+    eventually("the request in the log", async || {
+        backend.log().contains("/embed")
+    })
+    .await;
+
+    let log = backend.log();
+    let lines: Vec<_> = log.lines().map(assert_readable).collect();
+    let requests = lines.iter().filter(|line| line["message"] == "request");
+    let routes: Vec<_> = requests.map(|line| line["route"].clone()).collect();
+    assert_eq!(routes, ["/status", "/embed"], "{log}");
 }

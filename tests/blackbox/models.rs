@@ -45,6 +45,8 @@ async fn a_model_that_one_of_two_hosts_has_is_served_by_that_one() {
     serves_all(&client, "sim", 12).await;
     assert!(lacks.arrivals() > asked, "what it has it still serves");
     assert_eq!(proxy.ejections("lacks").await, 0);
+    let pool = proxy.operator().get("/api/v1/pool").await.json();
+    assert_eq!(pool["hosts"][0]["attempts"]["failed"], 0.0, "{pool}");
 }
 
 #[tokio::test]

@@ -139,8 +139,9 @@ impl Drop for RequestLog {
                 event!($level, id, %method, route, status, items, model, total_ms, "request");
             }};
         }
-        // A host that idles is asked for its health all day long.
-        if route::is_poll(route) && *status < 400 {
+        // A host that idles, or is not ready, is asked for its health all day long.
+        let is_expected = *status < 400 || *status == 503;
+        if route::is_poll(route) && is_expected {
             line!(Level::DEBUG);
         } else {
             line!(Level::INFO);

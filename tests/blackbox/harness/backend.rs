@@ -8,7 +8,7 @@ use super::{Process, eventually};
 
 /// A running backend.
 pub(crate) struct Backend {
-    _process: Process,
+    process: Process,
     url: String,
 }
 
@@ -43,13 +43,18 @@ impl Backend {
         let mut process = Process::start(name, &mut command);
         let address = process.announced("listening on http://").await;
         Self {
-            _process: process,
+            process,
             url: format!("http://{address}"),
         }
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
     }
 }
 
