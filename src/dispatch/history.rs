@@ -6,7 +6,8 @@
 //!   it and do not count.
 //! - A doubtful answer is nobody's fault yet. If a sibling answers the same request well, it was the
 //!   host's; if not, it is the client's to read. Server errors, and a request that is forbidden,
-//!   count like broken ones. What a host's front says, and that a model is missing, cost no
+//!   count like broken ones, unless it may be for want of the model (some services say so with a
+//!   500): then every host is asked once. What a host's front says, and that a model is missing, cost no
 //!   computing: every host is asked once, and the last word is delivered only if all say so.
 //! - While there is a host that might have the model, a request waits for it, even if it is out.
 //! - An attempt that failed for want of something on this machine says nothing of anybody. Siblings
@@ -99,12 +100,22 @@ impl History {
         &self.accused
     }
 
-    /// Takes in a failed attempt. `proof`: the host's last sign of life at its end.
-    pub(super) fn record(&mut self, host: HostId, name: &HostName, verdict: Verdict, proof: Proof) {
-        let faults = self.faults;
+    /// Takes in a failed attempt. `proof`: the host's last sign of life at its end. `may_lack`: it is
+    /// not known to have the model.
+    pub(super) fn record(
+        &mut self,
+        host: HostId,
+        name: &HostName,
+        verdict: Verdict,
+        proof: Proof,
+        may_lack: bool,
+    ) {
+        self.broke_last = false;
         match verdict {
             Verdict::Sibling { answer, why } => {
-                self.faults += u32::from(counts(why));
+                let may_lack_model = may_lack && answer.status == StatusCode::INTERNAL_SERVER_ERROR;
+                self.faults += u32::from(counts(why) && !may_lack_model);
+                self.broke_last = counts(why);
                 if why == Doubt::NoModel {
                     // What a host lacks is no fault of it.
                     self.avoid.add_lack(host, proof);
@@ -112,7 +123,7 @@ impl History {
                     self.avoid.add(host, true, proof);
                     self.accused.push(Accused {
                         host,
-                        may_lack_model: answer.status == StatusCode::INTERNAL_SERVER_ERROR,
+                        may_lack_model,
                     });
                 }
                 self.keep(name, answer, why);
@@ -120,6 +131,7 @@ impl History {
             Verdict::Fault { sent: true, .. } | Verdict::Moved { hung: true } => {
                 self.faults += 1;
                 self.is_broken = true;
+                self.broke_last = true;
                 self.avoid.add(host, true, proof);
             }
             Verdict::Fault { sent: false, .. }
@@ -134,7 +146,6 @@ impl History {
             // The pool itself keeps requests away from it for a while.
             Verdict::Busy { .. } | Verdict::Deliver(_) => {}
         }
-        self.broke_last = self.faults > faults;
     }
 
     /// The last answer, but a host's front has no say where another spoke.

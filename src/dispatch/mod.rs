@@ -29,7 +29,7 @@ use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::HostName;
 use crate::message::{Answer, Call, Cut, Rest};
-use crate::pool::{Lease, Model, Outcome, Pool, Ticket, TurnedAway};
+use crate::pool::{HostId, Lease, Model, Outcome, Pool, Ticket, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
 use crate::upstream::Upstream;
 
@@ -168,7 +168,8 @@ impl<U: Upstream> Dispatcher<U> {
                     }
                     End::Failed { verdict, proof } => {
                         self.metrics.requests.retried(verdict.as_str());
-                        history.record(lease.host(), lease.name(), verdict, proof);
+                        let may_lack = self.may_lack(model, lease.host());
+                        history.record(lease.host(), lease.name(), verdict, proof, may_lack);
                     }
                 }
             }
@@ -260,6 +261,11 @@ impl<U: Upstream> Dispatcher<U> {
         while !self.is_over(model, history) {
             tokio::time::sleep(WORTH_ASKING).await;
         }
+    }
+
+    /// Is `host` not known to have `model`?
+    fn may_lack(&self, model: Option<&Model>, host: HostId) -> bool {
+        model.is_some_and(|model| !self.pool.is_known_on(host, model))
     }
 
     fn is_over(&self, model: Option<&Model>, history: &History) -> bool {

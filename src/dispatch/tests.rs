@@ -213,6 +213,13 @@ impl Scene {
         }
     }
 
+    /// Hosts tell that nothing is in their memory.
+    fn forget_models(&self) {
+        for (id, _) in self.pool.hosts() {
+            self.pool.told(id, HostFacts::default());
+        }
+    }
+
     async fn run(&self) -> (Result<StatusCode, Refusal>, Journal) {
         let journal = Journal::default();
         let result = self.dispatcher.dispatch(&call(), &journal).await;

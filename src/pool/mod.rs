@@ -315,6 +315,13 @@ impl Pool {
         self.lock().state.is_known(model)
     }
 
+    /// Is `host` known to have `model`, or to have had it when it was last asked?
+    pub fn is_known_on(&self, host: HostId, model: &Model) -> bool {
+        let inner = self.lock();
+        let host = inner.state.host(host);
+        host.is_some_and(|host| host.models.is_known(model))
+    }
+
     /// Has it several hosts?
     pub fn is_shared(&self) -> bool {
         self.lock().state.hosts().count() > 1

@@ -31,6 +31,8 @@ use super::trouble::Trouble;
 const IDLE: Duration = Duration::from_secs(4);
 /// Requests with a body up to this size go out in one piece.
 const ONE_PIECE: usize = 16 << 10;
+/// Interim answers (1xx) that may come before the final one.
+const MAX_INTERIM: usize = 64;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +133,10 @@ impl<'a> Exchange<'a> {
     pub(super) fn is_unframed(&self) -> bool {
         let headers = &self.head.headers;
         let has_no_body = matches!(self.head.status.as_u16(), 204 | 304);
-        let is_framed = has_no_body
-            || headers.contains_key(header::CONTENT_LENGTH)
-            || headers.contains_key(header::TRANSFER_ENCODING);
+        let coding = headers.get(header::TRANSFER_ENCODING);
+        let is_chunked =
+            coding.is_some_and(|it| it.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
+        let is_framed = has_no_body || is_chunked || headers.contains_key(header::CONTENT_LENGTH);
         !is_framed
     }
 
@@ -210,7 +213,7 @@ fn pieces(request: &RequestHeader, body: &[Bytes]) -> Option<VecDeque<Bytes>> {
 }
 
 async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box<Error>> {
-    loop {
+    for _ in 0..=MAX_INTERIM {
         session.read_response().await.map_err(|error| {
             let is_stalled =
                 io_error(&error).is_some_and(|it| it.kind() == io::ErrorKind::TimedOut);
@@ -229,6 +232,7 @@ async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box
             _ => {}
         }
     }
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "no end of interim answers")
 }
 
 /// Did the other side close or reset the connection (as opposed to a timeout or nonsense)?

@@ -7,7 +7,7 @@
 //!
 //! | answer | meaning |
 //! | --- | --- |
-//! | 200, but not a page for people (HTML) | the client's answer |
+//! | 200 in JSON, or without a type, and not empty | the client's answer |
 //! | 400, 413, 415, 422 in JSON | the client's answer: every host would say so |
 //! | the same in another form | [`Doubt::Front`]: a front that can't read the request, or allows less |
 //! | 429; 503 with `Retry-After` | alive but full: a sibling takes the request |
@@ -15,7 +15,7 @@
 //! | 404 | [`Doubt::NoModel`]: hosts may differ in models |
 //! | 501, 505, 511 | [`Doubt::Front`]: another version, or a network that wants a login |
 //! | other 5xx | [`Doubt::ServerError`]: the host's fault or the request's |
-//! | any other answer | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page for people, a number that HTTP does not know |
+//! | any other answer | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page, a number that HTTP does not know |
 //!
 //! A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
 //!
@@ -68,7 +68,7 @@ pub(super) fn meaning(
     now: SystemTime,
 ) -> Meaning {
     match status.as_u16() {
-        200 if !is_html(headers) => Meaning::Deliver,
+        200 if may_be_result(headers) => Meaning::Deliver,
         400 | 413 | 415 | 422 if is_json(headers) => Meaning::Deliver,
         401 | 403 => match key {
             Key::Unknown => Meaning::AskForKey,
@@ -103,13 +103,46 @@ pub(super) fn is_stale(status: Option<StatusCode>, heard: Heard, after: Duration
 
 /// Can it be told from the text alone, where nothing else tells, whether the body is whole?
 pub(super) fn tells_its_end(headers: &HeaderMap) -> bool {
-    is_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+    may_be_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Does the text end before its JSON does?
+///
+/// Only that is looked at, since a service may write what is no JSON, like `NaN`.
 pub(super) fn is_cut(text: &[u8]) -> bool {
-    let read = serde_json::from_slice::<serde::de::IgnoredAny>(text);
-    read.is_err_and(|error| error.is_eof())
+    let text = text.trim_ascii();
+    let mut depth = 0_usize;
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'"' => match after_string(after) {
+                Some(after) => after,
+                None => return true,
+            },
+            b'{' | b'[' => {
+                depth += 1;
+                after
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                after
+            }
+            _ => after,
+        };
+    }
+    text.is_empty() || depth > 0
+}
+
+/// What follows the end of a string.
+fn after_string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', text)?;
+        let (special, after) = text.get(at..)?.split_first()?;
+        if *special == b'"' {
+            return Some(after);
+        }
+        text = after.get(1..)?;
+    }
 }
 
 /// Is the body JSON, as the answer says?
@@ -117,9 +150,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))
 }
 
-/// As of a login or a maintenance page.
-fn is_html(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|it| it == "text/html" || it == "application/xhtml+xml")
+fn may_be_json(headers: &HeaderMap) -> bool {
+    is_json(headers) || !headers.contains_key(header::CONTENT_TYPE)
+}
+
+/// Not a page, as for a login or of maintenance, and not nothing.
+fn may_be_result(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    may_be_json(headers) && length.is_none_or(|length| length != "0")
 }
 
 /// In lower case, without parameters.
@@ -307,6 +345,12 @@ mod tests {
             ("{\"a\":[1,2", true),
             ("{\"a\":[1,2]", true),
             ("{\"a\":\"b", true),
+            ("{\"a\":[1.", true),
+            ("{\"a\":[-", true),
+            ("{\"a\":[1,NaN", true),
+            ("{\"a\":\"}]\\\"", true),
+            ("{\"a\":\"\\", true),
+            ("{\"a\":\"[{\\\\\"}", false),
             ("{\"a\":[1,2]}", false),
             ("{\"a\":[NaN]}\n", false),
             ("not JSON", false),

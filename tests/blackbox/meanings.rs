@@ -201,11 +201,35 @@ async fn an_answer_without_framing_that_ends_early_is_not_whole() {
         "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"embeddings\":[[1,2],[3",
         "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nConnection: close\r\n\r\n\
          {\"embeddings\":[[1,2],[3,4]]",
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"embeddings\":[[1,2],[-0.",
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"embeddings\":[[NaN,2],[3",
+        "HTTP/1.0 200 OK\r\n\r\n{\"embeddings\":[[1,2],[3",
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: identity\r\n\r\n\
+         {\"embeddings\":[[1,2],[3",
     ];
     // Faults end a request after the second, so each has a pool of its own.
     for cut in cut {
         are_hidden([Behaviour::Say(cut, Ending::Close)]).await;
     }
+}
+
+#[tokio::test]
+async fn a_success_without_a_result_is_not_the_clients() {
+    for nothing in [
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nOK",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 5\r\n\r\n<ok/>",
+    ] {
+        are_hidden([Behaviour::Say(nothing, Ending::Close)]).await;
+    }
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_are_no_answer() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(200);
+    let endless = Behaviour::Say(interim.leak(), Ending::Silence);
+
+    are_hidden([endless]).await;
 }
 
 #[tokio::test]

@@ -85,6 +85,31 @@ async fn an_error_for_a_model_that_a_sibling_has_is_no_fault_and_is_remembered()
 }
 
 #[tokio::test]
+async fn errors_of_many_hosts_that_lack_the_model_do_not_hide_the_one_that_has_it() {
+    let start = |name| {
+        let crash = Answer::error(500, "Internal Server Error");
+        let host = sim_host(name).installed(&["sim"]).unknown_model(crash);
+        host.start()
+    };
+    let lacking = ["a", "b", "c", "d"].map(start);
+    let has = has_both("has");
+    let mut hosts: Vec<&SimHost> = lacking.iter().collect();
+    hosts.push(&has);
+    let proxy = Proxy::in_front_of(&hosts).await;
+
+    for _ in 0..4 {
+        let reply = proxy.client().embed_with("m", "text").await;
+        reply.assert_embedding_of("text");
+    }
+
+    let asked = lacking.iter().map(SimHost::arrivals).sum::<usize>();
+    assert!(asked <= 4, "asked {asked} times for what they lack");
+    for host in ["a", "b", "c", "d"] {
+        assert_eq!(proxy.ejections(host).await, 0, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_no_host_has_is_a_404_at_once_with_what_there_is() {
     let start = |name| sim_host(name).installed(&["sim"]).start();
     let hosts = [start("a"), start("b"), start("c")];

@@ -25,6 +25,29 @@ async fn a_model_that_one_host_lacks_is_computed_by_its_sibling_and_nobody_is_bl
 }
 
 #[tokio::test(start_paused = true)]
+async fn errors_of_hosts_that_may_lack_the_model_do_not_end_the_request() {
+    let three = || {
+        vec![
+            vec![server_error()],
+            vec![server_error()],
+            vec![server_error()],
+        ]
+    };
+    let mut scripts = three();
+    scripts.push(vec![]);
+    let scene = Scene::new(scripts);
+    scene.forget_models();
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.calls(), [0, 1, 2, 3]);
+
+    let scene = Scene::new(three());
+    scene.forget_models();
+    assert_eq!(scene.run().await.0, Ok(StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(scene.calls(), [0, 1, 2], "each once");
+    assert_eq!(scene.serving(), [true, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_front_says_reaches_the_client_only_if_every_host_says_so() {
     let three = || vec![vec![redirect()], vec![redirect()], vec![redirect()]];
     let scene = Scene::new(three());
