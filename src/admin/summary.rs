@@ -10,6 +10,11 @@ use crate::telemetry::{Counts, Lately};
 /// Fewer attempts say nothing of a host.
 const ENOUGH: u32 = 3;
 
+/// Is every attempt on a host turned away?
+pub(super) fn turns_all_away(minute: Counts) -> bool {
+    minute.all() >= ENOUGH && minute.full == minute.all()
+}
+
 /// What becomes of requests on a host, in the order in which they are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -106,7 +111,7 @@ fn standing(host: &HostView, minute: Counts) -> Standing {
         _ if !is_up => Standing::Out,
         _ if host.capacity == 0 => Standing::TurnsAway,
         _ if host.foreign >= host.capacity => Standing::Taken,
-        _ if all >= ENOUGH && minute.full == all => Standing::TurnsAway,
+        _ if turns_all_away(minute) => Standing::TurnsAway,
         _ if host.is_busy() => Standing::Full,
         Phase::Trial => Standing::Trial,
         _ if all >= ENOUGH && minute.share(minute.badly) > 0.5 => Standing::Fails,

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::summary::turns_all_away;
 use super::view::Level;
 use crate::config::Policy;
 use crate::pool::{Cause, EventKind, HostView, Phase, Transition};
@@ -83,6 +84,12 @@ fn why_limited(host: &HostView) -> Option<String> {
 fn why_doubtful(host: &HostView, minute: Counts) -> Option<String> {
     if let Some(problem) = &host.problem {
         return Some(format!("up, but its last check failed: {problem}"));
+    }
+    if turns_all_away(minute) {
+        let all = minute.all();
+        return Some(format!(
+            "up, but it turned away all {all} attempts of the last minute"
+        ));
     }
     let is_doubtful = minute.share(minute.badly) > WORTH_A_LOOK;
     is_doubtful.then(|| {
@@ -361,6 +368,15 @@ mod tests {
         assert_eq!(
             why(&up, minute(25)).unwrap(),
             "up, but 25 of 100 attempts on it failed in the last minute"
+        );
+        let full = |full| Counts {
+            full,
+            ..Counts::default()
+        };
+        assert_eq!(why(&up, full(2)), None);
+        assert_eq!(
+            why(&up, full(3)).unwrap(),
+            "up, but it turned away all 3 attempts of the last minute"
         );
     }
 

@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// On all that clients and GPU hosts are answered, and on nothing that operators are.
 const REQUEST_ID: &str = "x-request-id";
+/// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
+/// admin address says more.
+const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"];
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 
 /// Which proxy is meant, and what lets us in.
@@ -175,6 +178,9 @@ impl Client {
         let Ok(ErrorBody { detail }) = serde_json::from_slice::<ErrorBody>(body) else {
             return self.not_admin("its answer is none of a proxy's");
         };
+        if OF_A_HOST.contains(&detail.as_str()) {
+            return self.not_admin("it is a GPU host");
+        }
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
             StatusCode::NOT_FOUND | StatusCode::CONFLICT => Failure::NoSuch { detail },

@@ -150,8 +150,23 @@ fn failure(error: &pingora::Error) -> Failure {
     if PROBES.iter().any(|probe| problem.contains(probe)) {
         Failure::Probe(problem.to_owned())
     } else {
-        Failure::Client(problem.to_owned())
+        Failure::Client(in_words(problem))
     }
+}
+
+/// rustls tells what the client said by the name that the alert has in its code.
+fn in_words(problem: &str) -> String {
+    let Some(alert) = problem.strip_prefix("received fatal alert: ") else {
+        return problem.to_owned();
+    };
+    let said = match alert {
+        "UnknownCA" => "it does not trust who signed the certificate",
+        "CertificateExpired" => "the certificate has expired",
+        "BadCertificate" | "CertificateUnknown" => "it does not accept the certificate",
+        "HandshakeFailure" | "ProtocolVersion" => "there is no version or cipher that both speak",
+        other => return format!("the client ended it with the alert {other}"),
+    };
+    format!("the client ended it: {said}")
 }
 
 /// Every connection starts as one of TCP.
@@ -165,4 +180,21 @@ fn rewind(stream: Stream, read: &BytesMut) -> Option<Stream> {
     let mut stream = tcp(stream)?;
     stream.rewind(read);
     Some(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn what_a_client_says_of_a_handshake_is_told_in_words() {
+        let unknown = "the client ended it: it does not trust who signed the certificate";
+        assert_eq!(in_words("received fatal alert: UnknownCA"), unknown);
+        let other = "the client ended it with the alert UserCanceled";
+        assert_eq!(in_words("received fatal alert: UserCanceled"), other);
+        assert_eq!(
+            in_words("peer sent no certificates"),
+            "peer sent no certificates"
+        );
+    }
 }

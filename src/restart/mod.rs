@@ -57,12 +57,12 @@ const YOURS: &[u8] = b"yours\n";
 #[derive(Debug, thiserror::Error)]
 pub enum RestartError {
     /// The path of the upgrade socket can't be used.
-    #[error("upgrade socket {path}: {source}")]
+    #[error("upgrade socket {path}: {error}")]
     Path {
         /// As given.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// The other end belongs to somebody else.
     #[error(
@@ -74,7 +74,7 @@ pub enum RestartError {
     },
     /// The two processes did not come to an end with each other.
     #[error("the other process ended the upgrade before its end ({0}); try again")]
-    Broken(#[source] io::Error),
+    Broken(io::Error),
     /// The two processes do not understand each other.
     #[error("the other process speaks another language; stop it, then start this one")]
     Foreign,
@@ -86,19 +86,19 @@ pub enum RestartError {
     NoHost,
     /// Then no successor could be started.
     #[error("the program can't be found again: {0}")]
-    Program(#[source] io::Error),
+    Program(io::Error),
     /// What systemd opened for us is not what we can use.
     #[error("LISTEN_FDS: a socket that was opened for this process can't be used: {0}")]
-    Activation(#[source] io::Error),
+    Activation(io::Error),
     /// A socket can't be opened.
-    #[error("{key}: can't listen on {address}: {source}")]
+    #[error("{key}: can't listen on {address}: {error}")]
     Listen {
         /// Where in the configuration.
         key: &'static str,
         /// Which address.
         address: std::net::SocketAddr,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 

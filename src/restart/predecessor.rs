@@ -30,9 +30,9 @@ impl Predecessor {
     /// # Errors
     /// If there is one that can't be relieved.
     pub(super) async fn find(path: &Path) -> Result<Option<Self>, RestartError> {
-        let at_path = |source| RestartError::Path {
+        let at_path = |error| RestartError::Path {
             path: path.to_owned(),
-            source,
+            error,
         };
         let stream = match UnixStream::connect(path).await {
             Ok(stream) => stream,

@@ -104,13 +104,13 @@ impl Socket {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        let listener = bind().map_err(|source| RestartError::Listen {
+        let listener = bind().map_err(|error| RestartError::Listen {
             key: match name.role {
                 Role::Clients => "listen",
                 Role::Admin => "admin.address",
             },
             address: name.address,
-            source,
+            error,
         })?;
         Ok(Self { name, listener })
     }

@@ -46,9 +46,9 @@ impl UpgradeSocket {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
-        let listener = bind().map_err(|source| RestartError::Path {
+        let listener = bind().map_err(|error| RestartError::Path {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         Ok(Self {
             listener,
@@ -65,9 +65,9 @@ impl UpgradeSocket {
         let Some(file) = self.file.as_deref() else {
             return Ok(());
         };
-        fs::rename(file, &self.path).map_err(|source| RestartError::Path {
+        fs::rename(file, &self.path).map_err(|error| RestartError::Path {
             path: self.path.clone(),
-            source,
+            error,
         })?;
         self.file = Some(self.path.clone());
         Ok(())

@@ -258,6 +258,8 @@ async fn an_address_that_is_taken_stops_the_start_with_its_name() {
 
     assert!(code.is_some_and(|code| code != 0), "{code:?}");
     assert!(errors.contains(&taken), "{errors}");
+    let told = errors.matches("Address already in use").count();
+    assert_eq!(told, 1, "the cause, once: {errors}");
 }
 
 /// `check` and `serve` in one: same verdict, same words.

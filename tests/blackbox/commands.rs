@@ -48,6 +48,7 @@ async fn a_wrong_port_says_what_answers_there() {
     let mut process = Process::start("the proxy", &mut crate::harness::serve(file.path()));
     let clients = process.announced("listening on http://").await;
     let secure = process.announced("listening on https://").await;
+    let gpu_host = host.address().to_string();
 
     let commands: [&[&str]; 4] = [
         &["status"],
@@ -59,6 +60,7 @@ async fn a_wrong_port_says_what_answers_there() {
         for (address, what) in [
             (&*clients, "clients connect there"),
             (&*secure, "perhaps it wants TLS"),
+            (&*gpu_host, "it is a GPU host"),
             ("127.0.0.1:9", "nothing listens there"),
         ] {
             let (code, output, errors) = ask(address, command).await;

@@ -86,6 +86,12 @@ async fn a_host_that_turns_everything_away_does_not_count_as_serving() {
 
     let text = "1 of 2 hosts serves; 1 turns everything away.";
     verdict(&proxy, "attention", text).await;
+    eventually("the host says why", async || {
+        let pool = pool(&proxy).await;
+        let why = pool["hosts"][1]["why"].as_str().unwrap_or_default();
+        why.starts_with("up, but it turned away all ")
+    })
+    .await;
 }
 
 #[tokio::test]
