@@ -23,6 +23,9 @@ use tokio::time::sleep;
 pub const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
+/// The same for those that come when half of the places are taken: whoever waits for one gets it soon,
+/// however many idle.
+const NEXT_HEAD_IF_MANY: Duration = Duration::from_secs(1);
 /// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
 /// not read.
 const UNREAD: u32 = 30_000;
@@ -64,11 +67,11 @@ pub(super) async fn serve(
     places: usize,
     stop: impl Future<Output = ()>,
 ) {
+    let few = places / 2;
     let places = Arc::new(Semaphore::new(places));
     let reserve = Arc::new(Reserve::default());
     reserve.fill();
     let connections = GracefulShutdown::new();
-    let http = http();
     let mut stop = pin!(stop);
     loop {
         let (stream, peer, place) = tokio::select! {
@@ -77,7 +80,8 @@ pub(super) async fn serve(
         };
         let router = router.clone().layer(Extension(ConnectInfo(peer)));
         let service = TowerToHyperService::new(router);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let is_one_of_many = places.available_permits() < few;
+        let connection = http(is_one_of_many).serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         let reserve = Arc::clone(&reserve);
         tokio::spawn(async move {
@@ -90,10 +94,15 @@ pub(super) async fn serve(
     connections.shutdown().await;
 }
 
-fn http() -> http1::Builder {
+fn http(is_one_of_many: bool) -> http1::Builder {
+    let next_head = if is_one_of_many {
+        NEXT_HEAD_IF_MANY
+    } else {
+        NEXT_HEAD
+    };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(NEXT_HEAD)
+        .header_read_timeout(next_head)
         .max_buf_size(MAX_HEAD);
     http
 }
@@ -130,6 +139,7 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -179,6 +189,21 @@ mod tests {
         drop(first);
 
         assert!(answer(&mut second).await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_leave_room_for_whoever_asks_something() {
+        let (address, _stop, _serving) = start(4).await;
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+
+        let mut last = TcpStream::connect(address).await.unwrap();
+        last.write_all(REQUEST).await.unwrap();
+
+        let told = timeout(10 * NEXT_HEAD_IF_MANY, answer(&mut last)).await;
+        assert!(told.unwrap().starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]
