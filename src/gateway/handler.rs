@@ -225,6 +225,8 @@ impl<U: Upstream> Handler<U> {
 
     fn too_late(&self, client: Option<&Arc<str>>, journal: &Journal) -> Reply {
         let limit = self.pool.limit_reached(client, journal.is_attempted());
+        // The place of what ran may be taken already, by the next request of the same client.
+        let limit = limit.filter(|_| !journal.is_on_host());
         let obstacle = limit.map(|limit| limit.to_string());
         let obstacle = obstacle.unwrap_or_else(|| shortage(&self.pool.view()));
         let reason = limit.map_or(Reason::Deadline, refusals::of_limit);

@@ -74,6 +74,13 @@ impl Journal {
         !self.story.lock().attempts.is_empty()
     }
 
+    /// Is it on a host, or was it when it was given up?
+    pub fn is_on_host(&self) -> bool {
+        let story = self.story.lock();
+        let last = story.attempts.last();
+        last.is_some_and(|attempt| [RUNNING, ABANDONED].contains(&&*attempt.verdict))
+    }
+
     /// Begins to wait for a host.
     pub fn wait(&self) -> Waiting {
         let waits = &mut self.story.lock().waits;

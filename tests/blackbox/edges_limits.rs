@@ -133,6 +133,33 @@ async fn a_key_at_its_limit_makes_no_host_look_full() {
 }
 
 #[tokio::test]
+async fn a_request_that_runs_for_too_long_is_not_said_to_wait_for_its_key() {
+    let keys = json!([{"name": "one", "key": "key-1", "max_concurrent": 1}]);
+    let (host, proxy) = held(4, keys).await;
+    let client = proxy.client();
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { embed_within(&client, "key-1", "1").await }
+    });
+    host.runs(1).await;
+    let next = start(&client, "key-1");
+    proxy.queues(1).await;
+
+    let reply = slow.await.unwrap();
+    let refusal = reply.assert_error(503);
+    assert!(refusal.contains("X-Request-Timeout"), "{refusal}");
+    assert!(!refusal.contains("max_concurrent"), "{refusal}");
+    let metrics = proxy.metrics().await;
+    let labels = [("client", "one"), ("limit", "max_concurrent")];
+    assert_eq!(
+        metrics.count("gpu_bridge_client_limit_refusals_total", &labels),
+        0
+    );
+    host.release_all();
+    all_served([next]).await;
+}
+
+#[tokio::test]
 async fn a_place_is_given_back_when_the_client_goes_away() {
     let keys = json!([{"name": "one", "key": "key-1", "max_concurrent": 1}]);
     let (host, proxy) = held(4, keys).await;
