@@ -311,6 +311,15 @@ pub enum EngineError {
     /// the reason, so that the request is worth repeating.
     #[error("the device has too little free memory for this request")]
     OutOfMemory,
+    /// The tokenizer makes a token of a text for which the weights have no vector. The text is what
+    /// the client reads.
+    #[error("a text has the token {id}, and the model has vectors for only {vocabulary} tokens")]
+    UnknownToken {
+        /// The token's id.
+        id: u32,
+        /// Ids are below this.
+        vocabulary: usize,
+    },
     /// The computation failed. The text goes to the log.
     #[error("inference failed: {0}")]
     Inference(String),

@@ -34,6 +34,9 @@ pub(super) enum ApiError {
     Invalid(Vec<u8>),
     #[error("candidates and references must have equal length")]
     UnequalLengths,
+    /// The model can do nothing with a text of this request.
+    #[error("{0}")]
+    Unusable(String),
     #[error("request body not received within {seconds} s")]
     BodyTimeout { seconds: u64 },
     #[error("request body is larger than {limit} bytes")]
@@ -59,7 +62,7 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::NotInstalled(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unparsable | Self::UnequalLengths => StatusCode::BAD_REQUEST,
+            Self::Unparsable | Self::UnequalLengths | Self::Unusable(_) => StatusCode::BAD_REQUEST,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

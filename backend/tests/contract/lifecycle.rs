@@ -262,6 +262,22 @@ async fn a_model_that_cannot_be_loaded_is_a_clear_refusal_and_no_folder_is_named
 }
 
 #[tokio::test]
+async fn a_text_that_the_model_has_no_vectors_for_is_the_requests_fault() {
+    let engine = FakeEngine::scripted(|_, _| {
+        Err(EngineError::UnknownToken {
+            id: 900,
+            vocabulary: 900,
+        })
+    });
+    let service = start(engine, one_slot()).await;
+    let answer = service.embed("text").await;
+    assert_eq!(answer.status(), 400);
+    let body: Value = answer.json().await.unwrap();
+    let expected = "a text has the token 900, and the model has vectors for only 900 tokens";
+    assert_eq!(body, serde_json::json!({ "detail": expected }));
+}
+
+#[tokio::test]
 async fn a_model_that_cannot_be_used_now_but_soon_is_worth_another_request() {
     let engine = FakeEngine::scripted(|text, _| {
         let name = "m".to_owned();

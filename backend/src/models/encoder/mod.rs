@@ -105,6 +105,9 @@ impl From<EncodeError> for EngineError {
         match error {
             EncodeError::OutOfMemory => Self::OutOfMemory,
             EncodeError::Stopped => Self::Cancelled,
+            EncodeError::Sequence(ForwardError::UnknownToken { id, vocabulary, .. }) => {
+                Self::UnknownToken { id, vocabulary }
+            }
             other => Self::Inference(other.to_string()),
         }
     }

@@ -186,7 +186,9 @@ fn a_text_that_breaks_a_batch_fails_alone() {
                 let (id, outcome) = request.join().expect("thread");
                 match outcome {
                     Ok(rows) => assert_eq!(rows, [vec![id as f32], vec![9.0]]),
-                    Err(EngineError::Inference(_)) => assert_eq!(id, bad),
+                    Err(EngineError::UnknownToken { .. } | EngineError::Inference(_)) => {
+                        assert_eq!(id, bad);
+                    }
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -273,7 +275,7 @@ fn the_text_that_is_to_blame_is_taken_out_of_its_batch() {
     bench.release();
     let outcome = bench.encode(&[&[1], &[2], &[BAD], &[3]], &Waiting::default());
     assert!(
-        matches!(outcome, Err(EngineError::Inference(_))),
+        matches!(outcome, Err(EngineError::UnknownToken { .. })),
         "{outcome:?}"
     );
     assert_eq!(bench.next_batch().len(), 4);

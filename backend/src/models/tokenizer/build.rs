@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general};
-use super::{byte_level, refused, sentencepiece, wordpiece};
+use super::{byte_level, lower_first, refused, sentencepiece, wordpiece};
 
 const SAVED: &str = "tokenizer.json";
 
@@ -82,12 +82,50 @@ fn from_saved(
 ) -> tokenizers::Result<Tokenizer> {
     let mut tokenizer =
         Tokenizer::from_file(folder.join(SAVED)).map_err(|error| format!("{SAVED}: {error}"))?;
-    let general = config.class.as_deref().is_some_and(is_general);
-    if !general && matches!(family, Some(Family::Bert | Family::Mpnet)) {
-        wordpiece::align(&mut tokenizer, config)?;
+    // ModernBERT's has no class of its own, whatever its folder says.
+    let general = config.class.as_deref().is_some_and(is_general)
+        || config.model_type.as_deref() == Some("modernbert");
+    if !general {
+        align(&mut tokenizer, family, config)?;
     }
-    byte_level::set_prefix_space(&mut tokenizer, config.prefix_space.unwrap_or(false));
+    add_named(&mut tokenizer, config)?;
     Ok(tokenizer)
+}
+
+/// Has a saved tokenizer follow the folder's settings as far as the family's class in transformers
+/// does.
+fn align(
+    tokenizer: &mut Tokenizer,
+    family: Option<Family>,
+    config: &TokenizerConfig,
+) -> tokenizers::Result<()> {
+    match family {
+        Some(Family::Bert | Family::Mpnet) => wordpiece::align(tokenizer, config)?,
+        Some(Family::DebertaV2) if config.lower_case == Some(true) => lower_first(tokenizer)?,
+        _ => {}
+    }
+    byte_level::set_prefix_space(tokenizer, config.prefix_space.unwrap_or(false));
+    Ok(())
+}
+
+/// Adds the special tokens that the settings name and the saved tokenizer does not have as such.
+fn add_named(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
+    let special = &config.special;
+    let named = [
+        &special.unk,
+        &special.sep,
+        &special.pad,
+        &special.cls,
+        &special.mask,
+    ];
+    let named = named.into_iter().flatten().chain(&special.more);
+    let known = tokenizer.get_added_vocabulary().get_vocab();
+    let new: Vec<AddedToken> = named
+        .filter(|token| !known.contains_key(token.text()))
+        .map(|token| token.special(false))
+        .collect();
+    tokenizer.add_special_tokens(new)?;
+    Ok(())
 }
 
 fn from_files(

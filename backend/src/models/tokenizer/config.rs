@@ -109,14 +109,24 @@ impl Special {
 }
 
 /// Special tokens without a part of their own, under the names of transformers 4 and 5. The newer
-/// one may be an object of named ones, which stand in the file under their names, too.
+/// one may be an object of named ones.
 fn more_tokens(file: &SettingsFile) -> Result<Vec<Token>, LoadError> {
-    let newer: Option<Value> = file.get("extra_special_tokens")?;
-    let key = match newer {
-        Some(Value::Array(_)) => "extra_special_tokens",
-        _ => "additional_special_tokens",
+    const NEWER: &str = "extra_special_tokens";
+    let older = |named: Vec<Token>| {
+        let listed: Option<Vec<Token>> = file.get("additional_special_tokens")?;
+        Ok(named
+            .into_iter()
+            .chain(listed.into_iter().flatten())
+            .collect())
     };
-    Ok(file.get(key)?.unwrap_or_default())
+    match file.get(NEWER)? {
+        Some(Value::Array(_)) => Ok(file.get(NEWER)?.unwrap_or_default()),
+        Some(Value::Object(_)) => {
+            let named: BTreeMap<String, Token> = file.get(NEWER)?.unwrap_or_default();
+            older(named.into_values().collect())
+        }
+        _ => older(Vec::new()),
+    }
 }
 
 /// The settings of a tokenizer.
@@ -305,6 +315,7 @@ mod tests {
         let one = vec![Token::Text("<x>".to_owned())];
         assert_eq!(more(r#"{"additional_special_tokens": ["<x>"]}"#), one);
         assert_eq!(more(r#"{"extra_special_tokens": ["<x>"]}"#), one);
+        assert_eq!(more(r#"{"extra_special_tokens": {"x": "<x>"}}"#), one);
         assert_eq!(more(r#"{"extra_special_tokens": {}}"#), []);
     }
 

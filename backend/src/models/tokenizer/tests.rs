@@ -271,6 +271,47 @@ fn settings_win_over_the_saved_tokenizer() {
         ids(load(&roberta, none), "word"),
         ids(load(&roberta, prefix), "word")
     );
+    for as_saved in [
+        r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#,
+        r#"{"tokenizer_class": "TokenizersBackend", "add_prefix_space": false}"#,
+    ] {
+        assert_eq!(
+            ids(load(&spaced, as_saved), "word"),
+            ids(load(&roberta, prefix), "word")
+        );
+    }
+
+    let deberta = saved("deberta_v2");
+    let cased = r#"{"tokenizer_class": "DebertaV2Tokenizer"}"#;
+    let lower = r#"{"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": true}"#;
+    assert_eq!(
+        ids(load(&deberta, lower), "The Function"),
+        ids(load(&deberta, cased), "the function")
+    );
+}
+
+#[test]
+fn special_tokens_that_only_the_settings_name_are_special() {
+    let saved = golden("tiny/bert/tokenizer.json");
+    let saved = std::fs::read_to_string(saved).expect("golden");
+    for settings in [
+        r#"{"additional_special_tokens": ["foo"]}"#,
+        r#"{"extra_special_tokens": ["foo"]}"#,
+        r#"{"extra_special_tokens": {"x_token": "foo"}}"#,
+        r#"{"mask_token": "foo"}"#,
+    ] {
+        let folder = folder_with(&[
+            ("tokenizer.json", &saved),
+            ("tokenizer_config.json", settings),
+        ]);
+        let tokenizer = load_for(folder.path(), EMBEDDING);
+        // The id that transformers gives it.
+        assert_eq!(
+            tokenizer.ids("foo").expect("ids"),
+            [2, 801, 3],
+            "{settings}"
+        );
+    }
 }
 
 /// The folders with a model of each family.
