@@ -225,11 +225,11 @@ async fn a_success_without_a_result_is_not_the_clients() {
 }
 
 #[tokio::test]
-async fn interim_answers_without_end_are_no_answer() {
-    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(200);
-    let endless = Behaviour::Say(interim.leak(), Ending::Silence);
+async fn a_host_that_says_to_go_on_again_and_again_does_not_answer() {
+    let mut flood = "HTTP/1.1 100 Continue\r\n\r\n".repeat(200);
+    flood += "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
-    are_hidden([endless]).await;
+    are_hidden([Behaviour::Say(flood.leak(), Ending::Close)]).await;
 }
 
 #[tokio::test]
