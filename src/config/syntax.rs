@@ -64,10 +64,27 @@ fn explain(text: &str, places: &Places, error: &serde_yaml::Error) -> Vec<Proble
     let found = near.filter_map(|line| reference(line).or_else(|| no_space(line)));
     let found: Vec<Problem> = found.collect();
     if found.is_empty() {
-        vec![in_its_own_words(error, place)]
+        vec![in_its_own_words(error, place.map(|at| within(text, at)))]
     } else {
         found
     }
+}
+
+/// Behind its end a text shows nothing: what is missing there is missing after its last words.
+fn within(text: &str, place: Place) -> Place {
+    let is_shown = |line: &&str| !line.trim().is_empty();
+    if text
+        .lines()
+        .skip(place.line.saturating_sub(1))
+        .any(|line| is_shown(&line))
+    {
+        return place;
+    }
+    let last = text.lines().enumerate().filter(|(_, line)| is_shown(line));
+    last.last().map_or(place, |(number, line)| Place {
+        line: number + 1,
+        column: line.trim_end().chars().count(),
+    })
 }
 
 fn tab((number, line): (usize, &str)) -> Option<Problem> {
@@ -138,6 +155,11 @@ fn in_its_own_words(error: &serde_yaml::Error, place: Option<Place>) -> Problem 
             "; a quote is opened here and never closed",
             context(&said).or(place),
         )
+    } else if let Some(opened) = context(&said)
+        && said.contains("parsing a flow")
+        && place.is_some_and(|place| opened.line < place.line)
+    {
+        ("; a bracket is opened here and not closed", Some(opened))
     } else if what.contains("cannot start any token") {
         (
             "; put a value that starts with this character in quotes",

@@ -168,3 +168,23 @@ fn no_depth_is_too_much() {
         assert!(!explained(&text.repeat(100_000)).is_empty());
     }
 }
+
+#[test]
+fn what_is_missing_at_the_end_is_shown_where_it_is_missing() {
+    let table = [
+        (
+            "pool: [\n\n",
+            "f:1:7: is not YAML that can be used: did not find expected node content\n  \
+             1 | pool: [\n    |       ^",
+        ),
+        (
+            "pool:\n  hosts: [1, 2\nqueue: {}\n",
+            "f:2:10: is not YAML that can be used: did not find expected ',' or ']'; \
+             a bracket is opened here and not closed\n  \
+             2 |   hosts: [***, ***\n    |          ^",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(explained(text), expected, "{text}");
+    }
+}
