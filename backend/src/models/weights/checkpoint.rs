@@ -53,6 +53,11 @@ pub(super) enum CheckpointError {
     Tensor { name: String, problem: &'static str },
 }
 
+/// Whether a file that begins like this has the format from before `PyTorch` 1.6.
+pub(super) fn is_old(start: &[u8]) -> bool {
+    start.starts_with(OLD_FORMAT)
+}
+
 /// The tensors of one or several checkpoints, by name.
 pub(super) struct Checkpoint {
     tensors: HashMap<String, Stored>,

@@ -13,7 +13,8 @@ mod pickle;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
@@ -37,6 +38,11 @@ struct Form {
 }
 
 /// The forms, the preferred one first.
+/// How the text begins that stands for a file in a clone without Git LFS.
+const GIT_LFS: &[u8] = b"version https://git-lfs";
+/// So many bytes tell what a file is.
+const MOST_TELLING: u64 = 32;
+
 const FORMS: [Form; 2] = [
     Form {
         single: "model.safetensors",
@@ -62,7 +68,11 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>
         let message = format!("there is neither {}", names.join(" nor "));
         return Err(problem(folder, message));
     };
-    let tensors = (form.open)(&files(folder, form)?).map_err(|error| broken(folder, error))?;
+    let files = files(folder, form)?;
+    if let Some(message) = files.iter().find_map(|file| other_kind(file)) {
+        return Err(problem(folder, message));
+    }
+    let tensors = (form.open)(&files).map_err(|error| broken(folder, error))?;
     let tensors = Box::new(OldNames(tensors));
     Ok(VarBuilder::from_backend(
         tensors,
@@ -110,6 +120,21 @@ pub(crate) fn broken(folder: &Path, problem: String) -> LoadError {
         path: folder.to_owned(),
         problem,
     }
+}
+
+/// What to tell of a file that is known for something else than weights that can be read.
+fn other_kind(file: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    let opened = File::open(file).ok()?;
+    opened.take(MOST_TELLING).read_to_end(&mut start).ok()?;
+    let what = if start.starts_with(GIT_LFS) {
+        "is a pointer of Git LFS, not the file itself; get it with `git lfs pull`".to_owned()
+    } else if checkpoint::is_old(&start) {
+        checkpoint::CheckpointError::OldFormat.to_string()
+    } else {
+        return None;
+    };
+    Some(format!("{} {what}", file.file_name()?.display()))
 }
 
 fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {

@@ -139,7 +139,7 @@ fn other_kinds_of_files_are_named() {
         ),
         (
             b"version https://git-lfs".to_vec(),
-            "is not a checkpoint of PyTorch",
+            "is a pointer of Git LFS, not the file itself",
         ),
         (Vec::new(), "is not a checkpoint of PyTorch"),
         (
@@ -153,6 +153,27 @@ fn other_kinds_of_files_are_named() {
     ] {
         let error = error_of(folder_of(BIN, &content).path());
         assert!(error.contains(BIN) && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn clients_read_what_a_file_is_instead_of_weights() {
+    for (name, content, expected) in [
+        (
+            BIN,
+            saved("old_format.bin"),
+            "weights: pytorch_model.bin has the format from before PyTorch 1.6",
+        ),
+        (
+            SAFETENSORS,
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:a".to_vec(),
+            "weights: model.safetensors is a pointer of Git LFS",
+        ),
+    ] {
+        let folder = folder_of(name, &content);
+        let error = open(folder.path(), &Device::Cpu).err().expect("no weights");
+        let reason = error.fault(folder.path()).reason;
+        assert!(reason.starts_with(expected), "{reason}");
     }
 }
 
