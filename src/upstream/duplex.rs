@@ -75,7 +75,8 @@ impl Duplex {
         self.is_flushed && self.broken.is_none()
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends the next piece, or a part of it; `false` after the last.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while let Some(next) = self.unsent.front_mut() {
             if !next.has_remaining() {
                 self.unsent.pop_front();
@@ -86,21 +87,44 @@ impl Duplex {
                 sent => next.advance(sent),
             }
             self.patience = None;
+            return Poll::Ready(Ok(true));
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.is_flushed = true;
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(false))
     }
 
-    /// Sends as much as the host takes. An error ends that; perhaps an answer waits to be read.
-    fn send(&mut self, cx: &mut Context<'_>) {
+    /// Sends a piece if the host takes one; returns whether it may take another. An error ends
+    /// sending; perhaps an answer waits to be read.
+    fn send(&mut self, cx: &mut Context<'_>) -> bool {
         if self.is_flushed || self.broken.is_some() {
-            return;
+            return false;
         }
-        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-            self.unsent.clear();
-            self.patience = None;
-            self.broken = Some(error);
+        match self.poll_send(cx) {
+            Poll::Ready(Ok(more)) => more,
+            Poll::Pending => false,
+            Poll::Ready(Err(error)) => {
+                self.unsent.clear();
+                self.patience = None;
+                self.broken = Some(error);
+                false
+            }
+        }
+    }
+
+    /// Sends, and looks after each piece whether the host has said anything: one that reads on may
+    /// have answered long before all is sent.
+    fn poll_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let may_send_more = self.send(cx);
+            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+            if read.is_ready() || !may_send_more {
+                return read;
+            }
         }
     }
 
@@ -143,9 +167,8 @@ impl AsyncRead for Duplex {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.send(cx);
         let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        match self.poll_exchange(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 if self.heard == Heard::Nothing {
                     let is_sent = self.is_sent();

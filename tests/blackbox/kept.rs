@@ -17,7 +17,7 @@ const NOTHING_CAME: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 600\r\n\
                     Content-Length: 2\r\n\r\n{}";
 
-/// More than a system's buffers take.
+/// More than the buffers between a host and the proxy take.
 fn large() -> Bytes {
     padded(&embed_body("large"), 12 << 20).into()
 }

@@ -79,6 +79,8 @@ fn shared_socket(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseport(true).unwrap();
     socket.set_reuseaddr(true).unwrap();
+    // Else the system may take many megabytes that the host has not read.
+    socket.set_recv_buffer_size(256 << 10).unwrap();
     socket.bind(address).unwrap();
     socket
 }
