@@ -16,10 +16,8 @@ use super::demand::Model;
 
 /// How long a host that has shown that it lacks a model is not asked for it again …
 const REMEMBERED: Duration = Duration::from_mins(1);
-/// … if it tells at the same time that it has it: until it tells the next time, about …
+/// … and if it tells at the same time that it has it: until it tells the next time, about.
 const DISPUTED: Duration = Duration::from_secs(5);
-/// … and if no host is left that may have it. One may have got the model, or have restarted unseen.
-const FRESH: Duration = Duration::from_secs(5);
 /// Lacks, and models answered with, that are remembered of a host.
 const MOST: usize = 256;
 
@@ -28,9 +26,7 @@ const MOST: usize = 256;
 pub(super) enum Lack {
     /// The model is not among all that it tells.
     Told,
-    /// It was asked, more than a moment ago.
-    Remembered,
-    /// It was asked just now.
+    /// It was asked.
     Shown,
 }
 
@@ -43,17 +39,10 @@ pub(super) struct Models {
     available: Option<HashSet<Model>>,
     /// Answered with.
     served: HashSet<Model>,
-    /// What it has shown to lack.
-    lacks: HashMap<Model, Shown>,
+    /// Until when what it has shown to lack is remembered.
+    lacks: HashMap<Model, Instant>,
     /// Grows whenever it may have other models than before.
     generation: u64,
-}
-
-/// When a host showed that it lacks a model, and until when that is remembered.
-#[derive(Clone, Copy, Debug)]
-struct Shown {
-    at: Instant,
-    until: Instant,
 }
 
 impl Models {
@@ -90,14 +79,8 @@ impl Models {
 
     /// How it is known to lack `model`, if it is.
     pub(super) fn lack(&self, model: &Model, now: Instant) -> Option<Lack> {
-        let shown = self.lacks.get(model).filter(|shown| now < shown.until);
-        if let Some(shown) = shown {
-            let is_fresh = now.saturating_duration_since(shown.at) < FRESH;
-            return Some(if is_fresh {
-                Lack::Shown
-            } else {
-                Lack::Remembered
-            });
+        if self.lacks.get(model).is_some_and(|until| now < *until) {
+            return Some(Lack::Shown);
         }
         let available = self.available.as_ref()?;
         let has = available.contains(model) || self.served.contains(model);
@@ -159,7 +142,7 @@ impl Models {
         matters: impl Fn(&Model) -> bool,
         now: Instant,
     ) -> bool {
-        let known = matches!(self.lack(model, now), Some(Lack::Shown | Lack::Remembered));
+        let known = self.lack(model, now) == Some(Lack::Shown);
         let remembered = if self.is_told(model) {
             DISPUTED
         } else {
@@ -168,8 +151,7 @@ impl Models {
         self.served.remove(model);
         self.make_room(matters, now);
         if self.lacks.len() < MOST || self.lacks.contains_key(model) {
-            let until = now + remembered;
-            self.lacks.insert(model.clone(), Shown { at: now, until });
+            self.lacks.insert(model.clone(), now + remembered);
         }
         !known
     }
@@ -178,9 +160,9 @@ impl Models {
         if self.lacks.len() < MOST {
             return;
         }
-        self.lacks.retain(|_, shown| now < shown.until);
+        self.lacks.retain(|_, until| now < *until);
         let idle = self.lacks.iter().filter(|(model, _)| !matters(model));
-        let oldest = idle.min_by_key(|(_, shown)| shown.until);
+        let oldest = idle.min_by_key(|(_, until)| **until);
         if let Some(model) = oldest.map(|(model, _)| model.clone())
             && self.lacks.len() >= MOST
         {
@@ -246,9 +228,7 @@ mod tests {
         assert!(models.miss(&model("x"), nothing, now));
         assert!(!models.miss(&model("x"), nothing, now), "no news");
         let soon = now + REMEMBERED / 2;
-        assert_eq!(models.lack(&model("x"), soon), Some(Lack::Remembered));
-        let at_once = now + FRESH / 2;
-        assert_eq!(models.lack(&model("x"), at_once), Some(Lack::Shown));
+        assert_eq!(models.lack(&model("x"), soon), Some(Lack::Shown));
         assert_eq!(models.lack(&model("x"), now + REMEMBERED), None);
         assert_eq!(models.lack(&model("y"), now), None);
     }

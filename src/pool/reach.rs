@@ -1,10 +1,9 @@
 //! Which hosts could serve a request, now or later, as far as models go.
 //!
 //! 1. Those that may have its model. While there is one, it is waited for, whatever it is up to.
-//! 2. If none may: those of which that is remembered only, since one may have got the model since.
-//! 3. If every host tells that it lacks the model, but none was asked: all, since lists may be
+//! 2. If every host tells that it lacks the model, but none was asked: all, since lists may be
 //!    incomplete, and a host says best what is wrong.
-//! 4. Else nobody.
+//! 3. Else nobody.
 
 use std::time::Instant;
 
@@ -25,7 +24,6 @@ pub(super) struct Reach<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     MayHave,
-    Remembered,
     Told,
     Nobody,
 }
@@ -51,8 +49,6 @@ impl<'a> Reach<'a> {
         }
         // Until a host that may have it is found, which is mostly the first.
         let group = lacks.try_fold(Group::Told, |group, lack| match lack? {
-            Lack::Remembered => Some(Group::Remembered),
-            _ if group == Group::Remembered => Some(group),
             Lack::Told => Some(group),
             Lack::Shown => Some(Group::Nobody),
         });
@@ -64,7 +60,6 @@ impl<'a> Reach<'a> {
     pub(super) fn includes(&self, host: &Host) -> bool {
         match self.group {
             Group::MayHave => self.lack(host).is_none(),
-            Group::Remembered => self.lack(host) == Some(Lack::Remembered),
             Group::Told => true,
             Group::Nobody => false,
         }

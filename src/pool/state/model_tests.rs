@@ -167,16 +167,3 @@ fn refused() -> Check {
         reachable: false,
     }
 }
-
-#[test]
-fn a_model_that_moved_to_a_host_that_lacked_it_is_found_there() {
-    let now = Instant::now();
-    let mut state = pool(&[1, 1], now);
-    assert_eq!(ask(&mut state, Outcome::LacksModel, now), A);
-    assert_eq!(ask(&mut state, ANSWERED, now), B);
-
-    let soon = now + Duration::from_secs(10);
-    assert_eq!(ask(&mut state, Outcome::LacksModel, soon), B, "A lacks it");
-    assert_eq!(ask(&mut state, ANSWERED, soon), A, "that was long ago");
-    assert_eq!(ask(&mut state, ANSWERED, soon), A);
-}
