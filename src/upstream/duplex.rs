@@ -54,7 +54,7 @@ impl Duplex {
     pub(super) fn new(stream: Stream, request: VecDeque<Bytes>) -> Self {
         Self {
             stream,
-            unsent: request,
+            unsent: request.into_iter().filter(|it| !it.is_empty()).collect(),
             is_flushed: false,
             broken: None,
             patience: None,
@@ -75,18 +75,20 @@ impl Duplex {
         self.is_flushed && self.broken.is_none()
     }
 
-    /// Sends the next piece, or a part of it; `false` after the last.
+    /// Sends the next piece, or a part of it; `false` once all is sent. The last is flushed at once, so
+    /// that no answer to the whole request looks as if it had come before.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while let Some(next) = self.unsent.front_mut() {
-            if !next.has_remaining() {
-                self.unsent.pop_front();
-                continue;
-            }
+        if let Some(next) = self.unsent.front_mut() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, next))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => next.advance(sent),
             }
             self.patience = None;
+            while self.unsent.front().is_some_and(Bytes::is_empty) {
+                self.unsent.pop_front();
+            }
+        }
+        if !self.unsent.is_empty() {
             return Poll::Ready(Ok(true));
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
