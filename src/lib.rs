@@ -36,3 +36,4 @@ pub mod serve;
 pub mod telemetry;
 pub mod tls_files;
 pub mod upstream;
+mod wrapped;
