@@ -154,9 +154,7 @@ async fn deliver_whole(
     headers: HeaderMap,
     session: &mut ServerSession,
 ) -> pingora::Result<usize> {
-    let mut all = std::mem::take(&mut delivery.answer.headers);
-    all.extend(headers);
-    let mut head = head(delivery.answer.status, all);
+    let mut head = head_of(delivery, headers);
     let body = &delivery.answer.body;
     if delivery.rest.is_none() {
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -184,9 +182,7 @@ async fn deliver_head(
     headers: HeaderMap,
     session: &mut ServerSession,
 ) -> pingora::Result<usize> {
-    let mut all = std::mem::take(&mut delivery.answer.headers);
-    all.extend(headers);
-    let mut head = head(delivery.answer.status, all);
+    let mut head = head_of(delivery, headers);
     if delivery.answer.status == StatusCode::RESET_CONTENT {
         head.insert_header(header::CONTENT_LENGTH, 0)?;
     }
@@ -230,6 +226,13 @@ pub(super) fn timing(journal: &Journal) -> String {
         millis(journal.upstream()),
         millis(journal.elapsed())
     )
+}
+
+/// A host's head, with our own `headers` added.
+fn head_of(delivery: &mut Delivery, headers: HeaderMap) -> ResponseHeader {
+    let mut all = std::mem::take(&mut delivery.answer.headers);
+    all.extend(headers);
+    head(delivery.answer.status, all)
 }
 
 fn head(status: StatusCode, headers: HeaderMap) -> ResponseHeader {
