@@ -95,6 +95,17 @@ async fn scene(arguments: &[&str]) -> Scene {
 }
 
 impl Scene {
+    /// All of it, from the first line of the log to the last.
+    async fn play(mut self) -> String {
+        let plain = self.proxy.client_of(1);
+        self.clients(&plain).await;
+        self.hosts(&plain).await;
+        self.operators().await;
+        self.proxy.terminate().await;
+        self.proxy.ended().await;
+        self.proxy.log()
+    }
+
     fn secure(&self) -> std::net::SocketAddr {
         self.proxy.address()
     }
@@ -164,15 +175,8 @@ impl Scene {
 
 #[tokio::test]
 async fn each_line_of_the_proxy_can_be_read_by_programs() {
-    let mut scene = scene(&[]).await;
-    let plain = scene.proxy.client_of(1);
-    scene.clients(&plain).await;
-    scene.hosts(&plain).await;
-    scene.operators().await;
-    scene.proxy.terminate().await;
-    scene.proxy.ended().await;
+    let log = scene(&[]).await.play().await;
 
-    let log = scene.proxy.log();
     let lines: Vec<_> = log.lines().map(assert_readable).collect();
     for told in [
         "request",
@@ -201,15 +205,9 @@ async fn each_line_of_the_proxy_can_be_read_by_programs() {
 
 #[tokio::test]
 async fn each_line_of_the_proxy_can_be_read_by_people() {
-    let mut scene = scene(&["--log-format", "human"]).await;
-    let plain = scene.proxy.client_of(1);
-    scene.clients(&plain).await;
-    scene.hosts(&plain).await;
-    scene.operators().await;
-    scene.proxy.terminate().await;
-    scene.proxy.ended().await;
+    let log = scene(&["--log-format", "human"]).await.play().await;
 
-    for line in scene.proxy.log().lines() {
+    for line in log.lines() {
         let (time, rest) = line.split_once(' ').expect(line);
         assert!(time.ends_with('Z') && time.contains('T'), "{line}");
         let levels = [" INFO ", " WARN ", "ERROR "];

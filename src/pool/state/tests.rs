@@ -664,18 +664,23 @@ fn a_slow_host_gets_less_while_there_is_a_choice() {
     assert_eq!(slow, 1, "{granted:?}");
 }
 
-#[test]
-fn foreign_load_is_left_room() {
-    let now = Instant::now();
-    let mut state = pool(&[0], now);
-    let crowded = Check::Good {
+/// One of two slots is taken, by somebody else.
+fn crowded() -> Check {
+    Check::Good {
         slots: Tells::Slots(Slots {
             max_concurrent: 2,
             available: 1,
             in_flight: 1,
             ours: 0,
         }),
-    };
+    }
+}
+
+#[test]
+fn foreign_load_is_left_room() {
+    let now = Instant::now();
+    let mut state = pool(&[0], now);
+    let crowded = crowded();
     state.checked(A, &crowded, now);
     join(&mut state);
     join(&mut state);
@@ -689,14 +694,7 @@ fn foreign_load_is_left_room() {
 #[test]
 fn what_was_told_of_foreign_load_counts_for_a_while_after_a_failed_poll() {
     let start = Instant::now();
-    let crowded = Check::Good {
-        slots: Tells::Slots(Slots {
-            max_concurrent: 2,
-            available: 1,
-            in_flight: 1,
-            ours: 0,
-        }),
-    };
+    let crowded = crowded();
     let foreign = |told, after: u64| {
         let mut state = pool(&[0], start);
         state.checked(A, &crowded, start);
