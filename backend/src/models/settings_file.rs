@@ -5,21 +5,34 @@
 //! [`Rule`]s for the keys that nothing reads, and [`SettingsFile::settle`] goes through what is
 //! left: it is known to change nothing, or refused by name, or warned of by name.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tracing::subscriber::NoSubscriber;
 use tracing::warn;
 
 use super::error::LoadError;
 
+thread_local! {
+    /// Whether this thread reads settings without a word in the log.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Reads settings without a word in the log: a load reads them again and says what is to be said.
+///
+/// Not by another subscriber: to set one costs a look at every place in the program that logs.
 pub(crate) fn quietly<T>(read: impl FnOnce() -> T) -> T {
-    tracing::subscriber::with_default(NoSubscriber::default(), read)
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            QUIET.set(self.0);
+        }
+    }
+    let _before = Before(QUIET.replace(true));
+    read()
 }
 
 /// What a key that nothing reads may hold. Null is as good as absent.
@@ -106,6 +119,7 @@ impl SettingsFile {
         let left = self.values.iter().filter(|(key, _)| !read.contains(*key));
         for (key, value) in left.filter(|(_, value)| !value.is_null()) {
             match rules.iter().find(|(known, _)| known == key) {
+                None if QUIET.get() => {}
                 None => warn!(file = %self.path.display(), key, "setting not known, not used"),
                 Some((_, rule)) if rule.allows(value) => {}
                 Some((_, Rule::Is(text))) => {
