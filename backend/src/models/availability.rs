@@ -35,6 +35,8 @@ pub(crate) struct Availability(Mutex<State>);
 struct State {
     /// `None`: there was no look yet, or it found too much to tell.
     offers: Option<Arc<[Offer]>>,
+    /// The last look found too much to tell.
+    too_many: bool,
     /// When the last look began.
     looked: Option<Instant>,
 }
@@ -67,20 +69,25 @@ impl Availability {
         offers
     }
 
+    /// What the last look found.
+    pub(crate) fn last(&self) -> Option<Arc<[Offer]>> {
+        self.lock().offers.clone()
+    }
+
     /// A look has found these.
     pub(crate) fn found(&self, mut offers: Vec<Offer>) {
         offers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        if offers.len() > MOST_NAMES {
-            warn!(
-                names = offers.len(),
-                most = MOST_NAMES,
-                "too many models to tell of"
-            );
-        }
-        let offers = (offers.len() <= MOST_NAMES).then(|| offers.into());
+        let names = offers.len();
+        let too_many = names > MOST_NAMES;
         let mut state = self.lock();
-        state.offers = offers;
+        state.offers = (!too_many).then(|| offers.into());
         state.looked = Some(Instant::now());
+        let is_news = too_many && !state.too_many;
+        state.too_many = too_many;
+        drop(state);
+        if is_news {
+            warn!(names, most = MOST_NAMES, "too many models to tell of");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -18,7 +18,7 @@ use super::error::LoadError;
 use super::layers::layer_for;
 use super::loader::{Loader, Model, ModelKey};
 use super::locate::{Found, Missing, ModelSources};
-use super::registry::{Failure, Lease, Policy, Refusal, Registry, Source as _, Stage};
+use super::registry::{Facts, Failure, Lease, Policy, Refusal, Registry, Stage};
 use super::scorer::Scorer;
 use super::settings_file::quietly;
 use super::warm_up::DefaultModel;
@@ -122,6 +122,12 @@ impl Catalog {
 
     /// Looks at the folders for what can be served. Blocks.
     pub(crate) fn look(&self) {
+        let last = self.availability.last();
+        let known: BTreeMap<&ModelKey, Facts> = last
+            .iter()
+            .flat_map(|offers| offers.iter())
+            .map(|offer| (&offer.key, offer.facts))
+            .collect();
         let mut checked = BTreeMap::new();
         let mut offers = Vec::new();
         for ((purpose, name), found) in self.sources.all_names() {
@@ -131,7 +137,7 @@ impl Catalog {
             let source = self.registry.source();
             let facts = checked
                 .entry(key.clone())
-                .or_insert_with(|| Loader::check(&key).then(|| source.inspect(&key)));
+                .or_insert_with(|| source.offer(&key, known.get(&key).copied()));
             if let Some(facts) = *facts {
                 let name = format!("{}:{name}", purpose.name());
                 offers.push(Offer { name, key, facts });

@@ -83,9 +83,17 @@ impl Loader {
             metrics,
         }
     }
-}
 
-impl Loader {
+    /// What is to be said of the model if it can be loaded, as far as [`Self::check`] tells. `known`:
+    /// what was said of it last, which stands while its files stay as they are.
+    pub(crate) fn offer(&self, key: &ModelKey, known: Option<Facts>) -> Option<Facts> {
+        if let Some(facts) = known.filter(|facts| facts.version == version(&key.folder)) {
+            return Some(facts);
+        }
+        let facts = self.inspect(key);
+        Self::check(key).then_some(facts)
+    }
+
     /// Whether the model can be loaded, as far as its settings tell and the presence of its files.
     pub(crate) fn check(key: &ModelKey) -> bool {
         let encoder = quietly(|| match key.layer {
@@ -101,6 +109,8 @@ impl Source for Loader {
     type Model = Model;
 
     fn inspect(&self, key: &ModelKey) -> Facts {
+        // First, so that a change from now on is seen by the next look.
+        let version = version(&key.folder);
         let encoder = match key.layer {
             Some(_) => Ok(key.folder.clone()),
             None => quietly(|| Pipeline::read(&key.folder)).map(|pipeline| pipeline.encoder),
@@ -109,7 +119,6 @@ impl Source for Loader {
             size::encoder_numbers(&folder, key.layer).unwrap_or(0)
         });
         let bytes = numbers * self.place.serving(key.purpose()).bytes_per_number();
-        let version = version(&key.folder);
         Facts { bytes, version }
     }
 
