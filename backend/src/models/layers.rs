@@ -27,8 +27,13 @@ static LAYERS: LazyLock<BTreeMap<String, usize>> = LazyLock::new(|| {
 });
 
 /// Names of models for which a layer was published.
-pub(crate) fn published_names() -> Vec<&'static str> {
-    LAYERS.keys().map(String::as_str).collect()
+pub(crate) fn published_names() -> impl Iterator<Item = &'static str> {
+    LAYERS.keys().map(String::as_str)
+}
+
+/// Was a layer published for a model of this name?
+pub(crate) fn is_published(name: &str) -> bool {
+    LAYERS.contains_key(name)
 }
 
 /// The layer for the model that goes by `names`, which has `available` of them: the operator's

@@ -53,16 +53,16 @@ pub(crate) fn is_implied(name: &str) -> bool {
 
 /// The names with an organisation for which a model called `short` may stand.
 pub(super) fn full_names(short: &str) -> impl Iterator<Item = String> {
-    let published = layers::published_names();
-    let moved = MOVED.iter().filter(|(start, _)| short.starts_with(start));
-    let moved = moved.filter(|_| published.contains(&short));
+    let moved = MOVED
+        .iter()
+        .filter(move |(start, _)| short.starts_with(start));
+    let moved = moved.filter(move |_| layers::is_published(short));
     let organisations = moved.map(|(_, organisation)| *organisation);
     let organisations = organisations.chain([SENTENCE_TRANSFORMERS]);
-    let full = organisations.map(|organisation| format!("{organisation}/{short}"));
-    let listed = published.iter().filter(|name| {
+    let full = organisations.map(move |organisation| format!("{organisation}/{short}"));
+    let listed = layers::published_names().filter(move |name| {
         let parts = name.split_once('/');
         parts.is_some_and(|(_, listed)| listed == short)
     });
-    let listed = listed.map(|name| (*name).to_owned());
-    full.chain(listed).collect::<Vec<_>>().into_iter()
+    full.chain(listed.map(str::to_owned))
 }
