@@ -212,6 +212,7 @@ mod tests {
         go_on.send(()).unwrap();
         assert!(paused.recv().is_err(), "the thread has ended");
     }
+
     #[test]
     fn a_look_that_panics_costs_that_look_only() {
         let facts = DeviceFacts::new(Facts::default());

@@ -145,9 +145,7 @@ async fn models_are_found_by_either_name_listed_and_refused_with_the_reason() {
         ))
         .arg(format!("--bertscore-layer={BERTSCORE}=3"));
     let running = listening(command).await;
-    while !running.is_ready().await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    running.until_ready().await;
     for model in ["", "mini", "acme/mini"] {
         let (status, answer) = embed(&running, json!({"texts": ["x"], "model": model})).await;
         assert_eq!(status, 200, "{model}: {answer}");
@@ -262,9 +260,7 @@ async fn start(run: &recording::Suite, models: &Path) -> Running {
         ))
         .envs(&run.env);
     let running = listening(command).await;
-    while !running.is_ready().await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    running.until_ready().await;
     running
 }
 
@@ -285,6 +281,12 @@ impl Running {
     async fn is_ready(&self) -> bool {
         let ready = reqwest::get(format!("{}/ready", self.url)).await.unwrap();
         ready.status() == 200
+    }
+
+    async fn until_ready(&self) {
+        while !self.is_ready().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn send(&self, client: &reqwest::Client, case: &Case) -> Answer {

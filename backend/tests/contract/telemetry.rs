@@ -20,10 +20,10 @@ fn quick() -> (TempDir, Command) {
     (models, command)
 }
 
-async fn logging_to(stderr: Stdio) -> Running {
-    let (_models, mut command) = quick();
+async fn logging_to(stderr: Stdio) -> (TempDir, Running) {
+    let (models, mut command) = quick();
     command.stderr(stderr);
-    listening(command).await
+    (models, listening(command).await)
 }
 
 /// Answers go on, `/health` among them, and the end is in order.
@@ -56,7 +56,7 @@ async fn lose_lines(running: &Running) -> u64 {
 #[tokio::test]
 async fn a_full_disk_costs_log_lines_and_nothing_else() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let running = logging_to(full.into()).await;
+    let (_models, running) = logging_to(full.into()).await;
     lose_lines(&running).await;
     serves_and_stops(running).await;
 }
@@ -65,7 +65,7 @@ async fn a_full_disk_costs_log_lines_and_nothing_else() {
 async fn a_pipe_that_is_closed_costs_log_lines_and_nothing_else() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    let running = logging_to(writer.into()).await;
+    let (_models, running) = logging_to(writer.into()).await;
     lose_lines(&running).await;
     serves_and_stops(running).await;
 }
@@ -73,7 +73,7 @@ async fn a_pipe_that_is_closed_costs_log_lines_and_nothing_else() {
 #[tokio::test]
 async fn a_pipe_that_nobody_reads_costs_log_lines_and_nothing_else() {
     let (mut reader, writer) = pipe().unwrap();
-    let running = logging_to(writer.into()).await;
+    let (_models, running) = logging_to(writer.into()).await;
     lose_lines(&running).await;
     serves_and_stops(running).await;
     let mut log = String::new();
@@ -84,7 +84,7 @@ async fn a_pipe_that_nobody_reads_costs_log_lines_and_nothing_else() {
 #[tokio::test]
 async fn a_reader_that_comes_late_is_told_how_much_it_missed() {
     let (mut reader, writer) = pipe().unwrap();
-    let running = logging_to(writer.into()).await;
+    let (_models, running) = logging_to(writer.into()).await;
     lose_lines(&running).await;
     let log = std::thread::spawn(move || {
         let mut log = String::new();

@@ -5,9 +5,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
+use crate::models::test_support::{folder_with, golden, golden_json};
 
 const EMBEDDING: Use = Use::Embedding { lower_case: false };
-use crate::models::test_support::{folder_with, golden, golden_json};
 
 fn load(folder: &Path, max_length: usize) -> TextTokenizer {
     let config = TokenizerConfig::read(folder).expect("config");
