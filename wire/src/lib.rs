@@ -70,7 +70,7 @@ pub struct Info {
 pub struct Status {
     /// Slots and their use.
     pub queue: QueueStatus,
-    /// Requests that hold or wait for a slot.
+    /// Requests that run; none that waits.
     #[serde(default)]
     pub active_jobs: Vec<ActiveJob>,
 }
@@ -80,16 +80,17 @@ pub struct Status {
 pub struct QueueStatus {
     /// Requests that may run at once; 0 = always busy.
     pub max_concurrent: u32,
-    /// Requests that run or wait for a slot.
+    /// From a host, requests that run; from the proxy, those that wait for a slot too.
     pub in_flight: u32,
-    /// Free slots.
+    /// Free slots; from the proxy, those that a request would get now.
     pub available_slots: u32,
     /// `max(0, in_flight − max_concurrent)`.
     pub waiting_estimate: u32,
 }
 
 impl QueueStatus {
-    /// Derives the two dependent counts from the independent ones.
+    /// Derives the two dependent counts from the independent ones, as a host does; the proxy knows its
+    /// `available_slots` better.
     pub fn new(max_concurrent: u32, in_flight: u32) -> Self {
         Self {
             max_concurrent,

@@ -2,9 +2,9 @@
 //! pooling, what to do with the pooled vector, how long a text may be.
 //!
 //! `modules.json` lists the steps. A chain Transformer → Pooling, then any of Dense, `LayerNorm` and
-//! Normalize, is supported (Dropout does nothing outside training); a folder without that file is a plain encoder, for which sentence-transformers
-//! takes mean pooling and nothing more. Anything else is refused by name: a step left out would
-//! give wrong numbers silently.
+//! Normalize, is supported (Dropout does nothing outside training); a folder without that file is a
+//! plain encoder, for which sentence-transformers takes mean pooling and nothing more. Anything else
+//! is refused by name: a step left out would give wrong numbers silently.
 
 mod dense;
 mod layer_norm;

@@ -37,12 +37,12 @@ struct Form {
     open: Open,
 }
 
-/// The forms, the preferred one first.
 /// How the text begins that stands for a file in a clone without Git LFS.
 const GIT_LFS: &[u8] = b"version https://git-lfs";
 /// So many bytes tell what a file is.
 const MOST_TELLING: u64 = 32;
 
+/// The forms, the preferred one first.
 const FORMS: [Form; 2] = [
     Form {
         single: "model.safetensors",
