@@ -112,17 +112,19 @@ impl Reloader {
         }
     }
 
+    /// Only by who has the turn: nobody else changes the state meanwhile, and those who look at it need
+    /// not wait.
     fn take_over(&self, config: &Config) -> Change {
-        let mut state = self.0.state.lock();
-        let change = Change::between(&state.running, config);
-        let running = config.taken_over(&state.running);
+        let before = self.config();
+        let change = Change::between(&before, config);
+        let running = config.taken_over(&before);
         (self.0.apply)(&running);
         self.0.metrics.reloads.succeeded(SystemTime::now());
         for warning in &config.warnings {
             tracing::warn!("{}", warning.in_file(&self.0.file));
         }
         tell(&change);
-        *state = State {
+        *self.0.state.lock() = State {
             running,
             standing: Standing {
                 refused: Vec::new(),
