@@ -3,7 +3,7 @@
 //! - [`Log`]: log lines go out through a bounded queue; whoever logs is never held up, and never
 //!   learns of an error.
 //! - [`Upkeep::note_panics`]: a bug costs the request or the task that hit it, and is told.
-//! - [`Upkeep::keep`], [`Upkeep::keep_thread`]: a task that must live is started again.
+//! - [`Upkeep::keep`]: a task that must live is started again.
 //!
 //! What goes wrong is counted in [`Upkeep`], as metrics of the program.
 

@@ -1,7 +1,6 @@
-//! Tasks and threads that must live as long as the program.
+//! Tasks that must live as long as the program.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -33,15 +32,6 @@ impl Upkeep {
                 upkeep.died(task);
                 tokio::time::sleep(PAUSE).await;
             }
-        }
-    }
-
-    /// As [`keep`](Self::keep), for work on a thread of its own: the one that calls.
-    pub fn keep_thread(&self, task: &'static str, mut work: impl FnMut()) {
-        self.knows(task);
-        while catch_unwind(AssertUnwindSafe(&mut work)).is_err() {
-            self.died(task);
-            thread::sleep(PAUSE);
         }
     }
 
