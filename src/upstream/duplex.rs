@@ -144,7 +144,7 @@ impl Duplex {
     }
 
     /// Why sending failed, if it did: that came first.
-    fn why(&mut self, otherwise: io::Error) -> io::Error {
+    fn why(&self, otherwise: io::Error) -> io::Error {
         match &self.broken {
             Some(error) => copy(error),
             None => otherwise,
@@ -167,8 +167,8 @@ impl AsyncRead for Duplex {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match self.poll_exchange(cx, buf) {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                if self.heard == Heard::Nothing {
+            Poll::Ready(Ok(())) => {
+                if self.heard == Heard::Nothing && buf.filled().len() > before {
                     let is_sent = self.is_sent();
                     self.heard = if is_sent {
                         Heard::Something
@@ -179,7 +179,6 @@ impl AsyncRead for Duplex {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.why(error))),
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
             Poll::Pending => self.poll_patience(cx).map(Err),
         }
     }
