@@ -66,7 +66,7 @@ pub fn pool_settings(config: &Config) -> pool::Settings {
 }
 
 /// What each client may have of the pool.
-pub fn client_limits(config: &Config) -> Vec<(Arc<str>, pool::Limits)> {
+fn client_limits(config: &Config) -> Vec<(Arc<str>, pool::Limits)> {
     let keys = config.auth.keys.iter().map(|key| {
         let limits = pool::Limits {
             max_concurrent: key.max_concurrent,

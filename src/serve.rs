@@ -265,9 +265,7 @@ fn pool(config: &Config, metrics: Arc<Metrics>) -> Pool {
         log(event);
     };
     let settings = live::pool_settings(config);
-    let pool = Pool::new(settings, rand::random(), Box::new(observer));
-    pool.set_limits(live::client_limits(config));
-    pool
+    Pool::new(settings, rand::random(), Box::new(observer))
 }
 
 fn log(event: &Event) {

@@ -205,7 +205,7 @@ impl PoolState {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: 0,
-            policy: words::policy(pool.policy).to_owned(),
+            policy: pool.policy.to_string(),
             ready: pool.hosts.iter().any(HostView::is_serving),
             summary: summary::summary(pool, lately),
             queue: QueueState::from(pool),

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::summary::turns_all_away;
 use super::view::Level;
-use crate::config::Policy;
 use crate::pool::{Cause, EventKind, HostView, Phase, Transition};
 use crate::telemetry::Counts;
 
@@ -126,16 +125,6 @@ fn way_back(host: &HostView) -> String {
         Some(next) if next.is_zero() => "back after a good check, which is under way".to_owned(),
         Some(next) => format!("back after a good check, next in {}", whole_seconds(next)),
         None => "back after a good check".to_owned(),
-    }
-}
-
-/// As in the configuration.
-pub(super) fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::LeastBusy => "least-busy",
-        Policy::RoundRobin => "round-robin",
-        Policy::PowerOfTwo => "power-of-two",
-        Policy::LeastVram => "least-vram",
     }
 }
 

@@ -18,15 +18,14 @@ use url::Url;
 
 use super::failure::Failure;
 use crate::admin::access::MARK;
-use crate::config::{self, Secret};
+use crate::config::Secret;
+use crate::gateway::REQUEST_ID;
 
 const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
 const DEFAULT_PORT: u16 = 9765;
 /// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
 const PATIENCE: Duration = Duration::from_secs(30);
 const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
-/// On all that clients and GPU hosts are answered, and on nothing that operators are.
-const REQUEST_ID: &str = "x-request-id";
 /// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
 /// admin address says more.
 const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"];
@@ -64,7 +63,7 @@ impl Client {
                 key: given,
             });
         };
-        let admin = config::load(&file, &|name| std::env::var(name).ok())?.admin;
+        let admin = super::load(&file)?.admin;
         Ok(Self {
             authority: reachable(admin.address).to_string(),
             key: given.or(admin.key),
@@ -91,6 +90,7 @@ impl Client {
         let answer = answer
             .map_err(|_| self.unreachable("no answer in time"))?
             .map_err(|error| self.failed(&error))?;
+        // On all that clients and GPU hosts are answered, and on nothing that operators are.
         if answer.headers().contains_key(REQUEST_ID) {
             return Err(self.not_admin("clients connect there, or it is a GPU host"));
         }

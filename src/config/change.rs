@@ -199,6 +199,7 @@ shown!(
     bool,
     u8,
     u32,
+    usize,
     std::num::NonZeroU32,
     String,
     SocketAddr,
@@ -206,12 +207,6 @@ shown!(
     super::Network,
     Policy
 );
-
-impl Shown for usize {
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
 
 impl Shown for Duration {
     fn show(&self) -> String {

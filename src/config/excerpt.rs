@@ -78,12 +78,8 @@ fn words(line: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let (mut rest, mut at) = (line, 0);
     while let Some(first) = rest.chars().next() {
-        if first == '#'
-            && (at == 0
-                || found
-                    .last()
-                    .is_some_and(|(_, word): &(_, &str)| word.trim().is_empty()))
-        {
+        let before: Option<&(_, &str)> = found.last();
+        if first == '#' && before.is_none_or(|(_, word)| word.trim().is_empty()) {
             break;
         }
         let is_single = first.is_whitespace() || MARKS.contains(&first);
@@ -193,7 +189,7 @@ impl Hiding {
 }
 
 /// `${NAME}`, or `$NAME` as shells have it: a name, not what it stands for.
-fn is_reference(word: &str) -> bool {
+pub(super) fn is_reference(word: &str) -> bool {
     let word = word.trim_matches(['\'', '"']);
     let Some(name) = word.strip_prefix('$') else {
         return false;

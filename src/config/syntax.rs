@@ -5,6 +5,7 @@
 
 use serde_yaml::Value;
 
+use super::excerpt::is_reference;
 use super::names::{Name, name};
 use super::places::{Place, Places};
 use super::problem::Problem;
@@ -103,21 +104,13 @@ fn reference((number, line): (usize, &str)) -> Option<Problem> {
     }
     let end = reference.find('}')? + 1;
     let reference = &reference[..end];
-    let shown = if name_in(reference) {
+    let shown = if is_reference(reference) {
         reference
     } else {
         "${NAME}"
     };
     let text = format!("put it in quotes, since it stands in {{…}} or […]: \"{shown}\"");
     Some(problem(number, before.chars().count() + 1, text))
-}
-
-fn name_in(reference: &str) -> bool {
-    let name = reference.trim_start_matches("${").trim_end_matches('}');
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 /// `key:value`, which is one word.

@@ -37,5 +37,5 @@ pub use connections::Connections;
 pub use forwarding::Forwarding;
 pub use handler::{Handler, Settings};
 pub use listener::Listener;
-pub use request_id::is_sane as is_request_id;
+pub use request_id::{HEADER as REQUEST_ID, is_sane as is_request_id};
 pub use tls::Certificates;

@@ -6,7 +6,7 @@ use http::HeaderValue;
 const MAX_LEN: usize = 128;
 
 /// The header that carries it, both ways.
-pub(super) const HEADER: &str = "x-request-id";
+pub const HEADER: &str = "x-request-id";
 
 /// The request's id. Printable ASCII without spaces, quotes or separators of log formats.
 pub(super) fn choose(presented: Option<&HeaderValue>) -> String {
