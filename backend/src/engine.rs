@@ -196,6 +196,70 @@ pub struct Embeddings {
     pub rows: Vec<Vec<f32>>,
     /// Length of a vector; 0 if there are no rows.
     pub dimensions: usize,
+    /// Tokens that the model read, special ones included and those behind its limit not.
+    pub tokens: usize,
+    /// To which lengths a vector may be cut.
+    pub shortening: Shortening,
+}
+
+/// To which lengths embeddings may be cut: those of a model that was trained so that their beginnings
+/// mean something by themselves (Matryoshka representation learning).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shortening {
+    /// The model was not, as far as its files tell.
+    #[default]
+    No,
+    /// To any.
+    Any,
+    /// To one of these.
+    To(Vec<usize>),
+}
+
+impl Embeddings {
+    /// The first `dimensions` numbers of each vector, scaled to a length of 1. Vectors that have as many
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`EngineError::Dimensions`].
+    pub fn shortened(mut self, dimensions: usize) -> Result<Self, EngineError> {
+        if self.rows.is_empty() || dimensions == self.dimensions {
+            return Ok(self);
+        }
+        let may = match &self.shortening {
+            Shortening::No => false,
+            Shortening::Any => (1..self.dimensions).contains(&dimensions),
+            Shortening::To(lengths) => {
+                lengths.contains(&dimensions) && dimensions < self.dimensions
+            }
+        };
+        if !may {
+            return Err(EngineError::Dimensions {
+                full: self.dimensions,
+                shortening: self.shortening,
+            });
+        }
+        for row in &mut self.rows {
+            row.truncate(dimensions);
+            normalise(row);
+        }
+        Ok(Self { dimensions, ..self })
+    }
+}
+
+/// A vector of nothing but zeros has no direction, and stays.
+fn normalise(row: &mut [f32]) {
+    let squares = row.iter().map(|number| f64::from(*number).powi(2));
+    let length = squares.sum::<f64>().sqrt();
+    if length > 0.0 {
+        for number in row {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "rounded to the nearest f32"
+            )]
+            let scaled = (f64::from(*number) / length) as f32;
+            *number = scaled;
+        }
+    }
 }
 
 /// `BERTScore` of each pair. NaN where the reference implementation has NaN.
@@ -320,9 +384,34 @@ pub enum EngineError {
         /// Ids are below this.
         vocabulary: usize,
     },
+    /// Embeddings can't be cut to the length that was asked for. The text is what the client reads.
+    #[error(
+        "embeddings of this model have {full} dimensions{}", shorter(.shortening)
+    )]
+    Dimensions {
+        /// Numbers of a vector.
+        full: usize,
+        /// What is possible.
+        shortening: Shortening,
+    },
     /// The computation failed. The text goes to the log.
     #[error("inference failed: {0}")]
     Inference(String),
+}
+
+fn shorter(shortening: &Shortening) -> String {
+    match shortening {
+        Shortening::No => {
+            " and can't be shortened: its config.json has neither matryoshka_dimensions nor \
+             is_matryoshka"
+                .to_owned()
+        }
+        Shortening::Any => " and can be cut to fewer, at least 1".to_owned(),
+        Shortening::To(lengths) => {
+            let lengths: Vec<_> = lengths.iter().map(usize::to_string).collect();
+            format!(" and can be cut to one of {}", lengths.join(", "))
+        }
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -330,5 +419,49 @@ fn list(names: &[String]) -> String {
         "none".to_owned()
     } else {
         names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn embeddings(shortening: Shortening) -> Embeddings {
+        Embeddings {
+            rows: vec![vec![3.0, 4.0, 12.0], vec![0.0, 0.0, 1.0]],
+            dimensions: 3,
+            tokens: 9,
+            shortening,
+        }
+    }
+
+    #[test]
+    fn vectors_are_cut_and_scaled_where_the_model_is_made_for_it() {
+        for shortening in [Shortening::Any, Shortening::To(vec![1, 2])] {
+            let cut = embeddings(shortening).shortened(2).unwrap();
+            assert_eq!(cut.rows, [[0.6, 0.8], [0.0, 0.0]]);
+            assert_eq!((cut.dimensions, cut.tokens), (2, 9));
+        }
+        let whole = embeddings(Shortening::No).shortened(3).unwrap();
+        assert_eq!(whole, embeddings(Shortening::No));
+    }
+
+    #[test]
+    fn what_would_mean_nothing_is_refused() {
+        let table = [
+            (Shortening::No, 2, "neither matryoshka_dimensions nor"),
+            (
+                Shortening::Any,
+                4,
+                "have 3 dimensions and can be cut to fewer",
+            ),
+            (Shortening::To(vec![1, 2, 4]), 4, "cut to one of 1, 2, 4"),
+            (Shortening::To(vec![1]), 2, "cut to one of 1"),
+        ];
+        for (shortening, dimensions, expected) in table {
+            let refused = embeddings(shortening).shortened(dimensions);
+            let told = refused.unwrap_err().to_string();
+            assert!(told.contains(expected), "{told}");
+        }
     }
 }

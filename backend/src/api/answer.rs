@@ -5,6 +5,7 @@
 
 use std::path::{Component, Path};
 
+use gpu_bridge_wire::openai::{Form, Writer};
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, Status};
 use serde::{Serialize, Serializer};
 
@@ -27,9 +28,23 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// The body of the response; `model` is the one that computed.
-    pub(super) fn to_json(&self, model: &str) -> Json {
+    /// Tokens of the texts, if they were counted.
+    pub(super) fn tokens(&self) -> Option<usize> {
         match self {
+            Self::Embeddings(found) => Some(found.tokens),
+            Self::Scores(_) => None,
+        }
+    }
+
+    /// The body of the response; `model` is the one that computed. `form`: how it is wanted in OpenAI's
+    /// dialect, if it is.
+    pub(super) fn to_json(&self, model: &str, form: Option<Form>) -> Json {
+        match self {
+            Self::Embeddings(found) if let Some(form) = form => {
+                let mut writer = Writer::new(form.encoding);
+                found.rows.iter().for_each(|row| writer.numbers(row));
+                Ok(writer.finish(model, found.tokens as u64))
+            }
             Self::Embeddings(found) => serde_json::to_vec(&EmbedAnswer {
                 embeddings: found.rows.iter().map(|row| Numbers(row)).collect(),
                 model,
@@ -207,7 +222,7 @@ pub(super) fn status(max_concurrent: u32, active_jobs: Vec<ActiveJob>) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{LoadFault, ModelReadiness, Purpose};
+    use crate::engine::{LoadFault, ModelReadiness, Purpose, Shortening};
 
     #[test]
     fn the_engine_is_named_with_the_version_that_is_built_in() {
@@ -224,7 +239,7 @@ mod tests {
             recall: vec![-1.454_315_6e-8, 0.000_700_730_6, 0.0],
             f1: vec![],
         };
-        let body = Outcome::Scores(scores).to_json("m").unwrap();
+        let body = Outcome::Scores(scores).to_json("m", None).unwrap();
         let expected = concat!(
             r#"{"precision":[0.9493519067764282,null,1.0],"#,
             r#""recall":[-1.4543156012791769e-8,0.0007007305976003408,0.0],"#,
@@ -238,8 +253,10 @@ mod tests {
         let found = Embeddings {
             rows: vec![vec![0.5, -2.0]],
             dimensions: 2,
+            tokens: 5,
+            shortening: Shortening::No,
         };
-        let body = Outcome::Embeddings(found).to_json("m").unwrap();
+        let body = Outcome::Embeddings(found).to_json("m", None).unwrap();
         let expected = r#"{"embeddings":[[0.5,-2.0]],"model":"m","dimensions":2}"#;
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }

@@ -1,9 +1,9 @@
 //! Who may ask: one shared key in `X-API-Key`, or everybody where none is configured.
 //!
 //! Checked before anything else, so that without the key nobody learns which paths exist. Only
-//! `/health` and `/ready`, exactly, are open, for load balancers and orchestrators. `/metrics` takes
-//! the key as a bearer token too, since that is what Prometheus can send
-//! (`authorization: credentials:`).
+//! `/health` and `/ready`, exactly, are open, for load balancers and orchestrators. `/metrics` and
+//! OpenAI's API take the key as a bearer token too, since that is what Prometheus
+//! (`authorization: credentials:`) and clients of that API can send.
 
 use std::fmt;
 
@@ -53,7 +53,7 @@ pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> 
         || headers
             .get(API_KEY_HEADER)
             .is_some_and(|presented| key.matches(presented.as_bytes()))
-        || path == route::METRICS && bearer(headers).is_some_and(|token| key.matches(token))
+        || route::takes_bearer(path) && bearer(headers).is_some_and(|token| key.matches(token))
 }
 
 /// The token of `Authorization: Bearer TOKEN`; the scheme's case doesn't matter (RFC 9110 §11.1).
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_opens_the_metrics_alone() {
+    fn a_bearer_token_opens_the_metrics_and_openai_s_api_alone() {
         let key = ApiKey::from("s3cret-Key".to_owned());
         let table = [
             ("/metrics", "Bearer s3cret-Key", true),
@@ -115,6 +115,10 @@ mod tests {
             ("/metrics", "Basic s3cret-Key", false),
             ("/metrics", "s3cret-Key", false),
             ("/metrics", "", false),
+            ("/v1/embeddings", "Bearer s3cret-Key", true),
+            ("/v1/other", "Bearer s3cret-Key", true),
+            ("/v1/models", "Bearer wrong", false),
+            ("/v10", "Bearer s3cret-Key", false),
             ("/metrics/", "Bearer s3cret-Key", false),
             ("/info", "Bearer s3cret-Key", false),
         ];

@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use gpu_bridge_wire::openai::{Form, TOKENS_HEADER};
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -20,8 +21,8 @@ use super::error::{self, Answer, ApiError};
 use super::jobs::{Job, Kind};
 use super::request_log::RequestLog;
 use super::slots::{Busy, Slot};
-use super::validate::{self, BertscoreRequest, EmbedRequest, Limits, Refusal};
-use super::{App, Exchange, Options};
+use super::validate::{self, BertscoreRequest, EmbedRequest, Limits};
+use super::{App, Exchange, Options, openai};
 use crate::engine::{Cancellation, Engine, EngineError, Progress, Purpose};
 use crate::metrics::Rejection;
 
@@ -30,13 +31,22 @@ const SHOWN_NAME: usize = 200;
 /// In the log for a panic, whose own text may hold a client's.
 const PANICKED: &str = "a bug: it panicked";
 
+/// What a request is to be read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Embed,
+    Bertscore,
+    /// The same as `Embed`, in OpenAI's dialect.
+    Embeddings,
+}
+
 /// Answers a request to compute something.
 pub(super) async fn serve(
     app: &Arc<App>,
-    kind: Kind,
+    task: Task,
     exchange: &mut Exchange,
 ) -> Result<Answer, ApiError> {
-    let work = receive(app, kind, exchange).await?;
+    let work = receive(app, task, exchange).await?;
     let shown: String = work.model().chars().take(SHOWN_NAME).collect();
     exchange.log.about(work.items(), &shown);
     let watch = Watch::default();
@@ -44,30 +54,36 @@ pub(super) async fn serve(
     let slot = wait_for_slot(app).await?;
 
     let running = Running {
-        job: app.jobs.start(kind, &shown, work.items(), Timestamp::now()),
+        job: app
+            .jobs
+            .start(work.kind(), &shown, work.items(), Timestamp::now()),
         cancellation: watch.0.clone(),
         _slot: slot,
     };
     let engine = Arc::clone(&app.services.engine);
     let held = exchange.held.take();
-    let (body, held) = spawn_blocking(move || (work.run(&*engine, running), held))
+    let (done, held) = spawn_blocking(move || (work.run(&*engine, running), held))
         .await
         .map_err(|_| exchange.log.internal(&PANICKED))?;
     exchange.held = held;
-    let body = body
-        .map_err(|error| refusal(&error, &exchange.log))?
-        .map_err(|error| exchange.log.internal(&error))?;
-    Ok(error::json(StatusCode::OK, body))
+    let Done { body, tokens } = done.map_err(|error| refusal(&error, &exchange.log))?;
+    let body = body.map_err(|error| exchange.log.internal(&error))?;
+    let mut answer = error::json(StatusCode::OK, body);
+    if let Some(tokens) = tokens {
+        let tokens = HeaderValue::from(tokens);
+        answer.headers_mut().insert(TOKENS_HEADER, tokens);
+    }
+    Ok(answer)
 }
 
 /// Reads and checks what is to be computed.
-async fn receive(app: &Arc<App>, kind: Kind, exchange: &mut Exchange) -> Result<Work, ApiError> {
+async fn receive(app: &Arc<App>, task: Task, exchange: &mut Exchange) -> Result<Work, ApiError> {
     let limits = app.options.limits;
     let most = limits.max_body().min(app.budget.total());
     let headers = &exchange.head.headers;
     let received = body::read(headers, &mut exchange.body, most, &mut exchange.held).await?;
     let held = exchange.held.take();
-    let (work, held) = spawn_blocking(move || (Work::read(kind, &received, &limits), held))
+    let (work, held) = spawn_blocking(move || (Work::read(task, &received, &limits), held))
         .await
         .map_err(|_| exchange.log.internal(&PANICKED))?;
     exchange.held = held;
@@ -110,24 +126,33 @@ async fn wait_for_slot(app: &App) -> Result<Slot, ApiError> {
 }
 
 /// What to compute.
-enum Work {
-    Embed(EmbedRequest),
+pub(super) enum Work {
+    /// And how the answer is wanted in OpenAI's dialect, if it is.
+    Embed(EmbedRequest, Option<Form>),
     Bertscore(BertscoreRequest),
 }
 
 impl Work {
-    fn read(kind: Kind, received: &Received, limits: &Limits) -> Result<Self, Refusal> {
+    fn read(task: Task, received: &Received, limits: &Limits) -> Result<Self, ApiError> {
         let body = received.as_raw();
-        match kind {
-            Kind::Embed => validate::embed(body, limits).map(Self::Embed),
-            Kind::Bertscore => validate::bertscore(body, limits).map(Self::Bertscore),
+        Ok(match task {
+            Task::Embed => Self::Embed(validate::embed(body, limits)?, None),
+            Task::Bertscore => Self::Bertscore(validate::bertscore(body, limits)?),
+            Task::Embeddings => openai::read(received, limits)?,
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Embed(..) => Kind::Embed,
+            Self::Bertscore(_) => Kind::Bertscore,
         }
     }
 
     /// Names the model where the request did not.
     fn or_default(mut self, options: &Options) -> Self {
         let (model, default) = match &mut self {
-            Self::Embed(request) => (&mut request.model, &options.default_embed),
+            Self::Embed(request, _) => (&mut request.model, &options.default_embed),
             Self::Bertscore(request) => (&mut request.model, &options.default_bertscore),
         };
         if model.is_empty() {
@@ -138,41 +163,50 @@ impl Work {
 
     fn model(&self) -> &str {
         match self {
-            Self::Embed(request) => &request.model,
+            Self::Embed(request, _) => &request.model,
             Self::Bertscore(request) => &request.model,
         }
     }
 
     fn purpose(&self) -> Purpose {
         match self {
-            Self::Embed(_) => Purpose::Embed,
+            Self::Embed(..) => Purpose::Embed,
             Self::Bertscore(_) => Purpose::BertScore,
         }
     }
 
     fn items(&self) -> usize {
         match self {
-            Self::Embed(request) => request.texts.len(),
+            Self::Embed(request, _) => request.texts.len(),
             Self::Bertscore(request) => request.candidates.len(),
         }
     }
 
     /// Computes, gives the slot back, then writes the answer.
-    fn run(
-        self,
-        engine: &dyn Engine,
-        running: Running,
-    ) -> Result<serde_json::Result<Vec<u8>>, EngineError> {
+    fn run(self, engine: &dyn Engine, running: Running) -> Result<Done, EngineError> {
         let outcome = self.compute(engine, &running);
         drop(running);
-        outcome.map(|outcome| outcome.to_json(self.model()))
+        let outcome = outcome?;
+        let form = match self {
+            Self::Embed(_, form) => form,
+            Self::Bertscore(_) => None,
+        };
+        Ok(Done {
+            body: outcome.to_json(self.model(), form),
+            tokens: outcome.tokens(),
+        })
     }
 
     fn compute(&self, engine: &dyn Engine, progress: &Running) -> Result<Outcome, EngineError> {
         match self {
-            Self::Embed(EmbedRequest { texts, model }) => engine
-                .embed(model, texts, progress)
-                .map(Outcome::Embeddings),
+            Self::Embed(request, _) => {
+                let found = engine.embed(&request.model, &request.texts, progress)?;
+                let found = match request.dimensions {
+                    Some(dimensions) => found.shortened(dimensions.get())?,
+                    None => found,
+                };
+                Ok(Outcome::Embeddings(found))
+            }
             Self::Bertscore(BertscoreRequest {
                 candidates,
                 references,
@@ -183,6 +217,13 @@ impl Work {
                 .map(Outcome::Scores),
         }
     }
+}
+
+/// What came of a computation.
+struct Done {
+    body: serde_json::Result<Vec<u8>>,
+    /// That the model read, if they were counted.
+    tokens: Option<usize>,
 }
 
 /// A computation that runs: its slot, its place in the job list, and whether anybody still waits.
@@ -229,7 +270,9 @@ fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
         EngineError::NotInstalled { .. }
         | EngineError::Ambiguous { .. }
         | EngineError::NoBaseline { .. } => ApiError::NotInstalled(error.to_string()),
-        EngineError::UnknownToken { .. } => ApiError::Unusable(error.to_string()),
+        EngineError::UnknownToken { .. } | EngineError::Dimensions { .. } => {
+            ApiError::Unusable(error.to_string())
+        }
         EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
             ApiError::Unavailable(error.to_string())

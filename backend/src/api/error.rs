@@ -5,7 +5,7 @@
 //! key, `detail`.
 
 use bytes::Bytes;
-use gpu_bridge_wire::ErrorBody;
+use gpu_bridge_wire::{ErrorBody, openai};
 use http::{HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
 
@@ -32,6 +32,11 @@ pub(super) enum ApiError {
     Unparsable,
     #[error("validation failed")]
     Invalid(Vec<u8>),
+    /// Of a request in OpenAI's dialect.
+    #[error("{0}")]
+    Dialect(openai::Refusal),
+    #[error("the body must be JSON; say so with Content-Type: application/json")]
+    NotJson,
     #[error("candidates and references must have equal length")]
     UnequalLengths,
     /// The model can do nothing with a text of this request.
@@ -62,7 +67,10 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::NotInstalled(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Unparsable | Self::UnequalLengths | Self::Unusable(_) => StatusCode::BAD_REQUEST,
+            Self::Unparsable | Self::UnequalLengths | Self::Unusable(_) | Self::Dialect(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -101,12 +109,31 @@ impl ApiError {
         answer.headers_mut().extend(header);
         answer
     }
+
+    /// What a client that speaks OpenAI's dialect gets.
+    pub(super) fn into_openai(self) -> Answer {
+        let param = match &self {
+            Self::Dialect(refusal) => refusal.param,
+            Self::NotInstalled(_) => Some("model"),
+            _ => None,
+        };
+        let (mut head, detail) = self.into_answer().into_parts();
+        let (status, body) = openai::error(head.status.as_u16(), &detail, None, param);
+        head.status = StatusCode::from_u16(status).unwrap_or(head.status);
+        Answer::from_parts(head, body.into())
+    }
 }
 
 fn busy(reason: Rejection) -> &'static str {
     match reason {
         Rejection::Slots | Rejection::Memory => "GPU busy - retry later",
         Rejection::DeviceMemory => "GPU out of memory - retry later",
+    }
+}
+
+impl From<openai::Refusal> for ApiError {
+    fn from(refusal: openai::Refusal) -> Self {
+        Self::Dialect(refusal)
     }
 }
 

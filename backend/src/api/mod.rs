@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `auth`, `route` and `validate` decide and are pure; `error` is the one map from refusals to
-//! answers; `jobs` is what `/status` shows; `request_log` writes one line for each request and counts
+//! answers; `openai` serves the same in OpenAI's dialect; `jobs` is what `/status` shows; `request_log` writes one line for each request and counts
 //! it; `budget` bounds the bytes that all of them keep in memory.
 //! Nothing here computes, and nothing heavy runs on the async threads.
 
@@ -21,6 +21,7 @@ mod encoding;
 mod error;
 mod jobs;
 mod json;
+mod openai;
 mod problem;
 mod request_log;
 mod route;
@@ -134,7 +135,12 @@ async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
     if let Err(ApiError::Busy(reason)) = &outcome {
         counts.rejected(*reason);
     }
-    exchange.finish(outcome.unwrap_or_else(ApiError::into_answer))
+    let refuse = if openai::speaks(exchange.head.uri.path()) {
+        ApiError::into_openai
+    } else {
+        ApiError::into_answer
+    };
+    exchange.finish(outcome.unwrap_or_else(refuse))
 }
 
 impl Exchange {
@@ -165,7 +171,8 @@ async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiEr
 async fn serve(app: &Arc<App>, route: Route, exchange: &mut Exchange) -> Result<Answer, ApiError> {
     let device = &app.options.device;
     let body = match route {
-        Route::Compute(kind) => return compute::serve(app, kind, exchange).await,
+        Route::Compute(task) => return compute::serve(app, task, exchange).await,
+        Route::Models => return openai::models(app, exchange.head.uri.path()),
         Route::Metrics => return scrape(app, &exchange.log),
         Route::Health => answer::health(device, &app.services.engine.readiness()),
         Route::Ready => ready(app)?,

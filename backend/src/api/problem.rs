@@ -104,6 +104,17 @@ impl<'a> Problem<'a> {
         Self::new("bool_type", loc, "Input should be a valid boolean", value)
     }
 
+    /// A field is no whole number above 0.
+    pub(super) fn not_a_count(field: &'static str, value: &'a RawValue) -> Self {
+        let loc = vec![BODY, Place::Name(field)];
+        Self::new(
+            "int_type",
+            loc,
+            "Input should be a whole number above 0",
+            value,
+        )
+    }
+
     /// A field exceeds a limit.
     pub(super) fn excess(field: &'static str, what: &str, value: &'a RawValue) -> Self {
         let loc = vec![BODY, Place::Name(field)];

@@ -4,9 +4,10 @@
 //! are wrong methods like any other, and a known path with slashes behind it is redirected whatever
 //! the method.
 
+use gpu_bridge_wire::openai;
 use http::Method;
 
-use super::jobs::Kind;
+use super::compute::Task;
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,9 @@ pub(super) enum Route {
     Status,
     OpenApi,
     Metrics,
-    Compute(Kind),
+    Compute(Task),
+    /// All models, or one, in OpenAI's dialect.
+    Models,
 }
 
 /// What to do with a request, going by method and path alone.
@@ -32,15 +35,21 @@ pub(super) enum Decision {
     Unknown,
 }
 
-static ROUTES: [(&str, Method, Route); 8] = [
+static ROUTES: [(&str, Method, Route); 10] = [
     (HEALTH, Method::GET, Route::Health),
     (READY, Method::GET, Route::Ready),
     ("/info", Method::GET, Route::Info),
     ("/status", Method::GET, Route::Status),
-    ("/embed", Method::POST, Route::Compute(Kind::Embed)),
-    ("/bertscore", Method::POST, Route::Compute(Kind::Bertscore)),
+    ("/embed", Method::POST, Route::Compute(Task::Embed)),
+    ("/bertscore", Method::POST, Route::Compute(Task::Bertscore)),
     ("/openapi.json", Method::GET, Route::OpenApi),
     (METRICS, Method::GET, Route::Metrics),
+    (
+        openai::EMBEDDINGS,
+        Method::POST,
+        Route::Compute(Task::Embeddings),
+    ),
+    (openai::MODELS, Method::GET, Route::Models),
 ];
 
 const HEALTH: &str = "/health";
@@ -52,8 +61,13 @@ pub(super) fn is_open(path: &str) -> bool {
     [HEALTH, READY].contains(&path)
 }
 
-/// The path that scrapers know, who can present a key as a bearer token only.
-pub(super) const METRICS: &str = "/metrics";
+/// The path that scrapers know.
+const METRICS: &str = "/metrics";
+
+/// True for the paths whose clients can present a key as a bearer token only.
+pub(super) fn takes_bearer(path: &str) -> bool {
+    path == METRICS || openai::speaks(path)
+}
 
 /// The meaning of `method` on `path` (without query string).
 pub(super) fn decide(method: &Method, path: &str) -> Decision {
@@ -83,6 +97,7 @@ pub(super) fn is_poll(label: &str) -> bool {
 }
 
 fn find(path: &str) -> Option<&'static (&'static str, Method, Route)> {
+    let path = openai::model_id(path).map_or(path, |_| openai::MODELS);
     ROUTES.iter().find(|(known, ..)| *known == path)
 }
 
@@ -98,11 +113,19 @@ mod tests {
             (
                 Method::POST,
                 "/embed",
-                Decision::Serve(Route::Compute(Kind::Embed)),
+                Decision::Serve(Route::Compute(Task::Embed)),
             ),
             (Method::HEAD, "/health", wrong(Method::GET)),
             (Method::OPTIONS, "/embed", wrong(Method::POST)),
             (Method::GET, "/bertscore", wrong(Method::POST)),
+            (
+                Method::GET,
+                "/v1/models/org/m",
+                Decision::Serve(Route::Models),
+            ),
+            (Method::DELETE, "/v1/models/m", wrong(Method::GET)),
+            (Method::GET, "/v1/models/", Decision::Redirect("/v1/models")),
+            (Method::GET, "/v1", Decision::Unknown),
             (Method::GET, "/health/", Decision::Redirect("/health")),
             (Method::GET, "/embed//", Decision::Redirect("/embed")),
             (Method::GET, "/Health", Decision::Unknown),

@@ -16,6 +16,7 @@ mod texts;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -73,6 +74,8 @@ pub(super) struct EmbedRequest {
     pub(super) texts: Vec<String>,
     /// Empty for the default.
     pub(super) model: String,
+    /// Numbers of each embedding; `None`: as many as the model gives.
+    pub(super) dimensions: Option<NonZeroUsize>,
 }
 
 /// A valid request for scores; both lists have the same length.
@@ -107,10 +110,15 @@ enum Fault<'a> {
 /// Reads a body of `POST /embed`.
 pub(super) fn embed(body: RawBody<'_>, limits: &Limits) -> Result<EmbedRequest, Refusal> {
     with_text(body, |text| {
-        let mut fields = Fields::read(text, ["texts", "model"])?;
+        let mut fields = Fields::read(text, ["texts", "model", "dimensions"])?;
         let texts = fields.texts(0, limits);
         let model = fields.string(1);
-        fields.valid(EmbedRequest { texts, model })
+        let dimensions = fields.count(2);
+        fields.valid(EmbedRequest {
+            texts,
+            model,
+            dimensions,
+        })
     })
 }
 
@@ -242,6 +250,16 @@ impl<'a, const N: usize> Fields<'a, N> {
             let problem = Problem::not_a_flag(self.names[field], value);
             self.problems.push(problem);
             false
+        })
+    }
+
+    /// A whole number above 0 that may be left out or null.
+    fn count(&mut self, field: usize) -> Option<NonZeroUsize> {
+        let value = self.values[field]?;
+        serde_json::from_str(value.get()).unwrap_or_else(|_| {
+            let problem = Problem::not_a_count(self.names[field], value);
+            self.problems.push(problem);
+            None
         })
     }
 

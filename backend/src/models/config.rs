@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::error::LoadError;
 use super::settings_file::SettingsFile;
+use crate::engine::Shortening;
 
 /// `max_position_embeddings` where a folder does not say.
 const POSITIONS: usize = 512;
@@ -101,6 +102,8 @@ pub(crate) struct EncoderConfig {
     pub(crate) score_terms: usize,
     /// At so many tokens texts are cut for embeddings, unless the folder says where.
     pub(crate) most_positions: usize,
+    /// Of embeddings.
+    pub(crate) shortening: Shortening,
 }
 
 /// A table of vectors by position.
@@ -289,6 +292,7 @@ impl EncoderConfig {
             longest: None,
             score_terms: 1,
             most_positions: file.count_or("max_position_embeddings", POSITIONS)?,
+            shortening: shortening(file)?,
         })
     }
 
@@ -321,6 +325,17 @@ impl EncoderConfig {
         }
         Ok(())
     }
+}
+
+/// Said in the keys that vLLM reads; sentence-transformers has none for it.
+fn shortening(file: &SettingsFile) -> Result<Shortening, LoadError> {
+    let lengths: Option<Vec<usize>> = file.get("matryoshka_dimensions")?;
+    let any = file.get("is_matryoshka")?.unwrap_or(false);
+    Ok(match lengths {
+        Some(lengths) => Shortening::To(lengths),
+        None if any => Shortening::Any,
+        None => Shortening::No,
+    })
 }
 
 /// The size of the vocabulary where a folder does not say, as in the class in transformers.

@@ -13,7 +13,7 @@ use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::scheduler::Scheduler;
 use super::steps::Steps;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
-use crate::engine::{Embeddings, EngineError, Progress};
+use crate::engine::{Embeddings, EngineError, Progress, Shortening};
 
 /// A model that turns texts into vectors.
 pub(crate) struct Embedder {
@@ -22,6 +22,7 @@ pub(crate) struct Embedder {
     prompt: String,
     pooling: Vec<Pooling>,
     steps: Vec<Step>,
+    shortening: Shortening,
 }
 
 impl Embedder {
@@ -62,6 +63,7 @@ impl Embedder {
             prompt: pipeline.prompt,
             pooling: pipeline.pooling,
             steps: pipeline.steps,
+            shortening: config.shortening,
         })
     }
 
@@ -80,13 +82,23 @@ impl Embedder {
     ) -> Result<Embeddings, EngineError> {
         let mut rows = vec![Vec::new(); texts.len()];
         let mut steps = Steps::new(texts.len(), step, progress);
-        let ids = texts.iter().map(|text| self.ids(text));
+        let mut tokens = 0;
+        let ids = texts.iter().map(|text| {
+            let ids = self.ids(text)?;
+            tokens += ids.len();
+            Ok(ids)
+        });
         scheduler.encode(&self.encoder, progress, ids, |place, _, hidden| {
             rows[place] = self.row(hidden, self.encoder.width());
             steps.finished_one();
         })?;
         let dimensions = rows.first().map_or(0, Vec::len);
-        Ok(Embeddings { rows, dimensions })
+        Ok(Embeddings {
+            rows,
+            dimensions,
+            tokens,
+            shortening: self.shortening.clone(),
+        })
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu_bridge_backend::engine::{
-    Embeddings, Engine, EngineError, Progress, Purpose, Scores, Scoring,
+    Embeddings, Engine, EngineError, Progress, Purpose, Scores, Scoring, Shortening,
 };
 
 type Script = dyn Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync;
@@ -16,6 +16,7 @@ pub(crate) struct FakeEngine {
     /// Loads the model for scores; without it, that is there from the start.
     load: Option<Box<dyn Fn() + Send + Sync>>,
     loaded: AtomicBool,
+    shortening: Shortening,
 }
 
 const DIMENSIONS: usize = 384;
@@ -36,7 +37,13 @@ impl FakeEngine {
             script: Box::new(script),
             load: None,
             loaded: AtomicBool::new(true),
+            shortening: Shortening::No,
         }
+    }
+
+    /// Its embeddings may be cut.
+    pub(crate) fn shortening(self, shortening: Shortening) -> Self {
+        Self { shortening, ..self }
     }
 
     /// Has to load the model for scores first, which `load` does.
@@ -95,6 +102,8 @@ impl Engine for FakeEngine {
         Ok(Embeddings {
             rows: vec![vec![0.0; dimensions]; texts.len()],
             dimensions,
+            tokens: texts.iter().map(|text| text.split(' ').count()).sum(),
+            shortening: self.shortening.clone(),
         })
     }
 

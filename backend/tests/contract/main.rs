@@ -12,6 +12,7 @@ mod differences;
 mod edges;
 mod fake;
 mod lifecycle;
+mod openai;
 mod program;
 mod recording;
 mod replay;

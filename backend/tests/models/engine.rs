@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
-use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Scoring};
+use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Scoring, Shortening};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -111,7 +111,9 @@ fn empty_requests_have_empty_answers_but_a_checked_name() {
         embeddings,
         Embeddings {
             rows: Vec::new(),
-            dimensions: 0
+            dimensions: 0,
+            tokens: 0,
+            shortening: Shortening::No,
         }
     );
     let scores = engine

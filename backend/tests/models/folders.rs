@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use gpu_bridge_backend::engine::{Engine, EngineError, LoadFault};
+use gpu_bridge_backend::engine::{Engine, EngineError, LoadFault, Shortening};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -290,5 +290,31 @@ fn what_is_not_supported_is_refused_by_name_each_time() {
             "{file} {key}: {listed:?}"
         );
         fs::remove_dir_all(&folder).expect("remove");
+    }
+}
+
+#[test]
+fn embeddings_may_be_cut_where_the_folder_says_so() {
+    let models = TempDir::new().expect("temporary folder");
+    let table = [
+        (json!({}), Shortening::No),
+        (json!({"is_matryoshka": false}), Shortening::No),
+        (json!({"is_matryoshka": true}), Shortening::Any),
+        (
+            json!({"is_matryoshka": true, "matryoshka_dimensions": [4, 8]}),
+            Shortening::To(vec![4, 8]),
+        ),
+    ];
+    for (number, (config, expected)) in table.into_iter().enumerate() {
+        let name = format!("model-{number}");
+        let case = json!({"base": "bert", "settings": {"config.json": config}});
+        build(&case, &models.path().join(&name));
+        let engine = engine_over(models.path().to_path_buf(), &[]);
+        let texts = strings(&["a", ""]);
+        let found = engine
+            .embed(&name, &texts, &Watcher::patient())
+            .expect("embeds");
+        assert_eq!(found.shortening, expected, "{config}");
+        assert_eq!(found.tokens, 3 + 2, "[CLS] and [SEP] count");
     }
 }

@@ -1,5 +1,7 @@
 mod properties;
 
+use std::num::NonZeroUsize;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -37,6 +39,7 @@ fn a_request_is_read_whatever_else_it_carries() {
     let expected = EmbedRequest {
         texts: vec!["aé".into(), "b".into()],
         model: "m".into(),
+        dimensions: None,
     };
     assert_eq!(
         embed(json_body(text.as_bytes()), &LIMITS).unwrap(),
@@ -51,9 +54,26 @@ fn defaults_are_empty() {
         request,
         EmbedRequest {
             texts: vec![],
-            model: String::new()
+            model: String::new(),
+            dimensions: None,
         }
     );
+}
+
+#[test]
+fn dimensions_are_a_whole_number_above_0() {
+    let with = |value: &str| format!(r#"{{"texts":[],"dimensions":{value}}}"#);
+    let read = |value: &str| {
+        let text = with(value);
+        let request = embed(json_body(text.as_bytes()), &LIMITS).unwrap();
+        request.dimensions.map(NonZeroUsize::get)
+    };
+    assert_eq!((read("64"), read("null")), (Some(64), None));
+    for wrong in ["0", "-1", "1.5", "true", "[]"] {
+        let problems = embed_problems(&with(wrong));
+        assert_eq!(problems[0]["loc"], json!(["body", "dimensions"]), "{wrong}");
+        assert_eq!(problems[0]["type"], "int_type", "{wrong}");
+    }
 }
 
 #[test]

@@ -123,7 +123,15 @@ fn plainly_read(text: &str) -> Option<EmbedRequest> {
         .map_or(Some(""), Value::as_str)?
         .to_owned();
     let texts = texts.filter(|texts| texts.len() <= LIMITS.batch_size)?;
-    Some(EmbedRequest { texts, model })
+    let dimensions = match fields.get("dimensions") {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(usize::try_from(value.as_u64()?).ok()?.try_into().ok()?),
+    };
+    Some(EmbedRequest {
+        texts,
+        model,
+        dimensions,
+    })
 }
 
 fn agrees_with_a_plain_reading(text: &str) {
