@@ -26,11 +26,12 @@ COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
 COPY backend/encoder/Cargo.toml backend/encoder/
 COPY bench/load/Cargo.toml bench/load/
+COPY framing/Cargo.toml framing/
 COPY metrics/Cargo.toml metrics/
 COPY upkeep/Cargo.toml upkeep/
 COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src backend/encoder/src bench/load/src metrics/src upkeep/src wire/src tests/blackbox \
- && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs metrics/src/lib.rs upkeep/src/lib.rs wire/src/lib.rs \
+RUN mkdir -p src backend/src backend/encoder/src bench/load/src framing/src metrics/src upkeep/src wire/src tests/blackbox \
+ && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs framing/src/lib.rs metrics/src/lib.rs upkeep/src/lib.rs wire/src/lib.rs \
  && for main in src/main.rs backend/src/main.rs bench/load/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done
@@ -39,13 +40,13 @@ RUN mkdir -p src backend/src backend/encoder/src bench/load/src metrics/src upke
 FROM manifests AS proxy-build
 RUN cargo build --locked --profile dist --package gpu-bridge
 COPY . .
-RUN find src metrics wire -name '*.rs' -exec touch {} + \
+RUN find src framing metrics upkeep wire -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge
 
 FROM manifests AS backend-build
 RUN cargo build --locked --profile dist --package gpu-bridge-backend
 COPY . .
-RUN find backend metrics wire -name '*.rs' -exec touch {} + \
+RUN find backend framing metrics upkeep wire -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge-backend
 
 # No package is installed here and no account is made: the binaries need the C library, and the

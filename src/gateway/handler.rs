@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use gpu_bridge_framing::{BadHead, HeadLimits};
 use http::{HeaderMap, HeaderName, StatusCode};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
@@ -14,7 +15,6 @@ use super::auth::{Auth, Identity, Unauthorized};
 use super::body::{self, BodyError};
 use super::call::{self, Request};
 use super::forwarding::{Forwarding, Origin};
-use super::framing::{BadHead, HeadLimits};
 use super::head::{Bounds, NoRequest};
 use super::record::Record;
 use super::respond::{self, Reply};
@@ -158,7 +158,8 @@ impl<U: Upstream> Handler<U> {
         if head.headers.len() > limit {
             // Only HTTP/2 comes this far with too many.
             let error = BadHead::TooMany { limit };
-            let reply = Reply::error(error.status(), error.to_string());
+            let text = NoRequest::Bad(error).to_string();
+            let reply = Reply::error(error.status(), text);
             return Outgoing::Own(reply.because(Reason::BadHead));
         }
         let identified = self.auth.identify(&head.headers);

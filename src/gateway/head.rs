@@ -1,15 +1,14 @@
 //! Reads the head of an HTTP/1 request from a connection: within a bound of time for all of it,
-//! however slowly its bytes come, and only if [`framing`](super::framing) lets it in.
+//! however slowly its bytes come, and only if [`gpu_bridge_framing`] lets it in.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
+use gpu_bridge_framing::{self as framing, BadHead, HeadLimits, Scanner};
 use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-
-use super::framing::{self, BadHead, HeadLimits, Scanner};
 
 /// What a client of HTTP/2 sends first if it knows that the server speaks it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
@@ -52,8 +51,17 @@ pub(super) enum NoRequest {
     )]
     TooSlow(Duration),
     /// Refused.
-    #[error(transparent)]
+    #[error("{bad}{setting}", bad = .0, setting = setting(*.0))]
     Bad(#[from] BadHead),
+}
+
+/// The setting that decides, for those who may change it.
+fn setting(bad: BadHead) -> &'static str {
+    match bad {
+        BadHead::TooLarge { .. } => " (limits.max_head)",
+        BadHead::TooMany { .. } => " (limits.max_headers)",
+        _ => "",
+    }
 }
 
 /// Reads the heads of one connection.
@@ -155,7 +163,8 @@ impl Heads {
                 if is_first && head == HTTP_2 {
                     return Ok(());
                 }
-                return Ok(framing::check(head)?);
+                framing::check(head)?;
+                return Ok(());
             }
             read(stream, buffer).await?;
         }

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use gpu_bridge_framing::BadHead;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,6 @@ use tokio::sync::watch;
 
 use super::ahead::Connection;
 use super::forwarding::peer_of;
-use super::framing::BadHead;
 use super::handler::Handler;
 use super::head::{Arrival, Heads, NoRequest};
 use super::respond::Reply;

@@ -18,7 +18,6 @@ mod body;
 mod call;
 mod connections;
 mod forwarding;
-mod framing;
 mod handler;
 mod head;
 mod http1;

@@ -192,8 +192,9 @@ pub(super) fn whole_seconds(wait: Duration) -> u64 {
 mod tests {
     use std::num::NonZeroU32;
 
+    use gpu_bridge_framing::BadHead;
+
     use super::super::call::BAD_TIMEOUT;
-    use super::super::framing::BadHead;
     use super::super::head::NoRequest;
     use super::*;
 
@@ -349,13 +350,13 @@ mod tests {
         let table = [
             (
                 NoRequest::Bad(BadHead::TooLarge { limit: 65_536 }),
-                "the head of the request exceeds the limit of 65536 bytes (limits.max_head); send \
-                 fewer or shorter headers",
+                "the head of the request exceeds the limit of 65536 bytes; send fewer or \
+                 shorter headers (limits.max_head)",
             ),
             (
                 NoRequest::Bad(BadHead::TooMany { limit: 100 }),
-                "the request has more headers than the limit of 100 (limits.max_headers); send \
-                 fewer",
+                "the request has more headers than the limit of 100; send fewer \
+                 (limits.max_headers)",
             ),
             (
                 NoRequest::TooSlow(Duration::from_secs(10)),

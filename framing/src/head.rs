@@ -1,33 +1,26 @@
-//! What the head of an HTTP/1 request must look like to be let in.
-//!
-//! Parsers are lenient in different ways, and where two of them in a row disagree on where a request
-//! ends, a client can make the second one see a request that the first one never did. So everything
-//! that leaves room for doubt is refused (RFC 9112, sections 2.2, 3.2, 5 and 6), and the connection
-//! with it. Pure; [`super::head`] does the reading.
+//! Heads: found by the [`Scanner`] as their bytes come, then judged as a whole by [`check`].
 
 use http::StatusCode;
 use http::uri::Authority;
 
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeadLimits {
+pub struct HeadLimits {
     /// Bytes, with the empty line at its end.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// Header lines.
-    pub(super) headers: usize,
+    pub headers: usize,
 }
 
 /// Why a head is refused. The text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadHead {
+#[expect(missing_docs, reason = "each says what it is in its text")]
+pub enum BadHead {
     #[error(
-        "the head of the request exceeds the limit of {limit} bytes (limits.max_head); send fewer \
-         or shorter headers"
+        "the head of the request exceeds the limit of {limit} bytes; send fewer or shorter headers"
     )]
     TooLarge { limit: usize },
-    #[error(
-        "the request has more headers than the limit of {limit} (limits.max_headers); send fewer"
-    )]
+    #[error("the request has more headers than the limit of {limit}; send fewer")]
     TooMany { limit: usize },
     #[error(
         "the head of the request has a control character or a line that does not end with CR LF"
@@ -53,7 +46,7 @@ pub(super) enum BadHead {
 
 impl BadHead {
     /// The status that says it.
-    pub(super) fn status(self) -> StatusCode {
+    pub fn status(self) -> StatusCode {
         match self {
             Self::TooLarge { .. } | Self::TooMany { .. } => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -66,7 +59,7 @@ impl BadHead {
 
 /// Finds the end of a head that arrives in pieces, and what must not be in one anywhere.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub struct Scanner {
     limits: HeadLimits,
     scanned: usize,
     line: usize,
@@ -74,7 +67,8 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    pub(super) fn new(limits: HeadLimits) -> Self {
+    /// Nothing has arrived yet.
+    pub fn new(limits: HeadLimits) -> Self {
         Self {
             limits,
             scanned: 0,
@@ -84,7 +78,10 @@ impl Scanner {
     }
 
     /// `head`: all that has arrived so far. Returns the length of the head once it is whole.
-    pub(super) fn scan(&mut self, head: &[u8]) -> Result<Option<usize>, BadHead> {
+    ///
+    /// # Errors
+    /// It is too large, or holds what no head does.
+    pub fn scan(&mut self, head: &[u8]) -> Result<Option<usize>, BadHead> {
         let limit = self.limits.bytes;
         let new = head.iter().enumerate().take(limit).skip(self.scanned);
         for (position, byte) in new {
@@ -123,8 +120,20 @@ impl Scanner {
     }
 }
 
-/// Checks a whole head, as the [`Scanner`] found it.
-pub(super) fn check(head: &[u8]) -> Result<(), BadHead> {
+/// What follows a head, before the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// So many bytes; none if nothing was announced.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
+/// Checks a whole head, as the [`Scanner`] found it. Returns what follows it.
+///
+/// # Errors
+/// It could be read in two ways, or in none.
+pub fn check(head: &[u8]) -> Result<Body, BadHead> {
     let mut lines = head
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
@@ -195,7 +204,8 @@ fn header(line: &[u8]) -> Result<(&[u8], &[u8]), BadHead> {
     Ok((name, value.trim_ascii()))
 }
 
-fn is_token(text: &[u8]) -> bool {
+/// Is this a name, as methods and headers have them?
+pub fn is_token(text: &[u8]) -> bool {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !text.is_empty() && text.iter().all(is_token)
 }
@@ -204,7 +214,7 @@ fn is_token(text: &[u8]) -> bool {
 #[derive(Default)]
 struct Found<'a> {
     host: Option<&'a [u8]>,
-    has_length: bool,
+    length: Option<u64>,
     is_chunked: bool,
 }
 
@@ -216,10 +226,8 @@ impl<'a> Found<'a> {
             }
             self.host = Some(value);
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            if self.has_length || !is_number(value) {
-                return Err(BadHead::Length);
-            }
-            self.has_length = true;
+            let length = number(value).filter(|_| self.length.is_none());
+            self.length = Some(length.ok_or(BadHead::Length)?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(BadHead::Coding);
@@ -229,8 +237,8 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    fn check(&self, request: &RequestLine<'_>) -> Result<(), BadHead> {
-        if self.has_length && self.is_chunked {
+    fn check(&self, request: &RequestLine<'_>) -> Result<Body, BadHead> {
+        if self.length.is_some() && self.is_chunked {
             return Err(BadHead::LengthAndCoding);
         }
         if request.is_1_0 && self.is_chunked {
@@ -242,15 +250,16 @@ impl<'a> Found<'a> {
         match request.authority()? {
             Some(named) if !is_host(named) => Err(BadHead::Target),
             Some(named) if self.host.is_some_and(|host| host != named) => Err(BadHead::Target),
-            _ => Ok(()),
+            _ if self.is_chunked => Ok(Body::Chunked),
+            _ => Ok(Body::Length(self.length.unwrap_or_default())),
         }
     }
 }
 
-fn is_number(value: &[u8]) -> bool {
+fn number(value: &[u8]) -> Option<u64> {
     let digits = value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).unwrap_or_default();
-    digits && text.parse::<u64>().is_ok()
+    text.parse().ok().filter(|_| digits)
 }
 
 /// A name or an address, perhaps with a port; no user.
@@ -271,10 +280,11 @@ mod tests {
         headers: 4,
     };
 
+    /// `Ok` if it is let in.
     fn judge(head: &str) -> Result<(), BadHead> {
         let length = Scanner::new(LIMITS).scan(head.as_bytes())?;
         let length = length.expect("a whole head");
-        check(&head.as_bytes()[..length])
+        check(&head.as_bytes()[..length]).map(|_| ())
     }
 
     fn with(headers: &str) -> Result<(), BadHead> {
@@ -308,6 +318,18 @@ mod tests {
         }
         assert_eq!(judge("GET / HTTP/1.0\r\n\r\n"), Ok(()));
         assert_eq!(judge("\r\n\r\nGET / HTTP/1.0\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn what_follows_a_head_is_told() {
+        for (headers, body) in [
+            ("", Body::Length(0)),
+            ("Content-Length: 017\r\n", Body::Length(17)),
+            ("transfer-encoding: Chunked\r\n", Body::Chunked),
+        ] {
+            let head = format!("POST /embed HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+            assert_eq!(check(head.as_bytes()), Ok(body), "{headers:?}");
+        }
     }
 
     #[test]

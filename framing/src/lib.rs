@@ -1,0 +1,11 @@
+//! What an HTTP/1 request must look like to be let in.
+//!
+//! Parsers are lenient in different ways, and where two of them in a row disagree on where a request
+//! ends, a client can make the second one see a request that the first one never did. So everything
+//! that leaves room for doubt is refused (RFC 9112, sections 2.2, 3.2, 5 and 6), and the connection
+//! with it. By the same rules in both programs, so that the GPU host takes nothing that the proxy
+//! would not. Pure: bytes in, judgements out; whoever uses it does the reading.
+
+mod head;
+
+pub use head::{BadHead, Body, HeadLimits, Scanner, check, is_token};
