@@ -1,9 +1,32 @@
 //! Connections that wrap another one, to see or to steer what is read from it.
 
-/// What a wrapper has no part in, and passes on to its `$inner` connection: writing, the end, and what
-/// pingora asks about a connection, but for TLS.
+use std::io;
+
+use gpu_bridge_framing::BadChunks;
+
+/// Has reading failed because of chunks that are not framed as HTTP says?
+pub(crate) fn is_misframed(error: &pingora::Error) -> bool {
+    let error = error.root_cause().downcast_ref::<io::Error>();
+    let cause = error.and_then(io::Error::get_ref);
+    cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<BadChunks>)
+}
+
+/// What a wrapper has no part in, and passes on to its `$inner` connection: writing, the end unless a
+/// method of its own sees to it (`$close`), and what pingora asks about a connection, but for TLS.
 macro_rules! pass_on {
     ($wrapper:ty, $inner:ident) => {
+        impl $wrapper {
+            fn poll_close(
+                &mut self,
+                context: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                tokio::io::AsyncWrite::poll_shutdown(std::pin::Pin::new(&mut self.$inner), context)
+            }
+        }
+
+        $crate::wrapped::pass_on!($wrapper, $inner, poll_close);
+    };
+    ($wrapper:ty, $inner:ident, $close:ident) => {
         impl tokio::io::AsyncWrite for $wrapper {
             fn poll_write(
                 mut self: std::pin::Pin<&mut Self>,
@@ -24,7 +47,7 @@ macro_rules! pass_on {
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$inner).poll_shutdown(context)
+                self.$close(context)
             }
 
             fn poll_write_vectored(
@@ -43,7 +66,8 @@ macro_rules! pass_on {
         #[async_trait::async_trait]
         impl pingora::protocols::Shutdown for $wrapper {
             async fn shutdown(&mut self) {
-                pingora::protocols::Shutdown::shutdown(self.$inner.as_mut()).await;
+                // It can only fail if the other side has gone.
+                let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
             }
         }
 

@@ -1,4 +1,4 @@
-//! What an HTTP/1 request must look like to be let in.
+//! What an HTTP/1 request must look like to be let in, and any body in chunks.
 //!
 //! Parsers are lenient in different ways, and where two of them in a row disagree on where a request
 //! ends, a client can make the second one see a request that the first one never did. So everything
@@ -6,6 +6,8 @@
 //! with it. By the same rules in both programs, so that the GPU host takes nothing that the proxy
 //! would not. Pure: bytes in, judgements out; whoever uses it does the reading.
 
+mod chunks;
 mod head;
 
+pub use chunks::{BadChunks, Chunks};
 pub use head::{BadHead, Body, HeadLimits, Scanner, check, is_token};

@@ -9,6 +9,9 @@
 //! watched:      what comes ─▶ kept                  reader: only the end
 //! ```
 //!
+//! A body in chunks is checked on its way to the reader, who gets it to its last byte and nothing of what
+//! follows: where it ends is decided by [`Chunks`] alone.
+//!
 //! What is kept is bounded, and counts as the bytes of bodies do. A client that sends more than that is
 //! no less watched; but what it sent is thrown away, and the answer is its connection's last.
 //!
@@ -21,11 +24,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use gpu_bridge_framing::Chunks;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{ALPN, Ssl, Stream};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::linger::Linger;
 use crate::budget::{Budget, Reservation};
 use crate::wrapped::pass_on;
 
@@ -36,12 +41,17 @@ const READ: usize = 4 << 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     inner: Stream,
+    /// The body, if it comes in chunks.
+    chunks: Option<Chunks>,
+    /// What was read together with such a body or its head, and is older than what was kept.
+    rest: BytesMut,
     kept: BytesMut,
     reserved: Reservation,
     budget: Budget,
     /// Bytes that may be kept.
     limit: usize,
     state: Arc<State>,
+    linger: Linger,
 }
 
 #[derive(Debug, Default)]
@@ -88,18 +98,84 @@ impl Connection {
     pub(super) fn new(inner: Stream, budget: &Budget, limit: usize) -> Self {
         Self {
             inner,
+            chunks: None,
+            rest: BytesMut::new(),
             kept: BytesMut::new(),
             reserved: budget.open(),
             budget: budget.clone(),
             limit,
             state: Arc::default(),
+            linger: Linger::default(),
         }
     }
 
+    /// What pingora was given.
+    pub(super) fn of(stream: Stream) -> Option<Box<Self>> {
+        stream.into_any().downcast().ok()
+    }
+
     /// The connection itself, from which nothing must have been kept.
-    pub(super) fn unwrap(stream: Stream) -> Option<Stream> {
-        let connection = stream.into_any().downcast::<Self>().ok()?;
-        Some(connection.inner)
+    pub(super) fn into_inner(self) -> Stream {
+        self.inner
+    }
+
+    /// A body in chunks comes next. `rest`: what was read after its head.
+    pub(super) fn begin_chunks(&mut self, rest: BytesMut) {
+        self.chunks = Some(Chunks::default());
+        self.rest = rest;
+    }
+
+    /// What was read after the body. `beyond`: as pingora sees it, which gets nothing beyond chunks; `None`
+    /// if it and we don't agree, or a body in chunks has not come whole.
+    pub(super) fn end_body(&mut self, beyond: BytesMut) -> Option<BytesMut> {
+        let Some(chunks) = self.chunks.take() else {
+            return Some(beyond);
+        };
+        let is_agreed = chunks.is_over() && beyond.is_empty();
+        is_agreed.then(|| std::mem::take(&mut self.rest))
+    }
+
+    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.linger.poll_close(&mut self.inner, context)
+    }
+
+    /// What comes next for the reader: of what was read already, else from the connection.
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut chunks = self.chunks.as_mut();
+        let mut length = |bytes: &[u8]| match &mut chunks {
+            Some(chunks) => chunks.read(bytes),
+            None => Ok(bytes.len()),
+        };
+        // Bad chunks stay bad, whether or not more comes.
+        length(&[])?;
+        let is_rest = !self.rest.is_empty();
+        let read = if is_rest {
+            &mut self.rest
+        } else {
+            &mut self.kept
+        };
+        if read.is_empty() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+            let new = buffer.filled().get(before..).unwrap_or_default();
+            let length = length(new)?;
+            self.rest
+                .extend_from_slice(new.get(length..).unwrap_or_default());
+            buffer.set_filled(before + length);
+        } else {
+            let offered = read.get(..buffer.remaining()).unwrap_or(read);
+            let length = length(offered)?;
+            buffer.put_slice(offered.get(..length).unwrap_or_default());
+            read.advance(length);
+            if !is_rest && read.is_empty() {
+                self.forget();
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ready at the end of the connection.
@@ -146,20 +222,11 @@ impl AsyncRead for Connection {
         if self.state.overrun.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        if self.kept.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(context, buffer);
-        }
-        let length = self.kept.len().min(buffer.remaining());
-        buffer.put_slice(self.kept.get(..length).unwrap_or_default());
-        self.kept.advance(length);
-        if self.kept.is_empty() {
-            self.forget();
-        }
-        Poll::Ready(Ok(()))
+        self.poll_next(context, buffer)
     }
 }
 
-pass_on!(Connection, inner);
+pass_on!(Connection, inner, poll_close);
 
 impl Ssl for Connection {
     fn get_ssl(&self) -> Option<&TlsRef> {

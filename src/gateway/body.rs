@@ -10,6 +10,7 @@ use pingora::{Error, ErrorType};
 use super::peek;
 use crate::budget::Reservation;
 use crate::message::{Payload, PayloadBuilder};
+use crate::wrapped::is_misframed;
 
 /// Why there is no body.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,7 @@ async fn read_all(
 
 fn broken(error: Box<Error>) -> BodyError {
     match error.etype() {
+        _ if is_misframed(&error) => BodyError::Malformed,
         ErrorType::ReadError | ErrorType::ReadTimedout | ErrorType::ConnectionClosed => {
             BodyError::Gone(error)
         }

@@ -391,6 +391,9 @@ async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result
     }
     let bytes = reply.write(session).await?;
     // Else a client that is still sending may never read why it was refused.
-    let _ = session.drain_request_body().await;
+    if session.drain_request_body().await.is_err() {
+        // Where the next request begins is not to be found out.
+        session.set_keepalive(None);
+    }
     Ok(bytes)
 }

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use gpu_bridge_framing::{self as framing, BadHead, HeadLimits, Scanner};
-use pingora::protocols::Stream;
-use tokio::io::AsyncReadExt;
+use gpu_bridge_framing::{self as framing, BadHead, Body, HeadLimits, Scanner};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -32,8 +31,11 @@ pub(super) struct Bounds {
 /// What came, with whatever came after it.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// A request that is fit to be parsed.
-    Request(BytesMut),
+    /// A request that is fit to be parsed. `chunks`: where its body begins, if it comes in chunks.
+    Request {
+        read: BytesMut,
+        chunks: Option<usize>,
+    },
     /// A client that speaks HTTP/2 from the start.
     Http2(BytesMut),
 }
@@ -92,7 +94,7 @@ impl Heads {
     /// The next request. `carried`: what was read beyond the one before.
     pub(super) async fn next(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         carried: BytesMut,
     ) -> Result<Arrival, NoRequest> {
         let started = Instant::now();
@@ -105,25 +107,26 @@ impl Heads {
         let rest = self.rest(stream, &mut buffer, is_first);
         let read = timeout_at(from + self.bounds.head, rest).await;
         self.wants_no_body = buffer.trim_ascii_start().starts_with(HEAD);
-        match read {
+        let chunks = match read {
             Ok(result) => result?,
             // Some clients send an empty line after a body, and mean nothing by it.
             Err(_) if buffer.iter().all(|byte| b"\r\n".contains(byte)) => {
                 return Err(NoRequest::Done);
             }
             Err(_) => return Err(NoRequest::TooSlow(self.bounds.head)),
-        }
+        };
         Ok(if is_first && buffer.starts_with(HTTP_2) {
             Arrival::Http2(buffer)
         } else {
-            Arrival::Request(buffer)
+            let read = buffer;
+            Arrival::Request { read, chunks }
         })
     }
 
     /// Waits for a request to begin.
     async fn first_bytes(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         buffer: &mut BytesMut,
         started: Instant,
     ) -> Result<(), NoRequest> {
@@ -150,28 +153,32 @@ impl Heads {
         }
     }
 
+    /// Reads the head to its end; where its body begins, if it comes in chunks.
     async fn rest(
         &self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         buffer: &mut BytesMut,
         is_first: bool,
-    ) -> Result<(), NoRequest> {
+    ) -> Result<Option<usize>, NoRequest> {
         let mut scanner = Scanner::new(self.bounds.limits);
         loop {
             if let Some(length) = scanner.scan(buffer)? {
                 let head = buffer.get(..length).unwrap_or_default();
                 if is_first && head == HTTP_2 {
-                    return Ok(());
+                    return Ok(None);
                 }
-                framing::check(head)?;
-                return Ok(());
+                let body = framing::check(head)?;
+                return Ok((body == Body::Chunked).then_some(length));
             }
             read(stream, buffer).await?;
         }
     }
 }
 
-async fn read(stream: &mut Stream, buffer: &mut BytesMut) -> Result<(), NoRequest> {
+async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+) -> Result<(), NoRequest> {
     buffer.reserve(READ);
     match stream.read_buf(buffer).await {
         Ok(bytes) if bytes > 0 => Ok(()),
@@ -183,6 +190,7 @@ async fn read(stream: &mut Stream, buffer: &mut BytesMut) -> Result<(), NoReques
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pingora::protocols::Stream;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
     const BOUNDS: Bounds = Bounds {
@@ -228,10 +236,21 @@ mod tests {
         let mut connection = connection();
         let bytes = [b"\r\n", REQUEST, b"body"].concat();
         connection.send(&bytes).await;
-        let Ok(Arrival::Request(read)) = connection.next().await else {
+        let Ok(Arrival::Request { read, chunks: None }) = connection.next().await else {
             panic!("no request");
         };
         assert_eq!(read, bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_chunks_begin_is_told() {
+        let mut connection = connection();
+        let head = b"\r\nPUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.send(&[&head[..], b"0\r\n\r\n"].concat()).await;
+        let Ok(Arrival::Request { chunks, .. }) = connection.next().await else {
+            panic!("no request");
+        };
+        assert_eq!(chunks, Some(head.len()));
     }
 
     #[tokio::test(start_paused = true)]

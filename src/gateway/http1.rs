@@ -5,17 +5,16 @@
 //!            └─ refused: an answer, and the end
 //! ```
 //!
-//! pingora parses heads leniently and each of its reads has a time of its own, so heads are read and
-//! checked before it sees them.
-
-use std::time::Duration;
+//! pingora parses heads and chunks leniently and each of its reads has a time of its own, so heads are
+//! read, and both are checked, before it sees them.
 
 use bytes::{Bytes, BytesMut};
 use gpu_bridge_framing::BadHead;
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use pingora::protocols::{GetSocketDigest as _, Ssl as _, Stream};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::ahead::Connection;
 use super::forwarding::peer_of;
@@ -23,12 +22,6 @@ use super::handler::Handler;
 use super::head::{Arrival, Heads, NoRequest};
 use super::respond::Reply;
 use crate::upstream::Upstream;
-
-/// How long a client that was refused may go on sending, so that it reads the refusal before its
-/// connection is reset.
-const LINGER: Duration = Duration::from_secs(2);
-/// And how much.
-const LINGER_BYTES: u64 = 1 << 20;
 
 /// How a connection went on.
 pub(super) enum Then {
@@ -47,29 +40,36 @@ pub(super) async fn serve<U: Upstream>(
     let settings = handler.settings();
     let mut heads = Heads::new(settings.heads(), stopping.clone());
     let one_request = settings.max_head.saturating_add(settings.max_body);
-    let mut stream: Stream = Box::new(Connection::new(stream, &handler.budget, one_request));
+    let mut connection = Box::new(Connection::new(stream, &handler.budget, one_request));
     let mut carried = BytesMut::new();
     loop {
-        let head = match heads.next(&mut stream, carried).await {
-            Ok(Arrival::Request(head)) => head,
+        let head = match heads.next(&mut connection, carried).await {
+            Ok(Arrival::Request { read, chunks: None }) => read,
+            Ok(Arrival::Request {
+                mut read,
+                chunks: Some(start),
+            }) => {
+                connection.begin_chunks(read.split_off(start));
+                read
+            }
             // Over TLS it would have been agreed on before.
-            Ok(Arrival::Http2(head)) if stream.get_ssl_digest().is_none() => {
-                return Connection::unwrap(stream)
-                    .map_or(Then::Closed, |stream| Then::Http2(stream, head));
+            Ok(Arrival::Http2(read)) if connection.get_ssl_digest().is_none() => {
+                return Then::Http2(connection.into_inner(), read);
             }
             Ok(Arrival::Http2(_)) | Err(NoRequest::Done) => return Then::Closed,
             Err(refusal) => {
-                let peer = peer_of(stream.get_socket_digest().as_deref());
+                let peer = peer_of(connection.get_socket_digest().as_deref());
                 let mut reply = handler.refuse_head(&refusal, peer);
                 if heads.wants_no_body() {
                     reply.body = Bytes::new();
                 }
-                refuse(stream, reply).await;
+                // Best effort: a client that is not reading loses nothing it has a right to.
+                let _ = timeout(handler.settings().client_head, say(&mut connection, reply)).await;
                 return Then::Closed;
             }
         };
-        match exchange(handler, stream, head).await {
-            Some((same, rest)) => (stream, carried) = (same, rest),
+        match exchange(handler, connection, head).await {
+            Some((same, rest)) => (connection, carried) = (same, rest),
             None => return Then::Closed,
         }
     }
@@ -79,10 +79,10 @@ pub(super) async fn serve<U: Upstream>(
 /// beyond this one.
 async fn exchange<U: Upstream>(
     handler: &Handler<U>,
-    stream: Stream,
+    connection: Box<Connection>,
     head: BytesMut,
-) -> Option<(Stream, BytesMut)> {
-    let mut session = ServerSession::new_http1(stream);
+) -> Option<(Box<Connection>, BytesMut)> {
+    let mut session = ServerSession::new_http1(connection);
     // Bytes that are there already are parsed first; the head is whole, so nothing more is read.
     session.set_pipelined_prefix(head);
     if let Err(error) = session.read_request().await {
@@ -94,27 +94,22 @@ async fn exchange<U: Upstream>(
         let reply = handler.refuse_head(&refusal, peer_of(peer.as_deref()));
         session.set_keepalive(None);
         let _ = reply.write(&mut session).await;
+        let _ = session.finish().await;
         return None;
     }
     // An error here: the connection broke, and the record of the request says so.
     handler.handle(&mut session).await.ok()?;
-    let (stream, rest) = session.finish().await.ok()??.into_parts();
-    Some((stream, rest.unwrap_or_default()))
-}
-
-/// Answers without a session, and hangs up once the client has had the time to read it.
-async fn refuse(mut stream: Stream, reply: Reply) {
-    let farewell = async {
-        say(&mut stream, reply).await?;
-        let mut rest = (&mut stream).take(LINGER_BYTES);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    // Best effort: a client that is not reading loses nothing it has a right to.
-    let _ = tokio::time::timeout(LINGER, farewell).await;
+    let (stream, beyond) = session.finish().await.ok()??.into_parts();
+    let mut connection = Connection::of(stream)?;
+    let rest = connection.end_body(beyond.unwrap_or_default())?;
+    Some((connection, rest))
 }
 
 /// Answers without a session, and says that nothing more will come.
-pub(super) async fn say(stream: &mut Stream, reply: Reply) -> std::io::Result<()> {
+pub(super) async fn say(
+    stream: &mut (impl AsyncWrite + Unpin),
+    reply: Reply,
+) -> std::io::Result<()> {
     stream.write_all(&reply.into_http1()).await?;
     AsyncWriteExt::shutdown(stream).await
 }

@@ -22,6 +22,7 @@ mod handler;
 mod head;
 mod http1;
 mod http2;
+mod linger;
 mod listener;
 mod peek;
 mod record;

@@ -4,6 +4,9 @@
 //! and then stop reading. Who first sends and then reads would wait for it in vain. So here reading
 //! drives sending: whoever reads sends as much as the host takes, and gets an answer whenever it
 //! comes. pingora's session, which reads the answer, takes this for a plain connection.
+//!
+//! An answer in chunks is checked before pingora's parser gets it: its last byte is the last one that comes
+//! out of here.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +14,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
+use gpu_bridge_framing::{BadChunks, Chunks};
+use parking_lot::Mutex;
 use pingora::protocols::{Ssl, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -34,6 +39,22 @@ pub(super) struct Duplex {
     /// When it is no longer worth waiting for the host's first word.
     patience: Option<Pin<Box<Sleep>>>,
     heard: Heard,
+    /// Bytes that have come.
+    received: usize,
+    /// Locked only while the session that reads from here says what is due; it doesn't read then.
+    due: Mutex<Due>,
+}
+
+/// What is coming from the host.
+#[derive(Debug)]
+enum Due {
+    /// The head. With what came last: where the body begins, if it has.
+    Head(BytesMut),
+    /// A body whose end pingora knows.
+    Body,
+    Chunks(Chunks),
+    /// More than an answer in chunks.
+    Surplus,
 }
 
 /// What has come from the host.
@@ -55,16 +76,65 @@ impl Duplex {
             broken: None,
             patience: None,
             heard: Heard::Nothing,
+            received: 0,
+            due: Mutex::new(Due::Head(BytesMut::new())),
         }
+    }
+
+    /// The heads have been read, which take so many bytes in all.
+    pub(super) fn begin_body(&self, heads: usize, is_chunked: bool) -> Result<(), BadChunks> {
+        let mut due = self.due.lock();
+        let Due::Head(last) = std::mem::replace(&mut *due, Due::Body) else {
+            return Ok(());
+        };
+        if is_chunked {
+            let start = last.len().checked_sub(self.received.saturating_sub(heads));
+            let came = start.and_then(|start| last.get(start..)).ok_or(BadChunks)?;
+            let mut chunks = Chunks::default();
+            let is_more = chunks.read(came)? < came.len();
+            *due = if is_more {
+                Due::Surplus
+            } else {
+                Due::Chunks(chunks)
+            };
+        }
+        Ok(())
     }
 
     pub(super) fn heard(&self) -> Heard {
         self.heard
     }
 
-    /// The bare connection, if the whole request went out.
-    pub(super) fn into_reusable(self) -> Option<Stream> {
-        self.is_sent().then_some(self.stream)
+    /// The bare connection, if the whole request went out and no more than an answer came.
+    pub(super) fn into_reusable(mut self) -> Option<Stream> {
+        let is_over = match self.due.get_mut() {
+            Due::Head(_) | Due::Surplus => false,
+            Due::Body => true,
+            Due::Chunks(chunks) => chunks.is_over(),
+        };
+        (is_over && self.is_sent()).then_some(self.stream)
+    }
+
+    /// Takes note of what has come; how much of it belongs to the answer?
+    fn receive(&mut self, new: &[u8]) -> Result<usize, BadChunks> {
+        self.received += new.len();
+        let due = self.due.get_mut();
+        match due {
+            Due::Head(last) if !new.is_empty() => {
+                last.clear();
+                last.extend_from_slice(new);
+            }
+            Due::Chunks(chunks) => {
+                let length = chunks.read(new)?;
+                if length < new.len() {
+                    *due = Due::Surplus;
+                }
+                return Ok(length);
+            }
+            Due::Surplus => return Ok(0),
+            Due::Head(_) | Due::Body => {}
+        }
+        Ok(new.len())
     }
 
     fn is_sent(&self) -> bool {
@@ -168,6 +238,8 @@ impl AsyncRead for Duplex {
         let before = buf.filled().len();
         match self.poll_exchange(cx, buf) {
             Poll::Ready(Ok(())) => {
+                let length = self.receive(buf.filled().get(before..).unwrap_or_default())?;
+                buf.set_filled(before + length);
                 if self.heard == Heard::Nothing && buf.filled().len() > before {
                     let is_sent = self.is_sent();
                     self.heard = if is_sent {
@@ -215,6 +287,7 @@ mod tests {
         let mut answer = [0; 6];
         duplex.read_exact(&mut answer).await.unwrap();
         assert_eq!((&answer, duplex.heard()), (b"answer", Heard::Something));
+        duplex.begin_body(6, false).unwrap();
         assert!(duplex.into_reusable().is_some());
         drop(host);
     }
@@ -261,5 +334,39 @@ mod tests {
         duplex.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"no");
         assert!(duplex.into_reusable().is_none());
+    }
+
+    /// What comes out of it, whether it may be used again, or why not.
+    async fn hear(with_head: &str, later: &str) -> io::Result<(String, bool)> {
+        let (mut duplex, mut host) = pair(2);
+        let head = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        let spoken = [head, with_head].concat();
+        host.write_all(spoken.as_bytes()).await?;
+        duplex.read_exact(&mut vec![0; spoken.len()]).await?;
+        duplex
+            .begin_body(head.len(), true)
+            .map_err(io::Error::from)?;
+        host.write_all(later.as_bytes()).await?;
+        let mut room = [0; 64];
+        let length = duplex.read(&mut room).await?;
+        let answer = String::from_utf8_lossy(&room[..length]).into_owned();
+        Ok((answer, duplex.into_reusable().is_some()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn chunks_are_checked_to_their_last_byte_wherever_the_head_ended() {
+        let body = "1;a=b\r\nx\r\n0\r\n\r\n";
+        for cut in 0..body.len() {
+            let (first, last) = body.split_at(cut);
+            assert_eq!(hear(first, last).await.unwrap(), (last.to_owned(), true));
+            let more = format!("{last}HTTP");
+            assert_eq!(hear(first, &more).await.unwrap(), (last.to_owned(), false));
+        }
+        let bad = "1;a\nb\r\nx\r\n0\r\n\r\n";
+        for cut in 0..bad.len() {
+            let (first, last) = bad.split_at(cut);
+            let error = hear(first, last).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{first:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::{HttpSession, http_req_header_to_wire};
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
-use pingora::{Error, ErrorType};
+use pingora::{Error, ErrorType, OrErr as _};
 use rustix::io::Errno;
 use tokio::time::Instant;
 
@@ -131,13 +131,8 @@ impl<'a> Exchange<'a> {
 
     /// Does only the end of the connection tell where the body ends?
     pub(super) fn is_unframed(&self) -> bool {
-        let headers = &self.head.headers;
-        let has_no_body = matches!(self.head.status.as_u16(), 204 | 304);
-        let coding = headers.get(header::TRANSFER_ENCODING);
-        let is_chunked =
-            coding.is_some_and(|it| it.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
-        let is_framed = has_no_body || is_chunked || headers.contains_key(header::CONTENT_LENGTH);
-        !is_framed
+        let has_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
+        !(has_no_body(&self.head) || is_chunked(&self.head) || has_length)
     }
 
     /// The next chunk of the body; `None` after the last.
@@ -174,9 +169,7 @@ struct Conversation {
 impl Conversation {
     /// See [`meaning::is_stale`].
     fn is_stale(&self, after: Duration) -> bool {
-        let stream = &**self.session.stream();
-        let duplex = stream.as_any().downcast_ref::<Duplex>();
-        let told = duplex.map_or(Heard::Something, Duplex::heard);
+        let told = duplex(&self.session).map_or(Heard::Something, Duplex::heard);
         let status = match &self.head {
             Ok(head) => Some(head.status),
             Err(error) if is_closed(error) => None,
@@ -197,6 +190,24 @@ async fn converse(stream: Stream, request: &RequestHeader, body: &[Bytes]) -> Co
     Conversation { session, head }
 }
 
+fn duplex(session: &HttpSession) -> Option<&Duplex> {
+    (**session.stream()).as_any().downcast_ref()
+}
+
+fn has_no_body(head: &ResponseHeader) -> bool {
+    matches!(head.status.as_u16(), 204 | 304)
+}
+
+/// Does the body come in chunks, as pingora sees it?
+fn is_chunked(head: &ResponseHeader) -> bool {
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let last = codings
+        .next_back()
+        .and_then(|it| it.as_bytes().rsplit(|byte| *byte == b',').next());
+    let is_chunked = last.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    is_chunked && !has_no_body(head)
+}
+
 /// The bytes of the request. A short one goes out in one piece: to send its head on its own would
 /// double what sending costs here and what waking up costs the host.
 fn pieces(request: &RequestHeader, body: &[Bytes]) -> Option<VecDeque<Bytes>> {
@@ -213,8 +224,9 @@ fn pieces(request: &RequestHeader, body: &[Bytes]) -> Option<VecDeque<Bytes>> {
 }
 
 async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box<Error>> {
+    let mut heads = 0;
     for _ in 0..=MAX_INTERIM {
-        session.read_response().await.map_err(|error| {
+        heads += session.read_response().await.map_err(|error| {
             let is_stalled =
                 io_error(&error).is_some_and(|it| it.kind() == io::ErrorKind::TimedOut);
             if is_stalled {
@@ -228,7 +240,13 @@ async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box
             Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Error::e_explain(ErrorType::InvalidHTTPHeader, "it switches protocols");
             }
-            Some(head) if !head.status.is_informational() => return Ok(Box::new(head.clone())),
+            Some(head) if !head.status.is_informational() => {
+                let begun = duplex(session).map(|it| it.begin_body(heads, is_chunked(head)));
+                begun
+                    .transpose()
+                    .or_err(ErrorType::InvalidHTTPHeader, "the body of an answer")?;
+                return Ok(Box::new(head.clone()));
+            }
             _ => {}
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use pingora::{Error, ErrorType};
 
+use crate::wrapped::is_misframed;
+
 /// See the module. Its `Display` is a clause about the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -84,6 +86,7 @@ impl Trouble {
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::Stalled,
             ErrorType::InvalidHTTPHeader => Self::NotHttp,
+            _ if is_misframed(error) => Self::NotHttp,
             // With TLS 1.3, a host that wants a certificate of ours says so after the handshake.
             _ if TlsTrouble::of(error) == TlsTrouble::Declined => Self::Tls(TlsTrouble::Declined),
             _ => Self::Cut,

@@ -99,6 +99,20 @@ async fn a_host_that_talks_garbage_is_hidden() {
     is_hidden_and_ejected(Behaviour::Say("what is HTTP?\r\n\r\n", Ending::Close)).await;
 }
 
+/// What a lenient reader gets is no answer of the host.
+#[tokio::test]
+async fn a_host_whose_chunks_can_be_read_in_two_ways_is_hidden() {
+    for chunks in [
+        ";a\r\n{}\r\n\r\n",
+        "2 \r\n{}\r\n0\r\n\r\n",
+        "2;a\n\r\n{}\r\n0\r\n\r\n",
+        "2\r\n{}\r\n0\r\nHTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        let said = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        is_hidden_and_ejected(Behaviour::Say(said.leak(), Ending::Silence)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_never_answers_is_hidden() {
     let pair = Pair::with(Behaviour::Hang).await;

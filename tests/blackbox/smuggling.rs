@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::harness::{Proxy, SimHost, embed_request, sim_host};
+use crate::harness::{Proxy, SimHost, embed_body, embed_request, sim_host};
 
 /// Only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +26,10 @@ const fn case(what: &'static str, headers: &'static str, body: &'static str) -> 
         body,
         ..PLAIN
     }
+}
+
+const fn chunks(what: &'static str, body: &'static str) -> Case {
+    case(what, "Transfer-Encoding: chunked\r\n", body)
 }
 
 const PLAIN: Case = Case {
@@ -81,51 +85,40 @@ const CASES: &[Case] = &[
         "X-Odd: a\r\n b\r\nContent-Length: 2\r\n",
         "{}",
     ),
-    case(
-        "a chunk without a size",
-        "Transfer-Encoding: chunked\r\n",
-        "zz\r\n{}\r\n0\r\n\r\n",
-    ),
-    case(
-        "a chunk without an end",
-        "Transfer-Encoding: chunked\r\n",
-        "2\r\n{}XX0\r\n\r\n",
-    ),
-    case(
-        "a negative chunk",
-        "Transfer-Encoding: chunked\r\n",
-        "-2\r\n{}\r\n0\r\n\r\n",
-    ),
-    case(
-        "a chunk with a prefix",
-        "Transfer-Encoding: chunked\r\n",
-        "0x2\r\n{}\r\n0\r\n\r\n",
-    ),
-    case(
-        "a chunk with a sign",
-        "Transfer-Encoding: chunked\r\n",
-        "+2\r\n{}\r\n0\r\n\r\n",
-    ),
-    case(
-        "an endless chunk",
-        "Transfer-Encoding: chunked\r\n",
-        "FFFFFFFFFFFFFFFFF2\r\n{}\r\n0\r\n\r\n",
-    ),
-    case(
-        "a chunk size with a bare line feed",
-        "Transfer-Encoding: chunked\r\n",
-        "2\n{}\r\n0\r\n\r\n",
-    ),
-    case(
+    chunks("a chunk without a size", "zz\r\n{}\r\n0\r\n\r\n"),
+    chunks("a chunk without an end", "2\r\n{}XX0\r\n\r\n"),
+    chunks("a negative chunk", "-2\r\n{}\r\n0\r\n\r\n"),
+    chunks("a chunk with a prefix", "0x2\r\n{}\r\n0\r\n\r\n"),
+    chunks("a chunk with a sign", "+2\r\n{}\r\n0\r\n\r\n"),
+    chunks("an endless chunk", "FFFFFFFFFFFFFFFFF2\r\n{}\r\n0\r\n\r\n"),
+    chunks("a chunk size with a bare line feed", "2\n{}\r\n0\r\n\r\n"),
+    chunks(
         "a chunk with a bare line feed at its end",
-        "Transfer-Encoding: chunked\r\n",
         "2\r\n{}\n0\r\n\r\n",
     ),
-    case(
-        "a chunk size with a zero byte",
-        "Transfer-Encoding: chunked\r\n",
-        "2\0\r\n{}\r\n0\r\n\r\n",
+    chunks("a chunk size with a zero byte", "2\0\r\n{}\r\n0\r\n\r\n"),
+    chunks("no size", "\r\n{\"texts\":[]}\r\n\r\n"),
+    chunks("an extension for a size", ";x\r\n{\"texts\":[]}\r\n\r\n"),
+    chunks("blanks for a size", "  \r\n{\"texts\":[]}\r\n\r\n"),
+    chunks("a blank before a size", " 2\r\n{}\r\n0\r\n\r\n"),
+    chunks("a blank after a size", "2 \r\n{}\r\n0\r\n\r\n"),
+    chunks("a size that is no end", "00000000000000000\r\n\r\n"),
+    chunks("a line feed in an extension", "2;a\n\r\n{}\r\n0\r\n\r\n"),
+    chunks("a zero byte in an extension", "2;a\0\r\n{}\r\n0\r\n\r\n"),
+    chunks("an extension without a name", "2;\r\n{}\r\n0\r\n\r\n"),
+    chunks("an open quote", "2;a=\"b\r\n{}\r\n0\r\n\r\n"),
+    chunks("a line feed for the end", "2\r\n{}\r\n0\r\n\n"),
+    chunks("no end of the data", "2\r\n{}0\r\n\r\n"),
+    chunks("an object for a trailer", "0\r\n{\"texts\":[]}\r\n\r\n"),
+    chunks("a request for a trailer", "0\r\nGET / HTTP/1.1\r\n\r\n"),
+    chunks("a folded trailer", "0\r\nX-Odd: a\r\n b\r\n\r\n"),
+    chunks("a trailer in two lines", "0\r\nX-Odd: a\nX-Even: b\r\n\r\n"),
+    chunks("a length as a trailer", "0\r\nContent-Length: 9\r\n\r\n"),
+    chunks(
+        "a coding as a trailer",
+        "0\r\nTransfer-Encoding: chunked\r\n\r\n",
     ),
+    chunks("a host as a trailer", "0\r\nHost: other\r\n\r\n"),
     case(
         "two equal lengths",
         "Content-Length: 2\r\nContent-Length: 2\r\n",
@@ -362,4 +355,70 @@ async fn what_follows_a_refused_body_is_not_a_request() {
         drop(connection);
         assert_not_smuggled(&host, request);
     }
+}
+
+#[tokio::test]
+async fn what_means_nothing_is_not_read_for_ever() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    // Of the last one, all that it has sent is still on its way when it is refused.
+    for (start, again) in [
+        ("1;a", "b"),
+        ("", "1;a=b\r\nx\r\n"),
+        ("0\r\nX-A: b", "c"),
+        ("0\r\n", "X-A: b\r\n"),
+        ("\0", "0123456789abcdef"),
+    ] {
+        let mut connection = proxy.connect().await;
+        let head = "POST /embed HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let body = again.repeat((8 << 20) / again.len());
+        connection.send([head, start, &body].concat()).await;
+
+        connection.reply().await.assert_error(400);
+        let rest = timeout(PATIENCE, connection.rest()).await;
+        assert_eq!(rest.as_deref(), Ok(&[][..]), "{start} {again}");
+    }
+    assert_untouched(&host, "endless");
+}
+
+#[tokio::test]
+async fn good_chunks_and_what_follows_them_are_read_alike_wherever_they_are_cut() {
+    let host = sim_host("host").slots(8).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let body = embed_body("first").to_string();
+    let (start, end) = body.split_at(7);
+    let first = format!(
+        "POST /embed HTTP/1.1\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n\
+         007\r\n{start}\r\n{:X};a;b=\"c;\\\"\"\r\n{end}\r\n0\r\nX-Sum: 1\r\n\r\n",
+        end.len()
+    );
+    let both = [
+        first.as_bytes(),
+        &embed_request("second"),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ]
+    .concat();
+    for cut in 0..first.len() + 2 {
+        let mut connection = proxy.connect().await;
+        let (now, later) = both.split_at(cut);
+        connection.send(now).await;
+        connection.send(later).await;
+
+        connection.reply().await.assert_embedding_of("first");
+        connection.reply().await.assert_embedding_of("second");
+        connection.reply().await.assert_error(400);
+    }
+}
+
+#[tokio::test]
+async fn what_is_more_than_a_length_says_is_no_part_of_the_body() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut connection = proxy.connect().await;
+    connection
+        .send([&embed_request("first")[..], b"}\r\n\r\n"].concat())
+        .await;
+    connection.reply().await.assert_embedding_of("first");
+    connection.reply().await.assert_error(400);
+    assert!(connection.rest().await.is_empty());
 }
