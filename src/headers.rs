@@ -1,4 +1,4 @@
-//! Which headers end at a proxy (RFC 9110, section 7.6.1) and which go on.
+//! Which headers end at a proxy (RFC 9110, section 7.6.1) and which go on; what some of them say.
 
 use std::collections::HashSet;
 
@@ -57,6 +57,18 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
+/// Is the body JSON, as its headers say?
+pub fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))
+}
+
+/// In lower case, without parameters.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let essence = text.split(';').next()?;
+    Some(essence.trim().to_ascii_lowercase())
+}
+
 /// The headers of an answer that go on to the client; framing is set anew there.
 pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let hop_by_hop = HopByHop::of(headers);
@@ -111,5 +123,20 @@ mod tests {
         assert_eq!(passed.len(), 3);
         assert_eq!(passed[header::CONTENT_TYPE], "application/json");
         assert_eq!(passed.get_all("x-model").iter().count(), 2);
+    }
+
+    #[test]
+    fn json_is_told_by_the_type_of_the_content() {
+        for (value, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/html", false),
+            ("text/plain; note=application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value.parse().unwrap())]);
+            assert_eq!(is_json(&headers), expected, "{value}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
     }
 }

@@ -3,6 +3,7 @@
 //! Bodies are lists of the chunks as they were read, so that holding a body for repetition copies
 //! nothing, and each holds its reservation of the common byte budget.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -62,6 +63,14 @@ impl Payload {
     /// No bytes at all?
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// All bytes in one piece; a copy only if there are several.
+    pub fn joined(&self) -> Cow<'_, [u8]> {
+        match self.chunks.as_slice() {
+            [one] => Cow::Borrowed(one),
+            several => Cow::Owned(several.concat()),
+        }
     }
 }
 
@@ -202,7 +211,7 @@ mod tests {
         let lengths: Vec<usize> = payload.chunks().iter().map(Bytes::len).collect();
         assert_eq!(lengths, [3, SMALL, 3, GATHERED, SMALL]);
         assert_eq!(payload.len(), sizes.iter().sum::<usize>());
-        let bytes = payload.chunks().concat();
+        let bytes = payload.joined();
         let expected = sizes.iter().enumerate();
         let expected: Vec<u8> = expected
             .flat_map(|(number, size)| vec![u8::try_from(number).unwrap(); *size])

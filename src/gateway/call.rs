@@ -27,6 +27,7 @@ pub(super) const BAD_TIMEOUT: &str =
 /// A request, but for its body.
 pub(super) struct Request<'a> {
     pub(super) head: &'a RequestHeader,
+    /// As hosts know it.
     pub(super) route: Route,
     pub(super) id: &'a str,
     pub(super) origin: &'a Origin,

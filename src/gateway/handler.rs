@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use gpu_bridge_framing::{BadHead, HeadLimits};
+use gpu_bridge_wire::openai::Form;
 use http::{HeaderMap, HeaderName, StatusCode};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
@@ -16,14 +17,16 @@ use super::body::{self, BodyError};
 use super::call::{self, Request};
 use super::forwarding::{Forwarding, Origin};
 use super::head::{Bounds, NoRequest};
+use super::openai::NotRead;
+use super::peek::Peek;
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{self, Route};
-use super::{aggregate, ahead, peek, refusals, request_id};
+use super::{aggregate, ahead, openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
 use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
-use crate::message::{Call, Reports};
+use crate::message::{Call, Payload, Reports};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
@@ -150,9 +153,23 @@ impl<U: Upstream> Handler<U> {
         origin: &Origin,
         record: &mut Record,
     ) -> Outgoing {
+        let path = route::normalise(session.req_header().uri.path());
+        match self.answer_at(&path, session, origin, record).await {
+            Outgoing::Own(reply) if openai::speaks(&path) => Outgoing::Own(openai::restated(reply)),
+            answer => answer,
+        }
+    }
+
+    /// `path`: [normalised](route::normalise).
+    async fn answer_at(
+        &self,
+        path: &str,
+        session: &mut ServerSession,
+        origin: &Origin,
+        record: &mut Record,
+    ) -> Outgoing {
         let head = session.req_header();
-        let path = route::normalise(head.uri.path());
-        let route = Route::find(&head.method, &path);
+        let route = Route::find(&head.method, path);
         record.asked(&head.method, route.ok());
         let limit = self.settings().max_headers;
         if head.headers.len() > limit {
@@ -180,7 +197,8 @@ impl<U: Upstream> Handler<U> {
                 let status = aggregate::status(&self.pool.view(), SystemTime::now());
                 Outgoing::Own(Reply::json(StatusCode::OK, &status))
             }
-            Ok(route @ (Route::Embed | Route::Bertscore)) => {
+            Ok(Route::Models) => Outgoing::Own(openai::models(&self.pool.models(), path)),
+            Ok(route @ (Route::Embed | Route::Bertscore | Route::Embeddings)) => {
                 self.forward(session, route, origin, &identity, record)
                     .await
             }
@@ -244,44 +262,81 @@ impl<U: Upstream> Handler<U> {
         deadline: Option<Instant>,
         record: &mut Record,
     ) -> Outgoing {
-        let Settings {
-            max_body,
-            client_read,
-            ..
-        } = self.settings();
-        let reserved = self.budget.open();
-        let mut peek = peek::Reader::new(route);
-        let body = match body::read(session, max_body, client_read, reserved, &mut peek).await {
-            Ok(body) => body,
-            Err(error) => return self.refuse_body(session, &error),
+        let (body, peek, form) = match self.receive(session, route).await {
+            Ok(received) => received,
+            Err(answer) => return answer,
         };
         let request = Request {
             head: session.req_header(),
-            route,
+            route: route.on_hosts(),
             id: record.id(),
             origin,
             identity,
             trace: self.observers.context(record.told.trace),
         };
         let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let call = request.into_call(body, peek.finish(), patience, &self.forwarding.load());
+        let mut call = request.into_call(body, peek, patience, &self.forwarding.load());
+        if form.is_some() {
+            openai::address(&mut call.headers);
+        }
         record.begin(&call);
         tokio::select! {
             biased;
-            answer = self.dispatch(&call, deadline, &record.journal) => answer,
+            answer = self.dispatch(&call, form, deadline, &record.journal) => answer,
             // Pends for ever while the client is there.
             () = ahead::gone(session) => Outgoing::ClientGone,
         }
     }
 
+    /// What hosts are asked, what of it matters to the pool, and how OpenAI's dialect wants the answer if
+    /// the client speaks it.
+    async fn receive(
+        &self,
+        session: &mut ServerSession,
+        route: Route,
+    ) -> Result<(Payload, Peek, Option<Form>), Outgoing> {
+        let Settings {
+            max_body,
+            client_read,
+            ..
+        } = self.settings();
+        let is_dialect = route == Route::Embeddings;
+        let headers = &session.req_header().headers;
+        if let Some(reply) = is_dialect.then(|| openai::unreadable(headers)).flatten() {
+            return Err(Outgoing::Own(reply));
+        }
+        let reserved = self.budget.open();
+        let mut peek = peek::Reader::new(route.on_hosts());
+        let body = body::read(session, max_body, client_read, reserved, &mut peek).await;
+        let body = body.map_err(|error| self.refuse_body(session, &error))?;
+        if !is_dialect {
+            return Ok((body, peek.finish(), None));
+        }
+        match openai::read(body, &self.budget).await {
+            Ok(job) => Ok((job.body, job.peek, Some(job.form))),
+            Err(NotRead::NoMemory(_)) => Err(self.refuse_body(session, &BodyError::NoMemory)),
+            Err(NotRead::Refused(reply)) => Err(Outgoing::Own(*reply)),
+        }
+    }
+
+    /// `form`: see [`receive`](Self::receive).
     async fn dispatch(
         &self,
         call: &Call,
+        form: Option<Form>,
         deadline: Option<Instant>,
         journal: &Journal,
     ) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
-            Ok(delivery) => Outgoing::Host(Box::new(delivery), deadline),
+            Ok(mut delivery) => {
+                if let Some(form) = form {
+                    delivery = match openai::translated(delivery, form, &self.budget).await {
+                        Ok(translated) => translated,
+                        Err(_) => return Outgoing::Own(self.no_memory()),
+                    };
+                }
+                Outgoing::Host(Box::new(delivery), deadline)
+            }
             // Its wait has ended a moment before the rest of it.
             Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
                 Outgoing::Own(self.too_late(call.demand.client.as_ref(), journal))
@@ -313,6 +368,10 @@ impl<U: Upstream> Handler<U> {
         }
         let reply = refusals::bad_body(error, self.retry_after(None));
         reply.map_or(Outgoing::ClientGone, Outgoing::Own)
+    }
+
+    fn no_memory(&self) -> Reply {
+        refusals::no_memory(self.retry_after(None))
     }
 
     fn retry_after(&self, client: Option<&Arc<str>>) -> u64 {

@@ -24,6 +24,7 @@ mod http1;
 mod http2;
 mod linger;
 mod listener;
+mod openai;
 mod peek;
 mod record;
 mod refusals;

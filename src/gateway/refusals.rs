@@ -96,10 +96,7 @@ pub(super) fn bad_body(error: &BodyError, wait: u64) -> Option<Reply> {
         BodyError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Reason::BodyTooLarge),
         BodyError::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::BodyTooSlow),
         BodyError::Malformed => (StatusCode::BAD_REQUEST, Reason::BadBody),
-        BodyError::NoMemory => {
-            let reply = Reply::retry_later(error.to_string(), wait);
-            return Some(reply.because(Reason::Memory));
-        }
+        BodyError::NoMemory => return Some(no_memory(wait)),
         BodyError::Gone(_) => return None,
     };
     let reply = Reply::error(status, error.to_string()).because(reason);
@@ -107,6 +104,11 @@ pub(super) fn bad_body(error: &BodyError, wait: u64) -> Option<Reply> {
         BodyError::Malformed => reply.with(HINT, HeaderValue::from_static(UNFRAMED)),
         _ => reply,
     })
+}
+
+/// As many bytes are held as may be.
+pub(super) fn no_memory(wait: u64) -> Reply {
+    Reply::retry_later(BodyError::NoMemory.to_string(), wait).because(Reason::Memory)
 }
 
 /// Without a host's answer. `shortage`: what the hosts are up to.
@@ -373,7 +375,8 @@ mod tests {
     #[test]
     fn fixed_texts_are_helped_by_headers() {
         let hint = |reply: Reply| reply.headers[HINT].to_str().unwrap().to_owned();
-        let known = "GET /health, GET /info, GET /status, POST /embed, POST /bertscore";
+        let known = "GET /health, GET /info, GET /status, POST /embed, POST /bertscore, \
+                     POST /v1/embeddings, GET /v1/models";
         assert_eq!(
             hint(no_route(NoRoute::NotFound)),
             format!("there are: {known}")

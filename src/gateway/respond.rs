@@ -31,13 +31,19 @@ pub(super) struct Reply {
     pub(super) reason: Option<Reason>,
     /// The same in words, for the log.
     pub(super) why: Option<String>,
+    /// The parameter of the request that is wrong, if only one is.
+    pub(super) param: Option<&'static str>,
 }
 
 impl Reply {
     pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Self {
         // Serialising our own plain structs to memory has no way to fail; an empty body is the
         // honest remainder if it ever did.
-        let body = serde_json::to_vec(body).unwrap_or_default();
+        Self::of_json(status, serde_json::to_vec(body).unwrap_or_default())
+    }
+
+    /// `body`: JSON as it is.
+    pub(super) fn of_json(status: StatusCode, body: Vec<u8>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(
             header::CONTENT_TYPE,
@@ -49,6 +55,7 @@ impl Reply {
             body: body.into(),
             reason: None,
             why: None,
+            param: None,
         }
     }
 

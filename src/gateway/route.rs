@@ -3,6 +3,7 @@
 //! Paths that mean the same by RFC 3986 are the same route, and so are those with doubled slashes;
 //! what goes on to a host is the route's own path, so that no two readers of a path can disagree.
 
+use gpu_bridge_wire::openai;
 use http::Method;
 
 /// What a request asks for.
@@ -18,6 +19,10 @@ pub(super) enum Route {
     Embed,
     /// Scores, from a host.
     Bertscore,
+    /// Embeddings in OpenAI's dialect.
+    Embeddings,
+    /// Which models are there for embeddings? Or this one? In OpenAI's dialect.
+    Models,
 }
 
 /// Why a request is for nothing.
@@ -38,12 +43,14 @@ pub(super) enum NoRoute {
 }
 
 /// All routes, each with its one method.
-pub(super) const ROUTES: [(&str, Route); 5] = [
+pub(super) const ROUTES: [(&str, Route); 7] = [
     ("GET", Route::Health),
     ("GET", Route::Info),
     ("GET", Route::Status),
     ("POST", Route::Embed),
     ("POST", Route::Bertscore),
+    ("POST", Route::Embeddings),
+    ("GET", Route::Models),
 ];
 
 impl Route {
@@ -55,15 +62,25 @@ impl Route {
             Self::Status => "status",
             Self::Embed => "embed",
             Self::Bertscore => "bertscore",
+            Self::Embeddings => "v1/embeddings",
+            Self::Models => "v1/models",
+        }
+    }
+
+    /// What hosts are asked for instead: they need not know a dialect.
+    pub(super) fn on_hosts(self) -> Self {
+        match self {
+            Self::Embeddings => Self::Embed,
+            other => other,
         }
     }
 
     /// Is it answered by a host?
     pub(super) fn is_compute(self) -> bool {
-        matches!(self, Self::Embed | Self::Bertscore)
+        matches!(self, Self::Embed | Self::Bertscore | Self::Embeddings)
     }
 
-    /// The one path that hosts know it by.
+    /// Its one path.
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::Health => "/health",
@@ -71,6 +88,8 @@ impl Route {
             Self::Status => "/status",
             Self::Embed => "/embed",
             Self::Bertscore => "/bertscore",
+            Self::Embeddings => openai::EMBEDDINGS,
+            Self::Models => openai::MODELS,
         }
     }
 
@@ -78,7 +97,8 @@ impl Route {
     /// writes an answer leaves its body out.
     pub(super) fn find(method: &Method, path: &str) -> Result<Self, NoRoute> {
         let known = |wanted: &str| ROUTES.iter().find(|(_, route)| route.path() == wanted);
-        if let Some((allow, route)) = known(path) {
+        let wanted = openai::model_id(path).map_or(path, |_| openai::MODELS);
+        if let Some((allow, route)) = known(wanted) {
             let method = if *method == Method::HEAD {
                 "GET"
             } else {
@@ -175,6 +195,20 @@ mod tests {
                 "/embed/",
                 Err(NoRoute::TrailingSlash { path: "/embed" }),
             ),
+            ("POST", "/v1/embeddings", Ok(Route::Embeddings)),
+            ("GET", "/v1/models", Ok(Route::Models)),
+            ("GET", "/v1/models/org/m", Ok(Route::Models)),
+            (
+                "DELETE",
+                "/v1/models/m",
+                Err(NoRoute::MethodNotAllowed { allow: "GET" }),
+            ),
+            (
+                "GET",
+                "/v1/models/",
+                Err(NoRoute::TrailingSlash { path: "/v1/models" }),
+            ),
+            ("GET", "/v1", Err(NoRoute::NotFound)),
             ("POST", "/embed//", Err(NoRoute::NotFound)),
             ("GET", "/Health", Err(NoRoute::NotFound)),
             ("GET", "/", Err(NoRoute::NotFound)),

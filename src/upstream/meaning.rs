@@ -32,6 +32,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::duplex::Heard;
 use super::verdict::Doubt;
+use crate::headers::is_json;
 
 /// For a 429 that does not say how long, and for a `Retry-After` that can't be read.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -145,11 +146,6 @@ fn after_string(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Is the body JSON, as the answer says?
-fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))
-}
-
 fn may_be_json(headers: &HeaderMap) -> bool {
     is_json(headers) || !headers.contains_key(header::CONTENT_TYPE)
 }
@@ -158,13 +154,6 @@ fn may_be_json(headers: &HeaderMap) -> bool {
 fn may_be_result(headers: &HeaderMap) -> bool {
     let length = headers.get(header::CONTENT_LENGTH);
     may_be_json(headers) && length.is_none_or(|length| length != "0")
-}
-
-/// In lower case, without parameters.
-fn media_type(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let essence = text.split(';').next()?;
-    Some(essence.trim().to_ascii_lowercase())
 }
 
 /// Of several `Retry-After`, the longest.
@@ -357,20 +346,5 @@ mod tests {
         ] {
             assert_eq!(is_cut(text.as_bytes()), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn json_is_told_by_the_type_of_the_content() {
-        for (value, expected) in [
-            ("application/json", true),
-            ("Application/JSON; charset=utf-8", true),
-            ("application/problem+json", true),
-            ("text/html", false),
-            ("text/plain; note=application/json", false),
-        ] {
-            let headers = headers(&[(header::CONTENT_TYPE, value)]);
-            assert_eq!(is_json(&headers), expected, "{value}");
-        }
-        assert!(!is_json(&HeaderMap::new()));
     }
 }

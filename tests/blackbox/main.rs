@@ -41,6 +41,7 @@ mod meanings;
 mod metrics;
 mod models;
 mod monitoring;
+mod openai;
 mod operations;
 mod outages;
 mod page;

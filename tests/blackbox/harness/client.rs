@@ -142,6 +142,23 @@ impl Reply {
         detail
     }
 
+    /// Fails the test unless it is a refusal of this status in the shape that errors have in OpenAI's API;
+    /// returns the error.
+    pub(crate) fn assert_openai_error(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        let content_type = self.header(header::CONTENT_TYPE.as_str());
+        assert_eq!(content_type, Some("application/json"), "{self:?}");
+        let body = self.json();
+        let keys: Vec<_> = body["error"]
+            .as_object()
+            .expect("an error")
+            .keys()
+            .collect();
+        assert_eq!(keys, ["code", "message", "param", "type"], "{body}");
+        assert_ne!(body["error"]["message"], "", "{body}");
+        body["error"].clone()
+    }
+
     /// Fails the test unless it is a 503 that says in whole seconds when to come again.
     pub(crate) fn assert_come_again(&self) {
         self.assert_error(503);

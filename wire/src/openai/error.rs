@@ -13,7 +13,7 @@ struct Told<'a> {
 
 #[derive(Serialize)]
 struct Fault<'a> {
-    message: String,
+    message: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
     param: Option<&'a str>,
@@ -45,6 +45,11 @@ pub fn error(
         // What stands before a host has answered instead of it.
         _ => 502,
     };
+    (status, fault(status, &message, param))
+}
+
+/// The body of an error of this `status`.
+pub fn fault(status: u16, message: &str, param: Option<&str>) -> Vec<u8> {
     let error = Fault {
         message,
         kind: kind(status),
@@ -52,10 +57,7 @@ pub fn error(
         code: code(status, param),
     };
     // Strings always serialise.
-    (
-        status,
-        serde_json::to_vec(&Told { error }).unwrap_or_default(),
-    )
+    serde_json::to_vec(&Told { error }).unwrap_or_default()
 }
 
 fn kind(status: u16) -> &'static str {

@@ -15,7 +15,7 @@ mod models;
 mod request;
 
 pub use self::answer::{Unusable, Writer, translate};
-pub use self::error::error;
+pub use self::error::{error, fault};
 pub use self::models::{model, models};
 pub use self::request::{Encoding, Form, Refusal, Request};
 

@@ -162,6 +162,14 @@ impl Answer {
         }
     }
 
+    /// This JSON, as a host's result.
+    pub(crate) fn result(json: &str) -> Self {
+        Self {
+            body: json.to_owned().into(),
+            ..Self::error(200, "")
+        }
+    }
+
     /// Not in the service's form.
     pub(crate) fn text(status: u16, text: &'static str) -> Self {
         Self {

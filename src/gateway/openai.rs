@@ -1,0 +1,246 @@
+//! OpenAI's API at the edge: a request for embeddings becomes one for `/embed` before a host is looked
+//! for, and what a host answers is said in that dialect afterwards. Nothing in between knows of it. The
+//! dialect itself is in `gpu_bridge_wire::openai`.
+
+use std::collections::BTreeSet;
+use std::mem;
+
+use bytes::Bytes;
+use gpu_bridge_wire::openai::{self, Form, TOKENS_HEADER, Unusable};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::task::spawn_blocking;
+
+use super::peek::{self, Peek};
+use super::refusals::HINT;
+use super::respond::Reply;
+use super::route::Route;
+use crate::budget::{Budget, Exhausted};
+use crate::dispatch::Delivery;
+use crate::headers::is_json;
+use crate::message::{Payload, PayloadBuilder};
+use crate::telemetry::Reason;
+
+pub(super) use gpu_bridge_wire::openai::speaks;
+
+/// Bodies beyond this are gone through off the async threads, since that takes milliseconds.
+const LARGE: usize = 256 << 10;
+/// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
+/// characters for each.
+const MOST_FOR_A_TEXT: usize = 200 << 10;
+/// Said of a body that could not be gone through, which would be a bug.
+const INTERNAL: &str = "internal error; tell the operator the answer's X-Request-Id";
+
+/// What a host is to compute.
+pub(super) struct Job {
+    pub(super) body: Payload,
+    pub(super) peek: Peek,
+    /// How OpenAI's dialect wants the answer.
+    pub(super) form: Form,
+}
+
+/// Why there is no job.
+pub(super) enum NotRead {
+    NoMemory(Exhausted),
+    Refused(Box<Reply>),
+}
+
+impl From<Exhausted> for NotRead {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::NoMemory(exhausted)
+    }
+}
+
+/// For a body that can't be read, going by its headers; it may not have come yet.
+pub(super) fn unreadable(headers: &HeaderMap) -> Option<Reply> {
+    let text = if headers.contains_key(header::CONTENT_ENCODING) {
+        "the body must not be compressed; send it without Content-Encoding"
+    } else if is_json(headers) {
+        return None;
+    } else {
+        "the body must be JSON; say so with Content-Type: application/json"
+    };
+    let reply = Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    Some(reply.because(Reason::BadHeader))
+}
+
+/// From a body of `POST /v1/embeddings` to the body of `/embed`.
+pub(super) async fn read(body: Payload, budget: &Budget) -> Result<Job, NotRead> {
+    let mut held = budget.open();
+    // For the body in one piece, and for what it becomes.
+    held.grow(body.len().saturating_mul(2))?;
+    let read = through(body, |body| {
+        let request = openai::Request::read(body)?;
+        let mut peek = peek::Reader::new(Route::Embed);
+        peek.read(&request.body);
+        Ok((request, peek.finish()))
+    });
+    let (request, peek) = match read.await {
+        Some(Ok(read)) => read,
+        Some(Err(refusal)) => return Err(refused(&refusal)),
+        None => {
+            let reply = Reply::error(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL);
+            return Err(NotRead::Refused(Box::new(reply)));
+        }
+    };
+    drop(held);
+    Ok(Job {
+        body: payload(request.body, budget)?,
+        peek,
+        form: request.form,
+    })
+}
+
+fn refused(refusal: &openai::Refusal) -> NotRead {
+    let reply = Reply::error(StatusCode::BAD_REQUEST, &refusal.message).because(Reason::BadBody);
+    NotRead::Refused(Box::new(Reply {
+        param: refusal.param,
+        ..reply
+    }))
+}
+
+/// Changes a client's headers to those of a request for `/embed`, whose answer can be read here.
+pub(super) fn address(headers: &mut HeaderMap) {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, JSON);
+    headers.insert(header::ACCEPT, JSON);
+    headers.remove(header::ACCEPT_ENCODING);
+}
+
+/// A host's answer to `/embed`, whatever it is, in OpenAI's dialect, and held as a whole.
+///
+/// # Errors
+/// [`Exhausted`] if it can't be held.
+pub(super) async fn translated(
+    mut delivery: Delivery,
+    form: Form,
+    budget: &Budget,
+) -> Result<Delivery, Exhausted> {
+    let status = delivery.answer.status;
+    let tokens = tokens(&delivery.answer.headers);
+    let (status, body) = match gather(&mut delivery, form, budget).await {
+        Err(NoBody::NoMemory(exhausted)) => return Err(exhausted),
+        Err(NoBody::Lost(why)) => (502, openai::fault(502, &why, None)),
+        Ok(body) => {
+            let mut held = budget.open();
+            held.grow(body.len().saturating_mul(2))?;
+            let said = through(body, move |body| say(status, body, form, tokens)).await;
+            said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None)))
+        }
+    };
+    let answer = &mut delivery.answer;
+    answer.status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    answer.body = payload(body, budget)?;
+    answer.headers.remove(header::CONTENT_ENCODING);
+    let json = HeaderValue::from_static("application/json");
+    answer.headers.insert(header::CONTENT_TYPE, json);
+    Ok(delivery)
+}
+
+fn say(status: StatusCode, body: &[u8], form: Form, tokens: u64) -> (u16, Vec<u8>) {
+    if status != StatusCode::OK {
+        let param = (status == StatusCode::NOT_FOUND).then_some("model");
+        return openai::error(status.as_u16(), body, None, param);
+    }
+    match openai::translate(body, form, tokens) {
+        Ok(body) => (200, body),
+        Err(unusable) => {
+            let (status, param) = match unusable {
+                Unusable::Unreadable => (502, None),
+                Unusable::Dimensions { .. } => (400, Some("dimensions")),
+            };
+            (status, openai::fault(status, &unusable.to_string(), param))
+        }
+    }
+}
+
+/// As the host counted them; 0 if it does not.
+fn tokens(headers: &HeaderMap) -> u64 {
+    let told = headers.get(TOKENS_HEADER).and_then(|it| it.to_str().ok());
+    told.and_then(|told| told.parse().ok()).unwrap_or(0)
+}
+
+enum NoBody {
+    NoMemory(Exhausted),
+    /// In words.
+    Lost(String),
+}
+
+impl From<Exhausted> for NoBody {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::NoMemory(exhausted)
+    }
+}
+
+/// The whole body, also of an answer that would otherwise be passed on as it comes.
+async fn gather(delivery: &mut Delivery, form: Form, budget: &Budget) -> Result<Payload, NoBody> {
+    let nothing = Payload::empty(budget.open());
+    let start = mem::replace(&mut delivery.answer.body, nothing);
+    let Some(mut rest) = delivery.rest.take() else {
+        return Ok(start);
+    };
+    let most = form.texts.saturating_mul(MOST_FOR_A_TEXT);
+    let mut whole = PayloadBuilder::new(budget.open());
+    for chunk in start.chunks() {
+        whole.push(chunk)?;
+    }
+    while let Some(chunk) = rest
+        .next()
+        .await
+        .map_err(|cut| NoBody::Lost(cut.to_string()))?
+    {
+        if whole.len() + chunk.len() > most {
+            return Err(NoBody::Lost(Unusable::Unreadable.to_string()));
+        }
+        whole.push(&chunk)?;
+    }
+    Ok(whole.finish())
+}
+
+fn payload(bytes: Vec<u8>, budget: &Budget) -> Result<Payload, Exhausted> {
+    let mut payload = PayloadBuilder::new(budget.open());
+    payload.push(&Bytes::from(bytes))?;
+    Ok(payload.finish())
+}
+
+/// What `work` makes of the whole body; `None` if it panicked.
+async fn through<T: Send + 'static>(
+    body: Payload,
+    work: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Option<T> {
+    if body.len() <= LARGE {
+        return Some(work(&body.joined()));
+    }
+    spawn_blocking(move || work(&body.joined())).await.ok()
+}
+
+/// `told`: what hosts tell that they can serve, sorted.
+pub(super) fn models(told: &BTreeSet<String>, path: &str) -> Reply {
+    let told = told.iter().map(String::as_str);
+    let Some(id) = openai::model_id(path) else {
+        return Reply::of_json(StatusCode::OK, openai::models(told));
+    };
+    match openai::model(told, &id) {
+        Some(model) => Reply::of_json(StatusCode::OK, model),
+        None => Reply::error(
+            StatusCode::NOT_FOUND,
+            "no host of the pool tells of this model; GET /v1/models lists those that they tell of",
+        )
+        .because(Reason::NoModel),
+    }
+}
+
+/// An answer of the proxy itself, as OpenAI says it if it is an error.
+pub(super) fn restated(reply: Reply) -> Reply {
+    if reply.status.as_u16() < 400 {
+        return reply;
+    }
+    let lacks_model = reply.reason == Some(Reason::NoModel);
+    let param = reply.param.or(lacks_model.then_some("model"));
+    let hint = reply.headers.get(HINT).and_then(|hint| hint.to_str().ok());
+    let (status, body) = openai::error(reply.status.as_u16(), &reply.body, hint, param);
+    Reply {
+        status: StatusCode::from_u16(status).unwrap_or(reply.status),
+        body: body.into(),
+        ..reply
+    }
+}
