@@ -3,6 +3,9 @@
 use http::StatusCode;
 use http::uri::Authority;
 
+/// How a client begins that takes this for an address of `https://`.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -26,6 +29,8 @@ pub enum BadHead {
         "the head of the request has a control character or a line that does not end with CR LF"
     )]
     Control,
+    #[error("this address speaks plain HTTP: use http://, not https://")]
+    Tls,
     #[error("the first line of the request must be: METHOD /path HTTP/1.1")]
     RequestLine,
     #[error("CONNECT is not supported")]
@@ -83,6 +88,9 @@ impl Scanner {
     /// It is too large, or holds what no head does.
     pub fn scan(&mut self, head: &[u8]) -> Result<Option<usize>, BadHead> {
         let limit = self.limits.bytes;
+        if head.first() == Some(&TLS_HANDSHAKE) {
+            return Err(BadHead::Tls);
+        }
         let new = head.iter().enumerate().take(limit).skip(self.scanned);
         for (position, byte) in new {
             let after_return = position > self.line && head.get(position - 1) == Some(&b'\r');
@@ -385,6 +393,13 @@ mod tests {
             ("Host: a\r\n", BadHead::Host),
         ] {
             assert_eq!(with(headers), Err(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_speaks_tls_is_told_so() {
+        for start in [&b"\x16"[..], b"\x16\x03\x01\x02\0\x01"] {
+            assert_eq!(Scanner::new(LIMITS).scan(start), Err(BadHead::Tls));
         }
     }
 

@@ -4,10 +4,15 @@
 //! ends, a client can make the second one see a request that the first one never did. So everything
 //! that leaves room for doubt is refused (RFC 9112, sections 2.2, 3.2, 5 and 6), and the connection
 //! with it. By the same rules in both programs, so that the GPU host takes nothing that the proxy
-//! would not. Pure: bytes in, judgements out; whoever uses it does the reading.
+//! would not. Pure: bytes in, judgements out; whoever uses it does the reading. Only [`Linger`], the end of
+//! a connection, is not.
 
 mod chunks;
+mod coding;
 mod head;
+mod linger;
 
 pub use chunks::{BadChunks, Chunks};
+pub use coding::{Coded, coded};
 pub use head::{BadHead, Body, HeadLimits, Scanner, check, is_token};
+pub use linger::Linger;

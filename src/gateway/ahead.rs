@@ -24,13 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use gpu_bridge_framing::Chunks;
+use gpu_bridge_framing::{Chunks, Linger};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{ALPN, Ssl, Stream};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::linger::Linger;
 use crate::budget::{Budget, Reservation};
 use crate::wrapped::pass_on;
 

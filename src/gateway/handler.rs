@@ -302,6 +302,9 @@ impl<U: Upstream> Handler<U> {
         } = self.settings();
         let is_dialect = route == Route::Embeddings;
         let headers = &session.req_header().headers;
+        if let Some(coded) = gpu_bridge_framing::coded(headers) {
+            return Err(Outgoing::Own(refusals::coded_body(&coded)));
+        }
         if let Some(reply) = is_dialect.then(|| openai::unreadable(headers)).flatten() {
             return Err(Outgoing::Own(reply));
         }

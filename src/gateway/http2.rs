@@ -5,6 +5,7 @@
 //! rules too often, or, once the proxy stops, with the last of its requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
@@ -20,6 +21,8 @@ use crate::upstream::Upstream;
 const MAX_STREAMS: u32 = 100;
 /// Bytes that may be on their way to us on one connection, read by nobody.
 const WINDOW: u32 = 256 << 10;
+/// How long a client without a request may take to hang up once it was told to.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Requests so malformed that they are not handled at all.
 const MAX_REJECTED: usize = 32;
 
@@ -42,20 +45,33 @@ pub(super) async fn serve<U: Upstream>(
         return;
     };
     let mut stopping = stopping.clone();
-    let mut is_stopping = false;
+    // The client has been told that it is to send nothing more (GOAWAY).
+    let mut is_ending = false;
     let mut rejected = 0;
     let mut requests = JoinSet::new();
     loop {
+        let patience = if is_ending {
+            FAREWELL
+        } else {
+            settings.client_idle
+        };
         let accepted = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop), if !is_stopping => {
-                is_stopping = true;
+            _ = stopping.wait_for(|stop| *stop), if !is_ending => {
+                is_ending = true;
                 connection.graceful_shutdown();
                 continue;
             }
             Some(_) = requests.join_next() => continue,
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
-            () = sleep(settings.client_idle), if requests.is_empty() => return,
+            () = sleep(patience), if requests.is_empty() => {
+                if is_ending {
+                    return;
+                }
+                is_ending = true;
+                connection.graceful_shutdown();
+                continue;
+            }
         };
         match accepted {
             Ok(Some(H2Accept::Session(request))) => {

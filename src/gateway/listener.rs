@@ -4,15 +4,18 @@
 //! The TLS handshake is ours rather than pingora's listener's, which has a fixed time for it, does
 //! not count it as a connection, and can't have its certificate replaced while it runs.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use gpu_bridge_framing::Linger;
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as TcpStream;
-use pingora::protocols::{ALPN, Stream};
+use pingora::protocols::{ALPN, Peek as _, Stream};
 use pingora::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -21,6 +24,7 @@ use super::forwarding::peer_of;
 use super::handler::Handler;
 use super::http1::{self, Then};
 use super::http2;
+use super::refusals;
 use super::respond::Reply;
 use super::tls::Certificates;
 use crate::upstream::Upstream;
@@ -72,12 +76,10 @@ impl<U: Upstream> Listener<U> {
             return Some(stream);
         };
         let peer = peer_of(stream.get_socket_digest().as_deref());
-        let stream = tcp(stream)?;
-        let acceptor = Acceptor::from_server_config(certificates.current());
-        let handshake = acceptor.tls_handshake(stream);
+        let handshake = handshake(tcp(stream)?, certificates);
         let problem = match timeout(self.handler.settings().client_head, handshake).await {
-            Ok(Ok(stream)) => return Some(Box::new(stream)),
-            Ok(Err(error)) => failure(&error),
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(problem)) => problem,
             Err(_) => Failure::Probe("not finished in time (timeouts.client_head)".to_owned()),
         };
         self.handler.observers.metrics.process.failed_handshake();
@@ -126,6 +128,30 @@ impl<U: Upstream> ServerApp for Listener<U> {
         }
         None
     }
+}
+
+/// Answers in plain HTTP, as well as that is possible, and hangs up once the client has had the time to
+/// read it.
+async fn farewell(mut stream: TcpStream, reply: Reply) {
+    let mut linger = Linger::default();
+    if stream.write_all(&reply.into_http1()).await.is_ok() {
+        let _ = poll_fn(|context| linger.poll_close(&mut stream, context)).await;
+    }
+}
+
+async fn handshake(mut stream: TcpStream, certificates: &Certificates) -> Result<Stream, Failure> {
+    let mut first = [0];
+    // If there is none, the handshake will say why.
+    let peeked = stream.try_peek(&mut first).await;
+    if peeked.is_ok() && first.iter().all(u8::is_ascii_alphabetic) {
+        farewell(stream, refusals::no_tls()).await;
+        return Err(Failure::Probe("the client spoke plain HTTP".to_owned()));
+    }
+    let acceptor = Acceptor::from_server_config(certificates.current());
+    let secured = acceptor.tls_handshake(stream).await;
+    secured
+        .map(|stream| Box::new(stream) as Stream)
+        .map_err(|error| failure(&error))
 }
 
 /// Why there is no secure connection.

@@ -22,7 +22,6 @@ mod handler;
 mod head;
 mod http1;
 mod http2;
-mod linger;
 mod listener;
 mod openai;
 mod peek;

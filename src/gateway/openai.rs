@@ -52,13 +52,10 @@ impl From<Exhausted> for NotRead {
 
 /// For a body that can't be read, going by its headers; it may not have come yet.
 pub(super) fn unreadable(headers: &HeaderMap) -> Option<Reply> {
-    let text = if headers.contains_key(header::CONTENT_ENCODING) {
-        "the body must not be compressed; send it without Content-Encoding"
-    } else if is_json(headers) {
+    if is_json(headers) {
         return None;
-    } else {
-        "the body must be JSON; say so with Content-Type: application/json"
-    };
+    }
+    let text = "the body must be JSON; say so with Content-Type: application/json";
     let reply = Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     Some(reply.because(Reason::BadHeader))
 }

@@ -95,7 +95,7 @@ impl Record {
             return;
         };
         let activity = &self.observers.metrics.activity;
-        if let Some(ended) = ended(status, self.refused.is_some()) {
+        if let Some(ended) = ended(status, self.refused) {
             activity.request(ended, told.total);
         }
         let attempts = &told.attempts;
@@ -117,13 +117,34 @@ impl Record {
 }
 
 /// What its end says of the pool; `None` for what clients do wrong or give up. `refused`: by the proxy.
-fn ended(status: u16, refused: bool) -> Option<End> {
-    match status {
-        429 => Some(End::Full),
-        503 if refused => Some(End::Full),
-        400..500 => None,
-        500.. => Some(End::Badly),
-        _ => Some(End::Well),
+fn ended(status: u16, refused: Option<Reason>) -> Option<End> {
+    match (refused, status) {
+        (Some(reason), _) => refusal(reason),
+        (None, 429) => Some(End::Full),
+        (None, 400..500) => None,
+        (None, 500..) => Some(End::Badly),
+        (None, _) => Some(End::Well),
+    }
+}
+
+/// The same of a refusal. A key that has used up what it may says nothing of the pool either.
+fn refusal(reason: Reason) -> Option<End> {
+    match reason {
+        Reason::Memory | Reason::QueueFull | Reason::QueueTooLong | Reason::Deadline => {
+            Some(End::Full)
+        }
+        Reason::HostsFailed => Some(End::Badly),
+        Reason::BadHead
+        | Reason::Unauthorized
+        | Reason::NoRoute
+        | Reason::BadHeader
+        | Reason::MaxConcurrent
+        | Reason::MaxPerSecond
+        | Reason::BodyTooLarge
+        | Reason::BodyTooSlow
+        | Reason::BadBody
+        | Reason::BodyCoded
+        | Reason::NoModel => None,
     }
 }
 
@@ -170,20 +191,30 @@ mod tests {
             431,
             CLIENT_GONE,
         ] {
-            assert_eq!(ended(status, true), None, "{status}");
-            assert_eq!(ended(status, false), None, "{status}");
+            assert_eq!(ended(status, None), None, "{status}");
         }
         let table = [
-            (200, false, End::Well),
-            (429, true, End::Full),
-            (503, true, End::Full),
-            (503, false, End::Badly),
-            (500, false, End::Badly),
-            (502, true, End::Badly),
-            (504, true, End::Badly),
+            (200, End::Well),
+            (429, End::Full),
+            (503, End::Badly),
+            (500, End::Badly),
         ];
-        for (status, refused, expected) in table {
-            assert_eq!(ended(status, refused), Some(expected), "{status}");
+        for (status, expected) in table {
+            assert_eq!(ended(status, None), Some(expected), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_counts_by_its_reason_whatever_its_status() {
+        for reason in Reason::ALL {
+            let expected = match reason.as_str() {
+                "memory" | "queue_full" | "queue_too_long" | "deadline" => Some(End::Full),
+                "hosts_failed" => Some(End::Badly),
+                _ => None,
+            };
+            for status in [307, 400, 401, 429, 502, 503] {
+                assert_eq!(ended(status, Some(reason)), expected, "{reason:?} {status}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gpu_bridge_framing::Coded;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::auth;
@@ -109,6 +110,22 @@ pub(super) fn bad_body(error: &BodyError, wait: u64) -> Option<Reply> {
 /// As many bytes are held as may be.
 pub(super) fn no_memory(wait: u64) -> Reply {
     Reply::retry_later(BodyError::NoMemory.to_string(), wait).because(Reason::Memory)
+}
+
+/// In plain HTTP, where TLS is spoken.
+pub(super) fn no_tls() -> Reply {
+    let text = "this address speaks TLS: use https://, not http://";
+    Reply::error(StatusCode::BAD_REQUEST, text)
+}
+
+/// With a body that is compressed.
+pub(super) fn coded_body(coded: &Coded) -> Reply {
+    Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, coded.to_string())
+        .with(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        )
+        .because(Reason::BodyCoded)
 }
 
 /// Without a host's answer. `shortage`: what the hosts are up to.
@@ -302,6 +319,12 @@ mod tests {
                 Some("3"),
             ),
             (down(None), 503, "no host can serve", None),
+            (
+                no_tls(),
+                400,
+                "this address speaks TLS: use https://, not http://",
+                None,
+            ),
             (
                 super::no_host(Refusal::HostsFailed, &failed, shortage, 3),
                 502,

@@ -99,6 +99,35 @@ async fn limits_are_named_with_the_setting_that_an_operator_can_change() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused_by_the_name_of_its_coding() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let client = proxy.client();
+    let ask = async |method, path, coding: &str| {
+        let request = client.request(method, path);
+        let request = request.header("Content-Encoding", coding);
+        Reply::to(request.json(&embed_body("x"))).await
+    };
+
+    for (coding, named) in [
+        ("gzip", "(gzip)"),
+        ("identity, br", "(br)"),
+        ("x-own", "(x-own)"),
+        ("not a name", "unknown"),
+    ] {
+        let reply = ask(Method::POST, "/embed", coding).await;
+        let detail = reply.assert_error(415);
+        assert!(detail.contains(named), "{detail}");
+        assert!(detail.contains("without Content-Encoding"), "{detail}");
+        assert_eq!(reply.header("accept-encoding"), Some("identity"));
+    }
+    assert_eq!(host.arrivals(), 0);
+    let plain = ask(Method::POST, "/embed", "identity").await;
+    plain.assert_embedding_of("x");
+    assert_eq!(ask(Method::GET, "/health", "gzip").await.status, 200);
+}
+
+#[tokio::test]
 async fn an_overloaded_pool_says_which_hosts_are_to_blame_and_when_to_come_again() {
     let busy = sim_host("busy").behaving(Behaviour::busy(60)).start();
     let off = sim_host("off").start();

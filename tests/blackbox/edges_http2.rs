@@ -150,6 +150,30 @@ async fn an_idle_connection_is_closed() {
     eventually("the connection is closed", async || sender.is_closed()).await;
 }
 
+/// Without the last stream that was served, a client doesn't know what it may repeat.
+#[tokio::test]
+async fn an_idle_connection_is_told_that_it_ends_even_if_it_does_not_listen() {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: u8 = 7;
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_idle", "100ms");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut client = proxy.connect().await;
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(SETTINGS).await;
+
+    let told = client.rest().await;
+
+    let mut rest = &told[..];
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *rest {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        kinds.push(kind);
+        rest = &rest[9 + length..];
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+}
+
 #[tokio::test]
 async fn a_slow_request_outlives_the_idle_time() {
     let host = sim_host("host")

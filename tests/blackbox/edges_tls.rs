@@ -11,8 +11,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Authority, Config, Identity, Proxy, SimHost, Wire, embed_body, eventually, padded, secure,
-    sim_host,
+    Authority, Config, Identity, Proxy, SimHost, Wire, embed_body, embed_request, eventually,
+    padded, secure, sim_host,
 };
 
 const NAME: &str = "proxy.example";
@@ -163,6 +163,25 @@ async fn a_certificate_that_can_not_be_used_is_an_error_at_start() {
         log.contains("listen[0].tls.key") && log.contains(&key),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn who_takes_a_port_of_tls_for_one_of_http_or_the_reverse_is_told_so() {
+    let (host, authority) = (sim_host("host").start(), Authority::new());
+    let identity = authority.issue(&[NAME]);
+    let secured = Proxy::ready(&with_tls(&[&host], &identity, None), &[&host]).await;
+    for request in [embed_request("x"), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        let mut plain = secured.connect().await;
+        plain.send(request).await;
+        let detail = plain.reply().await.assert_error(400);
+        assert!(detail.contains("use https://"), "{detail}");
+        assert!(plain.rest().await.is_empty());
+    }
+
+    let plain = Proxy::in_front_of(&[&host]).await;
+    let refused = secure(plain.address(), NAME, authority.client(None, BOTH)).await;
+    assert!(refused.is_err());
+    plain.logs("this address speaks plain HTTP").await;
 }
 
 #[tokio::test]

@@ -19,12 +19,16 @@ async fn verdict(proxy: &Proxy, level: &str, text: &str) {
 async fn what_clients_do_wrong_is_no_trouble_of_the_pool() {
     let host = sim_host("a").start();
     let config = Config::with_hosts(&[&host])
-        .client_key("good", "open-sesame")
+        .client_keys(json!([
+            {"name": "good", "key": "open-sesame"},
+            {"name": "slow", "key": "slow", "max_per_second": 1},
+        ]))
         .set("limits", "max_body", "1KiB");
     let proxy = Proxy::ready(&config, &[&host]).await;
     let ask = async |key: &str, body: Value| {
         let request = proxy.client().request(Method::POST, "/embed");
         let request = request.header("X-API-Key", key).json(&body);
+        let request = request.header("X-Request-Timeout", "0.3");
         Reply::to(request).await.status.as_u16()
     };
     for _ in 0..3 {
@@ -32,10 +36,12 @@ async fn what_clients_do_wrong_is_no_trouble_of_the_pool() {
         assert_eq!(ask("open-sesame", json!({"texts": "x"})).await, 422);
         assert_eq!(ask("open-sesame", embed_body(&"x".repeat(2000))).await, 413);
     }
+    assert_eq!(ask("slow", embed_body("x")).await, 200);
+    assert_eq!(ask("slow", embed_body("x")).await, 503);
     assert_eq!(ask("open-sesame", embed_body("x")).await, 200);
 
     eventually("the last one is counted", async || {
-        pool(&proxy).await["requests"]["ended"] == 1
+        pool(&proxy).await["requests"]["ended"] == 2
     })
     .await;
     verdict(&proxy, "good", "The only host serves.").await;

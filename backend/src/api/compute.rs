@@ -81,6 +81,9 @@ async fn receive(app: &Arc<App>, task: Task, exchange: &mut Exchange) -> Result<
     let limits = app.options.limits;
     let most = limits.max_body().min(app.budget.total());
     let headers = &exchange.head.headers;
+    if let Some(coded) = gpu_bridge_framing::coded(headers) {
+        return Err(coded.into());
+    }
     let received = body::read(headers, &mut exchange.body, most, &mut exchange.held).await?;
     let held = exchange.held.take();
     let (work, held) = spawn_blocking(move || (Work::read(task, &received, &limits), held))

@@ -5,6 +5,7 @@
 //! key, `detail`.
 
 use bytes::Bytes;
+use gpu_bridge_framing::Coded;
 use gpu_bridge_wire::{ErrorBody, openai};
 use http::{HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
@@ -35,6 +36,8 @@ pub(super) enum ApiError {
     /// Of a request in OpenAI's dialect.
     #[error("{0}")]
     Dialect(openai::Refusal),
+    #[error("{0}")]
+    Coded(#[from] Coded),
     #[error("the body must be JSON; say so with Content-Type: application/json")]
     NotJson,
     #[error("candidates and references must have equal length")]
@@ -70,7 +73,7 @@ impl ApiError {
             Self::Unparsable | Self::UnequalLengths | Self::Unusable(_) | Self::Dialect(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson | Self::Coded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -89,6 +92,10 @@ impl ApiError {
             Self::MethodNotAllowed { allow } => HeaderValue::from_str(allow.as_str())
                 .ok()
                 .map(|allow| (header::ALLOW, allow)),
+            Self::Coded(_) => Some((
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            )),
             _ => None,
         }
     }

@@ -273,6 +273,27 @@ async fn empty_lists_are_answered() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused_by_the_name_of_its_coding() {
+    let service = start(FakeEngine::quick(), one_slot()).await;
+    for path in ["/embed", "/bertscore", "/v1/embeddings"] {
+        let mut client = Raw::to(&service).await;
+        let ask = |coding: &str| {
+            let framing = format!("Content-Encoding: {coding}\r\nContent-Length: 2");
+            head(&framing).replace("/embed", path) + "{}"
+        };
+        client.send(ask("gzip")).await;
+        let refusal = client.answer().await;
+        assert!(refusal.starts_with("HTTP/1.1 415 "), "{refusal}");
+        assert!(refusal.contains("encoded (gzip)"), "{refusal}");
+        assert!(refusal.contains("accept-encoding: identity"), "{refusal}");
+        client.send(ask("identity")).await;
+        let answer = client.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(!answer.contains(" 415 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn heads_are_bounded_in_size_and_number() {
     let service = start(FakeEngine::quick(), one_slot()).await;
     let long = format!("X-Long: {}\r\n", "x".repeat(200_000));

@@ -65,6 +65,8 @@ pub enum Reason {
     BodyTooSlow,
     /// Its body is malformed.
     BadBody,
+    /// Its body is compressed.
+    BodyCoded,
     /// Too many bytes are held already.
     Memory,
     /// Too many wait already.
@@ -80,7 +82,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 15] = [
+    /// Every one.
+    pub const ALL: [Self; 16] = [
         Self::BadHead,
         Self::Unauthorized,
         Self::NoRoute,
@@ -90,6 +93,7 @@ impl Reason {
         Self::BodyTooLarge,
         Self::BodyTooSlow,
         Self::BadBody,
+        Self::BodyCoded,
         Self::Memory,
         Self::QueueFull,
         Self::QueueTooLong,
@@ -110,6 +114,7 @@ impl Reason {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::BadBody => "bad_body",
+            Self::BodyCoded => "body_coded",
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::QueueTooLong => "queue_too_long",

@@ -9,8 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use pingora::protocols::Stream;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// How long; what reads its answer has hung up by then. Other servers take 2 s (Apache) to 5 s (nginx).
@@ -20,13 +19,16 @@ const READ: usize = 16 << 10;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Linger(Option<Pin<Box<Sleep>>>);
+pub struct Linger(Option<Pin<Box<Sleep>>>);
 
 impl Linger {
     /// Closes `stream`; ready at the end of it.
-    pub(super) fn poll_close(
+    ///
+    /// # Errors
+    /// Our side could not be ended.
+    pub fn poll_close<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let patience = match &mut self.0 {
