@@ -2,11 +2,11 @@
 //! over a range that people read more easily. bert-score publishes them as
 //! `rescale_baseline/LANGUAGE/MODEL.tsv`; a copy of that folder is read as it is.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::LoadError;
+use super::file::{self, MOST_SETTINGS};
 use super::locate::is_plain;
 use crate::engine::{EngineError, Scores};
 
@@ -22,11 +22,13 @@ impl Baseline {
     /// From the line for `layer` in the file at `path`: comma-separated layer, precision, recall and
     /// F1, under a line with their names.
     fn read(path: &Path, layer: usize) -> Result<Self, LoadError> {
-        let text = fs::read_to_string(path).map_err(|source| LoadError::Read {
+        let text = file::read(path, MOST_SETTINGS).map_err(|source| LoadError::Read {
             path: path.to_owned(),
             source,
         })?;
-        let found = text.lines().find_map(|line| Self::parse(line, layer));
+        let found = String::from_utf8_lossy(&text)
+            .lines()
+            .find_map(|line| Self::parse(line, layer));
         found.ok_or_else(|| LoadError::Baseline {
             path: path.to_owned(),
             layer,
@@ -112,6 +114,8 @@ impl Baselines {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::models::test_support::folder_with;
 

@@ -17,6 +17,19 @@ use crate::engine::Shortening;
 /// `max_position_embeddings` where a folder does not say.
 const POSITIONS: usize = 512;
 
+/// The most of each number: four times what the largest encoder published has (XLM-RoBERTa XXL: 48
+/// layers, 4,096 and 16,384 wide; XLM-V: 901,629 tokens). Larger ones could be shapes of nothing, or
+/// of tensors that a batch of texts turns into more than any machine has.
+const MOST_LAYERS: usize = 192;
+/// See [`MOST_LAYERS`].
+pub(super) const MOST_WIDTH: usize = 16_384;
+/// See [`MOST_LAYERS`].
+const MOST_INTERMEDIATE: usize = 65_536;
+/// See [`MOST_LAYERS`].
+const MOST_TOKENS: usize = 4 << 20;
+/// Models say that they take a million tokens, and some "any number" by a power of two.
+const MOST_POSITIONS: usize = 1 << 32;
+
 /// A family of encoders that this program can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Architecture {
@@ -188,7 +201,7 @@ impl EncoderConfig {
         const BUCKETS: usize = 32;
         let ids = PositionIds::AfterPadding { padding: PADDING };
         let config = Self::read_common(file, Architecture::MpNet)?.with_positions(file, ids)?;
-        if file.count_or("relative_attention_num_buckets", BUCKETS)? != BUCKETS {
+        if file.count_or("relative_attention_num_buckets", BUCKETS, BUCKETS)? != BUCKETS {
             let problem = format!("must be {BUCKETS}");
             return Err(file.problem("relative_attention_num_buckets", problem));
         }
@@ -203,11 +216,11 @@ impl EncoderConfig {
         // Its own names for what others call otherwise; the class takes both.
         let named =
             |own: &'static str, other: &'static str| if file.has(own) { own } else { other };
-        let hidden = file.count_or(named("dim", "hidden_size"), 768)?;
+        let hidden = file.count_or(named("dim", "hidden_size"), 768, MOST_WIDTH)?;
         let config = Self {
-            layers: file.count_or(named("n_layers", "num_hidden_layers"), 6)?,
-            heads: file.count_or(named("n_heads", "num_attention_heads"), 12)?,
-            intermediate: file.count_or("hidden_dim", 3072)?,
+            layers: file.count_or(named("n_layers", "num_hidden_layers"), 6, MOST_LAYERS)?,
+            heads: file.count_or(named("n_heads", "num_attention_heads"), 12, MOST_WIDTH)?,
+            intermediate: file.count_or("hidden_dim", 3072, MOST_INTERMEDIATE)?,
             ..Self::plain(file, Architecture::DistilBert, hidden, "activation")?
         };
         config.with_positions(file, PositionIds::FromZero)
@@ -215,7 +228,7 @@ impl EncoderConfig {
 
     fn read_deberta(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
         let mut config = Self::read_common(file, architecture)?;
-        config.embedding_width = file.get("embedding_size")?.unwrap_or(config.hidden);
+        config.embedding_width = file.count_or("embedding_size", config.hidden, MOST_WIDTH)?;
         config.score_terms = deberta::score_terms(file, architecture)?;
         if file.get("position_biased_input")?.unwrap_or(true) {
             config = config.with_positions(file, PositionIds::FromZero)?;
@@ -227,7 +240,7 @@ impl EncoderConfig {
             config.convolution = deberta::convolution(file)?;
         }
         let head: Option<usize> = file.get("attention_head_size")?;
-        if head.is_some_and(|head| head * config.heads != config.hidden) {
+        if head.is_some_and(|head| head.checked_mul(config.heads) != Some(config.hidden)) {
             let problem = "is not hidden_size ÷ num_attention_heads; that is unsupported";
             return Err(file.problem("attention_head_size", problem.to_owned()));
         }
@@ -235,14 +248,14 @@ impl EncoderConfig {
     }
 
     fn read_modernbert(file: &SettingsFile) -> Result<Self, LoadError> {
-        let hidden = file.count_or("hidden_size", 768)?;
-        let layers = file.count_or("num_hidden_layers", 22)?;
+        let hidden = file.count_or("hidden_size", 768, MOST_WIDTH)?;
+        let layers = file.count_or("num_hidden_layers", 22, MOST_LAYERS)?;
         Ok(Self {
             layers,
-            heads: file.count_or("num_attention_heads", 12)?,
-            intermediate: file.count_or("intermediate_size", 1152)?,
+            heads: file.count_or("num_attention_heads", 12, MOST_WIDTH)?,
+            intermediate: file.count_or("intermediate_size", 1152, MOST_INTERMEDIATE)?,
             layer_norm_epsilon: file.get("norm_eps")?.unwrap_or(1e-5),
-            most_positions: file.count_or("max_position_embeddings", 8192)?,
+            most_positions: file.count_or("max_position_embeddings", 8192, MOST_POSITIONS)?,
             rotary: Some(rotary::read(file, layers)?),
             ..Self::plain(file, Architecture::ModernBert, hidden, "hidden_activation")?
         })
@@ -250,16 +263,20 @@ impl EncoderConfig {
 
     fn read_common(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
         let large = architecture == Architecture::DebertaV2;
-        let hidden = file.count_or("hidden_size", if large { 1536 } else { 768 })?;
+        let hidden = file.count_or("hidden_size", if large { 1536 } else { 768 }, MOST_WIDTH)?;
         let blocks = if large { 24 } else { 12 };
         let (types, epsilon) = match architecture {
             Architecture::DebertaV1 | Architecture::DebertaV2 => (0, 1e-7),
             _ => (2, 1e-12),
         };
         Ok(Self {
-            layers: file.count_or("num_hidden_layers", blocks)?,
-            heads: file.count_or("num_attention_heads", blocks)?,
-            intermediate: file.count_or("intermediate_size", if large { 6144 } else { 3072 })?,
+            layers: file.count_or("num_hidden_layers", blocks, MOST_LAYERS)?,
+            heads: file.count_or("num_attention_heads", blocks, MOST_WIDTH)?,
+            intermediate: file.count_or(
+                "intermediate_size",
+                if large { 6144 } else { 3072 },
+                MOST_INTERMEDIATE,
+            )?,
             token_types: file.get("type_vocab_size")?.unwrap_or(types),
             layer_norm_epsilon: file.get("layer_norm_eps")?.unwrap_or(epsilon),
             ..Self::plain(file, architecture, hidden, "hidden_act")?
@@ -275,7 +292,7 @@ impl EncoderConfig {
     ) -> Result<Self, LoadError> {
         Ok(Self {
             architecture,
-            vocabulary: file.count_or("vocab_size", vocabulary(architecture))?,
+            vocabulary: file.count_or("vocab_size", vocabulary(architecture), MOST_TOKENS)?,
             hidden,
             embedding_width: hidden,
             layers: 0,
@@ -291,13 +308,13 @@ impl EncoderConfig {
             convolution: None,
             longest: None,
             score_terms: 1,
-            most_positions: file.count_or("max_position_embeddings", POSITIONS)?,
+            most_positions: file.count_or("max_position_embeddings", POSITIONS, MOST_POSITIONS)?,
             shortening: shortening(file)?,
         })
     }
 
     fn with_positions(self, file: &SettingsFile, ids: PositionIds) -> Result<Self, LoadError> {
-        let rows = file.count_or("max_position_embeddings", POSITIONS)?;
+        let rows = file.count_or("max_position_embeddings", POSITIONS, MOST_POSITIONS)?;
         Ok(Self {
             positions: Some(Positions { rows, ids }),
             longest: Some(ids.longest(rows)),
@@ -332,6 +349,10 @@ fn shortening(file: &SettingsFile) -> Result<Shortening, LoadError> {
     let lengths: Option<Vec<usize>> = file.get("matryoshka_dimensions")?;
     let any = file.get("is_matryoshka")?.unwrap_or(false);
     Ok(match lengths {
+        Some(lengths) if lengths.len() > MOST_WIDTH => {
+            let problem = format!("has {} lengths, the limit is {MOST_WIDTH}", lengths.len());
+            return Err(file.problem("matryoshka_dimensions", problem));
+        }
         Some(lengths) => Shortening::To(lengths),
         None if any => Shortening::Any,
         None => Shortening::No,

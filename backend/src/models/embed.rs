@@ -11,6 +11,7 @@ use super::encoder::{self, Encode, Place};
 use super::error::{LoadError, inference};
 use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::scheduler::Scheduler;
+use super::size;
 use super::steps::Steps;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use};
 use crate::engine::{Embeddings, EngineError, Progress, Shortening};
@@ -22,6 +23,8 @@ pub(crate) struct Embedder {
     prompt: String,
     pooling: Vec<Pooling>,
     steps: Vec<Step>,
+    /// Bytes that all but the encoder takes.
+    beside: u64,
     shortening: Shortening,
 }
 
@@ -36,6 +39,7 @@ impl Embedder {
             &TokenizerConfig::read(&pipeline.encoder)?,
         )?;
         pipeline.dimensions(config.hidden)?;
+        pipeline.check_weights()?;
         Ok(pipeline.encoder)
     }
 
@@ -54,6 +58,8 @@ impl Embedder {
         let limit = limits.fold(max_tokens, usize::min);
         let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
         pipeline.dimensions(encoder.width())?;
+        let beside = size::beside(&pipeline);
+        let steps = pipeline.load_steps()?;
         let purpose = Use::Embedding {
             lower_case: pipeline.lower_case,
         };
@@ -61,15 +67,16 @@ impl Embedder {
             tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?,
             encoder,
             prompt: pipeline.prompt,
+            steps,
+            beside,
             pooling: pipeline.pooling,
-            steps: pipeline.steps,
             shortening: config.shortening,
         })
     }
 
-    /// Memory that the weights take, in bytes.
+    /// Memory that the model takes, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.encoder.bytes()
+        self.encoder.bytes().saturating_add(self.beside)
     }
 
     /// One row for each text. Progress is told after each `step` texts.

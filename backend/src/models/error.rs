@@ -73,7 +73,11 @@ impl LoadError {
         };
         match self {
             Self::Read { path, source } => {
-                format!("{} cannot be read ({})", file(path), source.kind())
+                // Of its own making, or the system's word for it.
+                let why = source
+                    .get_ref()
+                    .map_or(source.kind().to_string(), ToString::to_string);
+                format!("{} cannot be read ({why})", file(path))
             }
             Self::Json { path, source } => {
                 let (line, column) = (source.line(), source.column());

@@ -24,6 +24,10 @@ use crate::metrics::EngineMetrics;
 /// How deep below a model's folder its files lie: those of modules are in folders of their own.
 const DEPTH: usize = 2;
 
+/// How many files of a model's folder are watched for changes. Those on the hub have a few hundred at
+/// most, in all formats together.
+const MOST_FILES: usize = 10_000;
+
 /// What is loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ModelKey {
@@ -100,7 +104,7 @@ impl Loader {
             Some(_) => Scorer::check(&key.folder).map(|()| key.folder.clone()),
             None => Embedder::check(&key.folder),
         });
-        encoder.is_ok_and(|folder| weights::complete(&folder))
+        encoder.is_ok_and(|folder| weights::check(&folder).is_ok())
     }
 }
 
@@ -111,14 +115,16 @@ impl Source for Loader {
     fn inspect(&self, key: &ModelKey) -> Facts {
         // First, so that a change from now on is seen by the next look.
         let version = version(&key.folder);
-        let encoder = match key.layer {
-            Some(_) => Ok(key.folder.clone()),
-            None => quietly(|| Pipeline::read(&key.folder)).map(|pipeline| pipeline.encoder),
+        let (encoder, beside) = match key.layer {
+            Some(_) => (key.folder.clone(), size::tokenizer(&key.folder)),
+            None => match quietly(|| Pipeline::read(&key.folder)) {
+                Ok(pipeline) => (pipeline.encoder.clone(), size::beside(&pipeline)),
+                Err(_) => return Facts { bytes: 0, version },
+            },
         };
-        let numbers = encoder.map_or(0, |folder| {
-            size::encoder_numbers(&folder, key.layer).unwrap_or(0)
-        });
-        let bytes = numbers * self.place.serving(key.purpose()).bytes_per_number();
+        let numbers = quietly(|| size::encoder_numbers(&encoder, key.layer)).unwrap_or(0);
+        let each = self.place.serving(key.purpose()).bytes_per_number();
+        let bytes = numbers.saturating_mul(each).saturating_add(beside);
         Facts { bytes, version }
     }
 
@@ -159,6 +165,9 @@ type FileState = (PathBuf, u64, Option<SystemTime>);
 fn list(folder: &Path, depth: usize, files: &mut Vec<FileState>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
+        if files.len() >= MOST_FILES {
+            return;
+        }
         // Links are followed: the hub's cache consists of them.
         match fs::metadata(&path) {
             Ok(found) if found.is_dir() && depth > 1 => list(&path, depth - 1, files),

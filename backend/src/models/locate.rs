@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use self::names::{SENTENCE_TRANSFORMERS, full_names};
 pub(crate) use self::names::{is_implied, is_plain, name_on_hub, short};
+use super::file::{self, MOST_SETTINGS};
 use super::pipeline::Pipeline;
 use super::settings_file::quietly;
 use super::weights;
@@ -24,6 +25,10 @@ use crate::engine::Purpose;
 
 /// How many names [`ModelSources::installed`] lists at most.
 const MAX_LISTED: usize = 50;
+
+/// Entries of one folder that are looked at: ten times as many as there can be names of models that
+/// are told of.
+const MOST_ENTRIES: usize = 20_000;
 
 /// Where models may lie.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +78,7 @@ impl ModelSources {
             // A folder that cannot be understood is left to the load, which says what is wrong.
             let encoder =
                 quietly(|| Pipeline::read(&folder)).map_or(folder, |pipeline| pipeline.encoder);
-            weights::complete(&encoder)
+            weights::check(&encoder).is_ok()
         })
     }
 
@@ -191,8 +196,8 @@ fn is_model(folder: &Path) -> bool {
 
 /// The snapshot that the cache's `refs/main` points at.
 fn snapshot(repository: &Path) -> Option<PathBuf> {
-    let revision = fs::read_to_string(repository.join("refs/main")).ok()?;
-    let revision = revision.trim();
+    let revision = file::read(&repository.join("refs/main"), MOST_SETTINGS).ok()?;
+    let revision = str::from_utf8(&revision).ok()?.trim();
     let folder = repository.join("snapshots").join(revision);
     (is_plain(revision) && !revision.contains('/') && is_model(&folder)).then_some(folder)
 }
@@ -227,6 +232,7 @@ fn in_hub_cache(cache: &Path) -> Vec<Found> {
 fn folder_names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
+        .take(MOST_ENTRIES)
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
 }

@@ -21,6 +21,7 @@ mod downloads;
 mod embed;
 mod encoder;
 mod error;
+mod file;
 mod fleet;
 mod layers;
 mod loader;

@@ -11,6 +11,7 @@ use super::encoder::{self, Encode, Place};
 use super::error::{LoadError, inference};
 use super::pairs::Pairs;
 use super::scheduler::Scheduler;
+use super::size;
 use super::steps::Steps;
 use super::token_weights::TokenWeights;
 use super::tokenizer::{TextTokenizer, TokenizerConfig, Use, strip};
@@ -23,6 +24,8 @@ pub(crate) struct Scorer {
     /// Ids that mark a text's start and end.
     special: [u32; 2],
     layer: usize,
+    /// Bytes that all but the encoder takes.
+    beside: u64,
 }
 
 impl Scorer {
@@ -61,12 +64,13 @@ impl Scorer {
             tokenizer,
             special,
             layer,
+            beside: size::tokenizer(folder),
         })
     }
 
-    /// Memory that the weights take, in bytes.
+    /// Memory that the model takes, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.encoder.bytes()
+        self.encoder.bytes().saturating_add(self.beside)
     }
 
     /// The layer that is compared.
@@ -204,6 +208,7 @@ mod tests {
             tokenizer,
             special: [2, 3],
             layer: 0,
+            beside: 0,
         }
     }
 

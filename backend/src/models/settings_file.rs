@@ -8,13 +8,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::error::LoadError;
+use super::file;
 
 thread_local! {
     /// Whether this thread reads settings without a word in the log.
@@ -33,6 +34,18 @@ pub(crate) fn quietly<T>(read: impl FnOnce() -> T) -> T {
     }
     let _before = Before(QUIET.replace(true));
     read()
+}
+
+/// What the JSON in a file of settings says.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+    let text = file::read_settings(path).map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&text).map_err(|source| LoadError::Json {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What a key that nothing reads may hold. Null is as good as absent.
@@ -74,14 +87,8 @@ pub(crate) struct SettingsFile {
 impl SettingsFile {
     /// Reads the file, which must exist.
     pub(crate) fn read(path: PathBuf) -> Result<Self, LoadError> {
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(source) => return Err(LoadError::Read { path, source }),
-        };
-        match serde_json::from_slice(&text) {
-            Ok(values) => Ok(Self::of(path, values)),
-            Err(source) => Err(LoadError::Json { path, source }),
-        }
+        let values = read_json(&path)?;
+        Ok(Self::of(path, values))
     }
 
     /// Reads the file; one that does not exist has no keys.
@@ -151,21 +158,28 @@ impl SettingsFile {
             .ok_or_else(|| self.problem(key, "is missing".to_owned()))
     }
 
-    /// A number of things of which there must be at least one.
-    pub(crate) fn require_count(&self, key: &str) -> Result<usize, LoadError> {
-        self.at_least_1(key, self.require(key)?)
+    /// A number of things of which there must be at least one, and at most `most`.
+    pub(crate) fn require_count(&self, key: &str, most: usize) -> Result<usize, LoadError> {
+        self.within(key, self.require(key)?, most)
     }
 
     /// The same; `default` if the key is absent or null.
-    pub(crate) fn count_or(&self, key: &str, default: usize) -> Result<usize, LoadError> {
-        self.at_least_1(key, self.get(key)?.unwrap_or(default))
+    pub(crate) fn count_or(
+        &self,
+        key: &str,
+        default: usize,
+        most: usize,
+    ) -> Result<usize, LoadError> {
+        self.within(key, self.get(key)?.unwrap_or(default), most)
     }
 
-    fn at_least_1(&self, key: &str, count: usize) -> Result<usize, LoadError> {
-        match count {
-            0 => Err(self.problem(key, "must be at least 1".to_owned())),
-            count => Ok(count),
-        }
+    fn within(&self, key: &str, count: usize, most: usize) -> Result<usize, LoadError> {
+        let problem = match count {
+            0 => "must be at least 1".to_owned(),
+            count if count > most => format!("is {count}, the limit is {most}"),
+            count => return Ok(count),
+        };
+        Err(self.problem(key, problem))
     }
 
     /// All keys with their values, of a file whose keys are data.
@@ -193,7 +207,10 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_and_the_key() {
-        let folder = folder_with(&[("config.json", r#"{"layers": "six", "heads": null, "n": 0}"#)]);
+        let folder = folder_with(&[(
+            "config.json",
+            r#"{"layers": "six", "heads": null, "n": 0, "many": 6}"#,
+        )]);
         let file = SettingsFile::read(folder.path().join("config.json")).expect("valid JSON");
         for (error, expected) in [
             (
@@ -209,8 +226,12 @@ mod tests {
                 "'width' is missing",
             ),
             (
-                file.require_count("n").expect_err("zero"),
+                file.require_count("n", 5).expect_err("zero"),
                 "'n' must be at least 1",
+            ),
+            (
+                file.require_count("many", 5).expect_err("too many"),
+                "'many' is 6, the limit is 5",
             ),
         ] {
             assert!(error.to_string().contains(expected), "{error}");

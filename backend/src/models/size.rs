@@ -2,16 +2,14 @@
 //! weights files list every tensor with its shape. An estimate, for the bookkeeping of memory: what
 //! a model turns out to take replaces it.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use super::error::LoadError;
+use super::pipeline::Pipeline;
+use super::{tokenizer, weights};
 
-use super::weights;
-
-/// The longest header that the format's own library accepts, in bytes.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes of memory for each byte of a tokenizer's file.
+const FOR_EACH_BYTE: u64 = 12;
 /// Name parts before the number of a layer.
 const BEFORE_LAYER: [&str; 3] = ["layer", "layers", "h"];
 /// First parts of the names of what sits on top of an encoder in training, and is not loaded.
@@ -26,64 +24,21 @@ const HEADS: [&str; 6] = [
 
 /// How many numbers the encoder in `folder` holds once loaded; `layers` of its layers, or all.
 /// What they take in memory depends on the precision that they are kept in, not on the file's.
-pub(crate) fn encoder_numbers(folder: &Path, layers: Option<usize>) -> io::Result<u64> {
-    let mut numbers = 0;
-    for file in weights_files(folder)? {
-        for (name, count) in tensors(&file)? {
-            if is_kept(&name, layers) {
-                numbers += count;
-            }
-        }
-    }
-    Ok(numbers)
+pub(crate) fn encoder_numbers(folder: &Path, layers: Option<usize>) -> Result<u64, LoadError> {
+    let tensors = weights::counts(folder)?.into_iter();
+    let kept = tensors.filter(|(name, _)| is_kept(name, layers));
+    Ok(kept.fold(0, |sum: u64, (_, count)| sum.saturating_add(count)))
 }
 
-/// The files that hold the weights: safetensors where there are any, else what `PyTorch` writes itself.
-fn weights_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    for (single, shard, ending) in [
-        ("model.safetensors", "model-", ".safetensors"),
-        ("pytorch_model.bin", "pytorch_model-", ".bin"),
-    ] {
-        if folder.join(single).is_file() {
-            return Ok(vec![folder.join(single)]);
-        }
-        let names = fs::read_dir(folder)?
-            .flatten()
-            .map(|entry| entry.file_name());
-        let names = names.filter_map(|name| name.into_string().ok());
-        let shards = names.filter(|name| name.starts_with(shard) && name.ends_with(ending));
-        let shards: Vec<PathBuf> = shards.map(|name| folder.join(name)).collect();
-        if !shards.is_empty() {
-            return Ok(shards);
-        }
-    }
-    Ok(Vec::new())
+/// Bytes of all but the encoder of a model for embeddings.
+pub(crate) fn beside(pipeline: &Pipeline) -> u64 {
+    let steps = pipeline.numbers() * size_of::<f32>() as u64;
+    steps.saturating_add(tokenizer(&pipeline.encoder))
 }
 
-/// Each tensor's name and how many numbers it has.
-fn tensors(file: &Path) -> io::Result<Vec<(String, u64)>> {
-    if file.extension().is_some_and(|ending| ending == "bin") {
-        return weights::counts_in_checkpoint(file);
-    }
-    let metadata: Metadata = serde_json::from_slice(&safetensors_header(file)?)?;
-    let tensors = metadata.tensors().into_iter();
-    Ok(tensors
-        .map(|(name, info)| (name, info.shape.iter().map(|n| *n as u64).product()))
-        .collect())
-}
-
-/// The header of a safetensors file: JSON, after 8 bytes that tell its length.
-fn safetensors_header(file: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(file)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    let bytes = u64::from_le_bytes(length);
-    if bytes > LONGEST_HEADER {
-        return Err(io::Error::other("the header is too long"));
-    }
-    let mut header = Vec::new();
-    file.take(bytes).read_to_end(&mut header)?;
-    Ok(header)
+/// Bytes of the tokenizer in `folder`: by far the most is its vocabulary, in several tables.
+pub(crate) fn tokenizer(folder: &Path) -> u64 {
+    tokenizer::file_bytes(folder).saturating_mul(FOR_EACH_BYTE)
 }
 
 /// Whether a tensor is part of the encoder's first `layers` layers, or of none in particular.
@@ -102,6 +57,8 @@ fn is_kept(name: &str, layers: Option<usize>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::models::test_support::{folder_with, golden};
 
@@ -137,16 +94,16 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_weights_are_errors_and_none_are_nothing() {
+    fn files_that_are_no_weights_are_errors() {
         let none = folder_with(&[("config.json", "{}")]);
-        assert_eq!(encoder_numbers(none.path(), None).expect("empty"), 0);
+        assert!(encoder_numbers(none.path(), None).is_err());
         for (name, content) in [
             ("model.safetensors", ""),
             (
                 "model.safetensors",
                 "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}{}",
             ),
-            ("model-00001-of-00002.safetensors", "\u{2}\0\0\0\0\0\0\0[]"),
+            ("model.safetensors", "\u{2}\0\0\0\0\0\0\0[]"),
             ("pytorch_model.bin", "not a zip file"),
         ] {
             let folder = folder_with(&[(name, content)]);

@@ -3,7 +3,9 @@
 use gpu_bridge_encoder::Distances;
 use serde::Deserialize;
 
-use super::{Activation, Architecture, Convolution, Disentangled, POSITIONS};
+use super::{
+    Activation, Architecture, Convolution, Disentangled, MOST_POSITIONS, MOST_WIDTH, POSITIONS,
+};
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
 
@@ -14,8 +16,8 @@ pub(super) fn disentangled(
 ) -> Result<Disentangled, LoadError> {
     let span: i64 = file.get("max_relative_positions")?.unwrap_or(-1);
     let span = match usize::try_from(span) {
-        Ok(span) if span > 0 => span,
-        _ => file.count_or("max_position_embeddings", POSITIONS)?,
+        Ok(span) if span > 0 => span.min(MOST_POSITIONS),
+        _ => file.count_or("max_position_embeddings", POSITIONS, MOST_POSITIONS)?,
     };
     let terms = position_terms(file)?;
     let buckets: i64 = file.get("position_buckets")?.unwrap_or(-1);
@@ -26,7 +28,7 @@ pub(super) fn disentangled(
     Ok(Disentangled {
         classes: match usize::try_from(buckets) {
             Ok(buckets) if v2 && buckets > 0 => Distances::Logarithmic {
-                buckets,
+                buckets: buckets.min(MOST_POSITIONS),
                 farthest: span,
             },
             _ => Distances::Clamped { span },
@@ -90,7 +92,7 @@ pub(super) fn convolution(file: &SettingsFile) -> Result<Option<Convolution>, Lo
     if width == 0 {
         return Ok(None);
     }
-    if width % 2 == 0 || file.get("conv_groups")?.unwrap_or(1) != 1 {
+    if width % 2 == 0 || width > MOST_WIDTH || file.get("conv_groups")?.unwrap_or(1) != 1 {
         let problem = "must be odd, with 1 conv_groups".to_owned();
         return Err(file.problem("conv_kernel_size", problem));
     }

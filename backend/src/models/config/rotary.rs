@@ -1,7 +1,7 @@
 //! `ModernBERT`'s rotation of positions, and which layers look how far, in the layouts of
 //! transformers 4 (a key for each number) and 5 (`rope_parameters`, `layer_types`).
 
-use super::Rotary;
+use super::{MOST_POSITIONS, Rotary};
 use crate::models::error::LoadError;
 use crate::models::settings_file::{Rule, SettingsFile};
 
@@ -24,7 +24,7 @@ pub(super) fn read(file: &SettingsFile, layers: usize) -> Result<Rotary, LoadErr
         global_theta: global,
         local_theta: local.or(as_global).unwrap_or(10_000.0),
         global: global_layers(file, layers)?,
-        window: file.get("local_attention")?.unwrap_or(128) / 2,
+        window: file.count_or("local_attention", 128, MOST_POSITIONS)? / 2,
     })
 }
 
@@ -42,7 +42,7 @@ fn theta(file: &SettingsFile, kind: &str, old: &str) -> Result<Option<f32>, Load
 
 fn global_layers(file: &SettingsFile, layers: usize) -> Result<Vec<bool>, LoadError> {
     const KEY: &str = "layer_types";
-    let every = file.count_or("global_attn_every_n_layers", 3)?;
+    let every = file.count_or("global_attn_every_n_layers", 3, usize::MAX)?;
     let Some(kinds) = file.get::<Vec<String>>(KEY)? else {
         return Ok((0..layers)
             .map(|layer| layer.is_multiple_of(every))

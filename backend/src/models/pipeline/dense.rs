@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 
 use super::ABOUT_THE_SENTENCE;
+use crate::models::config::MOST_WIDTH;
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
 use crate::models::weights;
@@ -46,10 +47,24 @@ impl Activation {
     }
 }
 
+/// The most numbers that go in or come out: as many as the widest encoder gives in all of its modes
+/// of pooling, put end to end.
+pub(super) const MOST_FEATURES: usize = 6 * MOST_WIDTH;
+
+/// What `config.json` says of a Dense module.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DenseSettings {
+    folder: PathBuf,
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+    residual: bool,
+    activation: Activation,
+}
+
 /// A linear layer and a non-linearity.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dense {
-    folder: PathBuf,
     /// `[outputs, inputs]`, flat.
     weight: Vec<f32>,
     /// One number for each output.
@@ -67,13 +82,13 @@ enum Residual {
     Projected(Vec<f32>),
 }
 
-impl Dense {
-    /// Reads the module in `folder`: `config.json` and the weights.
+impl DenseSettings {
+    /// Reads `config.json` in the module's `folder`.
     pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
         const ACTIVATION: &str = "activation_function";
         let file = SettingsFile::read(folder.join("config.json"))?;
-        let inputs = file.require_count("in_features")?;
-        let outputs = file.require_count("out_features")?;
+        let inputs = file.require_count("in_features", MOST_FEATURES)?;
+        let outputs = file.require_count("out_features", MOST_FEATURES)?;
         let class: Option<String> = file.get(ACTIVATION)?;
         let class = class.unwrap_or_else(|| "torch.nn.modules.activation.Tanh".to_owned());
         let activation = Activation::named(&class).ok_or_else(|| {
@@ -83,13 +98,33 @@ impl Dense {
         let residual = file.get("use_residual")?.unwrap_or(false);
         let bias = file.get("bias")?.unwrap_or(true);
         file.settle(ABOUT_THE_SENTENCE)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            inputs,
+            outputs,
+            bias,
+            residual,
+            activation,
+        })
+    }
+
+    /// Reads the weights.
+    pub(super) fn load(&self) -> Result<Dense, LoadError> {
+        let Self {
+            folder,
+            inputs,
+            outputs,
+            ..
+        } = self;
+        let (inputs, outputs) = (*inputs, *outputs);
         let all = weights::open(folder, &Device::Cpu)?;
         let tensors = all.pp("linear");
         let numbers = |tensor: candle_core::Result<Tensor>| {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
             numbers.map_err(|error| weights::broken(folder, error.to_string()))
         };
-        let residual = match (residual, inputs == outputs) {
+        let weight = numbers(tensors.get((outputs, inputs), "weight"))?;
+        let residual = match (self.residual, inputs == outputs) {
             (false, _) => None,
             (true, true) => Some(Residual::AsItIs),
             (true, false) => {
@@ -97,17 +132,16 @@ impl Dense {
                 Some(Residual::Projected(numbers(weight)?))
             }
         };
-        let bias = if bias {
+        let bias = if self.bias {
             numbers(tensors.get(outputs, "bias"))?
         } else {
             vec![0.0; outputs]
         };
-        Ok(Self {
-            weight: numbers(tensors.get((outputs, inputs), "weight"))?,
-            folder: folder.to_owned(),
+        Ok(Dense {
+            weight,
             bias,
             inputs,
-            activation,
+            activation: self.activation,
             residual,
         })
     }
@@ -118,13 +152,27 @@ impl Dense {
     /// It takes another number of them.
     pub(super) fn dimensions(&self, inputs: usize) -> Result<usize, LoadError> {
         if inputs == self.inputs {
-            return Ok(self.bias.len());
+            return Ok(self.outputs);
         }
         let problem = format!("the layer takes {} numbers, not {inputs}", self.inputs);
         Err(weights::problem(&self.folder, problem))
     }
 
-    /// The outputs for one vector of [inputs](Self::dimensions).
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many numbers the weights have.
+    pub(super) fn numbers(&self) -> u64 {
+        let projected = self.residual && self.inputs != self.outputs;
+        let matrices = 1 + u64::from(projected);
+        // Both are bounded, so that this does not overflow.
+        (self.inputs * self.outputs) as u64 * matrices + self.outputs as u64
+    }
+}
+
+impl Dense {
+    /// The outputs for one vector of [inputs](DenseSettings::dimensions).
     pub(crate) fn apply(&self, row: &[f32]) -> Vec<f32> {
         let outputs = self.weight.chunks_exact(self.inputs).zip(&self.bias);
         let mut outputs: Vec<f32> = outputs
@@ -168,6 +216,10 @@ mod tests {
     use super::*;
     use crate::models::test_support::folder_with;
 
+    fn read(folder: &Path) -> Result<Dense, LoadError> {
+        DenseSettings::read(folder)?.load()
+    }
+
     #[test]
     fn the_input_is_added_as_it_is_or_through_a_layer() {
         let tensor = |numbers: &[f32], shape: &[usize]| {
@@ -187,7 +239,7 @@ mod tests {
             tensors.extend(more.map(|more| ("residual.weight", more)));
             let path = folder.path().join("model.safetensors");
             candle_core::safetensors::save(&tensors, path).expect("save");
-            Dense::read(folder.path())
+            read(folder.path())
         };
         let same = dense(2, None).expect("reads");
         assert_eq!(same.apply(&[3.0, 5.0]), [8.0, 8.0]);
@@ -229,27 +281,27 @@ mod tests {
             ("activation.Tanh", [(-1.0_f32).tanh(), 4.0_f32.tanh()]),
         ] {
             let folder = folder(&config(activation, true), Some([1.0, 1.0]));
-            let dense = Dense::read(folder.path()).expect("reads");
+            let dense = read(folder.path()).expect("reads");
             assert_eq!(dense.apply(&row), expected, "{activation}");
         }
         let folder = folder(&config("linear.Identity", false), None);
-        let dense = Dense::read(folder.path()).expect("reads");
+        let dense = read(folder.path()).expect("reads");
         assert_eq!(dense.apply(&row), [-2.0, 3.0]);
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
         let odd = folder(&config("activation.Softsign", true), Some([1.0, 1.0]));
-        let error = Dense::read(odd.path()).expect_err("activation").to_string();
+        let error = read(odd.path()).expect_err("activation").to_string();
         assert!(
             error.contains("is 'torch.nn.modules.activation.Softsign'"),
             "{error}"
         );
         let no_bias = folder(&config("activation.Tanh", true), None);
-        let error = Dense::read(no_bias.path()).expect_err("bias").to_string();
+        let error = read(no_bias.path()).expect_err("bias").to_string();
         assert!(error.contains("linear.bias"), "{error}");
         let dense = folder(&config("activation.Tanh", false), None);
-        let dense = Dense::read(dense.path()).expect("reads");
+        let dense = DenseSettings::read(dense.path()).expect("reads");
         assert_eq!(dense.dimensions(3).expect("fits"), 2);
         let error = dense.dimensions(4).expect_err("width").to_string();
         assert!(error.contains("takes 3 numbers, not 4"), "{error}");

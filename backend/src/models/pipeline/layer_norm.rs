@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::dense::MOST_FEATURES;
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
 use crate::models::weights;
@@ -11,35 +12,47 @@ use crate::models::weights;
 /// torch's default, which the module has.
 const EPSILON: f32 = 1e-5;
 
+/// What `config.json` says of a `LayerNorm` module.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LayerNormSettings {
+    folder: PathBuf,
+    size: usize,
+}
+
 /// Brings a vector to mean 0 and variance 1, then scales and shifts each of its numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LayerNorm {
-    folder: PathBuf,
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
 
-impl LayerNorm {
-    /// Reads the module in `folder`: `config.json` and the weights.
+impl LayerNormSettings {
+    /// Reads `config.json` in the module's `folder`.
     pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
         let file = SettingsFile::read(folder.join("config.json"))?;
-        let size = file.require_count("dimension")?;
+        let size = file.require_count("dimension", MOST_FEATURES)?;
         file.settle(&[])?;
+        let folder = folder.to_owned();
+        Ok(Self { folder, size })
+    }
+
+    /// Reads the weights.
+    pub(super) fn load(&self) -> Result<LayerNorm, LoadError> {
+        let Self { folder, size } = self;
         let tensors = weights::open(folder, &Device::Cpu)?.pp("norm");
         let numbers = |name: &str| {
-            let numbers = tensors.get(size, name).and_then(|tensor| tensor.to_vec1());
+            let numbers = tensors.get(*size, name).and_then(|tensor| tensor.to_vec1());
             numbers.map_err(|error| weights::broken(folder, error.to_string()))
         };
-        Ok(Self {
-            folder: folder.to_owned(),
+        Ok(LayerNorm {
             weight: numbers("weight")?,
             bias: numbers("bias")?,
         })
     }
 
-    /// See [`Dense::dimensions`](super::Dense::dimensions).
+    /// See [`DenseSettings::dimensions`](super::dense::DenseSettings::dimensions).
     pub(super) fn dimensions(&self, inputs: usize) -> Result<usize, LoadError> {
-        let own = self.weight.len();
+        let own = self.size;
         if inputs == own {
             return Ok(own);
         }
@@ -47,6 +60,17 @@ impl LayerNorm {
         Err(weights::problem(&self.folder, problem))
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many numbers the weights have.
+    pub(super) fn numbers(&self) -> u64 {
+        2 * self.size as u64
+    }
+}
+
+impl LayerNorm {
     pub(super) fn apply(&self, row: &mut [f32]) {
         let count = row.len() as f32;
         let mean = row.iter().sum::<f32>() / count;

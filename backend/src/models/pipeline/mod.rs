@@ -15,17 +15,19 @@ mod rules;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-pub(crate) use self::dense::Dense;
-use self::layer_norm::LayerNorm;
+use self::dense::{Dense, DenseSettings};
+use self::layer_norm::{LayerNorm, LayerNormSettings};
 pub(crate) use self::pooling::{Pooling, pool};
 use self::rules::{ABOUT_THE_SENTENCE, MODEL, POOLING, TRANSFORMER};
 use super::error::LoadError;
-use super::settings_file::SettingsFile;
+use super::settings_file::{SettingsFile, read_json};
+use super::weights;
 
 /// The names that the settings of a Transformer module have had, in the order in which
 /// sentence-transformers looks for them (`Transformer.load_config`).
@@ -41,6 +43,49 @@ const TRANSFORMER_SETTINGS: [&str; 7] = [
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
 const SHORTEST: f32 = 1e-12;
+
+/// Modules of a model; those published have six at most.
+const MOST_MODULES: usize = 16;
+/// Bytes of a prompt. Instructions for models have some hundred.
+const MOST_PROMPT: usize = 16 << 10;
+
+/// What is to be done with the pooled vector, as the settings say it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum StepSettings {
+    Dense(DenseSettings),
+    LayerNorm(LayerNormSettings),
+    Normalize,
+    Truncate(usize),
+}
+
+impl StepSettings {
+    fn load(&self) -> Result<Step, LoadError> {
+        Ok(match self {
+            Self::Dense(dense) => Step::Dense(dense.load()?),
+            Self::LayerNorm(norm) => Step::LayerNorm(norm.load()?),
+            Self::Normalize => Step::Normalize,
+            Self::Truncate(length) => Step::Truncate(*length),
+        })
+    }
+
+    /// Where its weights lie, if it has any.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Dense(dense) => Some(dense.folder()),
+            Self::LayerNorm(norm) => Some(norm.folder()),
+            Self::Normalize | Self::Truncate(_) => None,
+        }
+    }
+
+    /// How many numbers its weights have.
+    fn numbers(&self) -> u64 {
+        match self {
+            Self::Dense(dense) => dense.numbers(),
+            Self::LayerNorm(norm) => norm.numbers(),
+            Self::Normalize | Self::Truncate(_) => 0,
+        }
+    }
+}
 
 /// What is done with the pooled vector.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +142,7 @@ pub(crate) struct Pipeline {
     /// At least one; what they give is put end to end.
     pub(crate) pooling: Vec<Pooling>,
     /// What follows, in order.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<StepSettings>,
 }
 
 impl Pipeline {
@@ -120,7 +165,7 @@ impl Pipeline {
         for module in steps {
             read.extend(module.step(folder, &modules)?);
         }
-        read.extend(truncate.map(Step::Truncate));
+        read.extend(truncate.map(StepSettings::Truncate));
         Ok(Self {
             pooling: read_pooling(&pooling.folder(folder)?, &prompt)?,
             steps: read,
@@ -144,6 +189,22 @@ impl Pipeline {
         })
     }
 
+    /// Reads the weights of what follows the pooling.
+    pub(crate) fn load_steps(&self) -> Result<Vec<Step>, LoadError> {
+        self.steps.iter().map(StepSettings::load).collect()
+    }
+
+    /// Whether those weights are there.
+    pub(crate) fn check_weights(&self) -> Result<(), LoadError> {
+        let mut folders = self.steps.iter().filter_map(StepSettings::folder);
+        folders.try_for_each(weights::check)
+    }
+
+    /// How many numbers those weights have.
+    pub(crate) fn numbers(&self) -> u64 {
+        self.steps.iter().map(StepSettings::numbers).sum()
+    }
+
     /// How many numbers an embedding has if the encoder's vectors have `width`.
     ///
     /// # Errors
@@ -152,10 +213,10 @@ impl Pipeline {
         let mut dimensions = width * self.pooling.len();
         for step in &self.steps {
             dimensions = match step {
-                Step::Dense(dense) => dense.dimensions(dimensions)?,
-                Step::LayerNorm(norm) => norm.dimensions(dimensions)?,
-                Step::Truncate(length) => dimensions.min(*length),
-                Step::Normalize => dimensions,
+                StepSettings::Dense(dense) => dense.dimensions(dimensions)?,
+                StepSettings::LayerNorm(norm) => norm.dimensions(dimensions)?,
+                StepSettings::Truncate(length) => dimensions.min(*length),
+                StepSettings::Normalize => dimensions,
             }
         }
         Ok(dimensions)
@@ -179,15 +240,15 @@ impl Module {
     }
 
     /// What it does with the pooled vector, in the model in `folder` with these `modules`.
-    fn step(&self, folder: &Path, modules: &[Self]) -> Result<Option<Step>, LoadError> {
+    fn step(&self, folder: &Path, modules: &[Self]) -> Result<Option<StepSettings>, LoadError> {
         let own = self.folder(folder)?;
         Ok(match self.class() {
-            "Dense" => Some(Step::Dense(Dense::read(&own)?)),
-            "LayerNorm" => Some(Step::LayerNorm(LayerNorm::read(&own)?)),
+            "Dense" => Some(StepSettings::Dense(DenseSettings::read(&own)?)),
+            "LayerNorm" => Some(StepSettings::LayerNorm(LayerNormSettings::read(&own)?)),
             "Normalize" => {
                 let file = SettingsFile::read_or_empty(own.join("config.json"))?;
                 file.settle(ABOUT_THE_SENTENCE)?;
-                Some(Step::Normalize)
+                Some(StepSettings::Normalize)
             }
             "Dropout" => None,
             _ => return Err(unsupported_steps(folder, modules)),
@@ -210,17 +271,20 @@ impl Module {
 /// The entries of `modules.json`; none if there is no such file.
 fn modules(folder: &Path) -> Result<Vec<Module>, LoadError> {
     let path = folder.join("modules.json");
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(LoadError::Read { path, source }),
+    let modules: Vec<Module> = match read_json(&path) {
+        Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        other => other?,
     };
-    let modules: Vec<Module> =
-        serde_json::from_slice(&text).map_err(|source| LoadError::Json { path, source })?;
-    if modules.is_empty() {
-        return Err(unsupported(folder, "is empty"));
+    match modules.len() {
+        0 => Err(unsupported(folder, "is empty")),
+        count if count > MOST_MODULES => {
+            let problem = format!("lists {count} modules, the limit is {MOST_MODULES}");
+            Err(unsupported(folder, &problem))
+        }
+        _ => Ok(modules),
     }
-    Ok(modules)
 }
 
 /// What a Transformer module says of texts.
@@ -293,6 +357,13 @@ fn prompt(file: &SettingsFile) -> Result<String, LoadError> {
         return Ok(String::new());
     };
     match prompts.remove(&name) {
+        Some(Some(prompt)) if prompt.len() > MOST_PROMPT => {
+            let problem = format!(
+                "is one of {} bytes, the limit is {MOST_PROMPT}",
+                prompt.len()
+            );
+            Err(file.problem(KEY, problem))
+        }
         Some(prompt) => Ok(prompt.unwrap_or_default()),
         // Every model has these two; they are empty unless it says otherwise.
         None if name == "query" || name == "document" => Ok(String::new()),
@@ -312,8 +383,10 @@ fn read_pooling(folder: &Path, prompt: &str) -> Result<Vec<Pooling>, LoadError> 
     let named = match file.get::<Names>(KEY)? {
         None => Vec::new(),
         Some(Names::One(name)) => vec![name],
-        Some(Names::Several(names)) if !names.is_empty() => names,
-        Some(_) => return Err(file.problem(KEY, "names no mode".to_owned())),
+        Some(Names::Several(names)) if (1..=Pooling::ALL.len()).contains(&names.len()) => names,
+        Some(_) => {
+            return Err(file.problem(KEY, "names no mode, or more than there are".to_owned()));
+        }
     };
     let mut modes = Vec::new();
     for name in &named {

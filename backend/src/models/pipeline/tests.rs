@@ -129,7 +129,7 @@ fn each_step_is_read_from_its_own_folder() {
         max_length: Some(77),
         lower_case: true,
         pooling: vec![Pooling::Cls],
-        steps: vec![Step::Normalize],
+        steps: vec![StepSettings::Normalize],
     };
     assert_eq!(Pipeline::read(folder.path()).expect("valid"), expected);
 }
@@ -210,7 +210,10 @@ fn dense_layers_are_read_and_must_fit() {
     let pipeline = Pipeline::read(folder.path()).expect("valid");
     assert_eq!(pipeline.dimensions(2).expect("cls and mean of 2"), 3);
     assert!(pipeline.dimensions(4).is_err());
-    assert_eq!(pipeline.steps[0].apply(vec![1.0, 2.0, 3.0, 4.0]), [10.0; 3]);
+    assert_eq!(
+        pipeline.load_steps().expect("weights")[0].apply(vec![1.0, 2.0, 3.0, 4.0]),
+        [10.0; 3]
+    );
 }
 
 #[test]
@@ -276,9 +279,12 @@ fn the_default_prompt_is_found_by_its_name() {
 #[test]
 fn vectors_are_cut_where_the_model_says() {
     let cut = read_with_model(r#"{"truncate_dim": 2}"#).expect("valid");
-    assert_eq!(cut.steps, [Step::Truncate(2)]);
+    assert_eq!(cut.steps, [StepSettings::Truncate(2)]);
     assert_eq!(cut.dimensions(3).expect("fits"), 2);
-    assert_eq!(cut.steps[0].apply(vec![1.0, 2.0, 3.0]), [1.0, 2.0]);
+    assert_eq!(
+        cut.load_steps().expect("none")[0].apply(vec![1.0, 2.0, 3.0]),
+        [1.0, 2.0]
+    );
 }
 
 #[test]

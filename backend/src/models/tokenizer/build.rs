@@ -6,13 +6,13 @@
 use std::path::Path;
 
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general};
-use super::{byte_level, lower_first, refused, sentencepiece, wordpiece};
+use super::{bounds, byte_level, lower_first, refused, saved, sentencepiece, wordpiece};
 
-const SAVED: &str = "tokenizer.json";
+pub(super) const SAVED: &str = "tokenizer.json";
 
 /// A folder's tokenizer, and the texts of the tokens around each text.
 pub(super) struct Built {
@@ -21,6 +21,8 @@ pub(super) struct Built {
     pub(super) family: Option<Family>,
     pub(super) cls: Option<String>,
     pub(super) sep: Option<String>,
+    /// At which end it cuts a text, if a saved tokenizer says so.
+    pub(super) cut: Option<TruncationDirection>,
 }
 
 /// Which files make the tokenizer in `folder`.
@@ -48,9 +50,14 @@ pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Resu
 
 /// Opens the tokenizer in `folder`.
 pub(super) fn open(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Built> {
-    let (tokenizer, family) = match check(folder, config)? {
-        Origin::Saved(family) => (from_saved(folder, family, config)?, family),
-        Origin::Files(family) => (from_files(folder, family, config)?, Some(family)),
+    let listed = config.added.values().map(|token| token.content.as_str());
+    bounds::check_added(listed.chain(config.special.all().map(Token::text)))?;
+    let (tokenizer, family, cut) = match check(folder, config)? {
+        Origin::Saved(family) => {
+            let (tokenizer, cut) = from_saved(folder, family, config)?;
+            (tokenizer, family, cut)
+        }
+        Origin::Files(family) => (from_files(folder, family, config)?, Some(family), None),
     };
     let text = |named: &Option<Token>, default: fn(Marks) -> &'static str| {
         let named = named.as_ref().map(Token::text);
@@ -63,6 +70,7 @@ pub(super) fn open(folder: &Path, config: &TokenizerConfig) -> tokenizers::Resul
         sep: text(&config.special.sep, |marks| marks.sep),
         tokenizer,
         family,
+        cut,
     })
 }
 
@@ -79,9 +87,8 @@ fn from_saved(
     folder: &Path,
     family: Option<Family>,
     config: &TokenizerConfig,
-) -> tokenizers::Result<Tokenizer> {
-    let mut tokenizer =
-        Tokenizer::from_file(folder.join(SAVED)).map_err(|error| format!("{SAVED}: {error}"))?;
+) -> tokenizers::Result<(Tokenizer, Option<TruncationDirection>)> {
+    let (mut tokenizer, cut) = saved::read(&folder.join(SAVED))?;
     // ModernBERT's has no class of its own, whatever its folder says.
     let general = config.class.as_deref().is_some_and(is_general)
         || config.model_type.as_deref() == Some("modernbert");
@@ -89,7 +96,7 @@ fn from_saved(
         align(&mut tokenizer, family, config)?;
     }
     add_named(&mut tokenizer, config)?;
-    Ok(tokenizer)
+    Ok((tokenizer, cut))
 }
 
 /// Has a saved tokenizer follow the folder's settings as far as the family's class in transformers
@@ -110,15 +117,7 @@ fn align(
 
 /// Adds the special tokens that the settings name and the saved tokenizer does not have as such.
 fn add_named(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
-    let special = &config.special;
-    let named = [
-        &special.unk,
-        &special.sep,
-        &special.pad,
-        &special.cls,
-        &special.mask,
-    ];
-    let named = named.into_iter().flatten().chain(&special.more);
+    let named = config.special.all();
     let known = tokenizer.get_added_vocabulary().get_vocab();
     let new: Vec<AddedToken> = named
         .filter(|token| !known.contains_key(token.text()))
@@ -180,8 +179,8 @@ fn named(special: &Special, family: Family) -> Named {
 
 /// Adds the tokens that the folder lists with their ids.
 fn add_listed(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
+    tokenizer.add_tokens(config.added.values().cloned())?;
     for (id, token) in &config.added {
-        tokenizer.add_tokens([token.clone()])?;
         if tokenizer.token_to_id(&token.content) != Some(*id) {
             let text = &token.content;
             let problem = format!("the added token '{text}' cannot have the id {id}");

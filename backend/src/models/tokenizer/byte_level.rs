@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{PreTokenizerWrapper, Tokenizer};
 
 use super::config::TokenizerConfig;
 use super::family::Family;
+use super::{bounds, read_file, read_json, refused};
 
 /// The tokenizer of `vocab.json` and `merges.txt`.
 pub(super) fn build(
@@ -17,11 +18,14 @@ pub(super) fn build(
     family: Family,
     config: &TokenizerConfig,
 ) -> tokenizers::Result<Tokenizer> {
-    let path = |name: &str| {
-        let path = folder.join(name).into_os_string().into_string();
-        path.map_err(|path| format!("the path {} is not valid UTF-8", path.display()))
-    };
-    let pairs = BPE::from_file(&path("vocab.json")?, &path("merges.txt")?).build()?;
+    let vocabulary = read_json(&folder.join("vocab.json"))?;
+    let vocabulary: Vocab =
+        serde_json::from_slice(&vocabulary).map_err(|error| format!("vocab.json: {error}"))?;
+    let merges = read_file(&folder.join("merges.txt"))?;
+    let merges = merges_of(str::from_utf8(&merges)?)?;
+    let pairs = BPE::builder()
+        .vocab_and_merges(vocabulary, merges)
+        .build()?;
     let mut tokenizer = Tokenizer::new(pairs);
     if family == Family::ModernBert {
         tokenizer.with_normalizer(Some(NFC))?;
@@ -32,6 +36,23 @@ pub(super) fn build(
         true,
     )));
     Ok(tokenizer)
+}
+
+/// The pairs in `merges.txt`, one a line with a space between, the first to be merged first.
+fn merges_of(text: &str) -> tokenizers::Result<Merges> {
+    let lines = text.lines().filter(|line| !line.starts_with("#version"));
+    let mut merges = Vec::new();
+    for line in lines {
+        let pair = line
+            .split_once(' ')
+            .filter(|(_, second)| !second.contains(' '));
+        let number = merges.len() + 1;
+        let (first, second) =
+            pair.ok_or_else(|| refused(format!("merge {number} of merges.txt is not a pair")))?;
+        bounds::check_count(number)?;
+        merges.push((first.to_owned(), second.to_owned()));
+    }
+    Ok(merges)
 }
 
 /// Sets whether each stretch of text gets a space in front, in a tokenizer of this kind.

@@ -91,6 +91,12 @@ impl Special {
         })
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Token> {
+        let named = [&self.unk, &self.sep, &self.pad, &self.cls, &self.mask];
+        named.into_iter().flatten().chain(&self.more)
+    }
+
     /// These tokens, and those of `other` where there are none.
     fn or(self, other: Self) -> Self {
         Self {

@@ -56,6 +56,15 @@ const ANGLES: Marks = Marks {
 };
 
 impl Family {
+    /// The files of all families.
+    pub(crate) const ALL_FILES: [&str; 5] = [
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "spm.model",
+    ];
+
     /// The files that a tokenizer of this family is built from.
     pub(crate) fn files(self) -> &'static [&'static str] {
         match self {

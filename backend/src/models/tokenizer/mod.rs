@@ -8,10 +8,12 @@
 //! tokenizer as it is published, bert-score the original implementation in Python, which for some
 //! families gives other ids.
 
+mod bounds;
 mod build;
 mod byte_level;
 mod config;
 mod family;
+mod saved;
 mod sentencepiece;
 mod wordpiece;
 
@@ -30,6 +32,7 @@ use self::build::Built;
 pub(crate) use self::config::TokenizerConfig;
 use self::family::Family;
 use super::error::LoadError;
+use super::file;
 
 /// What the ids are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(crate) enum Use {
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     frame: usize,
+    /// How many times as long the normaliser could make a text at worst.
+    growth: usize,
     /// Whether white space around a text is left out, as bert-score does.
     strips: bool,
     /// Whether a space is put before a text.
@@ -77,12 +82,20 @@ impl TextTokenizer {
             Use::BertScore => imitate_python(&mut built, config).map_err(failed)?,
         };
         let mut tokenizer = built.tokenizer;
-        let frame = limit(&mut tokenizer, max_length, config.cut_left).map_err(failed)?;
+        let frame = special_tokens(&tokenizer).map_err(failed)?;
+        let growth = growth(&tokenizer).map_err(failed)?;
+        let cut = match config.cut_left {
+            Some(true) => TruncationDirection::Left,
+            Some(false) => TruncationDirection::Right,
+            None => built.cut.unwrap_or(TruncationDirection::Right),
+        };
+        limit(&mut tokenizer, (max_length, frame), cut).map_err(failed)?;
         let id = |token: Option<String>| token.and_then(|token| tokenizer.token_to_id(&token));
         let (cls, sep) = (id(built.cls), id(built.sep));
         Ok(Self {
             tokenizer,
             frame,
+            growth,
             strips: purpose == Use::BertScore,
             prefix_space,
             cls,
@@ -101,6 +114,7 @@ impl TextTokenizer {
     /// The ids of `text`, special tokens included: as many as [`frame`](Self::frame) or more.
     pub(crate) fn ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let text = if self.strips { strip(text) } else { text };
+        bounds::check_text(&self.tokenizer, self.growth, text)?;
         let encoding = if self.prefix_space && !text.is_empty() {
             self.tokenizer.encode_fast(format!(" {text}"), true)?
         } else {
@@ -137,6 +151,37 @@ fn load_error(folder: &Path, error: &tokenizers::Error) -> LoadError {
     } else {
         LoadError::TokenizerFile { path, problem }
     }
+}
+
+/// Bytes of the files that the tokenizer in `folder` is made of.
+pub(crate) fn file_bytes(folder: &Path) -> u64 {
+    let bytes = |name: &&str| folder.join(name).metadata().map_or(0, |found| found.len());
+    match bytes(&build::SAVED) {
+        0 => Family::ALL_FILES
+            .iter()
+            .map(bytes)
+            .fold(0, u64::saturating_add),
+        saved => saved,
+    }
+}
+
+/// The content of a file that a tokenizer is made of.
+fn read_file(path: &Path) -> tokenizers::Result<Vec<u8>> {
+    let content = file::read(path, file::MOST_TOKENIZER);
+    content.map_err(|error| about(path, &error))
+}
+
+/// The same of one with JSON.
+fn read_json(path: &Path) -> tokenizers::Result<Vec<u8>> {
+    let text = read_file(path)?;
+    let checked = file::check_values(&text, file::MOST_TOKENIZER_VALUES);
+    checked.map_err(|error| about(path, &error))?;
+    Ok(text)
+}
+
+fn about(path: &Path, error: &std::io::Error) -> tokenizers::Error {
+    let name = path.file_name().unwrap_or_default().display();
+    refused(format!("{name} cannot be read: {error}"))
 }
 
 fn refused(problem: impl Into<String>) -> tokenizers::Error {
@@ -190,29 +235,35 @@ fn lower_first(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
     Ok(())
 }
 
-/// Sets the limit of a text, and returns how many of its tokens are special.
-fn limit(
-    tokenizer: &mut Tokenizer,
-    max_length: usize,
-    cut_left: Option<bool>,
-) -> tokenizers::Result<usize> {
-    let frame = tokenizer
-        .get_post_processor()
-        .map_or(0, |processor| processor.added_tokens(false));
+/// How many of a text's tokens are special.
+fn special_tokens(tokenizer: &Tokenizer) -> tokenizers::Result<usize> {
+    let processor = tokenizer.get_post_processor();
+    let frame = processor.map_or(0, |processor| processor.added_tokens(false));
     if frame == 0 {
         return Err(refused("it puts no special tokens around a text"));
     }
+    bounds::check_frame(tokenizer, frame)?;
+    Ok(frame)
+}
+
+/// See [`bounds::growth`].
+fn growth(tokenizer: &Tokenizer) -> tokenizers::Result<usize> {
+    match tokenizer.get_normalizer() {
+        Some(normalizer) => bounds::growth(&serde_json::to_value(normalizer)?),
+        None => Ok(1),
+    }
+}
+
+/// Has texts cut at `max_length` tokens, of which `frame` are special.
+fn limit(
+    tokenizer: &mut Tokenizer,
+    (max_length, frame): (usize, usize),
+    direction: TruncationDirection,
+) -> tokenizers::Result<()> {
     if max_length <= frame {
         let room = format!("a limit of {max_length} tokens leaves no room for text");
         return Err(refused(format!("{room}, since {frame} are special")));
     }
-    // At which end a text is cut, the settings say, else the saved tokenizer.
-    let saved = tokenizer.get_truncation();
-    let direction = match cut_left {
-        Some(true) => TruncationDirection::Left,
-        Some(false) => TruncationDirection::Right,
-        None => saved.map_or(TruncationDirection::Right, |saved| saved.direction),
-    };
     let truncation = TruncationParams {
         max_length,
         direction,
@@ -220,7 +271,7 @@ fn limit(
     };
     tokenizer.with_padding(None);
     tokenizer.with_truncation(Some(truncation))?;
-    Ok(frame)
+    Ok(())
 }
 
 /// `text` without the white space around it, as Python's `str.strip` has it: that counts the four

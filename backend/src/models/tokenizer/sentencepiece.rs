@@ -20,7 +20,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::config::TokenizerConfig;
 use super::family::Family;
-use super::refused;
+use super::{bounds, read_file, refused};
 
 /// The fields of sentencepiece's `ModelProto` that make a tokenizer (`sentencepiece_model.proto`).
 #[derive(Clone, PartialEq, Message)]
@@ -58,6 +58,10 @@ struct Rules {
     replacements: Vec<u8>,
 }
 
+/// How a piece begins: the field's tag and that its length follows.
+const PIECE: u8 = 0x0a;
+/// Bytes of the shortest piece.
+const SHORTEST_FIELD: usize = 2;
 /// `TrainerSpec.ModelType.UNIGRAM`
 const UNIGRAM: i32 = 1;
 /// `SentencePiece.Type.CONTROL`: never found in a text by the unigram model.
@@ -76,17 +80,35 @@ pub(super) fn build(
     config: &TokenizerConfig,
 ) -> tokenizers::Result<Tokenizer> {
     let name = family.files()[0];
-    let bytes = std::fs::read(folder.join(name))?;
+    let bytes = read_file(&folder.join(name))?;
+    bounds::check_count(pieces(&bytes))?;
     let model = Model::decode(bytes.as_slice())
         .map_err(|error| format!("{name} is not a sentencepiece model: {error}"))?;
     let problem = |problem: String| refused(format!("{name}: {problem}"));
     check(&model).map_err(problem)?;
     let (pieces, unknown) = vocabulary(&model, family).map_err(problem)?;
+    bounds::check_pieces(&pieces)?;
     let mut tokenizer = Tokenizer::new(Unigram::from(pieces, Some(unknown), false)?);
     tokenizer.with_normalizer(Some(normalizer(&model, family, config)?))?;
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(family, config)));
     tokenizer.add_tokens(marked(&model))?;
     Ok(tokenizer)
+}
+
+/// How many pieces a model has, at most, before it is decoded: each takes twenty times its bytes. They
+/// are the fields with the tag 1, which come first in a file.
+fn pieces(model: &[u8]) -> usize {
+    let mut rest = model;
+    let mut count = 0;
+    while rest.first() == Some(&PIECE) {
+        rest = &rest[1..];
+        let Ok(length) = prost::decode_length_delimiter(&mut rest) else {
+            break;
+        };
+        count += 1;
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    count + rest.len() / SHORTEST_FIELD
 }
 
 /// Refuses what the tokenizer's parts would take badly or compute otherwise than sentencepiece.
@@ -170,6 +192,7 @@ fn replacements(model: &Model) -> tokenizers::Result<Option<Precompiled>> {
     if length == 0 || length > rest.len() {
         return Err(broken.into());
     }
+    bounds::longest_replacement(table)?;
     let table = Precompiled::from(table).map_err(|_| broken)?;
     Ok(Some(table))
 }

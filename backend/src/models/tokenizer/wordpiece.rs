@@ -8,6 +8,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use super::config::TokenizerConfig;
+use super::{bounds, read_file};
 
 /// The tokenizer of `vocab.txt`, with `unk` for words that have no pieces.
 pub(super) fn build(
@@ -15,7 +16,9 @@ pub(super) fn build(
     config: &TokenizerConfig,
     unk: &str,
 ) -> tokenizers::Result<Tokenizer> {
-    let lines = std::fs::read(folder.join("vocab.txt"))?;
+    let lines = read_file(&folder.join("vocab.txt"))?;
+    let count = lines.split(|byte| *byte == b'\n').count();
+    bounds::check_count(count)?;
     let pieces = WordPiece::builder()
         .vocab(WordPiece::read_bytes(&lines)?)
         .unk_token(unk.to_owned())

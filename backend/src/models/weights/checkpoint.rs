@@ -5,10 +5,12 @@
 //! is checked when it is opened, so that a hostile list cannot ask for more memory than the file is
 //! long; numbers are read when they are asked for.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -17,10 +19,19 @@ use candle_nn::var_builder::SimpleBackend;
 use thiserror::Error;
 use zip::{CompressionMethod, ZipArchive};
 
+use crate::models::file;
+
 use super::pickle::{self, Description, PickleError};
 
-/// The longest list of tensors: that of a model with 48 layers has a quarter of a megabyte.
-const MAX_LIST: u64 = 4 << 20;
+/// The longest list of tensors: that of a model with 48 layers has a quarter of a megabyte. Each of
+/// its bytes takes up to 80 in memory.
+const MAX_LIST: u64 = 2 << 20;
+/// Bytes of the archive that are read to find the files in it: those of a model with 48 layers take
+/// 0.1 MB, each with its name and its place.
+const MOST_DIRECTORY: u64 = 4 << 20;
+/// How often the tensors may use the bytes of the file on average. Two share theirs where a head's
+/// weights are those of the words.
+const MOST_USES: u64 = 2;
 /// How every zip archive with at least one file begins.
 const ZIP: &[u8] = b"PK\x03\x04";
 /// The number that `torch.save` wrote first before `PyTorch` 1.6, pickled.
@@ -43,12 +54,16 @@ pub(super) enum CheckpointError {
     NotZip,
     #[error("is a broken zip archive: {0}")]
     Zip(#[from] zip::result::ZipError),
-    #[error("has no list of tensors, or more than one, or one that is too long")]
+    #[error("has no list of tensors, or more than one, or one of more than {MAX_LIST} bytes")]
     List,
     #[error("cannot be understood: {0}")]
     Pickle(#[from] PickleError),
     #[error("was written on a big-endian machine, which is not supported")]
     BigEndian,
+    #[error("lists files in more than {MOST_DIRECTORY} bytes")]
+    Directory,
+    #[error("has tensors that are together more than {MOST_USES} times as large as the file")]
+    Shared,
     #[error("has a tensor, '{name}', that {problem}")]
     Tensor { name: String, problem: &'static str },
 }
@@ -88,6 +103,15 @@ impl Checkpoint {
             tensors.extend(stored);
         }
         Ok(Self { tensors })
+    }
+
+    /// Each tensor, and how many numbers it has.
+    pub(super) fn counts(self) -> Vec<(String, u64)> {
+        let count = |stored: &Stored| (stored.bytes / stored.dtype.size_in_bytes()) as u64;
+        let tensors = self.tensors.into_iter();
+        tensors
+            .map(|(name, stored)| (name, count(&stored)))
+            .collect()
     }
 
     fn read(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
@@ -138,7 +162,7 @@ impl SimpleBackend for Checkpoint {
 
 impl Stored {
     fn read(&self, device: &Device) -> candle_core::Result<Tensor> {
-        let mut file = File::open(&self.file)?;
+        let (mut file, _) = file::open(&self.file)?;
         file.seek(SeekFrom::Start(self.start))?;
         let mut bytes = vec![0; self.bytes];
         file.read_exact(&mut bytes)?;
@@ -153,24 +177,16 @@ impl Stored {
     }
 }
 
-/// Each tensor of numbers in `file`, and how many it has.
-pub(super) fn counts(file: &Path) -> Result<Vec<(String, u64)>, CheckpointError> {
-    let count = |stored: &Stored| stored.shape.iter().map(|n| *n as u64).product();
-    let tensors = stored(file)?.into_iter();
-    Ok(tensors
-        .map(|(name, stored)| (name, count(&stored)))
-        .collect())
-}
-
 /// The tensors of numbers in `file`.
 fn stored(file: &Path) -> Result<Vec<(String, Stored)>, CheckpointError> {
     check_start(file)?;
-    let mut archive = ZipArchive::new(BufReader::new(File::open(file)?))?;
+    let mut archive = open(file)?;
     let (folder, list) = read_list(&mut archive)?;
     check_byte_order(&mut archive, &folder)?;
     let shared = Arc::from(file);
     let length = file.metadata()?.len();
     let mut tensors = Vec::new();
+    let mut bytes_left = length.saturating_mul(MOST_USES);
     for description in pickle::tensors(&list)? {
         let Some(dtype) = dtype(&description.storage_class) else {
             continue;
@@ -183,6 +199,9 @@ fn stored(file: &Path) -> Result<Vec<(String, Stored)>, CheckpointError> {
             name: description.name.clone(),
             problem,
         })?;
+        bytes_left = bytes_left
+            .checked_sub(bytes as u64)
+            .ok_or(CheckpointError::Shared)?;
         let stored = Stored {
             file: Arc::clone(&shared),
             start,
@@ -199,7 +218,8 @@ fn stored(file: &Path) -> Result<Vec<(String, Stored)>, CheckpointError> {
 fn check_start(file: &Path) -> Result<(), CheckpointError> {
     let mut start = Vec::new();
     let limit = u64::try_from(OLD_FORMAT.len()).unwrap_or(u64::MAX);
-    File::open(file)?.take(limit).read_to_end(&mut start)?;
+    let (opened, _) = file::open(file)?;
+    opened.take(limit).read_to_end(&mut start)?;
     match start.as_slice() {
         start if start.starts_with(ZIP) => Ok(()),
         start if start == OLD_FORMAT => Err(CheckpointError::OldFormat),
@@ -207,7 +227,43 @@ fn check_start(file: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-type Archive = ZipArchive<BufReader<File>>;
+type Archive = ZipArchive<BufReader<Directory>>;
+
+/// Opens the archive. Its list of files is held in memory, at ten times its length.
+fn open(file: &Path) -> Result<Archive, CheckpointError> {
+    let left = Rc::new(Cell::new(MOST_DIRECTORY));
+    let (file, _) = file::open(file)?;
+    let directory = Directory {
+        file,
+        left: Rc::clone(&left),
+    };
+    let archive = ZipArchive::new(BufReader::new(directory));
+    let is_too_long = left.replace(u64::MAX) == 0;
+    if is_too_long {
+        return Err(CheckpointError::Directory);
+    }
+    Ok(archive?)
+}
+
+/// An archive of which only so many bytes can be read.
+struct Directory {
+    file: File,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Directory {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&mut self.file).take(self.left.get()).read(buffer)?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
+}
+
+impl Seek for Directory {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
 
 /// The archive's one folder (with the slash after it) and the pickle in it.
 fn read_list(archive: &mut Archive) -> Result<(String, Vec<u8>), CheckpointError> {

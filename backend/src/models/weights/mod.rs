@@ -13,7 +13,6 @@ mod pickle;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -21,21 +20,32 @@ use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use safetensors::tensor::Metadata;
 
 use self::checkpoint::Checkpoint;
 use self::names::OldNames;
 use super::error::LoadError;
+use super::file;
 use super::settings_file::SettingsFile;
 
 /// Opens files as one; an error names the file.
 type Open = fn(&[PathBuf]) -> Result<Box<dyn SimpleBackend>, String>;
+/// Each tensor's name in such files, and how many numbers it has.
+type Counts = fn(&[PathBuf]) -> Result<Vec<(String, u64)>, String>;
 
 /// A published form of weights.
 struct Form {
     single: &'static str,
     index: &'static str,
     open: Open,
+    counts: Counts,
 }
+
+/// Files of one model's weights. Those of the largest language models are fewer than 200.
+const MOST_SHARDS: usize = 512;
+/// Bytes of the headers of one model's safetensors files, all together: they list the tensors. An
+/// encoder of 48 layers has 0.1 MB, the largest language models 9; one byte takes up to 25 in memory.
+const MOST_HEADERS: u64 = 12 << 20;
 
 /// How the text begins that stands for a file in a clone without Git LFS.
 const GIT_LFS: &[u8] = b"version https://git-lfs";
@@ -48,11 +58,13 @@ const FORMS: [Form; 2] = [
         single: "model.safetensors",
         index: "model.safetensors.index.json",
         open: safetensors,
+        counts: counts_in_safetensors,
     },
     Form {
         single: "pytorch_model.bin",
         index: "pytorch_model.bin.index.json",
         open: checkpoint,
+        counts: |files| tensors_of(files).map(Checkpoint::counts),
     },
 ];
 
@@ -61,14 +73,7 @@ const FORMS: [Form; 2] = [
 /// The tensors of a layer norm go by their names of today (`weight`, `bias`), also where an old
 /// checkpoint has `gamma` and `beta`.
 pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, LoadError> {
-    let present = |form: &&Form| [form.single, form.index].map(|name| folder.join(name).is_file());
-    let form = FORMS.iter().find(|form| present(form).contains(&true));
-    let Some(form) = form else {
-        let names = FORMS.map(|form| format!("{} nor {}", form.single, form.index));
-        let message = format!("there is neither {}", names.join(" nor "));
-        return Err(problem(folder, message));
-    };
-    let files = files(folder, form)?;
+    let (form, files) = find(folder)?;
     if let Some(message) = files.iter().find_map(|file| other_kind(file)) {
         return Err(problem(folder, message));
     }
@@ -93,17 +98,43 @@ pub(crate) fn prefixed<'a>(
     candidates.find(|tensors| tensors.contains_tensor(landmark))
 }
 
-/// The name of each tensor in a checkpoint of `PyTorch`, and how many numbers it has. No number is
-/// read.
-pub(crate) fn counts_in_checkpoint(file: &Path) -> io::Result<Vec<(String, u64)>> {
-    checkpoint::counts(file).map_err(io::Error::other)
+/// The name of each tensor that [`open`] gives, and how many numbers it has. No number is read.
+pub(crate) fn counts(folder: &Path) -> Result<Vec<(String, u64)>, LoadError> {
+    let (form, files) = find(folder)?;
+    (form.counts)(&files).map_err(|error| broken(folder, error))
 }
 
 /// Whether the weights in `folder` are there as a whole: one file, or an index and all it names.
-pub(crate) fn complete(folder: &Path) -> bool {
-    let whole =
-        |form: &Form| files(folder, form).is_ok_and(|files| files.iter().all(|f| f.is_file()));
-    FORMS.iter().any(whole)
+pub(crate) fn check(folder: &Path) -> Result<(), LoadError> {
+    let (_, files) = find(folder)?;
+    match files.into_iter().find(|file| !file.is_file()) {
+        None => Ok(()),
+        Some(path) => {
+            let source = io::ErrorKind::NotFound.into();
+            Err(LoadError::Read { path, source })
+        }
+    }
+}
+
+/// The form that counts in `folder`, and its files.
+fn find(folder: &Path) -> Result<(&'static Form, Vec<PathBuf>), LoadError> {
+    let present = |form: &&Form| [form.single, form.index].map(|name| folder.join(name).exists());
+    let form = FORMS.iter().find(|form| present(form).contains(&true));
+    let Some(form) = form else {
+        let names = FORMS.map(|form| format!("{} nor {}", form.single, form.index));
+        let message = format!("there is neither {}", names.join(" nor "));
+        return Err(problem(folder, message));
+    };
+    let files = files(folder, form)?;
+    let all = files.len();
+    if all > MOST_SHARDS {
+        let message = format!(
+            "{} names {all} files, the limit is {MOST_SHARDS}",
+            form.index
+        );
+        return Err(problem(folder, message));
+    }
+    Ok((form, files))
 }
 
 /// An error about the weights in `folder`, in our words.
@@ -125,7 +156,7 @@ pub(crate) fn broken(folder: &Path, problem: String) -> LoadError {
 /// What to tell of a file that is known for something else than weights that can be read.
 fn other_kind(file: &Path) -> Option<String> {
     let mut start = Vec::new();
-    let opened = File::open(file).ok()?;
+    let (opened, _) = file::open(file).ok()?;
     opened.take(MOST_TELLING).read_to_end(&mut start).ok()?;
     let what = if start.starts_with(GIT_LFS) {
         "is a pointer of Git LFS, not the file itself; get it with `git lfs pull`".to_owned()
@@ -139,7 +170,7 @@ fn other_kind(file: &Path) -> Option<String> {
 
 fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
     let single = folder.join(form.single);
-    if single.is_file() {
+    if single.exists() {
         return Ok(vec![single]);
     }
     let index = SettingsFile::read(folder.join(form.index))?;
@@ -154,8 +185,55 @@ fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
+/// The headers of safetensors files: JSON, after 8 bytes that tell its length.
+fn headers(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
+    let mut left = MOST_HEADERS;
+    let mut header = |path: &Path| {
+        let (mut file, length) = file::open(path)?;
+        let mut told = [0; 8];
+        file.read_exact(&mut told)?;
+        let told = u64::from_le_bytes(told);
+        if told > length {
+            return Err(file::refused(format!(
+                "its header of {told} bytes is longer than the file"
+            )));
+        }
+        left = left.checked_sub(told).ok_or_else(|| {
+            let limit = format!("the limit for a model is {MOST_HEADERS}");
+            file::refused(format!("its header has {told} bytes, {limit}"))
+        })?;
+        let mut header = Vec::new();
+        file.take(told).read_to_end(&mut header)?;
+        Ok(header)
+    };
+    let named = |path: &PathBuf| header(path).map_err(|error| in_file(path, error));
+    files.iter().map(named).collect()
+}
+
+fn in_file(path: &Path, error: impl std::fmt::Display) -> String {
+    format!(
+        "{}: {error}",
+        path.file_name().unwrap_or_default().display()
+    )
+}
+
+fn counts_in_safetensors(files: &[PathBuf]) -> Result<Vec<(String, u64)>, String> {
+    let mut counts = Vec::new();
+    for (path, header) in files.iter().zip(headers(files)?) {
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| in_file(path, error))?;
+        let tensors = metadata.tensors().into_iter();
+        // The reader has checked that no product overflows.
+        counts.extend(
+            tensors.map(|(name, info)| (name, info.shape.iter().map(|n| *n as u64).product())),
+        );
+    }
+    Ok(counts)
+}
+
 #[expect(unsafe_code, reason = "memory-mapped files; see the argument inside")]
 fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
+    headers(files)?;
     // SAFETY: a map is sound as long as nobody changes the file below it. Model folders belong to
     // the operator, who replaces models with the program stopped, or puts new files in place of old
     // ones; the hub's tools do the latter, which leaves an open map as it was. The time at risk is
@@ -169,11 +247,12 @@ fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
 }
 
 fn checkpoint(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
-    match Checkpoint::open(files) {
-        Ok(tensors) => Ok(Box::new(tensors)),
-        Err((file, error)) => {
-            let name = file.file_name().unwrap_or_default();
-            Err(format!("{} {error}", name.display()))
-        }
-    }
+    Ok(Box::new(tensors_of(files)?))
+}
+
+fn tensors_of(files: &[PathBuf]) -> Result<Checkpoint, String> {
+    Checkpoint::open(files).map_err(|(file, error)| {
+        let name = file.file_name().unwrap_or_default();
+        format!("{} {error}", name.display())
+    })
 }

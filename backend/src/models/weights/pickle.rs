@@ -15,6 +15,13 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+/// Dimensions of a tensor; weights have four at most.
+const MOST_DIMENSIONS: usize = 8;
+/// Bytes of a tensor's name, or a storage's. Those of models have about a hundred.
+const MOST_NAME: usize = 512;
+/// Tensors of a checkpoint; a model of 48 layers has about 800.
+const MOST_TENSORS: usize = 20_000;
+
 /// Why a pickle is not a list of tensors.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum PickleError {
@@ -26,6 +33,8 @@ pub(super) enum PickleError {
     Broken(&'static str),
     #[error("tensor '{name}' {problem}")]
     Tensor { name: String, problem: &'static str },
+    #[error("it lists more than {MOST_TENSORS} tensors")]
+    Tensors,
     #[error("it is not a dictionary of tensors")]
     NotTensors,
 }
@@ -303,10 +312,13 @@ impl<'a> Machine<'a> {
             let Some(arguments) = self.rebuilt(*value) else {
                 continue;
             };
+            if tensors.len() == MOST_TENSORS {
+                return Err(PickleError::Tensors);
+            }
             let described = self.describe(name, arguments);
             tensors.push(described.ok_or_else(|| PickleError::Tensor {
-                name: name.to_owned(),
-                problem: "is described in an unknown way",
+                name: name.chars().take(MOST_NAME).collect(),
+                problem: "is described in an unknown way, or has more than 8 dimensions or a name of more than 512 bytes",
             })?);
         }
         Ok(tensors)
@@ -342,6 +354,7 @@ impl<'a> Machine<'a> {
         let [storage, offset, shape, strides, ..] = arguments else {
             return None;
         };
+        let is_short = |text: &str| text.len() <= MOST_NAME;
         let Value::Storage(storage) = self.values[*storage] else {
             return None;
         };
@@ -353,6 +366,9 @@ impl<'a> Machine<'a> {
         else {
             return None;
         };
+        if ![name, class, file].into_iter().all(is_short) {
+            return None;
+        }
         Some(Description {
             name: name.to_owned(),
             storage_class: (*class).to_owned(),
@@ -371,7 +387,11 @@ impl<'a> Machine<'a> {
     }
 
     fn counts(&self, place: Place) -> Option<Vec<usize>> {
-        let items = self.list(place)?.iter();
+        let items = self.list(place)?;
+        if items.len() > MOST_DIMENSIONS {
+            return None;
+        }
+        let items = items.iter();
         items.map(|item| self.count(*item)).collect()
     }
 

@@ -1,0 +1,147 @@
+//! `tokenizer.json`, part by part. The library would read all of it at once, at many times its size
+//! and with whatever stands in it; here each part is looked at first, and what nobody asks for is
+//! left out: padding, and how ids become text again.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokenizers::models::bpe::BPE;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    Tokenizer, TruncationDirection,
+};
+
+use super::{bounds, read_json};
+
+/// Bytes of a normaliser or a pre-tokenizer: the largest is a table of character replacements, of
+/// 0.4 MB with its base64.
+const MOST_STEPS: usize = 4 << 20;
+/// Bytes of a post-processor, which names the special tokens. Those published have up to 10 KB.
+const MOST_FRAME: usize = 256 << 10;
+
+#[derive(Deserialize)]
+struct Parts<'a> {
+    truncation: Option<Truncation>,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    post_processor: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Truncation {
+    direction: Option<TruncationDirection>,
+}
+
+/// The tokenizer in the file at `path`, and at which end it cuts a text, if that is said.
+pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<TruncationDirection>)> {
+    let text = read_json(path)?;
+    let told = |error| format!("tokenizer.json: {error}");
+    let saved: Parts<'_> = serde_json::from_slice(&text).map_err(told)?;
+    let normalizer = steps(saved.normalizer, "normalizer")?;
+    let pre_tokenizer = steps(saved.pre_tokenizer, "pre_tokenizer")?;
+    let mut tokenizer = Tokenizer::new(model(saved.model.get())?);
+    if let Some(normalizer) = normalizer {
+        bounds::growth(&normalizer)?;
+        let normalizer: NormalizerWrapper = serde_json::from_value(normalizer).map_err(told)?;
+        tokenizer.with_normalizer(Some(normalizer))?;
+    }
+    if let Some(pre_tokenizer) = pre_tokenizer {
+        bounds::check_pre_tokenizer(&pre_tokenizer)?;
+        let pre_tokenizer: PreTokenizerWrapper =
+            serde_json::from_value(pre_tokenizer).map_err(told)?;
+        tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
+    }
+    if let Some(frame) = saved.post_processor {
+        bounds::check_bytes("post_processor", frame.get().len(), MOST_FRAME)?;
+        let frame: PostProcessorWrapper = serde_json::from_str(frame.get()).map_err(told)?;
+        tokenizer.with_post_processor(Some(frame));
+    }
+    bounds::check_added(
+        saved
+            .added_tokens
+            .iter()
+            .map(|token| token.content.as_str()),
+    )?;
+    tokenizer.add_tokens(saved.added_tokens)?;
+    let cut = saved.truncation.and_then(|truncation| truncation.direction);
+    Ok((tokenizer, cut))
+}
+
+fn steps(part: Option<&RawValue>, name: &str) -> tokenizers::Result<Option<Value>> {
+    let Some(part) = part else { return Ok(None) };
+    bounds::check_bytes(name, part.get().len(), MOST_STEPS)?;
+    Ok(serde_json::from_str(part.get())?)
+}
+
+/// The model. Files from the library's first years don't say of which kind theirs is.
+fn model(text: &str) -> tokenizers::Result<ModelWrapper> {
+    let told = |error| format!("tokenizer.json: {error}");
+    let keys: Keys<'_> = serde_json::from_str(text).map_err(told)?;
+    let is_list = keys.vocab.is_some_and(|vocab| vocab.get().starts_with('['));
+    let kind = match keys.r#type.as_deref() {
+        Some(kind) => kind,
+        None if keys.merges.is_some() => "BPE",
+        None if keys.max_input_chars_per_word.is_some() => "WordPiece",
+        None if is_list => "Unigram",
+        None => "WordLevel",
+    };
+    Ok(match kind {
+        "BPE" => serde_json::from_str::<BPE>(text).map_err(told)?.into(),
+        "WordPiece" => {
+            bounds::check_word(keys.max_input_chars_per_word)?;
+            serde_json::from_str::<WordPiece>(text)
+                .map_err(told)?
+                .into()
+        }
+        "WordLevel" => serde_json::from_str::<WordLevel>(text)
+            .map_err(told)?
+            .into(),
+        "Unigram" => unigram(text)?.into(),
+        other => {
+            let kind: String = other.chars().take(40).collect();
+            return Err(super::refused(format!(
+                "its model is a '{kind}', which is unsupported"
+            )));
+        }
+    })
+}
+
+/// What tells kinds of models apart.
+#[derive(Deserialize)]
+struct Keys<'a> {
+    r#type: Option<String>,
+    #[serde(borrow)]
+    merges: Option<&'a RawValue>,
+    #[serde(borrow)]
+    vocab: Option<&'a RawValue>,
+    max_input_chars_per_word: Option<usize>,
+}
+
+fn unigram(text: &str) -> tokenizers::Result<Unigram> {
+    #[derive(Deserialize)]
+    struct Pieces {
+        vocab: Vec<(String, f64)>,
+        unk_id: Option<usize>,
+        #[serde(default)]
+        byte_fallback: bool,
+    }
+    let Pieces {
+        vocab,
+        unk_id,
+        byte_fallback,
+    } = serde_json::from_str(text).map_err(|error| format!("tokenizer.json: {error}"))?;
+    bounds::check_pieces(&vocab)?;
+    Unigram::from(vocab, unk_id, byte_fallback)
+}
