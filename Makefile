@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test build model bench-backend bench-proxy preflight cargo-deny clean
+.PHONY: help demo test test-clients build model bench-backend bench-proxy preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -22,6 +22,10 @@ demo: model build ## Run two GPU hosts and the proxy until Ctrl-C (ONCE=1: check
 
 test: preflight ## Run every check: format, links, dependencies, clippy, all tests
 	@scripts/test.sh
+
+test-clients: model ## Ask with OpenAI's own client, LangChain's and LlamaIndex's (pip installs them)
+	cargo build --locked --workspace --bins
+	@python3 scripts/openai_clients.py --strict --bin-dir "$(dir $(RELEASE))debug"
 
 build: preflight ## Build the release binaries
 	cargo build --release --locked --workspace --bins

@@ -17,6 +17,8 @@ main() {
     # Tests start the binaries of both packages, which `cargo test` alone would not build.
     step "build" cargo build --locked --workspace --bins --tests
     step "tests" cargo test --locked --workspace
+    step "clients of OpenAI's API" python3 scripts/openai_clients.py \
+        --bin-dir "${CARGO_TARGET_DIR:-target}/debug"
     # In the workspace's own set of features, so that little is compiled anew.
     step "exported traces" cargo test --locked --workspace --features gpu-bridge/otlp \
         --test blackbox -- traces_export
