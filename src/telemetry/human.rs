@@ -3,7 +3,7 @@
 //! What a request's line always has stands in columns, so that the eye can run down a screen of them:
 //!
 //! ```text
-//! 10:51:10.123  INFO POST  embed      200      203 ms  queue     12 ms  a:deliver:190ms  items=2 …
+//! 10:51:10.123  INFO POST  embed         200     203 ms  queue     12 ms  a:deliver:190ms  items=2 …
 //! ```
 
 use std::fmt;
@@ -100,7 +100,7 @@ fn request(mut fields: Fields) -> String {
     // Said by the columns themselves.
     take("message");
     format!(
-        "{method:<5} {route:<9} {status:>3} {total:>7} ms  queue {queued:>6} ms  {hosts}{}",
+        "{method:<5} {route:<13} {status:>3} {total:>7} ms  queue {queued:>6} ms  {hosts}{}",
         fields.rest()
     )
 }
@@ -188,9 +188,9 @@ mod tests {
             record.log();
         });
         let expected = [
-            " INFO POST  embed     200     203 ms  queue      0 ms  -  upstream_ms=0  items=12  \
+            " INFO POST  embed         200     203 ms  queue      0 ms  -  upstream_ms=0  items=12  \
              request_bytes=0  response_bytes=0  id=one",
-            " INFO GET   bertscore 503     203 ms  queue  30000 ms  -  upstream_ms=0  items=12  \
+            " INFO GET   bertscore     503     203 ms  queue  30000 ms  -  upstream_ms=0  items=12  \
              request_bytes=0  response_bytes=0  why=\"the queue is full\"  id=one",
         ];
         assert_eq!(lines, expected);

@@ -30,7 +30,8 @@ async fn a_wrong_key_path_or_method_is_helped_on_by_headers() {
         let request = client.request(method, path).header("X-API-Key", key);
         Reply::to(request).await
     };
-    let routes = "GET /health, GET /info, GET /status, POST /embed, POST /bertscore";
+    let routes = "GET /health, GET /info, GET /status, POST /embed, POST /bertscore, \
+                  POST /v1/embeddings, GET /v1/models";
 
     let reply = client.embed("text").await;
     assert_eq!(reply.body, r#"{"detail":"Unauthorized"}"#);

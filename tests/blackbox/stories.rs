@@ -223,9 +223,9 @@ async fn for_people_the_log_has_columns() {
     proxy.client().get("/nowhere").await.assert_error(404);
 
     proxy.logs("  id=me").await;
-    proxy.logs(" GET   other     404 ").await;
+    proxy.logs(" GET   other         404 ").await;
     let log = proxy.log();
     let line = log.lines().find(|line| line.contains("  id=me")).unwrap();
-    assert!(line.contains("  INFO POST  embed     200 "), "{line}");
+    assert!(line.contains("  INFO POST  embed         200 "), "{line}");
     assert!(line.contains(" ms  host:deliver:"), "{line}");
 }
