@@ -18,6 +18,8 @@ use super::places::Place;
 const HIDDEN: &str = "***";
 /// A longer value is not what these settings hold.
 const MAX_VALUE: usize = 60;
+/// Bytes of a line that is shown; a longer one would fill a terminal, and be no help.
+const MAX_LINE: usize = 500;
 /// What words end at.
 const MARKS: [char; 5] = ['{', '}', '[', ']', ','];
 
@@ -33,9 +35,12 @@ pub(super) struct Excerpt {
 }
 
 impl Excerpt {
-    /// `None`: the text has no such line.
+    /// `None`: the text has no such line, or one that is too long to be shown.
     pub(super) fn of(text: &str, place: Place) -> Option<Self> {
         let source = text.lines().nth(place.line.checked_sub(1)?)?;
+        if source.len() > MAX_LINE {
+            return None;
+        }
         let mut hiding = Hiding::default();
         let (mut before, mut width) = (None, 1);
         for (start, word) in words(source) {

@@ -43,6 +43,9 @@ pub use sources::Sources;
 
 use crate::tls_files::{Authorities, Identity};
 
+/// Problems, and warnings, that are told; nobody reads more at once.
+const MOST_PROBLEMS: usize = 100;
+
 /// A configuration that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -355,8 +358,13 @@ fn parse_noting(
     sources: &mut Sources,
 ) -> Result<Config, Vec<Problem>> {
     let quoting = |problems: Vec<Problem>| -> Vec<Problem> {
-        let problems = problems.into_iter();
-        problems.map(|problem| problem.quoting(text)).collect()
+        let more = problems.len().saturating_sub(MOST_PROBLEMS);
+        let first = problems.into_iter().take(MOST_PROBLEMS);
+        let mut told: Vec<_> = first.map(|problem| problem.quoting(text)).collect();
+        if more > 0 {
+            told.push(Problem::of_file(format!("and {more} more like these")));
+        }
+        told
     };
     let places = places::Places::find(text);
     let value = syntax::read(text, &places).map_err(quoting)?;

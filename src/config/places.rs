@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, Span};
 
+use super::MOST_PROBLEMS;
+
 /// Line and column, both from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -23,12 +25,53 @@ pub(super) struct Places {
     pub(super) repeated: Vec<(String, Place, Place)>,
     /// Where it is nested too deep; nothing behind that was looked at.
     pub(super) too_deep: Option<Place>,
+    /// Where it holds too much; the same.
+    pub(super) too_large: Option<Place>,
+    size: Size,
     /// Where another document starts.
     pub(super) second_document: Option<Place>,
 }
 
 /// What is nested deeper is no configuration; parsers take long over it, and its paths fill the memory.
 const MAX_DEPTH: usize = 64;
+
+/// Keys and values, each alias counted as all that it stands for. A host has about ten, so that there is
+/// room for twenty thousand.
+const MAX_NODES: usize = 250_000;
+
+/// How many keys and values there are, and in what has an anchor. Aliases of aliases are the short way to
+/// billions of them.
+#[derive(Debug, Default)]
+struct Size {
+    nodes: usize,
+    /// Those in what each anchor names.
+    anchors: HashMap<usize, usize>,
+    /// For each open mapping and sequence: its anchor, and how many nodes there were before it.
+    open: Vec<(usize, usize)>,
+}
+
+impl Size {
+    fn take(&mut self, event: &Event<'_>) {
+        match event {
+            Event::MappingStart(anchor, ..) | Event::SequenceStart(anchor, ..) => {
+                self.open.push((*anchor, self.nodes));
+                self.nodes += 1;
+            }
+            Event::MappingEnd | Event::SequenceEnd => {
+                if let Some((anchor, before)) = self.open.pop() {
+                    self.anchors
+                        .insert(anchor, self.nodes.saturating_sub(before));
+                }
+            }
+            Event::Scalar(..) => self.nodes += 1,
+            Event::Alias(anchor) => {
+                let named = self.anchors.get(anchor).copied().unwrap_or(1);
+                self.nodes = self.nodes.saturating_add(named);
+            }
+            _ => {}
+        }
+    }
+}
 
 /// An open mapping or sequence.
 enum Open {
@@ -46,6 +89,15 @@ impl Places {
         }
         let mut open = Vec::new();
         for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
+            places.size.take(&event);
+            if places.size.open.len() > MAX_DEPTH {
+                places.too_deep = Some(place_of(span));
+                break;
+            }
+            if places.size.nodes > MAX_NODES {
+                places.too_large = Some(place_of(span));
+                break;
+            }
             places.take(event, span, &mut open);
         }
         places
@@ -109,6 +161,7 @@ impl Places {
                 rest.is_some_and(|rest| rest.starts_with(['.', '[']))
             };
             if let Some(first) = self.keys.insert(path.clone(), place)
+                && self.repeated.len() < MOST_PROBLEMS
                 && !self.repeated.iter().any(is_inside)
             {
                 self.repeated.push((path, first, place));
@@ -133,20 +186,22 @@ impl Places {
     }
 }
 
-/// Before any parser looks at it: by what opens a level and does not close it, in one line for lists.
+/// Before any parser looks at it: by what opens a level, in one line for lists.
 fn too_deep(text: &str) -> Option<Place> {
     let mut brackets = 0_usize;
     for (number, line) in text.lines().enumerate() {
-        let is_opening = |char: char| char == '[' || char == '{';
-        let (opened, closed) = (
-            line.matches(is_opening).count(),
-            line.matches([']', '}']).count(),
-        );
-        brackets = (brackets + opened).saturating_sub(closed);
-        if brackets > MAX_DEPTH
-            || line.matches("- ").count() > MAX_DEPTH
-            || line.matches("? ").count() > MAX_DEPTH
-        {
+        let mut deepest = brackets;
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => brackets += 1,
+                b']' | b'}' => brackets = brackets.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(brackets);
+        }
+        let indicators = line.split_whitespace();
+        let indicators = indicators.filter(|word| *word == "-" || *word == "?");
+        if deepest.max(indicators.count()) > MAX_DEPTH {
             let line = number + 1;
             return Some(Place { line, column: 1 });
         }

@@ -18,9 +18,12 @@ pub(super) fn read(text: &str, places: &Places) -> Result<Value, Vec<Problem>> {
     if !places.repeated.is_empty() {
         return Err(places.repeated.iter().map(twice).collect());
     }
-    if let Some(place) = places.too_deep {
-        let text = "is nested deeper than any setting is";
-        return Err(vec![Problem::at(Some(place), text.to_owned())]);
+    let too_deep = "is nested deeper than any setting is";
+    let too_large = "holds more keys and values than any configuration does";
+    for (place, text) in [(places.too_deep, too_deep), (places.too_large, too_large)] {
+        if place.is_some() {
+            return Err(vec![Problem::at(place, text.to_owned())]);
+        }
     }
     let mut value: Value =
         serde_yaml::from_str(text).map_err(|error| explain(text, places, &error))?;

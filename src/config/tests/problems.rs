@@ -427,3 +427,75 @@ fn problems_are_printed_with_the_files_name() {
     };
     assert_eq!(printed, format!("{}\n{}", of_line(2, "a"), of_line(3, "b")));
 }
+
+/// Each of these took seconds or minutes, or filled the memory.
+#[test]
+fn large_and_hostile_texts_are_refused_with_little_work() {
+    let many = |piece: &str| piece.repeat(200_000 / piece.len());
+    let numbered = |line: &str| -> String {
+        let lines = (0..20_000).map(|number| line.replace('#', &number.to_string()));
+        lines.collect()
+    };
+    let nines = |name: &str| vec![format!("*{name}"); 9].join(",");
+    let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let laughs = letters
+        .windows(2)
+        .map(|pair| format!("{}: &{} [{}]\n", pair[1], pair[1], nines(pair[0])));
+    let table = [
+        (
+            format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+            "deeper",
+        ),
+        (many(" [\n"), "deeper"),
+        (many("- "), "deeper"),
+        (many("?\t"), "deeper"),
+        (format!("a: {}", many("{a: ")), "deeper"),
+        (
+            format!("a: &a [{}]\nb: [{}]", many("x,"), many("*a,")),
+            "holds more",
+        ),
+        (
+            format!("a: &a [x]\n{}", laughs.collect::<String>()),
+            "holds more",
+        ),
+        (many("a,").replace("a,", "- a\n"), "must be a mapping"),
+        (format!("a: [{}", many("x,")), "is not YAML"),
+        (many("a: 1\n"), "stands here twice"),
+        (numbered("k#: 1\nk#: 1\n"), "stands here twice"),
+        (numbered("k#: 1\n"), "unknown key"),
+        (
+            format!("queue: {{{}}}", numbered("max_wai#: 1, ")),
+            "unknown key",
+        ),
+        (
+            format!(
+                "pool:\n  hosts:\n{}",
+                numbered("    - {nme: h#, url: 'ttp://h#'}\n")
+            ),
+            "unknown key",
+        ),
+        (
+            format!(
+                "pool: {{hosts: [{}]}}",
+                numbered("{name: h, url: 'http://h'}, ")
+            ),
+            "is the same as of",
+        ),
+    ];
+    for (text, expected) in table {
+        let start = &text[..20];
+        let problems = read(&text).err().unwrap_or_default();
+        assert!(
+            problems.len() <= MOST_PROBLEMS + 1,
+            "{start}: {}",
+            problems.len()
+        );
+        assert!(
+            problems.iter().any(|problem| problem.contains(expected)),
+            "{start}: {:?}",
+            problems[0]
+        );
+        let told: usize = problems.iter().map(String::len).sum();
+        assert!(told < 50_000, "{start}: {told} bytes");
+    }
+}
