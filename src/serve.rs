@@ -25,9 +25,9 @@ use crate::admin::{Admin, Streams};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
-use crate::gateway::{Auth, Certificates, Connections, Forwarding, Handler, Listener};
+use crate::gateway::{Aggregates, Auth, Certificates, Connections, Forwarding, Handler, Listener};
 use crate::live::{self, Live};
-use crate::pool::{Event, EventKind, HostView, Pool, Transition};
+use crate::pool::{Event, EventKind, Pool, Transition};
 use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::{Exporter, Metrics, Observers};
@@ -97,7 +97,7 @@ fn is_serving(pool: &Pool) -> bool {
 fn standing(pool: &Pool) -> Standing {
     let drained = pool.drained();
     Standing {
-        serving: pool.view().hosts.iter().any(HostView::is_serving),
+        serving: pool.is_serving(),
         draining: drained.iter().map(ToString::to_string).collect(),
     }
 }
@@ -139,7 +139,7 @@ fn keep_time(parts: &Parts) {
     let (pool, observed) = (parts.pool.clone(), Arc::clone(metrics));
     tokio::spawn(metrics.upkeep.keep("activity-time", move || {
         let (pool, metrics) = (pool.clone(), Arc::clone(&observed));
-        async move { metrics.activity.keep_time(pool).await }
+        async move { metrics.keep_time(pool).await }
     }));
 }
 
@@ -187,7 +187,7 @@ impl Parts {
             settings: ArcSwap::from_pointee(live::gateway_settings(&config)),
             forwarding: ArcSwap::from_pointee(Forwarding::new(&config.headers)),
             pool: pool.clone(),
-            reports: Box::new(move || reports.reports()),
+            aggregates: Aggregates::new(pool.clone(), Box::new(move || reports.reports())),
             dispatcher: Dispatcher::new(
                 pool.clone(),
                 Arc::clone(&hosts),

@@ -37,6 +37,10 @@ pub fn tell(record: &RequestRecord) -> String {
         let text = format!("{}: {}{took}{reason}", attempt.host, attempt.verdict);
         events.push((attempt.after, text));
     }
+    if let Some(after) = record.left_out_after() {
+        let text = format!("({} more attempts like these)", record.attempts_left_out);
+        events.push((after, text));
+    }
     events.sort_by_key(|(after, _)| *after);
     events.push((record.total, end(record)));
     let lines = events.into_iter();
@@ -126,6 +130,17 @@ mod tests {
             why: Some("a is full for 4 s".to_owned()),
         }];
         record
+    }
+
+    #[test]
+    fn one_that_went_everywhere() {
+        let mut record = record();
+        record.attempts_left_out = 1000;
+        let told = tell(&record);
+        assert!(
+            told.contains("a: running\n  +    3.205 s  (1000 more attempts like these)\n"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //! its end when it is dropped, so that a request that is given up half-way is as well described as one
 //! that is answered.
 //!
+//! Of a request that goes from busy host to busy host the first and the last waits and attempts are kept,
+//! so that its story, its line in the log and its trace stay short.
+//!
 //! Shared: whoever asks sees the story so far. The lock is held for a few copies.
 
 use std::borrow::Cow;
@@ -19,6 +22,11 @@ const MAX_TEXT: usize = 300;
 /// Shorter waits are not worth a line in the story.
 const NOTEWORTHY: Duration = Duration::from_millis(1);
 
+/// Waits, and attempts, of which nothing is left out; more than it takes to ask each host of a usual pool.
+const MOST: usize = 32;
+/// Of more, so many are the first ones, the others the last.
+pub(super) const FIRST: usize = MOST / 2;
+
 /// See the module; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -33,20 +41,59 @@ pub struct Story {
     pub waits: Vec<Wait>,
     /// Each attempt, in order.
     pub attempts: Vec<Attempt>,
+    waits_left_out: LeftOut,
+    attempts_left_out: LeftOut,
+}
+
+/// What stood between the first ones and the last.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOut {
+    count: usize,
+    /// How long they took, one after the other.
+    took: Duration,
+}
+
+impl LeftOut {
+    /// Adds `new` to `list`. Returns its number, by which [`Self::find`] finds it.
+    fn push<T>(
+        &mut self,
+        list: &mut Vec<T>,
+        new: T,
+        took: impl Fn(&T) -> Option<Duration>,
+    ) -> usize {
+        if list.len() >= MOST {
+            let oldest = list.remove(FIRST);
+            self.count += 1;
+            self.took += took(&oldest).unwrap_or_default();
+        }
+        list.push(new);
+        list.len() - 1 + self.count
+    }
+
+    /// `None`: it was left out meanwhile.
+    fn find<'a, T>(&self, list: &'a mut [T], number: usize) -> Option<&'a mut T> {
+        let position = if number < FIRST {
+            number
+        } else {
+            number.checked_sub(self.count).filter(|it| *it >= FIRST)?
+        };
+        list.get_mut(position)
+    }
 }
 
 /// A wait that lasts until this is dropped.
 #[derive(Debug)]
 pub struct Waiting {
     journal: Journal,
-    position: usize,
+    number: usize,
+    started: Instant,
 }
 
 /// An attempt that runs until this is dropped.
 #[derive(Debug)]
 pub struct Attempting {
     journal: Journal,
-    position: usize,
+    number: usize,
 }
 
 impl Default for Journal {
@@ -83,32 +130,36 @@ impl Journal {
 
     /// Begins to wait for a host.
     pub fn wait(&self) -> Waiting {
-        let waits = &mut self.story.lock().waits;
-        waits.push(Wait {
-            after: self.elapsed(),
+        let after = self.elapsed();
+        let wait = Wait {
+            after,
             took: None,
             why: None,
-        });
+        };
+        let story = &mut *self.story.lock();
+        let left_out = &mut story.waits_left_out;
         Waiting {
             journal: self.clone(),
-            position: waits.len() - 1,
+            number: left_out.push(&mut story.waits, wait, |wait| wait.took),
+            started: self.started + after,
         }
     }
 
     /// Begins an attempt.
     pub fn attempt(&self, host: &str, span_id: Option<SpanId>) -> Attempting {
-        let attempts = &mut self.story.lock().attempts;
-        attempts.push(Attempt {
+        let attempt = Attempt {
             host: host.to_owned(),
             after: self.elapsed(),
             took: None,
             verdict: Cow::Borrowed(RUNNING),
             reason: None,
             span_id,
-        });
+        };
+        let story = &mut *self.story.lock();
+        let left_out = &mut story.attempts_left_out;
         Attempting {
             journal: self.clone(),
-            position: attempts.len() - 1,
+            number: left_out.push(&mut story.attempts, attempt, |attempt| attempt.took),
         }
     }
 
@@ -135,6 +186,7 @@ impl Journal {
         record.queued = story.queued(now);
         record.upstream = story.upstream(now);
         record.attempts = story.attempts;
+        record.attempts_left_out = story.attempts_left_out.count;
         record.waits = story.waits;
         let is_noteworthy = |wait: &Wait| wait.took.is_none_or(|took| took >= NOTEWORTHY);
         record.waits.retain(is_noteworthy);
@@ -145,7 +197,7 @@ impl Story {
     fn queued(&self, now: Duration) -> Duration {
         let waits = self.waits.iter();
         let times = waits.map(|wait| wait.took.unwrap_or(now.saturating_sub(wait.after)));
-        times.sum()
+        times.sum::<Duration>() + self.waits_left_out.took
     }
 
     fn upstream(&self, now: Duration) -> Duration {
@@ -153,7 +205,7 @@ impl Story {
             let end = attempt.took.map_or(now, |took| attempt.after + took);
             (attempt.after, end)
         });
-        covered(spans)
+        covered(spans) + self.attempts_left_out.took
     }
 }
 
@@ -171,14 +223,13 @@ fn covered(spans: impl Iterator<Item = (Duration, Duration)>) -> Duration {
 impl Waiting {
     /// When it began.
     pub fn started(&self) -> Instant {
-        let story = self.journal.story.lock();
-        let after = story.waits.get(self.position).map(|wait| wait.after);
-        self.journal.started + after.unwrap_or_default()
+        self.started
     }
 
     /// Says what is waited for.
     pub fn because(&self, why: String) {
-        if let Some(wait) = self.journal.story.lock().waits.get_mut(self.position) {
+        let story = &mut *self.journal.story.lock();
+        if let Some(wait) = story.waits_left_out.find(&mut story.waits, self.number) {
             wait.why = Some(cut(why));
         }
     }
@@ -187,7 +238,8 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let now = self.journal.elapsed();
-        if let Some(wait) = self.journal.story.lock().waits.get_mut(self.position) {
+        let story = &mut *self.journal.story.lock();
+        if let Some(wait) = story.waits_left_out.find(&mut story.waits, self.number) {
             wait.took = Some(now.saturating_sub(wait.after));
         }
     }
@@ -196,8 +248,9 @@ impl Drop for Waiting {
 impl Attempting {
     /// The attempt has ended; dropped without it, it was abandoned.
     pub fn end(self, verdict: &'static str, reason: Option<String>) {
-        let attempts = &mut self.journal.story.lock().attempts;
-        if let Some(attempt) = attempts.get_mut(self.position) {
+        let story = &mut *self.journal.story.lock();
+        let left_out = &story.attempts_left_out;
+        if let Some(attempt) = left_out.find(&mut story.attempts, self.number) {
             attempt.verdict = Cow::Borrowed(verdict);
             attempt.reason = reason.map(cut);
         }
@@ -207,8 +260,9 @@ impl Attempting {
 impl Drop for Attempting {
     fn drop(&mut self) {
         let now = self.journal.elapsed();
-        let attempts = &mut self.journal.story.lock().attempts;
-        let Some(attempt) = attempts.get_mut(self.position) else {
+        let story = &mut *self.journal.story.lock();
+        let left_out = &story.attempts_left_out;
+        let Some(attempt) = left_out.find(&mut story.attempts, self.number) else {
             return;
         };
         attempt.took = Some(now.saturating_sub(attempt.after));
@@ -265,6 +319,52 @@ mod tests {
         assert_eq!(told, expected);
         assert_eq!((record.queued, record.upstream), (SECOND, 3 * SECOND));
         assert_eq!(record.total, 4 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_and_the_last_of_thousands_are_told() {
+        let journal = Journal::default();
+        for number in 0..3000 {
+            let waiting = journal.wait();
+            waiting.because("all hosts are full".to_owned());
+            tokio::time::advance(SECOND).await;
+            drop(waiting);
+            let attempt = journal.attempt(&format!("host-{number}"), None);
+            tokio::time::advance(2 * SECOND).await;
+            attempt.end("busy", None);
+        }
+        let last = journal.attempt("last", None);
+        let mut record = RequestRecord::new(String::new());
+        journal.tell(&mut record);
+        assert_eq!((record.attempts.len(), record.waits.len()), (MOST, MOST));
+        assert_eq!(record.attempts_left_out, 3001 - MOST);
+        assert_eq!(
+            (record.queued, record.upstream),
+            (3000 * SECOND, 6000 * SECOND)
+        );
+        assert_eq!(record.attempts[FIRST - 1].host, "host-15");
+        let told = record.hosts();
+        assert!(
+            told.starts_with("host-0:busy:2000ms host-1:busy:2000ms "),
+            "{told}"
+        );
+        assert!(
+            told.contains(" host-15:busy:2000ms (2969 more) host-2985:"),
+            "{told}"
+        );
+        assert!(
+            told.ends_with(" last:running:0ms") && told.len() < 1000,
+            "{told}"
+        );
+        last.end("deliver", None);
+        assert_eq!(journal.story().attempts.last().unwrap().verdict, "deliver");
+        assert!(
+            journal
+                .story()
+                .waits
+                .iter()
+                .all(|wait| wait.took == Some(SECOND))
+        );
     }
 
     #[test]

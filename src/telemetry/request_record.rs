@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::FIRST;
 use super::trace::{SpanId, Trace};
 
 /// What nginx, and many after it, write for a client that did not wait for its answer.
@@ -43,6 +44,9 @@ pub struct RequestRecord {
     pub waits: Vec<Wait>,
     /// Each try on a host, in order.
     pub attempts: Vec<Attempt>,
+    /// How many there were between the first and the last of these, if they were too many.
+    #[serde(default)]
+    pub attempts_left_out: usize,
     /// Waiting, in all.
     #[serde(rename = "queue_seconds", with = "seconds")]
     pub queued: Duration,
@@ -115,6 +119,7 @@ impl RequestRecord {
             why: None,
             waits: Vec::new(),
             attempts: Vec::new(),
+            attempts_left_out: 0,
             queued: Duration::ZERO,
             upstream: Duration::ZERO,
             total: Duration::ZERO,
@@ -147,7 +152,20 @@ impl RequestRecord {
             let took = attempt.took.unwrap_or_default().as_millis();
             format!("{}:{}:{took}ms", attempt.host, attempt.verdict)
         });
-        attempts.collect::<Vec<_>>().join(" ")
+        let mut told: Vec<String> = attempts.collect();
+        if self.attempts_left_out > 0 {
+            told.insert(
+                FIRST.min(told.len()),
+                format!("({} more)", self.attempts_left_out),
+            );
+        }
+        told.join(" ")
+    }
+
+    /// When the attempts were made that are left out, about: as the last of the first.
+    pub fn left_out_after(&self) -> Option<Duration> {
+        let last = self.attempts.iter().take(FIRST).last()?;
+        (self.attempts_left_out > 0).then_some(last.after)
     }
 
     /// Its line in the log.

@@ -16,13 +16,12 @@ mod meter;
 mod ring;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use self::events::Events;
 pub use self::events::{Group, Happened};
@@ -30,13 +29,12 @@ use self::meter::Meter;
 pub use self::meter::{Counts, End, Rates};
 use self::ring::Ring;
 use crate::config::HostName;
-use crate::pool::{Event, Pool, PoolView};
+use crate::pool::{Event, PoolView};
 
 /// Samples kept: five minutes of seconds.
 const SAMPLES: usize = 300;
 /// Refused requests kept, and as many that met a fault.
 const INCIDENTS: usize = 50;
-const TICK: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Activity {
@@ -236,17 +234,8 @@ impl Activity {
         self.changed.subscribe()
     }
 
-    /// Ends each second. Must run for as long as anything is recorded.
-    pub async fn keep_time(&self, pool: Pool) {
-        let mut second = tokio::time::interval(TICK);
-        second.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            second.tick().await;
-            self.tick(&pool.view(), SystemTime::now());
-        }
-    }
-
-    fn tick(&self, pool: &PoolView, at: SystemTime) {
+    /// A second is over.
+    pub(super) fn tick(&self, pool: &PoolView, at: SystemTime) {
         self.inner.lock().tick(pool, at);
         self.changed.send_replace(());
     }
@@ -260,8 +249,8 @@ impl Inner {
 
     fn tick(&mut self, pool: &PoolView, at: SystemTime) {
         // Hosts that are gone take their numbers with them.
-        self.hosts
-            .retain(|name, _| pool.hosts.iter().any(|host| host.name == *name));
+        let present: HashSet<&HostName> = pool.hosts.iter().map(|host| &host.name).collect();
+        self.hosts.retain(|name, _| present.contains(name));
         let mut hosts = BTreeMap::new();
         let mut lately = Lately::default();
         for host in &pool.hosts {

@@ -1,6 +1,7 @@
 //! Each host: what it did, and how it stands.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gpu_bridge_metrics::Maker;
@@ -23,6 +24,8 @@ pub struct HostMetrics {
     durations: HistogramVec,
     ejections: IntCounterVec,
     known: Mutex<HashSet<HostName>>,
+    /// Something has been counted of a host that is not, or not yet, known.
+    strays: AtomicBool,
 }
 
 impl HostMetrics {
@@ -45,11 +48,13 @@ impl HostMetrics {
                 &[HOST, "cause"],
             )?,
             known: Mutex::default(),
+            strays: AtomicBool::new(false),
         })
     }
 
     /// An attempt on `host` has ended.
     pub fn attempted(&self, host: &HostName, verdict: &str, took: Duration) {
+        self.note_stray(host);
         let host = host.as_ref();
         self.attempts.with_label_values(&[host, verdict]).inc();
         self.durations
@@ -58,8 +63,16 @@ impl HostMetrics {
     }
 
     pub(super) fn ejected(&self, host: &HostName, cause: Cause) {
+        self.note_stray(host);
         let labels = [host.as_ref(), cause.as_str()];
         self.ejections.with_label_values(&labels).inc();
+    }
+
+    /// What runs on a host may end after the host is gone, and begins its series anew.
+    fn note_stray(&self, host: &HostName) {
+        if !self.known.lock().contains(host) {
+            self.strays.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Starts the series of new hosts at 0, so that `rate()` sees their first step, and ends those of
@@ -67,6 +80,9 @@ impl HostMetrics {
     pub(super) fn follow(&self, pool: &PoolView) {
         let present: HashSet<HostName> = pool.hosts.iter().map(|host| host.name.clone()).collect();
         let mut known = self.known.lock();
+        if !self.strays.swap(false, Ordering::Relaxed) && present == *known {
+            return;
+        }
         for host in present.difference(&known) {
             self.durations.with_label_values(&[host.as_ref()]);
             for cause in Cause::ALL {

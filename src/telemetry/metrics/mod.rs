@@ -10,7 +10,8 @@
 //! | `process` | the proxy itself: connections, memory, certificates |
 //!
 //! What happens is counted when it happens. What *is* (the state of hosts, the queue) is read from the
-//! pool's own view at each scrape, so that it can't be stale and series of hosts that are gone end.
+//! pool's own view at each scrape, so that it can't be stale. Series of hosts that are gone end within a
+//! second, whether anybody scrapes or not.
 //!
 //! Label values are bounded: routes, status codes, and names from the configuration, never anything
 //! that a client makes up.
@@ -22,9 +23,12 @@ mod reading;
 mod reloads;
 mod requests;
 
+use std::time::{Duration, SystemTime};
+
 use gpu_bridge_metrics::Maker;
 use gpu_bridge_upkeep::Upkeep;
 use prometheus::{Registry, TextEncoder};
+use tokio::time::MissedTickBehavior;
 
 pub use self::hosts::HostMetrics;
 pub use self::process::{OpenConnection, ProcessMetrics, Watched};
@@ -33,9 +37,10 @@ pub use self::requests::{Finished, Reason, RequestMetrics};
 
 use super::Activity;
 use crate::budget::Budget;
-use crate::pool::{Event, EventKind, PoolView, Transition};
+use crate::pool::{Event, EventKind, Pool, PoolView, Transition};
 
 const PREFIX: &str = "gpu_bridge";
+const TICK: Duration = Duration::from_secs(1);
 
 /// Seconds. From an answer that hardly takes work to the longest wait in a queue plus an attempt.
 const SECONDS: [f64; 13] = [
@@ -82,6 +87,18 @@ impl Metrics {
     pub fn count(&self, event: &Event) {
         if let EventKind::Health(Transition::Ejected(cause)) = event.kind {
             self.hosts.ejected(&event.host, cause);
+        }
+    }
+
+    /// Ends each second, for what follows the pool. Must run for as long as anything is recorded.
+    pub async fn keep_time(&self, pool: Pool) {
+        let mut second = tokio::time::interval(TICK);
+        second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            second.tick().await;
+            let pool = pool.view();
+            self.hosts.follow(&pool);
+            self.activity.tick(&pool, SystemTime::now());
         }
     }
 

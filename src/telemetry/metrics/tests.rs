@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -86,7 +87,7 @@ fn a_host_is_told_as_the_pool_has_it() {
         leased: Duration::from_secs(2),
         items: 7,
     };
-    host.facts.vram_total_mb = Some(2);
+    Arc::make_mut(&mut host.facts).vram_total_mb = Some(2);
     let text = render(&Metrics::new().unwrap(), &pool(vec![host]));
     for line in [
         r#"gpu_bridge_host_state{host="a",state="up"} 1"#,
