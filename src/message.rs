@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -180,15 +181,8 @@ pub enum Cut {
     TooSlow,
 }
 
-/// What each host last told of itself.
-pub type Reports = HashMap<HostId, HostReport>;
-
-/// What a host last told of itself.
-#[derive(Clone, Debug)]
-pub struct HostReport {
-    /// Its last `/info`, if it ever gave one.
-    pub info: Option<Info>,
-}
+/// The last `/info` of each host that ever gave one.
+pub type Reports = HashMap<HostId, Arc<Info>>;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::view::{HostState, PoolState, Reloaded};
 use super::{Admin, reply};
 use crate::config::HostName;
-use crate::pool::HostView;
 
 /// The process is alive.
 pub(super) async fn healthz() -> Response {
@@ -20,7 +19,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
     if *admin.stopping.borrow() {
         return reply::error(StatusCode::SERVICE_UNAVAILABLE, "the proxy is stopping");
     }
-    if !admin.pool.view().hosts.iter().any(HostView::is_serving) {
+    if !admin.pool.is_serving() {
         return reply::error(StatusCode::SERVICE_UNAVAILABLE, "no host can serve");
     }
     reply::json(StatusCode::OK, &Probe { status: "ready" })
@@ -28,7 +27,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     // With a thousand hosts this takes some hundredths of a second, for which no request should wait.
-    let render = move || admin.metrics.render(&admin.pool.view(), &admin.budget);
+    let render = move || admin.metrics.render(&admin.pool.snapshot(), &admin.budget);
     let rendered = tokio::task::spawn_blocking(render).await;
     let text = match rendered {
         Ok(text) => text.map_err(|error| error.to_string()),
@@ -41,7 +40,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 pub(super) async fn pool(State(admin): State<Admin>) -> Response {
-    reply::json(StatusCode::OK, &admin.state())
+    reply::json(StatusCode::OK, &admin.state(&admin.pool.snapshot()))
 }
 
 pub(super) async fn drain(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
@@ -83,7 +82,7 @@ pub(super) async fn reload(State(admin): State<Admin>) -> Response {
 /// Answers with the host as it is after `operation`, which returns false for one that is not there.
 fn with_host(admin: &Admin, name: &str, operation: impl FnOnce(&HostName) -> bool) -> Response {
     let known = name.parse().is_ok_and(|name| operation(&name));
-    let state = admin.state();
+    let state = admin.state(&admin.pool.view());
     let host: Option<&HostState> = state.hosts.iter().find(|host| host.name == name);
     match host {
         Some(host) if known => reply::json(StatusCode::OK, host),

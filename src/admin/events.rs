@@ -80,7 +80,7 @@ impl Watcher {
         let news = self.admin.metrics.activity.news(self.known.unwrap_or(0));
         self.known = Some(news.next);
         let stopping = *self.admin.stopping.borrow();
-        let pool = self.admin.state();
+        let pool = self.admin.state(&self.admin.pool.snapshot());
         Some(Push::new(pool, stopping, &news, SystemTime::now()))
     }
 

@@ -37,7 +37,7 @@ pub use self::events::Streams;
 pub use self::server::MAX_CONNECTIONS;
 use self::view::PoolState;
 use crate::budget::Budget;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolView};
 use crate::reload::Reloader;
 use crate::telemetry::{Metrics, Recent};
 
@@ -65,12 +65,12 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The pool at this moment.
-    fn state(&self) -> PoolState {
+    /// The pool as `view` has it.
+    fn state(&self, view: &PoolView) -> PoolState {
         let activity = &self.metrics.activity;
         let state = PoolState {
             uptime_seconds: activity.uptime().as_secs(),
-            ..PoolState::new(&self.pool.view(), &activity.lately())
+            ..PoolState::new(view, &activity.lately())
         };
         state.with_configuration(self.reloader.standing())
     }

@@ -33,7 +33,7 @@ use crate::pool::{HostId, Lease, Model, Outcome, Pool, Ticket, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
 use crate::upstream::Upstream;
 
-/// Only who waits for longer finds out what for: it costs a look at the whole pool.
+/// Only who waits for longer finds out what for: it costs a look at the pool.
 const WORTH_ASKING: Duration = Duration::from_millis(100);
 
 /// How long and how often is tried.
@@ -241,7 +241,7 @@ impl<U: Upstream> Dispatcher<U> {
                 .limit_reached(call.demand.client.as_ref(), !is_first);
             note.because(match limit {
                 Some(limit) => limit.to_string(),
-                None => shortage(&self.pool.view()),
+                None => shortage(&self.pool),
             });
             leased.await
         };

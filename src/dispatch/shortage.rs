@@ -2,25 +2,21 @@
 
 use std::time::Duration;
 
-use crate::pool::{Cause, HostView, Phase, PoolView};
+use crate::pool::{Cause, Glance, HostView, Phase, Pool};
 
 /// More would be no help.
 const MAX_HOSTS: usize = 8;
 
-/// What each host is up to.
-pub fn shortage(pool: &PoolView) -> String {
+/// What the hosts are up to.
+pub fn shortage(pool: &Pool) -> String {
+    told(&pool.glance(MAX_HOSTS))
+}
+
+fn told(pool: &Glance) -> String {
     if pool.hosts.is_empty() {
         return "the pool has no hosts".to_owned();
     }
-    let told = pool.hosts.iter().take(MAX_HOSTS);
-    let mut told: Vec<String> = told
-        .map(|host| format!("{} {}", host.name, condition(host)))
-        .collect();
-    let more = pool.hosts.len().saturating_sub(MAX_HOSTS);
-    if more > 0 {
-        told.push(format!("and {more} more"));
-    }
-    told.join(", ")
+    pool.told(|host| format!("{} {}", host.name, condition(host)))
 }
 
 fn condition(host: &HostView) -> String {
@@ -64,20 +60,6 @@ mod tests {
 
     use super::*;
 
-    fn pool(hosts: Vec<HostView>) -> PoolView {
-        PoolView {
-            hosts,
-            running: Vec::new(),
-            policy: crate::config::Policy::default(),
-            waiting: 0,
-            held_back: 0,
-            waiting_bytes: 0,
-            max_waiting: 1,
-            oldest_wait: Duration::ZERO,
-            expected_wait: Duration::ZERO,
-        }
-    }
-
     fn host(name: &str, phase: Phase, change: impl FnOnce(&mut HostView)) -> HostView {
         let mut host = HostView::for_testing(name.parse().unwrap(), phase);
         change(&mut host);
@@ -108,17 +90,15 @@ mod tests {
         let expected = "a has 2 of 2 slots in use, b is full for 4 s, \
             c has 1 of 1 slots in use, others use 3, d is ejected, e refuses the proxy's key, \
             f is draining, g is not checked yet, h is not ready";
-        assert_eq!(shortage(&pool(hosts)), expected);
+        assert_eq!(told(&Glance { hosts, more: 0 }), expected);
     }
 
     #[test]
     fn a_large_pool_is_cut_short() {
-        let named = |number: usize| host(&format!("h{number}"), Phase::Unknown, |_| ());
-        let text = shortage(&pool((0..20).map(named).collect()));
-        assert!(
-            text.ends_with("h7 is not checked yet, and 12 more"),
-            "{text}"
-        );
-        assert_eq!(shortage(&pool(Vec::new())), "the pool has no hosts");
+        let hosts = vec![host("h0", Phase::Unknown, |_| ())];
+        let text = told(&Glance { hosts, more: 12 });
+        assert_eq!(text, "h0 is not checked yet, and 12 more");
+        let hosts = Vec::new();
+        assert_eq!(told(&Glance { hosts, more: 0 }), "the pool has no hosts");
     }
 }

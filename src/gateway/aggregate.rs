@@ -1,36 +1,144 @@
 //! `/health`, `/info` and `/status` of the pool as a whole, in the shape of a single host's, so that
 //! an unchanged client understands them; what is new stands under new keys.
 //!
-//! Pure: made from what is known, never by asking a host, so that they are answered in microseconds
-//! however the hosts are.
+//! Made from what is known, never by asking a host, so that they are answered in microseconds however
+//! the hosts are; and made once for each [`Pool::snapshot`], so that many who ask cost little more than
+//! one, however many hosts there are. Only whether a host serves is asked of the pool each time.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus};
+use http::StatusCode;
 use serde::Serialize;
 
-use crate::message::{HostReport, Reports};
-use crate::pool::{HostView, Model, Phase, PoolView, Running};
+use super::refusals;
+use super::respond::{self, Reply};
+use crate::message::Reports;
+use crate::pool::{Glance, HostView, Model, Phase, Pool, PoolView, Running};
 
-/// `/health`. `None`: no host can serve.
-pub(super) fn health(pool: &PoolView, reports: &Reports) -> Option<Health> {
-    let serving = pool.hosts.iter().any(HostView::is_serving);
-    serving.then(|| Health {
+/// Names of models that are listed of all hosts together, host by host: sixteen of each of a thousand.
+const MOST_LISTED: usize = 16_384;
+/// The same that are looked at to see which there are in all, of which hosts mostly have the same …
+const MOST_SEEN: usize = 65_536;
+/// … and how many different ones are shown: as many as one host may tell of.
+const MOST_MODELS: usize = 4096;
+/// Hosts that are named when none serves.
+const MOST_HOSTS: usize = 8;
+
+/// See the module.
+pub struct Aggregates {
+    pool: Pool,
+    /// What the hosts last told of themselves.
+    reports: Box<dyn Fn() -> Reports + Send + Sync>,
+    made: Mutex<Option<Arc<Made>>>,
+}
+
+/// What has been made of one view of the pool, as far as somebody asked for it.
+struct Made {
+    view: Arc<PoolView>,
+    reports: Reports,
+    health: OnceLock<Bytes>,
+    info: OnceLock<Bytes>,
+    status: OnceLock<Bytes>,
+    models: OnceLock<Arc<BTreeSet<String>>>,
+}
+
+impl Aggregates {
+    /// Of `pool`, whose hosts tell of themselves what `reports` says.
+    pub fn new(pool: Pool, reports: Box<dyn Fn() -> Reports + Send + Sync>) -> Self {
+        Self {
+            pool,
+            reports,
+            made: Mutex::default(),
+        }
+    }
+
+    /// Anybody may ask. Which hosts there are is not for a stranger to know.
+    pub(super) fn health(&self, is_stranger: bool) -> Reply {
+        if !self.pool.is_serving() {
+            let why = || why_down(&self.pool.glance(MOST_HOSTS));
+            return refusals::down((!is_stranger).then(why));
+        }
+        let made = self.made();
+        ok(&made.health, || health(&made.view, &made.reports))
+    }
+
+    pub(super) fn info(&self) -> Reply {
+        let made = self.made();
+        ok(&made.info, || info(&made.view, &made.reports))
+    }
+
+    pub(super) fn status(&self) -> Reply {
+        let made = self.made();
+        ok(&made.status, || status(&made.view, SystemTime::now()))
+    }
+
+    /// What hosts tell that they can serve, or have in memory; sorted.
+    pub(super) fn models(&self) -> Arc<BTreeSet<String>> {
+        let made = self.made();
+        Arc::clone(made.models.get_or_init(|| Arc::new(models(&made.view))))
+    }
+
+    fn made(&self) -> Arc<Made> {
+        let view = self.pool.snapshot();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = made.as_ref().filter(|made| Arc::ptr_eq(&made.view, &view)) {
+            return Arc::clone(made);
+        }
+        let new = Arc::new(Made {
+            view,
+            reports: (self.reports)(),
+            health: OnceLock::new(),
+            info: OnceLock::new(),
+            status: OnceLock::new(),
+            models: OnceLock::new(),
+        });
+        *made = Some(Arc::clone(&new));
+        new
+    }
+}
+
+/// 200 with what is kept in `body`, or is made now.
+fn ok<T: Serialize>(body: &OnceLock<Bytes>, make: impl FnOnce() -> T) -> Reply {
+    let body = body.get_or_init(|| respond::to_json(&make()));
+    Reply::of_json(StatusCode::OK, body.clone())
+}
+
+fn health(pool: &PoolView, reports: &Reports) -> Health {
+    Health {
         status: Health::OK.to_owned(),
         device: device(&infos(pool, reports)),
         ready: None,
-    })
+    }
 }
 
 /// Why no host can serve, for people.
-pub(super) fn why_down(pool: &PoolView) -> String {
-    let hosts: Vec<_> = pool
-        .hosts
-        .iter()
-        .map(|host| format!("{} ({})", host.name, state(host)))
-        .collect();
-    format!("no host can serve: {}", hosts.join(", "))
+fn why_down(pool: &Glance) -> String {
+    let hosts = pool.told(|host| format!("{} ({})", host.name, state(host)));
+    format!("no host can serve: {hosts}")
+}
+
+/// What hosts tell that they can serve, or have in memory.
+fn models(pool: &PoolView) -> BTreeSet<String> {
+    let told = pool.hosts.iter().map(|host| {
+        let available = host.facts.available.iter().flatten();
+        host.facts.models.iter().chain(available)
+    });
+    union(pool, told).into_iter().cloned().collect()
+}
+
+/// The different ones of what each host tells.
+fn union<'a, T: Iterator<Item = &'a String>>(
+    pool: &PoolView,
+    told: impl Iterator<Item = T>,
+) -> BTreeSet<&'a String> {
+    let share = MOST_SEEN / pool.hosts.len().max(1);
+    let seen: HashSet<_> = told.flat_map(|told| told.take(share)).collect();
+    let sorted = seen.into_iter().collect::<BTreeSet<_>>();
+    sorted.into_iter().take(MOST_MODELS).collect()
 }
 
 /// `/info` of the pool.
@@ -54,12 +162,13 @@ struct HostInfo {
 /// Sums up what the hosts told of themselves.
 pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
     let infos = infos(pool, reports);
+    let most = MOST_LISTED / pool.hosts.len().max(1);
     let names: Vec<&str> = infos.iter().map(|info| info.device_name.as_str()).collect();
     let engines: BTreeSet<&str> = infos
         .iter()
         .map(|info| info.pytorch_version.as_str())
         .collect();
-    let models: BTreeSet<&String> = infos.iter().flat_map(|info| &info.loaded_models).collect();
+    let models = union(pool, infos.iter().map(|info| info.loaded_models.iter()));
     let sum = Info {
         device: device(&infos),
         device_name: format!("{}: {}", count(pool.hosts.len()), names.join(", ")),
@@ -70,12 +179,20 @@ pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
         loaded_models: models.into_iter().cloned().collect(),
         available_models: None,
     };
-    let hosts = joined(pool, reports).map(|(host, report)| HostInfo {
+    let hosts = joined(pool, reports).map(|(host, info)| HostInfo {
         name: host.name.to_string(),
         state: state(host),
         in_flight: host.in_flight,
         max_concurrent: host.capacity,
-        info: report.and_then(|report| report.info.clone()),
+        info: info.map(|info| Info {
+            loaded_models: info.loaded_models.iter().take(most).cloned().collect(),
+            // Part of a list would be taken for all of it.
+            available_models: info
+                .available_models
+                .clone()
+                .filter(|all| all.len() <= most),
+            ..Info::clone(info)
+        }),
     });
     PoolInfo {
         sum,
@@ -123,14 +240,24 @@ pub(super) fn status(pool: &PoolView, now: SystemTime) -> PoolStatus {
 /// ids, and a request may run twice.
 fn jobs(running: &[Running], now: SystemTime) -> Vec<PoolJob> {
     let mut ids = HashSet::new();
+    // The next number to try for an id, so that thousands that are called the same are no work.
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
     let jobs = running.iter().map(|running| {
-        let id = &running.demand.label.id;
-        let others = (2..).map(|number| format!("{id}/{number}"));
-        let mut candidates = std::iter::once(id.to_string()).chain(others);
-        let id = candidates.find(|id| ids.insert(id.clone()));
+        let id = &*running.demand.label.id;
+        let number = numbers.entry(id).or_default();
+        let id = loop {
+            *number += 1;
+            let candidate = match number {
+                1 => id.to_owned(),
+                _ => format!("{id}/{number}"),
+            };
+            if ids.insert(candidate.clone()) {
+                break candidate;
+            }
+        };
         PoolJob {
             host: running.host.to_string(),
-            job: job(id.unwrap_or_default(), running, now),
+            job: job(id, running, now),
         }
     });
     jobs.collect()
@@ -166,16 +293,14 @@ fn sum_of(numbers: impl Iterator<Item = u32>) -> u32 {
 fn joined<'a>(
     pool: &'a PoolView,
     reports: &'a Reports,
-) -> impl Iterator<Item = (&'a HostView, Option<&'a HostReport>)> {
+) -> impl Iterator<Item = (&'a HostView, Option<&'a Info>)> {
     let hosts = pool.hosts.iter();
-    hosts.map(|host| (host, reports.get(&host.id)))
+    hosts.map(|host| (host, reports.get(&host.id).map(AsRef::as_ref)))
 }
 
 /// What is known of the hosts, in their order.
 fn infos<'a>(pool: &'a PoolView, reports: &'a Reports) -> Vec<&'a Info> {
-    joined(pool, reports)
-        .filter_map(|(_, report)| report?.info.as_ref())
-        .collect()
+    joined(pool, reports).filter_map(|(_, info)| info).collect()
 }
 
 /// A GPU if any host has one.
@@ -245,8 +370,8 @@ mod tests {
         }
     }
 
-    fn report(position: usize, device: &str, vram: Option<u64>, models: &[&str]) -> HostReport {
-        let info = Info {
+    fn report(position: usize, device: &str, vram: Option<u64>, models: &[&str]) -> Info {
+        Info {
             device: device.to_owned(),
             device_name: format!("card {position}"),
             vram_total_mb: vram,
@@ -255,14 +380,13 @@ mod tests {
             cuda_version: None,
             loaded_models: models.iter().map(|model| (*model).to_owned()).collect(),
             available_models: None,
-        };
-        HostReport { info: Some(info) }
+        }
     }
 
-    fn reports<const N: usize>(reports: [HostReport; N]) -> Reports {
+    fn reports<const N: usize>(reports: [Info; N]) -> Reports {
         let numbered = reports.into_iter().enumerate();
         numbered
-            .map(|(position, report)| (id(position), report))
+            .map(|(position, info)| (id(position), Arc::new(info)))
             .collect()
     }
 
@@ -280,13 +404,15 @@ mod tests {
             report(0, "cpu", None, &[]),
             report(1, "cuda", Some(10), &[]),
         ]);
-        let ok = health(&view(&[out(), Phase::Up], 0), &reports).unwrap();
+        let ok = health(&view(&[out(), Phase::Up], 0), &reports);
         assert_eq!((ok.status.as_str(), ok.device.as_str()), ("ok", "cuda"));
-        let down = view(&[out(), Phase::Unknown], 0);
-        assert_eq!(health(&down, &reports), None);
+        let down = Glance {
+            hosts: view(&[out(), Phase::Unknown], 0).hosts,
+            more: 3,
+        };
         assert_eq!(
             why_down(&down),
-            "no host can serve: h0 (ejected), h1 (unknown)"
+            "no host can serve: h0 (ejected), h1 (unknown), and 3 more"
         );
     }
 
@@ -313,9 +439,8 @@ mod tests {
 
     #[test]
     fn info_of_hosts_that_told_nothing_has_all_keys() {
-        let silent = HostReport { info: None };
         let pool = view(&[Phase::Up, Phase::Unknown], 0);
-        let info = serde_json::to_value(info(&pool, &reports([silent]))).unwrap();
+        let info = serde_json::to_value(info(&pool, &Reports::new())).unwrap();
         assert_eq!(info["vram_total_mb"], Value::Null);
         assert_eq!(info["device"], "unknown");
         assert_eq!(info["loaded_models"], json!([]));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gpu_bridge_framing::{BadHead, HeadLimits};
@@ -12,6 +12,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::aggregate::Aggregates;
 use super::auth::{Auth, Identity, Unauthorized};
 use super::body::{self, BodyError};
 use super::call::{self, Request};
@@ -22,11 +23,11 @@ use super::peek::Peek;
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{self, Route};
-use super::{aggregate, ahead, openai, peek, refusals, request_id};
+use super::{ahead, openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
 use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
-use crate::message::{Call, Payload, Reports};
+use crate::message::{Call, Payload};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
@@ -82,10 +83,10 @@ pub struct Handler<U> {
     pub settings: ArcSwap<Settings>,
     /// What hosts are told of clients.
     pub forwarding: ArcSwap<Forwarding>,
-    /// For what the proxy answers itself.
+    /// For what the proxy refuses itself.
     pub pool: Pool,
-    /// What the hosts last told of themselves.
-    pub reports: Box<dyn Fn() -> Reports + Send + Sync>,
+    /// For what it answers itself.
+    pub aggregates: Aggregates,
     /// For what hosts answer.
     pub dispatcher: Dispatcher<U>,
     /// The bytes that may be held.
@@ -188,31 +189,15 @@ impl<U: Upstream> Handler<U> {
         };
         record.told.client = identity.name().map(|name| name.as_ref().to_owned());
         match route {
-            Ok(Route::Health) => Outgoing::Own(self.health(is_stranger)),
-            Ok(Route::Info) => {
-                let info = aggregate::info(&self.pool.view(), &(self.reports)());
-                Outgoing::Own(Reply::json(StatusCode::OK, &info))
-            }
-            Ok(Route::Status) => {
-                let status = aggregate::status(&self.pool.view(), SystemTime::now());
-                Outgoing::Own(Reply::json(StatusCode::OK, &status))
-            }
-            Ok(Route::Models) => Outgoing::Own(openai::models(&self.pool.models(), path)),
+            Ok(Route::Health) => Outgoing::Own(self.aggregates.health(is_stranger)),
+            Ok(Route::Info) => Outgoing::Own(self.aggregates.info()),
+            Ok(Route::Status) => Outgoing::Own(self.aggregates.status()),
+            Ok(Route::Models) => Outgoing::Own(openai::models(&self.aggregates.models(), path)),
             Ok(route @ (Route::Embed | Route::Bertscore | Route::Embeddings)) => {
                 self.forward(session, route, origin, &identity, record)
                     .await
             }
             Err(no_route) => Outgoing::Own(refusals::no_route(no_route)),
-        }
-    }
-
-    /// Anybody may ask. Which hosts there are is not for a stranger to know.
-    fn health(&self, is_stranger: bool) -> Reply {
-        let pool = self.pool.view();
-        match aggregate::health(&pool, &(self.reports)()) {
-            Some(health) => Reply::json(StatusCode::OK, &health),
-            None if is_stranger => refusals::down(None),
-            None => refusals::down(Some(aggregate::why_down(&pool))),
         }
     }
 
@@ -247,7 +232,7 @@ impl<U: Upstream> Handler<U> {
         // The place of what ran may be taken already, by the next request of the same client.
         let limit = limit.filter(|_| !journal.is_on_host());
         let obstacle = limit.map(|limit| limit.to_string());
-        let obstacle = obstacle.unwrap_or_else(|| shortage(&self.pool.view()));
+        let obstacle = obstacle.unwrap_or_else(|| shortage(&self.pool));
         let reason = limit.map_or(Reason::Deadline, refusals::of_limit);
         refusals::too_late(&obstacle, self.retry_after(client)).because(reason)
     }
@@ -346,7 +331,7 @@ impl<U: Upstream> Handler<U> {
             }
             Err(Refusal::NoModel) => {
                 let model = call.demand.model.as_ref();
-                Outgoing::Own(refusals::no_model(model, &self.pool.models()))
+                Outgoing::Own(refusals::no_model(model, &self.aggregates.models()))
             }
             Err(refusal) => Outgoing::Own(self.no_host(refusal, call, journal)),
         }
@@ -360,7 +345,7 @@ impl<U: Upstream> Handler<U> {
             return refusals::held_back(limit, wait);
         }
         let attempts = journal.story().attempts;
-        let shortage = || shortage(&self.pool.view());
+        let shortage = || shortage(&self.pool);
         refusals::no_host(refusal, &attempts, shortage, wait)
     }
 

@@ -32,6 +32,7 @@ mod respond;
 mod route;
 mod tls;
 
+pub use aggregate::Aggregates;
 pub use auth::{Auth, Client, Identity, Unauthorized};
 pub use connections::Connections;
 pub use forwarding::Forwarding;

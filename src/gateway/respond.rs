@@ -35,15 +35,19 @@ pub(super) struct Reply {
     pub(super) param: Option<&'static str>,
 }
 
+/// Serialising our own plain structs to memory has no way to fail; an empty body is the honest remainder
+/// if it ever did.
+pub(super) fn to_json(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).unwrap_or_default().into()
+}
+
 impl Reply {
     pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Self {
-        // Serialising our own plain structs to memory has no way to fail; an empty body is the
-        // honest remainder if it ever did.
-        Self::of_json(status, serde_json::to_vec(body).unwrap_or_default())
+        Self::of_json(status, to_json(body))
     }
 
     /// `body`: JSON as it is.
-    pub(super) fn of_json(status: StatusCode, body: Vec<u8>) -> Self {
+    pub(super) fn of_json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(
             header::CONTENT_TYPE,

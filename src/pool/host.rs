@@ -3,6 +3,7 @@
 //! Whether a host may take a request is decided in one place, [`Host::can_take`].
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::HostId;
@@ -63,7 +64,7 @@ pub(super) struct Host {
     /// What its leases are expected to take in all, on an average host.
     pub(super) outstanding: Sum,
     pub(super) slowness: Slowness,
-    pub(super) facts: HostFacts,
+    pub(super) facts: Arc<HostFacts>,
     pub(super) models: Models,
     life: u64,
     pub(super) last_granted: u64,
@@ -73,7 +74,7 @@ pub(super) struct Host {
     pub(super) last_check: Option<Instant>,
     /// What that found wrong, for people.
     pub(super) problem: Option<String>,
-    /// It failed an attempt since its last check, so that the next one should come soon.
+    /// It failed an attempt since its last check began, so that the next one should come soon.
     pub(super) suspect: bool,
     /// Requests that have been running there for a while.
     pub(super) overdue: u32,
@@ -105,7 +106,7 @@ impl Host {
             meter: Meter::default(),
             outstanding: Sum::default(),
             slowness,
-            facts: HostFacts::default(),
+            facts: Arc::default(),
             models: Models::default(),
             life: 0,
             last_granted: 0,
@@ -198,7 +199,10 @@ impl Host {
     }
 
     /// It told what it is. Returns whether it may have other models than before.
-    pub(super) fn tell(&mut self, facts: HostFacts) -> bool {
+    pub(super) fn tell(&mut self, facts: Arc<HostFacts>) -> bool {
+        if Arc::ptr_eq(&facts, &self.facts) && self.models.are_as_told() {
+            return false;
+        }
         let is_news = self.models.tell(&facts.models, facts.available.as_deref());
         self.facts = facts;
         is_news

@@ -46,7 +46,7 @@ mod state;
 mod sum;
 mod usage;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,11 +61,12 @@ pub use lease::{Lease, Waiting};
 pub use limits::{LimitReached, Limits};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots, Tells};
-pub use snapshot::{Condition, HostView, PoolView, Running};
+pub use snapshot::{Condition, Glance, HostView, PoolView, Running};
 pub use state::{Event, EventKind, Settings};
 pub use usage::Usage;
 
 use crate::config::HostName;
+use host::Host;
 use lease::Signals;
 use state::{Grant, State};
 
@@ -107,9 +108,17 @@ pub struct Pool {
 struct Shared {
     inner: Mutex<Inner>,
     observer: Observer,
+    /// What those who look see, and until when.
+    seen: Mutex<Option<(Instant, Arc<PoolView>)>>,
     /// The time of the next wake-up may have changed.
     timer_changed: Notify,
 }
+
+/// How long a look at the whole pool holds, for each of its hosts, of which each takes less than a
+/// microsecond: a pool of ten hosts is seen as of this millisecond, one of a thousand ten times a second.
+const SEEN_FOR_EACH_HOST: Duration = Duration::from_micros(100);
+/// However many hosts there are.
+const SEEN_FOR: Duration = Duration::from_secs(1);
 
 /// Somebody who waits for a lease.
 type Waiter = oneshot::Sender<Result<Lease, TurnedAway>>;
@@ -149,6 +158,7 @@ impl Pool {
         let shared = Shared {
             inner: Mutex::new(inner),
             observer,
+            seen: Mutex::default(),
             timer_changed: Notify::new(),
         };
         Self {
@@ -270,13 +280,19 @@ impl Pool {
         self.update_and_grant(|state, now| state.blame(host, model, now));
     }
 
+    /// A health check of `host` begins: what it is suspected of from now on, only the next one can tell.
+    pub fn check_begins(&self, host: HostId) {
+        self.lock().state.check_begins(host);
+    }
+
     /// Takes in the result of a health check.
     pub fn checked(&self, host: HostId, check: &Check) {
         self.update_and_grant(|state, now| state.checked(host, check, now));
     }
 
     /// Takes in what `host` tells of itself.
-    pub fn told(&self, host: HostId, facts: HostFacts) {
+    pub fn told(&self, host: HostId, facts: impl Into<Arc<HostFacts>>) {
+        let facts = facts.into();
         self.update_and_grant(|state, _| state.told(host, facts));
     }
 
@@ -322,18 +338,14 @@ impl Pool {
         host.is_some_and(|host| host.models.is_known(model))
     }
 
-    /// Has it several hosts?
-    pub fn is_shared(&self) -> bool {
-        self.lock().state.hosts().count() > 1
+    /// Does a host serve?
+    pub fn is_serving(&self) -> bool {
+        self.lock().state.hosts().any(Host::is_serving)
     }
 
-    /// What hosts tell that they can serve, or have in memory; sorted.
-    pub fn models(&self) -> BTreeSet<String> {
-        let inner = self.lock();
-        let told = inner.state.hosts().map(|host| &host.facts);
-        told.flat_map(|facts| facts.models.iter().chain(facts.available.iter().flatten()))
-            .cloned()
-            .collect()
+    /// Has it several hosts?
+    pub fn is_shared(&self) -> bool {
+        self.lock().state.hosts().nth(1).is_some()
     }
 
     /// How long a refused client should wait before it asks again. `None`: whoever it is, and whatever
@@ -342,9 +354,37 @@ impl Pool {
         self.lock().state.retry_after(client, model, now())
     }
 
-    /// The pool at this moment.
+    /// Its first hosts at this moment, up to so many: enough to say what stands in the way.
+    pub fn glance(&self, most: usize) -> Glance {
+        self.lock().state.glance(most, now())
+    }
+
+    /// The pool at this moment: a copy of each host and each lease, made under the lock. For what comes
+    /// once a second at most, or must not be old.
     pub fn view(&self) -> PoolView {
         self.lock().state.view(now())
+    }
+
+    /// The pool a moment ago at most, for those who only look: however many they are, and however often
+    /// they do, the lock is held for them for less than a hundredth of the time.
+    pub fn snapshot(&self) -> Arc<PoolView> {
+        let now = now();
+        // Others wait for the view that is being made, rather than make their own.
+        let mut seen = self
+            .shared
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((until, view)) = &*seen
+            && now < *until
+        {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(self.view());
+        let hosts = u32::try_from(view.hosts.len()).unwrap_or(u32::MAX);
+        let age = SEEN_FOR_EACH_HOST.saturating_mul(hosts).min(SEEN_FOR);
+        *seen = Some((now + age, Arc::clone(&view)));
+        view
     }
 
     /// All hosts, in the order in which they were added.

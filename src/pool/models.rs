@@ -37,6 +37,8 @@ pub(super) struct Models {
     loaded: Option<HashSet<Model>>,
     /// All that it can serve; `None` if it doesn't tell.
     available: Option<HashSet<Model>>,
+    /// Nothing else has shown since what is in memory.
+    as_told: bool,
     /// Answered with.
     served: HashSet<Model>,
     /// Until when what it has shown to lack is remembered.
@@ -92,6 +94,11 @@ impl Models {
         self.generation
     }
 
+    /// Would it be no news, and change nothing, if it told the same again?
+    pub(super) fn are_as_told(&self) -> bool {
+        self.as_told
+    }
+
     /// It told what is in its memory and, perhaps, all that it can serve. Returns whether the latter
     /// is news.
     pub(super) fn tell(&mut self, loaded: &[String], available: Option<&[String]>) -> bool {
@@ -118,6 +125,7 @@ impl Models {
         self.generation += u64::from(is_news);
         self.loaded = Some(loaded);
         self.available = available;
+        self.as_told = true;
         is_news
     }
 
@@ -131,6 +139,7 @@ impl Models {
             && !loaded.contains(model)
         {
             loaded.insert(model.clone());
+            self.as_told = false;
         }
     }
 
@@ -174,6 +183,7 @@ impl Models {
     pub(super) fn forget(&mut self) {
         if let Some(loaded) = &mut self.loaded {
             loaded.clear();
+            self.as_told = false;
         }
         self.lacks.clear();
         self.generation += 1;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,26 @@ pub struct PoolView {
     pub oldest_wait: Duration,
     /// How long those that wait will take to be served, as far as that is known.
     pub expected_wait: Duration,
+}
+
+/// Some of the hosts at one moment.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    /// The first of them, in the order of the configuration.
+    pub hosts: Vec<HostView>,
+    /// How many others there are.
+    pub more: usize,
+}
+
+impl Glance {
+    /// What is told of each of the first hosts, and how many there are more.
+    pub fn told(&self, tell: impl Fn(&HostView) -> String) -> String {
+        let mut told: Vec<String> = self.hosts.iter().map(tell).collect();
+        if self.more > 0 {
+            told.push(format!("and {} more", self.more));
+        }
+        told.join(", ")
+    }
 }
 
 /// An attempt that runs.
@@ -147,10 +168,10 @@ pub struct HostView {
     /// Its share of the work compared with others.
     pub weight: NonZeroU32,
     /// How many times as long as the median of the hosts that have served it takes for the same work;
-    /// `None` before it has served.
+    /// `None` before it has served, and in a [`Glance`].
     pub slowness: Option<f64>,
     /// What it told of itself.
-    pub facts: HostFacts,
+    pub facts: Arc<HostFacts>,
 }
 
 impl PoolView {
@@ -194,7 +215,7 @@ impl HostView {
             starting: false,
             weight: NonZeroU32::MIN,
             slowness: None,
-            facts: HostFacts::default(),
+            facts: Arc::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use gpu_bridge_wire::{Health, Info, QueueStatus, Status};
+use gpu_bridge_wire::{Health, Info};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -20,15 +20,14 @@ use tokio::time::{Instant as Clock, timeout_at};
 use super::exchange::{Exchange, Failure};
 use super::hosts::Means;
 use super::meaning::{Key, Meaning, meaning};
-use super::readiness::Told;
+use super::readiness;
+use super::told::{Load, Told};
 use super::trouble::Trouble;
 use super::{Settings, Target};
-use crate::pool::{Check, HostFacts, HostId, Pool, Slots, Tells};
+use crate::pool::{Check, HostId, Pool, Tells};
 
 /// Answers to checks beyond this size are nonsense.
 const MAX_ANSWER: usize = 1 << 20;
-/// Characters of a device's name that are worth showing.
-const MAX_DEVICE: usize = 80;
 /// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
@@ -56,6 +55,7 @@ impl Checker {
     pub(super) async fn run(&self) {
         let mut told = None;
         loop {
+            self.pool.check_begins(self.host);
             let found = self.check().await;
             let problem = found.problem().map(str::to_owned);
             if problem != told {
@@ -106,13 +106,15 @@ impl Checker {
         }
         let until = Clock::now() + patience(asked.elapsed(), limit);
         let ours = self.pool.in_flight(self.host);
-        let slots = match self.get::<Status>("/status", until).await {
+        let slots = match self.get::<Load>("/status", until).await {
             Probe::Other(status, Meaning::Misconfigured) => {
                 return Check::Misconfigured {
                     reason: Trouble::KeyRefused(status).to_string(),
                 };
             }
-            Probe::Body(status) => Tells::Slots(self.slots(status.queue, ours)),
+            // Some of ours began or ended before it answered; of the two numbers the larger one keeps us
+            // from taking our own for others'.
+            Probe::Body(load) => Tells::Slots(load.slots(ours.max(self.pool.in_flight(self.host)))),
             Probe::Other(404 | 405 | 501, _) => Tells::Nothing,
             Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {
                 Tells::NotNow
@@ -130,14 +132,20 @@ impl Checker {
         if self.target.info_is_older_than(age, Instant::now())
             && let Probe::Body(info) = self.get::<Info>("/info", until).await
         {
-            self.pool.told(self.host, facts(&info));
-            self.target.store_info(info, Instant::now());
+            let before = self.target.told();
+            let was_too_many = before.as_ref().is_some_and(|before| before.too_many);
+            let told = Told::new(info, before);
+            if told.too_many && !was_too_many {
+                tracing::warn!(host = %self.target.name(), "host names too many models: those beyond are not known of it");
+            }
+            self.pool.told(self.host, Arc::clone(&told.facts));
+            self.target.has_told(told, Instant::now());
         }
     }
 
     /// Asks `/health` at the address in use, soon also at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
-    async fn health(&self, until: Clock) -> Probe<Told> {
+    async fn health(&self, until: Clock) -> Probe<readiness::Told> {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;
@@ -157,17 +165,6 @@ impl Checker {
             }
         }
         failure
-    }
-
-    /// `ours`: how many of its requests were ours when it was asked. Some began or ended before it
-    /// answered; of the two numbers the larger one keeps us from taking our own for others'.
-    fn slots(&self, queue: QueueStatus, ours: u32) -> Slots {
-        Slots {
-            max_concurrent: queue.max_concurrent,
-            available: queue.available_slots,
-            in_flight: queue.in_flight,
-            ours: ours.max(self.pool.in_flight(self.host)),
-        }
     }
 
     /// Asks at the address in use.
@@ -226,7 +223,7 @@ pub(crate) fn patience(health: Duration, limit: Duration) -> Duration {
 }
 
 /// What the answer of `/health`, for which `limit` was waited, makes of the check; `None` if the host is well.
-fn unwell(health: Probe<Told>, limit: Duration) -> Option<Check> {
+fn unwell(health: Probe<readiness::Told>, limit: Duration) -> Option<Check> {
     match health {
         Probe::Body(told) if told.health.status == Health::OK => None,
         Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
@@ -263,21 +260,6 @@ fn failed(reachable: bool, trouble: Trouble) -> Check {
     Check::Failed {
         reason: trouble.to_string(),
         reachable,
-    }
-}
-
-fn facts(info: &Info) -> HostFacts {
-    let device = info
-        .device_name
-        .chars()
-        .take(MAX_DEVICE)
-        .collect::<String>();
-    HostFacts {
-        device: Some(device).filter(|device| !device.is_empty()),
-        models: info.loaded_models.clone(),
-        available: info.available_models.clone(),
-        vram_total_mb: info.vram_total_mb,
-        vram_used_mb: info.vram_used_mb,
     }
 }
 

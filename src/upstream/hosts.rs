@@ -109,8 +109,8 @@ impl Hosts {
     /// What each host last told of itself.
     pub fn reports(&self) -> Reports {
         let entries = self.entries.load();
-        let report = |(id, entry): (&HostId, &Entry)| (*id, entry.target.report());
-        entries.iter().map(report).collect()
+        let report = |(id, entry): (&HostId, &Entry)| Some((*id, entry.target.info()?));
+        entries.iter().filter_map(report).collect()
     }
 
     fn keep_checking(&self, host: HostId, target: &Arc<Target>, pool: &Pool) -> Background {

@@ -21,6 +21,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod told;
 mod trouble;
 mod verdict;
 

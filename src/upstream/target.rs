@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use super::Member;
 use super::key::Known;
 use super::tls::Tls;
+use super::told::Told;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
-use crate::message::HostReport;
 
 /// What is known of where a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,12 @@ enum Whereabouts {
     Known,
     /// Its name has been looked up in vain.
     Unknown(Trouble),
+}
+
+#[derive(Debug)]
+struct ToldAt {
+    at: Instant,
+    told: Told,
 }
 
 /// See the module.
@@ -51,7 +57,7 @@ pub struct Target {
     whereabouts: watch::Sender<Whereabouts>,
     /// It was not found there when it was checked last.
     is_astray: AtomicBool,
-    info: ArcSwapOption<(Instant, Info)>,
+    told: ArcSwapOption<ToldAt>,
     key: Known,
 }
 
@@ -84,7 +90,7 @@ impl Target {
             current: ArcSwapOption::new(address.map(Arc::new)),
             whereabouts: watch::Sender::new(whereabouts),
             is_astray: AtomicBool::new(false),
-            info: ArcSwapOption::empty(),
+            told: ArcSwapOption::empty(),
             key: Known::default(),
         }
     }
@@ -237,22 +243,26 @@ impl Target {
         &self.key
     }
 
-    pub(super) fn store_info(&self, info: Info, now: Instant) {
-        self.info.store(Some((now, info).into()));
+    /// It told this at `at`.
+    pub(super) fn has_told(&self, told: Told, at: Instant) {
+        self.told.store(Some(Arc::new(ToldAt { at, told })));
+    }
+
+    /// What it told last, if it ever told anything.
+    pub(super) fn told(&self) -> Option<Told> {
+        self.told.load().as_ref().map(|last| last.told.clone())
     }
 
     /// Is its last `/info` older than `age`, or missing?
     pub(super) fn info_is_older_than(&self, age: Duration, now: Instant) -> bool {
-        self.info
-            .load()
-            .as_ref()
-            .is_none_or(|info| now.duration_since(info.0) >= age)
+        let told = self.told.load();
+        told.as_ref()
+            .is_none_or(|last| now.duration_since(last.at) >= age)
     }
 
-    pub(super) fn report(&self) -> HostReport {
-        HostReport {
-            info: self.info.load().as_ref().map(|info| info.1.clone()),
-        }
+    /// Its last `/info`, if it ever gave one.
+    pub(super) fn info(&self) -> Option<Arc<Info>> {
+        self.told().map(|told| told.info)
     }
 }
 

@@ -177,12 +177,13 @@ class Row {
     const free = Math.max(0, slots - ours);
     const closed = Math.max(0, capacity - ours - foreign - free);
     const kinds = [
-      ...Array(ours).fill("ours"),
-      ...Array(foreign).fill("others"),
-      ...Array(free).fill(""),
-      ...Array(closed).fill("closed"),
+      [ours, "ours"],
+      [foreign, "others"],
+      [free, ""],
+      [closed, "closed"],
     ];
-    const boxes = kinds.slice(0, MOST_SLOTS);
+    const drawn = kinds.flatMap(([count, kind]) => Array(Math.min(count, MOST_SLOTS)).fill(kind));
+    const boxes = drawn.slice(0, MOST_SLOTS);
     const picture = boxes.join();
     if (this.slotBoxes.dataset.picture !== picture || boxes.length === 0) {
       this.slotBoxes.dataset.picture = picture;

@@ -1,5 +1,7 @@
 //! Which hosts there are, and which of them operators keep out.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{EventKind, State};
 use crate::config::HostName;
 use crate::pool::HostId;
@@ -10,11 +12,21 @@ impl State {
     /// See [`super::Pool::set_hosts`].
     pub(in crate::pool) fn set_hosts(&mut self, specs: Vec<HostSpec>) -> Vec<HostId> {
         let first_time = self.hosts.is_empty();
+        let known = self.hosts().map(|host| {
+            let HostSpec { name, endpoint, .. } = &host.spec;
+            ((name.clone(), endpoint.clone()), host.id)
+        });
+        let known: HashMap<_, _> = known.collect();
+        let slowness = Slowness::like(self.hosts.iter().map(|host| host.slowness));
         let ids: Vec<HostId> = specs
             .into_iter()
-            .map(|spec| self.set_host(spec, first_time))
+            .map(|spec| {
+                let same = known.get(&(spec.name.clone(), spec.endpoint.clone()));
+                self.set_host(spec, same.copied(), slowness, first_time)
+            })
             .collect();
-        let gone = |host: &Host| !host.removed && !ids.contains(&host.id);
+        let listed: HashSet<HostId> = ids.iter().copied().collect();
+        let gone = |host: &Host| !host.removed && !listed.contains(&host.id);
         let gone: Vec<HostId> = self
             .hosts
             .iter()
@@ -32,19 +44,21 @@ impl State {
         ids
     }
 
-    fn set_host(&mut self, spec: HostSpec, first_time: bool) -> HostId {
-        let same = |host: &&mut Host| {
-            let known = &host.spec;
-            !host.removed && known.name == spec.name && known.endpoint == spec.endpoint
-        };
-        if let Some(host) = self.hosts.iter_mut().find(same) {
+    /// `same`: the host that it is already. `slowness`: of one that is new.
+    fn set_host(
+        &mut self,
+        spec: HostSpec,
+        same: Option<HostId>,
+        slowness: Slowness,
+        first_time: bool,
+    ) -> HostId {
+        if let Some(host) = same.and_then(|id| self.host_mut(id)) {
             host.capacity.configured = spec.max_concurrent;
             host.spec = spec;
             return host.id;
         }
         let id = HostId(self.next_host);
         self.next_host += 1;
-        let slowness = Slowness::like(self.hosts.iter().map(|host| host.slowness));
         let mut host = Host::new(id, spec, self.settings.thresholds, slowness);
         if !first_time {
             host.capacity.start_slowly();

@@ -33,7 +33,7 @@ use super::limits::{LimitReached, Limits};
 use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
 use super::reach::Reach;
-use super::snapshot::{HostView, PoolView, Running};
+use super::snapshot::{Glance, HostView, PoolView, Running};
 use crate::config::{HostName, Policy};
 
 /// How the pool behaves.
@@ -237,7 +237,9 @@ impl State {
 
     pub(super) fn view(&self, now: Instant) -> PoolView {
         let median = median(self.hosts().filter_map(|host| host.slowness.measured()));
-        let hosts = self.hosts().map(|host| self.view_of(host, median, now));
+        let hosts = self
+            .hosts()
+            .map(|host| self.view_of(host, Some(median), now));
         PoolView {
             hosts: hosts.collect(),
             policy: self.settings.policy,
@@ -265,8 +267,18 @@ impl State {
         running.collect()
     }
 
-    /// `median`: of the hosts' slowness.
-    fn view_of(&self, host: &Host, median: f64, now: Instant) -> HostView {
+    /// The first hosts, up to so many.
+    pub(super) fn glance(&self, most: usize, now: Instant) -> Glance {
+        let first = self.hosts().take(most);
+        let hosts: Vec<_> = first.map(|host| self.view_of(host, None, now)).collect();
+        Glance {
+            more: self.hosts().count() - hosts.len(),
+            hosts,
+        }
+    }
+
+    /// `median`: of the hosts' slowness, if anybody asks.
+    fn view_of(&self, host: &Host, median: Option<f64>, now: Instant) -> HostView {
         let left = |until: Instant| until.saturating_duration_since(now);
         let busy_for = host.busy_until.map(left);
         let next_check = host
@@ -292,8 +304,8 @@ impl State {
             foreign: host.capacity.foreign(),
             starting: host.capacity.is_starting(),
             weight: host.spec.weight,
-            slowness: host.slowness.measured().map(|factor| factor / median),
-            facts: host.facts.clone(),
+            slowness: median.and_then(|median| Some(host.slowness.measured()? / median)),
+            facts: Arc::clone(&host.facts),
         }
     }
 

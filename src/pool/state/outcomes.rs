@@ -1,5 +1,6 @@
 //! What attempts and checks tell of hosts.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{EventKind, Grant, State, find};
@@ -149,11 +150,18 @@ impl State {
     }
 
     /// `id` told what it is.
-    pub(in crate::pool) fn told(&mut self, id: HostId, facts: HostFacts) {
+    pub(in crate::pool) fn told(&mut self, id: HostId, facts: impl Into<Arc<HostFacts>>) {
         if let Some(host) = self.host_mut(id)
-            && host.tell(facts)
+            && host.tell(facts.into())
         {
             self.models_changed = true;
+        }
+    }
+
+    /// A health check of `id` begins.
+    pub(in crate::pool) fn check_begins(&mut self, id: HostId) {
+        if let Some(host) = self.host_mut(id) {
+            host.suspect = false;
         }
     }
 
@@ -163,7 +171,6 @@ impl State {
         let Some(host) = self.host_mut(id) else {
             return;
         };
-        host.suspect = false;
         host.last_check = Some(now);
         host.problem = check.problem().map(str::to_owned);
         host.unasked = match check {

@@ -1,6 +1,6 @@
 //! The state machine in random histories, against its invariants.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
@@ -25,6 +25,8 @@ enum Step {
     Leave(usize),
     Finish(usize, Outcome),
     Blame(usize),
+    BeginCheck(usize),
+    /// The end of one.
     Check(usize, Check),
     Tell(usize, Vec<u8>, Option<Vec<u8>>),
     Drain(usize, bool),
@@ -75,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Leave),
         12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
         2 => any::<usize>().prop_map(Step::Blame),
+        3 => any::<usize>().prop_map(Step::BeginCheck),
         6 => (any::<usize>(), check()).prop_map(|(host, check)| Step::Check(host, check)),
         3 => (any::<usize>(), models(), prop::option::of(models())).prop_map(|(host, loaded, all)| Step::Tell(host, loaded, all)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(host, draining)| Step::Drain(host, draining)),
@@ -113,6 +116,8 @@ struct World {
     waiting: HashMap<Ticket, Waiter>,
     avoids: HashMap<Ticket, Avoid>,
     limits: HashMap<String, Limits>,
+    /// Hosts that have failed since their last check began.
+    suspects: HashSet<HostId>,
 }
 
 #[derive(Clone, Debug)]
@@ -154,6 +159,7 @@ impl World {
             waiting: HashMap::new(),
             avoids: HashMap::new(),
             limits: HashMap::new(),
+            suspects: HashSet::new(),
         }
     }
 
@@ -183,6 +189,12 @@ impl World {
                 if let Some(host) = self.host(which) {
                     let model = model(u8::try_from(which % 3).unwrap());
                     self.state.blame(host, model.as_ref(), self.now);
+                }
+            }
+            Step::BeginCheck(which) => {
+                if let Some(host) = self.host(which) {
+                    self.suspects.remove(&host);
+                    self.state.check_begins(host);
                 }
             }
             Step::Check(which, check) => {
@@ -307,6 +319,9 @@ impl World {
     /// Ends an attempt as a dispatcher would: what failed joins the line again at its old place.
     fn finish(&mut self, lease: &Grant, outcome: Outcome) {
         let proof = self.state.finish(lease, outcome, self.now);
+        if matches!(outcome, Outcome::Refused | Outcome::Broke) {
+            self.suspects.insert(lease.host);
+        }
         let mut avoid = self.avoids.remove(&lease.ticket).unwrap_or_default();
         match outcome {
             Outcome::Answered { .. } | Outcome::Abandoned => return,
@@ -334,6 +349,13 @@ impl World {
             );
         }
         self.check_counts()?;
+        for host in self.state.ids().filter(|id| self.suspects.contains(id)) {
+            let delay = self.state.check_delay(host, self.now);
+            prop_assert!(
+                delay <= timing::FIRST_RECHECK,
+                "nobody looks after a suspect"
+            );
+        }
         self.check_nobody_waits_in_vain()
     }
 

@@ -479,6 +479,7 @@ fn checks_hurry_for_hosts_that_fail_or_are_waited_for() {
     assert_eq!(state.check_delay(A, now), 5 * SECOND);
     finish(&mut state, A, Outcome::Refused, now);
     assert_eq!(state.check_delay(A, now), FIRST_RECHECK);
+    state.check_begins(A);
     state.checked(A, &GOOD, now);
     assert_eq!(state.check_delay(A, now), 5 * SECOND, "once, not for ever");
     state.checked(A, &failed, now);
