@@ -164,7 +164,7 @@ impl RequestRecord {
 
     /// When the attempts were made that are left out, about: as the last of the first.
     pub fn left_out_after(&self) -> Option<Duration> {
-        let last = self.attempts.iter().take(FIRST).last()?;
+        let last = self.attempts.iter().take(FIRST).next_back()?;
         (self.attempts_left_out > 0).then_some(last.after)
     }
 
