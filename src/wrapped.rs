@@ -1,8 +1,12 @@
 //! Connections that wrap another one, to see or to steer what is read from it.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use gpu_bridge_framing::BadChunks;
+use pingora::protocols::Stream;
+use tokio::io::AsyncWrite as _;
 
 /// Has reading failed because of chunks that are not framed as HTTP says?
 pub(crate) fn is_misframed(error: &pingora::Error) -> bool {
@@ -11,43 +15,51 @@ pub(crate) fn is_misframed(error: &pingora::Error) -> bool {
     cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<BadChunks>)
 }
 
-/// What a wrapper has no part in, and passes on to its `$inner` connection: writing, the end unless a
-/// method of its own sees to it (`$close`), and what pingora asks about a connection, but for TLS.
-macro_rules! pass_on {
-    ($wrapper:ty, $inner:ident) => {
-        impl $wrapper {
-            fn poll_close(
-                &mut self,
-                context: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                tokio::io::AsyncWrite::poll_shutdown(std::pin::Pin::new(&mut self.$inner), context)
-            }
-        }
+/// A connection that wraps another one. What it has no part in is passed on by [`pass_on`].
+pub(crate) trait Wrapper {
+    /// The connection that is wrapped.
+    fn inner(&self) -> &Stream;
 
-        $crate::wrapped::pass_on!($wrapper, $inner, poll_close);
-    };
-    ($wrapper:ty, $inner:ident, $close:ident) => {
+    /// The same.
+    fn inner_mut(&mut self) -> &mut Stream;
+
+    /// So many bytes have been written.
+    fn wrote(&mut self, _bytes: usize) {}
+
+    /// Ends our side of it.
+    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inner_mut()).poll_shutdown(context)
+    }
+}
+
+/// What a [`Wrapper`] has no part in: writing, and what pingora asks about a connection, but for TLS.
+macro_rules! pass_on {
+    ($wrapper:ty) => {
         impl tokio::io::AsyncWrite for $wrapper {
             fn poll_write(
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
                 bytes: &[u8],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$inner).poll_write(context, bytes)
+                let written = std::pin::Pin::new(self.inner_mut()).poll_write(context, bytes);
+                if let std::task::Poll::Ready(Ok(bytes)) = written {
+                    self.wrote(bytes);
+                }
+                written
             }
 
             fn poll_flush(
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$inner).poll_flush(context)
+                std::pin::Pin::new(self.inner_mut()).poll_flush(context)
             }
 
             fn poll_shutdown(
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                self.$close(context)
+                self.poll_close(context)
             }
 
             fn poll_write_vectored(
@@ -55,11 +67,16 @@ macro_rules! pass_on {
                 context: &mut std::task::Context<'_>,
                 slices: &[std::io::IoSlice<'_>],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$inner).poll_write_vectored(context, slices)
+                let inner = std::pin::Pin::new(self.inner_mut());
+                let written = inner.poll_write_vectored(context, slices);
+                if let std::task::Poll::Ready(Ok(bytes)) = written {
+                    self.wrote(bytes);
+                }
+                written
             }
 
             fn is_write_vectored(&self) -> bool {
-                self.$inner.is_write_vectored()
+                self.inner().is_write_vectored()
             }
         }
 
@@ -76,13 +93,13 @@ macro_rules! pass_on {
 
         impl pingora::protocols::UniqueID for $wrapper {
             fn id(&self) -> pingora::protocols::UniqueIDType {
-                self.$inner.id()
+                self.inner().id()
             }
         }
 
         impl pingora::protocols::GetTimingDigest for $wrapper {
             fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
-                self.$inner.get_timing_digest()
+                self.inner().get_timing_digest()
             }
         }
 
@@ -90,7 +107,7 @@ macro_rules! pass_on {
             fn get_proxy_digest(
                 &self,
             ) -> Option<std::sync::Arc<pingora::protocols::raw_connect::ProxyDigest>> {
-                self.$inner.get_proxy_digest()
+                self.inner().get_proxy_digest()
             }
         }
 
@@ -98,7 +115,7 @@ macro_rules! pass_on {
             fn get_socket_digest(
                 &self,
             ) -> Option<std::sync::Arc<pingora::protocols::SocketDigest>> {
-                self.$inner.get_socket_digest()
+                self.inner().get_socket_digest()
             }
         }
     };

@@ -156,6 +156,44 @@ pub fn check(head: &[u8]) -> Result<Body, BadHead> {
     found.check(&request)
 }
 
+/// Checks the head of a request of HTTP/2, which says in fields what stands in the first line of HTTP/1, by
+/// the same rules. There is no need to find its end, but none of it must mean another thing to a host.
+///
+/// # Errors
+/// It would be refused in HTTP/1.
+pub fn check_fields<'a>(
+    method: &[u8],
+    target: &[u8],
+    authority: Option<&'a [u8]>,
+    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+) -> Result<(), BadHead> {
+    check_target(method, target)?;
+    let mut found = Found::default();
+    for (name, value) in headers {
+        let is_text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+        // Blanks at the ends are no part of a value in HTTP/1, and forbidden here (RFC 9113, section 8.2.1).
+        if !value.iter().all(is_text) || value.trim_ascii() != value {
+            return Err(BadHead::HeaderLine);
+        }
+        found.note(name, value)?;
+    }
+    if authority.or(found.host).is_none() {
+        return Err(BadHead::Host);
+    }
+    found.check_authority(authority)
+}
+
+fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadHead> {
+    let is_visible = target.iter().all(u8::is_ascii_graphic);
+    if !is_token(method) || target.is_empty() || !is_visible || target.contains(&b'#') {
+        return Err(BadHead::RequestLine);
+    }
+    if method == b"CONNECT" {
+        return Err(BadHead::Connect);
+    }
+    Ok(())
+}
+
 struct RequestLine<'a> {
     target: &'a [u8],
     is_1_0: bool,
@@ -174,13 +212,7 @@ impl<'a> RequestLine<'a> {
             b"HTTP/1.0" => true,
             _ => return Err(BadHead::RequestLine),
         };
-        let is_visible = target.iter().all(u8::is_ascii_graphic);
-        if !is_token(method) || target.is_empty() || !is_visible || target.contains(&b'#') {
-            return Err(BadHead::RequestLine);
-        }
-        if method == b"CONNECT" {
-            return Err(BadHead::Connect);
-        }
+        check_target(method, target)?;
         Ok(Self { target, is_1_0 })
     }
 
@@ -255,11 +287,20 @@ impl<'a> Found<'a> {
         if !request.is_1_0 && self.host.is_none() {
             return Err(BadHead::Host);
         }
-        match request.authority()? {
+        self.check_authority(request.authority()?)?;
+        Ok(if self.is_chunked {
+            Body::Chunked
+        } else {
+            Body::Length(self.length.unwrap_or_default())
+        })
+    }
+
+    /// `named`: the host that the target names, if it does.
+    fn check_authority(&self, named: Option<&[u8]>) -> Result<(), BadHead> {
+        match named {
             Some(named) if !is_host(named) => Err(BadHead::Target),
             Some(named) if self.host.is_some_and(|host| host != named) => Err(BadHead::Target),
-            _ if self.is_chunked => Ok(Body::Chunked),
-            _ => Ok(Body::Length(self.length.unwrap_or_default())),
+            _ => Ok(()),
         }
     }
 }
@@ -435,6 +476,79 @@ mod tests {
         ] {
             let head = format!("GET / HTTP/1.1\r\n{host}\r\n");
             assert_eq!(judge(&head), Err(BadHead::Host), "{host:?}");
+        }
+    }
+
+    /// Without a connection to smuggle anything on, HTTP/2 is held to the same.
+    #[test]
+    fn fields_are_judged_as_lines_are() {
+        let fields = |method: &str,
+                      target: &str,
+                      authority: Option<&'static str>,
+                      headers: &[(&str, &str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            check_fields(
+                method.as_bytes(),
+                target.as_bytes(),
+                authority.map(str::as_bytes),
+                headers,
+            )
+        };
+        let a = Some("a");
+        for (method, target, authority, headers, expected) in [
+            ("POST", "/embed?x=%20", a, &[][..], Ok(())),
+            ("OPTIONS", "*", a, &[("x", "caf\u{e9}\ty")], Ok(())),
+            ("GET", "/", None, &[("host", "a")], Ok(())),
+            (
+                "GET",
+                "/",
+                a,
+                &[("host", "a"), ("content-length", "1")],
+                Ok(()),
+            ),
+            ("GET", "/\u{e9}", a, &[], Err(BadHead::RequestLine)),
+            ("GET", "/\u{7f}", a, &[], Err(BadHead::RequestLine)),
+            ("GET", "/a b", a, &[], Err(BadHead::RequestLine)),
+            ("GET", "/#x", a, &[], Err(BadHead::RequestLine)),
+            ("GET", "", a, &[], Err(BadHead::RequestLine)),
+            ("CONNECT", "a:1", a, &[], Err(BadHead::Connect)),
+            ("GET", "/", None, &[], Err(BadHead::Host)),
+            ("GET", "/", a, &[("host", "")], Err(BadHead::Host)),
+            (
+                "GET",
+                "/",
+                a,
+                &[("host", "a"), ("host", "a")],
+                Err(BadHead::Host),
+            ),
+            ("GET", "/", a, &[("host", "b")], Err(BadHead::Target)),
+            ("GET", "/", Some("u@a"), &[], Err(BadHead::Target)),
+            ("GET", "/", Some(""), &[], Err(BadHead::Target)),
+            (
+                "GET",
+                "/",
+                a,
+                &[("content-length", "+1")],
+                Err(BadHead::Length),
+            ),
+            (
+                "GET",
+                "/",
+                a,
+                &[("transfer-encoding", "x")],
+                Err(BadHead::Coding),
+            ),
+            ("GET", "/", a, &[("x", " a")], Err(BadHead::HeaderLine)),
+            ("GET", "/", a, &[("x", "a\t")], Err(BadHead::HeaderLine)),
+            ("GET", "/", a, &[("x", "a\rb")], Err(BadHead::HeaderLine)),
+        ] {
+            let judged = fields(method, target, authority, headers);
+            assert_eq!(
+                judged, expected,
+                "{method} {target:?} {authority:?} {headers:?}"
+            );
         }
     }
 

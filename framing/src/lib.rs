@@ -14,5 +14,5 @@ mod linger;
 
 pub use chunks::{BadChunks, Chunks};
 pub use coding::{Coded, coded};
-pub use head::{BadHead, Body, HeadLimits, Scanner, check, is_token};
+pub use head::{BadHead, Body, HeadLimits, Scanner, check, check_fields, is_token};
 pub use linger::Linger;

@@ -67,29 +67,27 @@ pub struct Delivery {
     /// The answer, as far as it is held.
     pub answer: Answer,
     /// The rest of an answer that is too large to hold.
-    pub rest: Option<LeasedRest>,
+    pub rest: Option<LongRest>,
 }
 
-/// The rest of a large answer, with the lease that it still uses.
-pub struct LeasedRest {
+/// The rest of a long answer. Its lease is given back already: hosts compute an answer before they send it,
+/// so however slowly a client reads, it keeps no GPU from others.
+pub struct LongRest {
     rest: Box<dyn Rest>,
-    lease: Option<Lease>,
+    host: HostId,
+    pool: Pool,
 }
 
-impl LeasedRest {
+impl LongRest {
     /// The next chunk; `None` after the last.
     ///
     /// # Errors
     /// [`Cut`] if the host fails half-way; nobody can repeat the request by then.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
         let next = self.rest.next().await;
-        let outcome = match &next {
-            Ok(Some(_)) => return next,
-            Ok(None) => Outcome::Answered { timed: false },
-            Err(Cut::Failed(_)) => Outcome::Broke,
-            Err(Cut::TooSlow) => Outcome::Abandoned,
-        };
-        self.lease.take().map(|lease| lease.finish(outcome));
+        if let Err(Cut::Failed(_)) = &next {
+            self.pool.blame(self.host, None);
+        }
         next
     }
 }
@@ -164,7 +162,7 @@ impl<U: Upstream> Dispatcher<U> {
             for Ended { lease, end } in ended {
                 match end {
                     End::Delivered(answer) => {
-                        return Ok(self.deliver(lease, answer, call, &history));
+                        return Ok(self.deliver(&lease, answer, call, &history));
                     }
                     End::Failed { verdict, proof } => {
                         self.metrics.requests.retried(verdict.as_str());
@@ -315,7 +313,7 @@ impl<U: Upstream> Dispatcher<U> {
     /// shows it: a host that lacks a model may say 404 where another says 500.
     fn deliver(
         &self,
-        lease: Lease,
+        lease: &Lease,
         mut answer: Answer,
         call: &Call,
         history: &History,
@@ -329,15 +327,13 @@ impl<U: Upstream> Dispatcher<U> {
             }
         }
         let host = lease.name().clone();
-        let rest = if let Some(rest) = answer.rest.take() {
-            Some(LeasedRest {
-                rest,
-                lease: Some(lease),
-            })
-        } else {
-            lease.finish(Outcome::Answered { timed: success });
-            None
-        };
+        let rest = answer.rest.take().map(|rest| LongRest {
+            rest,
+            host: lease.host(),
+            pool: self.pool.clone(),
+        });
+        let timed = success && rest.is_none();
+        lease.finish(Outcome::Answered { timed });
         Delivery { host, answer, rest }
     }
 }

@@ -31,7 +31,7 @@ use pingora::protocols::{ALPN, Ssl, Stream};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::budget::{Budget, Reservation};
-use crate::wrapped::pass_on;
+use crate::wrapped::{Wrapper, pass_on};
 
 /// Bytes of one read.
 const READ: usize = 4 << 10;
@@ -134,10 +134,6 @@ impl Connection {
         is_agreed.then(|| std::mem::take(&mut self.rest))
     }
 
-    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.linger.poll_close(&mut self.inner, context)
-    }
-
     /// What comes next for the reader: of what was read already, else from the connection.
     fn poll_next(
         &mut self,
@@ -225,7 +221,21 @@ impl AsyncRead for Connection {
     }
 }
 
-pass_on!(Connection, inner, poll_close);
+impl Wrapper for Connection {
+    fn inner(&self) -> &Stream {
+        &self.inner
+    }
+
+    fn inner_mut(&mut self) -> &mut Stream {
+        &mut self.inner
+    }
+
+    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.linger.poll_close(&mut self.inner, context)
+    }
+}
+
+pass_on!(Connection);
 
 impl Ssl for Connection {
     fn get_ssl(&self) -> Option<&TlsRef> {

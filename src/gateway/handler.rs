@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gpu_bridge_framing::{BadHead, HeadLimits};
+use gpu_bridge_framing::{BadHead, HeadLimits, check_fields};
 use gpu_bridge_wire::openai::Form;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, Version};
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -172,12 +173,8 @@ impl<U: Upstream> Handler<U> {
         let head = session.req_header();
         let route = Route::find(&head.method, path);
         record.asked(&head.method, route.ok());
-        let limit = self.settings().max_headers;
-        if head.headers.len() > limit {
-            // Only HTTP/2 comes this far with too many.
-            let error = BadHead::TooMany { limit };
-            let text = NoRequest::Bad(error).to_string();
-            let reply = Reply::error(error.status(), text);
+        if let Err(bad) = self.check_head(head) {
+            let reply = Reply::error(bad.status(), NoRequest::Bad(bad).to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
         }
         let identified = self.auth.identify(&head.headers);
@@ -199,6 +196,25 @@ impl<U: Upstream> Handler<U> {
             }
             Err(no_route) => Outgoing::Own(refusals::no_route(no_route)),
         }
+    }
+
+    /// Heads of HTTP/1 that are not as they should be don't come this far.
+    fn check_head(&self, head: &RequestHeader) -> Result<(), BadHead> {
+        let limit = self.settings().max_headers;
+        if head.version != Version::HTTP_2 {
+            return Ok(());
+        }
+        if head.headers.len() > limit {
+            return Err(BadHead::TooMany { limit });
+        }
+        check_fields(
+            head.method.as_str().as_bytes(),
+            head.raw_path(),
+            head.uri.authority().map(|it| it.as_str().as_bytes()),
+            head.headers
+                .iter()
+                .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())),
+        )
     }
 
     /// Finds an answer within the time that the client gives, if it gives one.

@@ -2,18 +2,21 @@
 //!
 //! Client and server share the connection's windows, so that what a client may send without being
 //! read is bounded. The connection ends when it has been idle for long, when the client breaks the
-//! rules too often, or, once the proxy stops, with the last of its requests.
+//! rules too often or floods us with what is [no request](super::flood), or, once the proxy stops, with the
+//! last of its requests.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
 use pingora::protocols::{Digest, Stream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::flood::Metered;
 use super::handler::Handler;
 use crate::upstream::Upstream;
 
@@ -23,6 +26,8 @@ const MAX_STREAMS: u32 = 100;
 const WINDOW: u32 = 256 << 10;
 /// How long a client without a request may take to hang up once it was told to.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// What we say to those who overdo it (RFC 9113, section 7).
+const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// Requests so malformed that they are not handled at all.
 const MAX_REJECTED: usize = 32;
 
@@ -40,6 +45,8 @@ pub(super) async fn serve<U: Upstream>(
         socket_digest: stream.get_socket_digest(),
     });
     let options = options(settings.max_head);
+    let flood = Arc::new(Notify::new());
+    let stream: Stream = Box::new(Metered::new(stream, &flood));
     let handshake = server::handshake(stream, Some(options));
     let Ok(Ok(mut connection)) = timeout(settings.client_head, handshake).await else {
         return;
@@ -62,6 +69,7 @@ pub(super) async fn serve<U: Upstream>(
                 connection.graceful_shutdown();
                 continue;
             }
+            () = flood.notified() => break,
             Some(_) = requests.join_next() => continue,
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             () = sleep(patience), if requests.is_empty() => {
@@ -79,10 +87,20 @@ pub(super) async fn serve<U: Upstream>(
                 requests.spawn(handle(Arc::clone(handler), session));
             }
             Ok(Some(H2Accept::Rejected)) if rejected < MAX_REJECTED => rejected += 1,
+            Ok(Some(H2Accept::Rejected)) => break,
             // Requests end with their connection.
-            Ok(Some(H2Accept::Rejected) | None) | Err(_) => return,
+            Ok(None) | Err(_) => return,
         }
     }
+    handler.observers.metrics.process.calmed_connection();
+    tracing::info!(
+        "a connection of HTTP/2 was ended: its client sent little but what is no request"
+    );
+    requests.abort_all();
+    connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
+    // Best effort: a client that is not reading loses nothing it has a right to.
+    let closed = poll_fn(|context| connection.poll_closed(context));
+    let _ = timeout(settings.client_head, closed).await;
 }
 
 fn options(max_head: usize) -> H2Options {

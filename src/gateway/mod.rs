@@ -17,6 +17,7 @@ mod auth;
 mod body;
 mod call;
 mod connections;
+mod flood;
 mod forwarding;
 mod handler;
 mod head;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::ahead;
-use crate::dispatch::{Delivery, LeasedRest};
+use crate::dispatch::{Delivery, LongRest};
 use crate::message::Cut;
 use crate::telemetry::{Journal, Reason};
 
@@ -203,7 +203,7 @@ async fn deliver_head(
 }
 
 /// Writes what comes from the host, as it comes.
-async fn pass_on(rest: &mut LeasedRest, session: &mut ServerSession) -> pingora::Result<usize> {
+async fn pass_on(rest: &mut LongRest, session: &mut ServerSession) -> pingora::Result<usize> {
     let explain = |cut: Cut| Error::explain(kind(&cut), cut.to_string());
     let mut written = 0;
     loop {

@@ -275,7 +275,8 @@ impl Pool {
         Waiting::new(self.clone(), ticket, receiver)
     }
 
-    /// A sibling answered well what `host` had not. `model`: what it perhaps lacks.
+    /// A sibling answered well what `host` had not, or `host` broke an answer when its lease had been given
+    /// back. `model`: what it perhaps lacks.
     pub fn blame(&self, host: HostId, model: Option<&Model>) {
         self.update_and_grant(|state, now| state.blame(host, model, now));
     }

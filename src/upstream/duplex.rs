@@ -21,7 +21,7 @@ use pingora::protocols::{Ssl, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::wrapped::pass_on;
+use crate::wrapped::{Wrapper, pass_on};
 
 /// A host that takes nothing of a request for this long, and says nothing, hangs.
 const STALL: Duration = Duration::from_secs(10);
@@ -256,7 +256,17 @@ impl AsyncRead for Duplex {
     }
 }
 
-pass_on!(Duplex, stream);
+impl Wrapper for Duplex {
+    fn inner(&self) -> &Stream {
+        &self.stream
+    }
+
+    fn inner_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+}
+
+pass_on!(Duplex);
 
 impl Ssl for Duplex {}
 

@@ -235,3 +235,84 @@ async fn a_connection_that_a_successor_relieves_is_told_so_and_finishes_what_it_
     let mut wire = connect(&new).await;
     wire.embed("later").await.assert_embedding_of("later");
 }
+
+#[tokio::test]
+async fn a_head_is_held_to_the_rules_of_http_1() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for (target, named, status) in [
+        ("https://proxy.example/embed?q=%C3%A9", "proxy.example", 200),
+        ("https://proxy.example/embed?q=\u{e9}", "proxy.example", 400),
+        ("https://proxy.example/embed", "other.example", 400),
+        ("https://u@proxy.example/embed", "proxy.example", 400),
+    ] {
+        let stream = TcpStream::connect(proxy.address()).await.unwrap();
+        for mut wire in [connect(&proxy).await, Wire::http1(stream).await] {
+            let mut request = wire.embed_request("x");
+            *request.uri_mut() = target.parse().unwrap();
+            request.headers_mut().insert("host", named.parse().unwrap());
+            let is_http2 = wire.is_http2();
+            let reply = wire.send(request).await;
+            assert_eq!(reply.status, status, "{target} {named}, HTTP/2: {is_http2}");
+        }
+    }
+    assert_eq!(host.arrivals(), 2);
+}
+
+/// Makes the frames of each round of a flood.
+type NumberedFrame = fn(u32) -> Vec<u8>;
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+#[tokio::test]
+async fn a_flood_of_what_is_no_request_is_ended_and_counted() {
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u8 = 11;
+    const GET: &[u8] = b"\x82\x86\x84\x41\x05proxy";
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let floods: [(&str, NumberedFrame); 6] = [
+        ("SETTINGS", |_| frame(4, 0, 0, &[])),
+        ("PING", |_| frame(6, 0, 0, &[0; 8])),
+        ("PRIORITY", |_| frame(2, 0, 1, &[0, 0, 0, 0, 1])),
+        ("WINDOW_UPDATE", |_| frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("unknown", |_| frame(99, 0, 0, &[])),
+        ("resets", |number| {
+            let stream = 2 * number + 1;
+            [frame(1, 5, stream, GET), frame(3, 0, stream, &[0, 0, 0, 8])].concat()
+        }),
+    ];
+    for (what, flood) in floods {
+        let mut connection = proxy.connect().await;
+        let start = [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            &frame(4, 0, 0, &[]),
+        ]
+        .concat();
+        let frames: Vec<u8> = (0..30_000).flat_map(flood).collect();
+        connection.send([start, frames].concat()).await;
+
+        let said = connection.rest().await;
+        let mut said = &said[..];
+        let mut last = None;
+        while let [_, high, low, kind, rest @ ..] = said {
+            let (payload, rest) = rest[5..].split_at(usize::from(*high) << 8 | usize::from(*low));
+            last = Some((*kind, payload.get(7).copied()));
+            said = rest;
+        }
+        assert_eq!(last, Some((GOAWAY, Some(ENHANCE_YOUR_CALM))), "{what}");
+    }
+    let name = "gpu_bridge_http2_connections_calmed_total";
+    assert!(proxy.metrics().await.count(name, &[]) >= 5);
+    // Others notice nothing.
+    connect(&proxy)
+        .await
+        .embed("x")
+        .await
+        .assert_embedding_of("x");
+}

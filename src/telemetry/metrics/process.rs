@@ -14,6 +14,7 @@ pub struct ProcessMetrics {
     connections_limit: IntGauge,
     refused_connections: IntCounter,
     failed_handshakes: IntCounter,
+    calmed_connections: IntCounter,
     certificates: Mutex<Vec<Watched>>,
 }
 
@@ -54,6 +55,10 @@ impl ProcessMetrics {
                 "tls_handshakes_failed_total",
                 "TLS handshakes with clients that failed.",
             )?,
+            calmed_connections: make.counter(
+                "http2_connections_calmed_total",
+                "Connections of HTTP/2 ended with ENHANCE_YOUR_CALM, since they brought little but frames that are no request, or many malformed requests.",
+            )?,
             certificates: Mutex::default(),
         })
     }
@@ -78,6 +83,11 @@ impl ProcessMetrics {
     /// A client could not agree with us on TLS.
     pub fn failed_handshake(&self) {
         self.failed_handshakes.inc();
+    }
+
+    /// A client of HTTP/2 was told to send less of what is no request.
+    pub fn calmed_connection(&self) {
+        self.calmed_connections.inc();
     }
 
     /// Tells of this certificate from now on.
