@@ -219,7 +219,7 @@ pub struct Cli {
     #[arg(long, env = "GPU_BRIDGE_BERTSCORE_BASELINES", value_name = "DIR")]
     pub(crate) bertscore_baselines: Option<PathBuf>,
 
-    /// What to log, such as info, debug or `gpu_bridge_backend=debug,warn`
+    /// What to log, such as info, debug or `gpu_bridge_backend::hub=debug,warn`; of libraries, nothing
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,
 }
@@ -243,7 +243,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    start_log(&settings.log, &log);
+    // Lines for people on a terminal, JSON for everything else.
+    log.listen(settings.log.clone(), std::io::stderr().is_terminal());
     metrics.upkeep.note_panics();
     match run(settings, metrics) {
         Ok(()) => ExitCode::SUCCESS,
@@ -252,30 +253,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Lines for people on a terminal, JSON for everything else.
-fn start_log(wanted: &str, log: &Log) {
-    let format = tracing_subscriber::fmt()
-        .with_env_filter(log_filter(wanted))
-        .with_writer(log.lines())
-        // These go to standard error by a macro that panics.
-        .log_internal_errors(false);
-    if std::io::stderr().is_terminal() {
-        format.init();
-    } else {
-        format.json().flatten_event(true).init();
-    }
-}
-
-/// A level by itself is meant for what this program says; libraries are asked for by name.
-fn log_filter(wanted: &str) -> String {
-    let own = wanted.split(',').map(|part| {
-        let level = part.trim().parse::<tracing::level_filters::LevelFilter>();
-        level.map_or_else(|_| part.to_owned(), |level| format!("gpu_bridge={level}"))
-    });
-    let default = ["error".to_owned(), "gpu_bridge=info".to_owned()];
-    default.into_iter().chain(own).collect::<Vec<_>>().join(",")
 }
 
 fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use gpu_bridge_upkeep::Filter;
 use thiserror::Error;
 
 pub use self::downloads::Downloads;
@@ -70,8 +71,8 @@ pub struct Settings {
     pub model_memory: Option<u64>,
     /// Hidden layer for `BERTScore`, by model name.
     pub bertscore_layers: BTreeMap<String, usize>,
-    /// What to log, in the syntax of `RUST_LOG`.
-    pub log: String,
+    /// What to log.
+    pub log: Filter,
 }
 
 /// One thing that is wrong.
@@ -329,15 +330,11 @@ impl Check {
         layers
     }
 
-    fn log(&mut self, text: &str) -> String {
-        if let Err(error) = text.parse::<tracing_subscriber::EnvFilter>() {
-            self.wrong(
-                "RUST_LOG (--log)",
-                text,
-                format!("a filter such as info ({error})"),
-            );
-        }
-        text.to_owned()
+    fn log(&mut self, text: &str) -> Filter {
+        Filter::new(text).unwrap_or_else(|_| {
+            self.wrong("RUST_LOG (--log)", text, "a filter such as info");
+            Filter::default()
+        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! What operators see: log lines, metrics, what happened lately, the story of each request, and traces.
 
 mod activity;
-mod human;
 mod journal;
 mod logs;
 mod metrics;

@@ -1,7 +1,7 @@
 //! What keeps both programs running whatever becomes of what they say and of their background tasks.
 //!
 //! - [`Log`]: log lines go out through a bounded queue; whoever logs is never held up, and never
-//!   learns of an error.
+//!   learns of an error. [`printable`]: no line does anything to who reads it.
 //! - [`Upkeep::note_panics`]: a bug costs the request or the task that hit it, and is told.
 //! - [`Upkeep::keep`]: a task that must live is started again.
 //!
@@ -10,13 +10,15 @@
 mod lines;
 mod log;
 mod panics;
+mod printable;
 mod supervise;
 
 use gpu_bridge_metrics::Maker;
 use prometheus::{IntCounter, IntCounterVec};
 
 pub use lines::Lines;
-pub use log::{Log, announce};
+pub use log::{Filter, Log, announce};
+pub use printable::{columns, cut, printable, printable_lines};
 
 /// What went wrong so far; cheap to clone.
 #[derive(Clone, Debug)]

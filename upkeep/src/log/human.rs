@@ -15,8 +15,12 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::{cut, printable};
+
 /// Events of this target have columns.
 const REQUEST: &str = "gpu_bridge::request";
+/// Columns that one value may take; what people read at all is shorter.
+const MAX_VALUE: usize = 1000;
 const GREY: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
@@ -83,12 +87,11 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.push((field.name(), printable(value)));
+        self.0.push((field.name(), shown(value)));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0
-            .push((field.name(), printable(&format!("{value:?}"))));
+        self.0.push((field.name(), shown(&format!("{value:?}"))));
     }
 }
 
@@ -115,17 +118,9 @@ fn other(mut fields: Fields) -> String {
     }
 }
 
-/// One line, and nothing that a terminal would obey.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() {
-            printable.extend(char.escape_default());
-        } else {
-            printable.push(char);
-        }
-    }
-    printable
+/// Fit for a terminal, and short enough to be read there.
+fn shown(text: &str) -> String {
+    cut(&printable(text), MAX_VALUE).into_owned()
 }
 
 /// In quotes where it would not be clear where it ends.
@@ -141,9 +136,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
-    use super::super::request_record::RequestRecord;
     use super::*;
 
     #[derive(Clone, Default)]
@@ -177,21 +170,19 @@ mod tests {
     #[test]
     fn requests_stand_in_columns() {
         let lines = logged(|| {
-            let mut record = RequestRecord::new("one".to_owned());
-            (record.method, record.route) = ("POST".into(), "embed".into());
-            (record.status, record.items) = (Some(200), 12);
-            record.total = Duration::from_millis(203);
-            record.log();
-            (record.method, record.route) = ("GET".into(), "bertscore".into());
-            (record.status, record.why) = (Some(503), Some("the queue is full".to_owned()));
-            record.queued = Duration::from_secs(30);
-            record.log();
+            tracing::info!(
+                target: REQUEST, method = "POST", route = "embed", status = 200, total_ms = 203,
+                queue_ms = 0, items = 12, hosts = "", id = "one", "request"
+            );
+            tracing::info!(
+                target: REQUEST, method = "GET", route = "bertscore", status = 503, total_ms = 203,
+                queue_ms = 30000, hosts = "a:busy:1ms", why = "the queue is full", id = "two", "request"
+            );
         });
         let expected = [
-            " INFO POST  embed         200     203 ms  queue      0 ms  -  upstream_ms=0  items=12  \
-             request_bytes=0  response_bytes=0  id=one",
-            " INFO GET   bertscore     503     203 ms  queue  30000 ms  -  upstream_ms=0  items=12  \
-             request_bytes=0  response_bytes=0  why=\"the queue is full\"  id=one",
+            " INFO POST  embed         200     203 ms  queue      0 ms  -  items=12  id=one",
+            " INFO GET   bertscore     503     203 ms  queue  30000 ms  a:busy:1ms  \
+             why=\"the queue is full\"  id=two",
         ];
         assert_eq!(lines, expected);
     }
@@ -208,9 +199,15 @@ mod tests {
 
     #[test]
     fn nothing_can_fake_a_line_or_command_a_terminal() {
-        let lines = logged(|| tracing::info!(model = "a\nb\x1b[2J \"c\"", "x\ny"));
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(!lines[0].contains('\x1b'), "{lines:?}");
-        assert!(lines[0].contains(r"x\ny"), "{lines:?}");
+        let lines = logged(|| {
+            let foreign = "a\nb\x1b[2J\u{202e}\u{2028}";
+            tracing::info!(model = foreign, shown = %foreign, "x\ny");
+            tracing::info!(long = "x".repeat(1 << 20));
+        });
+        let foreign = r"a\nb\u001b[2J\u202e\u2028";
+        let expected = format!(" INFO {:<28}  model={foreign}  shown={foreign}", r"x\ny");
+        assert_eq!(lines[0], expected);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].len() < 2 * MAX_VALUE, "{lines:?}");
     }
 }
