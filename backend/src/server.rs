@@ -4,6 +4,7 @@
 //! for it in time; an answer in the time during which nobody takes any of it. Bodies are the
 //! [`api`](crate::api)'s to bound.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -12,7 +13,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::response::Response;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::HttpMetrics;
+use crate::strict::{self, Refusal, Strict};
 
 /// How long running requests may take to finish once the service is told to stop.
 const GRACE: Duration = Duration::from_mins(1);
@@ -33,9 +39,6 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 /// How long a client may take none of what is sent to it.
 #[cfg(target_os = "linux")]
 const STALLED: Duration = Duration::from_mins(1);
-
-/// Most bytes of a request's head, and of what is read ahead of a body.
-const MAX_HEAD: usize = 64 * 1024;
 
 /// Pause when the system can open no more connections, so that some can end.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -87,7 +90,8 @@ impl Server {
                 accepted = next(listener, &free) => accepted,
                 () = &mut stop => return,
             };
-            let service = TowerToHyperService::new(self.service.clone());
+            let stream = Strict::new(stream);
+            let service = service(self.service.clone(), stream.refusal());
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let connection = connections.watch(connection);
             let counted = self.metrics.connection();
@@ -101,12 +105,26 @@ impl Server {
     }
 }
 
+/// Tells `router` of requests that are none.
+fn service(
+    router: Router,
+    refusal: Refusal,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+    let service = TowerToHyperService::new(router);
+    service_fn(move |mut request: Request<Incoming>| {
+        if let Some(bad) = refusal.get() {
+            request.extensions_mut().insert(bad);
+        }
+        service.call(request)
+    })
+}
+
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_HEAD);
+        .max_header_size(strict::LIMITS.bytes)
+        .max_buf_size(strict::LIMITS.bytes);
     http
 }
 

@@ -1,10 +1,18 @@
 //! Heads: found by the [`Scanner`] as their bytes come, then judged as a whole by [`check`].
 
+use std::net::Ipv6Addr;
+
 use http::StatusCode;
 use http::uri::Authority;
 
 /// How a client begins that takes this for an address of `https://`.
 const TLS_HANDSHAKE: u8 = 22;
+
+/// What stands in no URI (RFC 3986, appendix A), as far as `http` does not take it either, and what
+/// begins a fragment.
+const NOT_IN_TARGETS: &[u8] = b"#\"<>`";
+/// Bytes of a target; `http` takes no more.
+const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
@@ -184,9 +192,13 @@ pub fn check_fields<'a>(
 }
 
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadHead> {
-    let is_visible = target.iter().all(u8::is_ascii_graphic);
-    if !is_token(method) || target.is_empty() || !is_visible || target.contains(&b'#') {
+    let is_good = |byte: &u8| byte.is_ascii_graphic() && !NOT_IN_TARGETS.contains(byte);
+    if !is_token(method) || target.is_empty() || !target.iter().all(is_good) {
         return Err(BadHead::RequestLine);
+    }
+    if target.len() > LONGEST_TARGET {
+        let limit = LONGEST_TARGET;
+        return Err(BadHead::TooLarge { limit });
     }
     if method == b"CONNECT" {
         return Err(BadHead::Connect);
@@ -313,9 +325,27 @@ fn number(value: &[u8]) -> Option<u64> {
 
 /// A name or an address, perhaps with a port; no user.
 fn is_host(value: &[u8]) -> bool {
-    let authority = Authority::try_from(value);
-    authority
-        .is_ok_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+    let Ok(authority) = Authority::try_from(value) else {
+        return false;
+    };
+    let host = authority.host();
+    let is_good = match host.strip_prefix('[') {
+        Some(address) => {
+            let address = address.strip_suffix(']').map(str::parse::<Ipv6Addr>);
+            address.is_some_and(|address| address.is_ok())
+        }
+        None => !host.is_empty(),
+    };
+    // With a user, it does not begin with the host.
+    let port = authority.as_str().strip_prefix(host);
+    is_good && port.is_some_and(is_port)
+}
+
+/// None, an empty one or a number, after its colon.
+fn is_port(text: &str) -> bool {
+    let number = text.strip_prefix(':').unwrap_or(text);
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    number.is_empty() || (is_number && number.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -364,6 +394,10 @@ mod tests {
             "GET HTTP://a.example:80 HTTP/1.1",
         ] {
             assert_eq!(line(request), Ok(()), "{request:?}");
+        }
+        for host in ["a:", "a:65535", "1.2.3.4:80", "[::1]", "[::1]:80", "a_b"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(judge(&head), Ok(()), "{host}");
         }
         assert_eq!(judge("GET / HTTP/1.0\r\n\r\n"), Ok(()));
         assert_eq!(judge("\r\n\r\nGET / HTTP/1.0\r\n\r\n"), Ok(()));
@@ -458,6 +492,9 @@ mod tests {
             ("GET embed HTTP/1.1", BadHead::RequestLine),
             ("GET /\u{e9} HTTP/1.1", BadHead::RequestLine),
             ("GET /#x HTTP/1.1", BadHead::RequestLine),
+            ("GET /<x> HTTP/1.1", BadHead::RequestLine),
+            ("GET /?\"x HTTP/1.1", BadHead::RequestLine),
+            ("GET /` HTTP/1.1", BadHead::RequestLine),
             ("GET ftp://a.example:80/ HTTP/1.1", BadHead::RequestLine),
             ("CONNECT a.example:80 HTTP/1.1", BadHead::Connect),
             ("GET http://b.example/ HTTP/1.1", BadHead::Target),
@@ -473,6 +510,13 @@ mod tests {
             "Host: a b\r\n",
             "Host: u@a\r\n",
             "Host: a/b\r\n",
+            "Host: a:b\r\n",
+            "Host: a:+80\r\n",
+            "Host: a:65536\r\n",
+            "Host: :80\r\n",
+            "Host: [a]\r\n",
+            "Host: [::1\r\n",
+            "Host: [::1]a\r\n",
         ] {
             let head = format!("GET / HTTP/1.1\r\n{host}\r\n");
             assert_eq!(judge(&head), Err(BadHead::Host), "{host:?}");
@@ -597,6 +641,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_let_in_is_parsed_by_all(
+            scheme in "(http://a(:80)?)?", target in "[/*a?][ -~]{0,9}", host in "[ -~]{0,9}",
+        ) {
+            let head = format!("GET {scheme}{target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            if check(head.as_bytes()).is_ok() {
+                let mut slots = [httparse::EMPTY_HEADER; 4];
+                let mut request = httparse::Request::new(&mut slots);
+                prop_assert!(request.parse(head.as_bytes()).is_ok_and(|parsed| parsed.is_complete()));
+                prop_assert!(request.path.unwrap().parse::<http::Uri>().is_ok(), "{head:?}");
+            }
+        }
+
         #[test]
         fn what_is_let_in_does_not_depend_on_how_it_arrives(
             head in nearly_a_head(),

@@ -9,7 +9,6 @@
 //! read, and both are checked, before it sees them.
 
 use bytes::{Bytes, BytesMut};
-use gpu_bridge_framing::BadHead;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{GetSocketDigest as _, Ssl as _, Stream};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -86,15 +85,8 @@ async fn exchange<U: Upstream>(
     // Bytes that are there already are parsed first; the head is whole, so nothing more is read.
     session.set_pipelined_prefix(head);
     if let Err(error) = session.read_request().await {
-        tracing::debug!(%error, "a head was let in that pingora refuses");
-        let peer = session
-            .digest()
-            .and_then(|digest| digest.socket_digest.clone());
-        let refusal = NoRequest::Bad(BadHead::RequestLine);
-        let reply = handler.refuse_head(&refusal, peer_of(peer.as_deref()));
-        session.set_keepalive(None);
-        let _ = reply.write(&mut session).await;
-        let _ = session.finish().await;
+        // That is a bug, and without a request there is no session to answer in.
+        tracing::error!(%error, "a head was let in that pingora refuses");
         return None;
     }
     // An error here: the connection broke, and the record of the request says so.

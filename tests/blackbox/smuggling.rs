@@ -1,10 +1,11 @@
 //! No byte of a body is ever taken for a request, however oddly the body is framed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::harness::{Proxy, SimHost, embed_body, embed_request, sim_host};
+use crate::harness::{Backend, Proxy, RawConnection, SimHost, embed_body, embed_request, sim_host};
 
 /// Only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -244,6 +245,26 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        what: "a target with a quote",
+        target: "/embed?\"x",
+        ..PLAIN
+    },
+    Case {
+        what: "a target with an angle bracket",
+        target: "/embed?<",
+        ..PLAIN
+    },
+    Case {
+        what: "a host with a port that is none",
+        host: "Host: proxy:http\r\n",
+        ..PLAIN
+    },
+    Case {
+        what: "a host with brackets around a name",
+        host: "Host: [proxy]\r\n",
+        ..PLAIN
+    },
+    Case {
         what: "a target with a tab",
         target: "/embed\t",
         ..PLAIN
@@ -335,6 +356,27 @@ async fn what_is_sent_after_the_answer_to_a_doubtful_body_is_not_a_request() {
         let rest = timeout(PATIENCE, connection.rest()).await;
         assert!(rest.is_ok(), "{}: the connection stays open", case.what);
         assert_untouched(&host, case.what);
+    }
+}
+
+#[tokio::test]
+async fn the_gpu_host_refuses_the_same_in_the_same_words() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let no_models = tempfile::tempdir().unwrap();
+    let backend = Backend::start_with("gpu", "", no_models.path()).await;
+    let gpu: SocketAddr = backend.url()["http://".len()..].parse().unwrap();
+    for case in CASES {
+        let mut said = Vec::new();
+        for address in [proxy.address(), gpu] {
+            let mut connection = RawConnection::open(address).await;
+            let next = b"GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n";
+            connection.send([&case.bytes()[..], next].concat()).await;
+            said.push(connection.reply().await.assert_error(400));
+            let rest = timeout(PATIENCE, connection.rest()).await;
+            assert_eq!(rest.as_deref(), Ok(&[][..]), "{}: {said:?}", case.what);
+        }
+        assert_eq!(said[0], said[1], "{}", case.what);
     }
 }
 

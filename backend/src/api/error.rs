@@ -5,7 +5,7 @@
 //! key, `detail`.
 
 use bytes::Bytes;
-use gpu_bridge_framing::Coded;
+use gpu_bridge_framing::{BadHead, Coded};
 use gpu_bridge_wire::{ErrorBody, openai};
 use http::{HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
@@ -36,6 +36,9 @@ pub(super) enum ApiError {
     /// Of a request in OpenAI's dialect.
     #[error("{0}")]
     Dialect(openai::Refusal),
+    /// It was never a request.
+    #[error("{0}")]
+    BadHead(BadHead),
     #[error("{0}")]
     Coded(#[from] Coded),
     #[error("the body must be JSON; say so with Content-Type: application/json")]
@@ -73,6 +76,7 @@ impl ApiError {
             Self::Unparsable | Self::UnequalLengths | Self::Unusable(_) | Self::Dialect(_) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::BadHead(bad) => bad.status(),
             Self::NotJson | Self::Coded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,

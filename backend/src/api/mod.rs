@@ -35,6 +35,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
+use gpu_bridge_framing::BadHead;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
@@ -156,6 +157,9 @@ impl Exchange {
 
 async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiError> {
     let head = &exchange.head;
+    if let Some(bad) = head.extensions.get::<BadHead>() {
+        return Err(ApiError::BadHead(*bad));
+    }
     let path = head.uri.path();
     if !auth::permits(app.options.api_key.as_ref(), path, &head.headers) {
         return Err(ApiError::Unauthorized);

@@ -1,0 +1,307 @@
+//! A connection from which only requests are read that can be read in one way.
+//!
+//! ```text
+//! bytes ─ head: held until it is whole, and judged ─▶ hyper ─ answer
+//!           │ └ body: followed to its end, where the next head begins
+//!           └─ refused: in its place, a request that is answered with why
+//! ```
+//!
+//! hyper takes two framings, a request without `Host`, bare line feeds and more. The rules are those of
+//! the proxy ([`gpu_bridge_framing`]). A request that is refused ends its connection, since nobody knows
+//! where the next one starts; what comes after it is read and thrown away.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use gpu_bridge_framing::{self as framing, BadHead, Body, Chunks, HeadLimits, Linger, Scanner};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+/// Bounds on a head: what hyper takes too.
+pub(crate) const LIMITS: HeadLimits = HeadLimits {
+    bytes: 64 << 10,
+    headers: 100,
+};
+
+/// How a request begins whose answer has no body.
+const HEAD: &[u8] = b"HEAD ";
+
+/// What hyper reads in place of a request that is refused.
+const REFUSED: &str = " / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
+
+/// Why the last request of a connection is refused, once it is; clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusal(Arc<OnceLock<BadHead>>);
+
+impl Refusal {
+    /// Asked when a request begins, it is about that one: nothing is read ahead of it.
+    pub(crate) fn get(&self) -> Option<BadHead> {
+        self.0.get().copied()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Strict<S> {
+    inner: S,
+    at: At,
+    /// Read, and not passed on.
+    held: BytesMut,
+    /// How much of that may be passed on.
+    good: usize,
+    refusal: Refusal,
+    linger: Linger,
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum At {
+    Head(Scanner),
+    /// So many bytes of a body.
+    Length(u64),
+    Chunks(Box<Chunks>),
+    /// Nothing that would be passed on.
+    End,
+}
+
+impl At {
+    fn head() -> Self {
+        Self::Head(Scanner::new(LIMITS))
+    }
+
+    fn body(body: Body) -> Self {
+        match body {
+            Body::Length(0) => Self::head(),
+            Body::Length(length) => Self::Length(length),
+            Body::Chunked => Self::Chunks(Box::default()),
+        }
+    }
+}
+
+impl<S> Strict<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            at: At::head(),
+            held: BytesMut::new(),
+            good: 0,
+            refusal: Refusal::default(),
+            linger: Linger::default(),
+        }
+    }
+
+    pub(crate) fn refusal(&self) -> Refusal {
+        self.refusal.clone()
+    }
+
+    /// Looks at what is held; false: more is needed.
+    fn judge(&mut self) -> io::Result<bool> {
+        if let At::Head(scanner) = &mut self.at {
+            let found = scanner.scan(&self.held);
+            match found.and_then(|length| judge_head(&self.held, length)) {
+                Ok(None) => return Ok(false),
+                Ok(Some((length, body))) => (self.good, self.at) = (length, At::body(body)),
+                Err(bad) => self.refuse(bad),
+            }
+        } else {
+            self.good = follow(&mut self.at, &self.held)?;
+        }
+        Ok(self.good > 0)
+    }
+
+    fn refuse(&mut self, bad: BadHead) {
+        let method = if self.held.trim_ascii_start().starts_with(HEAD) {
+            "HEAD"
+        } else {
+            "GET"
+        };
+        self.held = BytesMut::from(format!("{method}{REFUSED}").as_bytes());
+        self.good = self.held.len();
+        self.at = At::End;
+        // There is only one: nothing is judged after it.
+        let _ = self.refusal.0.set(bad);
+    }
+
+    fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.good.min(buffer.remaining());
+        buffer.put_slice(&self.held[..length]);
+        self.held.advance(length);
+        self.good -= length;
+    }
+}
+
+/// `length`: of the head at the start of what was `read`, if it is whole.
+fn judge_head(read: &[u8], length: Option<usize>) -> Result<Option<(usize, Body)>, BadHead> {
+    let head = length.and_then(|length| read.get(..length));
+    head.map(|head| framing::check(head).map(|body| (head.len(), body)))
+        .transpose()
+}
+
+/// How much of `piece` belongs to the body that is coming.
+fn follow(at: &mut At, piece: &[u8]) -> io::Result<usize> {
+    let (length, is_over) = match at {
+        At::Head(_) | At::End => return Ok(0),
+        At::Length(rest) => {
+            let length = usize::try_from(*rest).map_or(piece.len(), |rest| rest.min(piece.len()));
+            *rest -= length as u64;
+            (length, *rest == 0)
+        }
+        At::Chunks(chunks) => {
+            let read = chunks.read(piece);
+            (read.inspect_err(|_| *at = At::End)?, false)
+        }
+    };
+    if is_over || matches!(at, At::Chunks(chunks) if chunks.is_over()) {
+        *at = At::head();
+    }
+    Ok(length)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.good > 0 {
+                this.pass_on(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(this.at, At::End) {
+                // hyper has all that it gets, and closes once it has answered.
+                return Poll::Pending;
+            }
+            if !this.held.is_empty() && this.judge()? {
+                continue;
+            }
+            if !matches!(this.at, At::Head(_)) {
+                return this.poll_body(context, buffer);
+            }
+            let read = pin!(this.inner.read_buf(&mut this.held)).poll(context);
+            if ready!(read)? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Strict<S> {
+    /// With nothing held: a large body is not copied once more.
+    fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        let read = &buffer.filled()[before..];
+        let length = follow(&mut self.at, read)?;
+        self.held.extend_from_slice(&read[length..]);
+        buffer.set_filled(before + length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.at {
+            At::End => this.linger.poll_close(&mut this.inner, context),
+            _ => Pin::new(&mut this.inner).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// What is passed on of `sent`, which comes in pieces of at most `piece` bytes, and why not more.
+    async fn through(sent: &str, piece: usize) -> (String, Option<BadHead>) {
+        let (mut client, server) = tokio::io::duplex(piece);
+        let mut strict = Strict::new(server);
+        let refusal = strict.refusal();
+        let sending = async move {
+            let _ = client.write_all(sent.as_bytes()).await;
+            drop(client);
+        };
+        let reading = async {
+            let mut read = Vec::new();
+            while !matches!(strict.at, At::End) || strict.good > 0 {
+                match strict.read_buf(&mut read).await {
+                    Ok(length) if length > 0 => {}
+                    _ => break,
+                }
+            }
+            drop(strict);
+            String::from_utf8(read).unwrap()
+        };
+        let (read, ()) = tokio::join!(reading, sending);
+        (read, refusal.get())
+    }
+
+    #[tokio::test]
+    async fn good_requests_pass_unchanged_and_the_first_bad_one_is_replaced_however_they_come() {
+        let good = "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\
+             POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
+             POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+             4;x=y\r\n\r\n\r\n\r\n0\r\na: b\r\n\r\n\
+             GET / HTTP/1.0\r\n\r\n";
+        for piece in [1, 2, 7, 64, 1 << 10] {
+            assert_eq!(through(good, piece).await, (good.to_owned(), None));
+            for (method, bad, why) in [
+                (
+                    "GET",
+                    "POST / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+                    BadHead::Host,
+                ),
+                ("HEAD", "HEAD / HTTP/1.1\r\n\r\n", BadHead::Host),
+                ("GET", "\x16\x03\x01", BadHead::Tls),
+            ] {
+                let expected = format!("{good}{method}{REFUSED}");
+                let sent = format!("{good}{bad}");
+                assert_eq!(through(&sent, piece).await, (expected, Some(why)));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_passed_on_after_bad_chunks() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for piece in [1, 7, 1 << 10] {
+            let sent = format!("{head}x\r\n\r\nGET / HTTP/1.0\r\n\r\n");
+            let (read, _) = through(&sent, piece).await;
+            assert_eq!(read, head);
+        }
+    }
+}
