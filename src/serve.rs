@@ -60,7 +60,8 @@ pub async fn serve(
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
     let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?)?;
-    let shares = files::share(config.limits.max_connections);
+    let hosts = config.pool.hosts.len();
+    let shares = files::share(config.limits.max_connections, hosts);
 
     let stopping = Stopping::default();
     let parts = Parts::new(file, config, metrics, options.exporter, shares, &stopping);

@@ -266,11 +266,10 @@ fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         metrics,
         facts,
     };
-    server::allow_open_files(settings.max_connections);
     let server = Server {
         metrics: services.metrics.http.clone(),
         service: api::router(services, settings.api),
-        connections: settings.max_connections,
+        connections: server::allow_open_files(settings.max_connections),
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));

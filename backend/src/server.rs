@@ -40,6 +40,9 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 #[cfg(target_os = "linux")]
 const STALLED: Duration = Duration::from_mins(1);
 
+/// Open files for all but connections: models that are read, downloads, the log.
+const OWN_FILES: u64 = 64;
+
 /// Pause when the system can open no more connections, so that some can end.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -168,18 +171,30 @@ fn is_of_the_connection(error: &std::io::Error) -> bool {
     )
 }
 
-/// Allows as many open files as the system lets us, since each connection is one.
-pub fn allow_open_files(connections: usize) {
-    // Some more for everything else.
-    let wanted = connections as u64 + 64;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit >= wanted => {}
-        Ok(limit) => warn!(
-            limit,
-            wanted, "too few open files are allowed for --max-connections (see ulimit -n)"
-        ),
-        Err(error) => warn!(%error, "the limit of open files can't be raised"),
+/// Allows as many open files as the system lets us, since each connection is one. Returns how many
+/// connections that leaves of those that are `wanted`.
+pub fn allow_open_files(wanted: usize) -> usize {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files can't be raised");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+    });
+    let connections = connections_of(limit, wanted);
+    if connections < wanted {
+        warn!(
+            open_files = limit,
+            needed = wanted as u64 + OWN_FILES,
+            connections,
+            wanted,
+            "too few open files are allowed for --max-connections: fewer may connect; raise the limit to \
+             what is needed (LimitNOFILE, ulimit -n)"
+        );
     }
+    connections
+}
+
+fn connections_of(limit: u64, wanted: usize) -> usize {
+    let left = limit - OWN_FILES.min(limit / 2);
+    usize::try_from(left).unwrap_or(usize::MAX).clamp(1, wanted)
 }
 
 /// Ready at the first SIGTERM or SIGINT.
@@ -195,4 +210,26 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_models() {
+        for (limit, wanted, connections) in [
+            (u64::MAX, 1024, 1024),
+            (1088, 1024, 1024),
+            (1087, 1024, 1023),
+            (64, 1024, 32),
+            (1, 1024, 1),
+            (0, 1, 1),
+        ] {
+            assert_eq!(connections_of(limit, wanted), connections, "{limit} files");
+        }
+        let documents = include_str!("../../docs/tls-and-limits.md");
+        let asked = format!("{} for the default of 1024", 1024 + OWN_FILES);
+        assert!(documents.contains(&asked));
+    }
 }

@@ -24,21 +24,30 @@ pub(super) struct Shares {
     pub(super) operators: usize,
 }
 
+/// How many files must be allowed for so many connections of clients, each of which may need one to a
+/// host, and for one to each host: its checks keep it.
+fn needed(clients: usize, hosts: usize) -> u64 {
+    let connections = clients + clients.max(hosts) + admin::MAX_CONNECTIONS;
+    OWN + connections as u64
+}
+
 /// Allows as many open files as the system lets us, and shares them out. `wanted`: the most
-/// connections that clients are to have.
-pub(super) fn share(wanted: usize) -> Shares {
+/// connections that clients are to have; `hosts`: how many there are.
+pub(super) fn share(wanted: usize, hosts: usize) -> Shares {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_else(|error| {
         tracing::warn!(%error, "the limit of open files can't be raised");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
     });
     let shares = Shares::of(limit, wanted);
-    if shares.clients < wanted {
+    let needed = needed(wanted, hosts);
+    if limit < needed {
         tracing::warn!(
             open_files = limit,
+            needed,
             connections = shares.clients,
             wanted,
-            "too few open files are allowed for limits.max_connections: fewer clients may connect; \
-             raise the limit (LimitNOFILE, ulimit -n)"
+            "too few open files are allowed for limits.max_connections and the hosts: fewer clients may \
+             connect; raise the limit to what is needed (LimitNOFILE, ulimit -n)"
         );
     }
     shares
@@ -61,6 +70,42 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Surroundings};
+
+    #[test]
+    fn what_is_needed_is_enough_and_no_more_than_that() {
+        for (clients, hosts) in [(1, 0), (100, 2), (100, 1000), (4096, 8)] {
+            let needed = needed(clients, hosts);
+            // The admin address takes an eighth where that is less than all of its own.
+            if needed < 8 * admin::MAX_CONNECTIONS as u64 {
+                continue;
+            }
+            let shares = Shares::of(needed, clients);
+            assert_eq!(shares.clients, clients);
+            let own = usize::try_from(OWN).unwrap() + shares.operators;
+            let left = usize::try_from(needed).unwrap() - own - clients;
+            assert_eq!(left, clients.max(hosts), "for hosts");
+        }
+    }
+
+    #[test]
+    fn all_places_ask_for_the_same_number() {
+        let surroundings = Surroundings {
+            variable: &|_| None,
+            folder: std::path::Path::new(""),
+        };
+        let text = "pool: {hosts: [{name: a, url: 'http://a:1'}]}";
+        let config = config::parse(text, &surroundings);
+        let needed = needed(config.unwrap().limits.max_connections, 1);
+        let unit = include_str!("../../config/gpu-bridge.service");
+        assert!(
+            unit.contains(&format!("\nLimitNOFILE={needed}\n")),
+            "{needed}"
+        );
+        let documents = include_str!("../../docs/tls-and-limits.md");
+        let asked = format!("`LimitNOFILE` must be {needed} or more");
+        assert!(documents.contains(&asked), "{needed}");
+    }
 
     #[test]
     fn nobody_gets_what_others_need() {
