@@ -309,9 +309,16 @@ impl<U: Upstream> Handler<U> {
         if let Some(reply) = is_dialect.then(|| openai::unreadable(headers)).flatten() {
             return Err(Outgoing::Own(reply));
         }
+        // What could never be held must not be told to come again.
+        let share = self.budget.limit() / openai::COPIES;
+        let limit = if is_dialect {
+            max_body.min(share)
+        } else {
+            max_body
+        };
         let reserved = self.budget.open();
         let mut peek = peek::Reader::new(route.on_hosts());
-        let body = body::read(session, max_body, client_read, reserved, &mut peek).await;
+        let body = body::read(session, limit, client_read, reserved, &mut peek).await;
         let body = body.map_err(|error| self.refuse_body(session, &error))?;
         if !is_dialect {
             return Ok((body, peek.finish(), None));

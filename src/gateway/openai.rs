@@ -27,6 +27,8 @@ const LARGE: usize = 256 << 10;
 /// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
 /// characters for each.
 const MOST_FOR_A_TEXT: usize = 200 << 10;
+/// So many times its size a request takes in the budget at most: as it came, in one piece, and translated.
+pub(super) const COPIES: usize = 3;
 /// Said of a body that could not be gone through, which would be a bug.
 const INTERNAL: &str = "internal error; tell the operator the answer's X-Request-Id";
 
@@ -64,7 +66,7 @@ pub(super) fn unreadable(headers: &HeaderMap) -> Option<Reply> {
 pub(super) async fn read(body: Payload, budget: &Budget) -> Result<Job, NotRead> {
     let mut held = budget.open();
     // For the body in one piece, and for what it becomes.
-    held.grow(body.len().saturating_mul(2))?;
+    held.grow(body.len().saturating_mul(COPIES - 1))?;
     let read = through(body, |body| {
         let request = openai::Request::read(body)?;
         let mut peek = peek::Reader::new(Route::Embed);

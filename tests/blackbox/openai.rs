@@ -344,6 +344,29 @@ async fn what_is_worth_repeating_says_when() {
 }
 
 #[tokio::test]
+async fn what_is_held_for_the_translation_counts() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let config = Config::with_hosts(&[&host])
+        .set("limits", "max_body", "30KiB")
+        .set("limits", "max_buffered", "30KiB");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let text = |length| body(&json!("x".repeat(length)));
+    // Never to be held in three pieces, though its body is within the limit.
+    let error = embeddings(&proxy.client(), &text(11 << 10)).await;
+    error.assert_openai_error(413);
+    let (client, first) = (proxy.client(), text(9 << 10));
+    let running = tokio::spawn(async move { embeddings(&client, &first).await });
+    host.runs(1).await;
+    let reply = embeddings(&proxy.client(), &text(9 << 10)).await;
+    reply.assert_openai_error(503);
+    assert!(reply.header("retry-after").is_some());
+    host.release_all();
+    assert_eq!(running.await.unwrap().status, 200);
+}
+
+#[tokio::test]
 async fn a_body_that_never_comes_is_told_in_openai_s_shape() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host]).set("timeouts", "client_read", "300ms");

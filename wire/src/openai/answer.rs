@@ -241,6 +241,7 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
 mod tests {
     use std::num::NonZeroU32;
 
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::*;
@@ -338,6 +339,26 @@ mod tests {
             assert!(told(r#"{"embeddings":[[0.5, 1]]}"#).is_ok());
             let found = told(r#"{"embeddings":[[0.5, 1, 2]]}"#);
             assert_eq!(found, Err(Unusable::Dimensions { found: 3 }));
+        }
+    }
+
+    proptest! {
+        /// As a host writes an `f32`: widened, then in the shortest form that reads back as that.
+        #[test]
+        fn each_number_comes_back_bit_by_bit(rows in prop::collection::vec(
+            prop::collection::vec(any::<f32>().prop_filter("finite", |it| it.is_finite()), 0..5),
+            1..4,
+        )) {
+            let widened: Vec<Vec<f64>> =
+                rows.iter().map(|row| row.iter().copied().map(f64::from).collect()).collect();
+            let answer = serde_json::json!({"embeddings": widened, "model": "m"}).to_string();
+            let told = translate(answer.as_bytes(), form(Encoding::Base64, rows.len()), 0).unwrap();
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            for (number, row) in rows.iter().enumerate() {
+                let found = floats(&told["data"][number]["embedding"]);
+                let bits = |row: &[f32]| row.iter().copied().map(f32::to_bits).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&found), bits(row));
+            }
         }
     }
 }

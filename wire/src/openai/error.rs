@@ -124,15 +124,12 @@ impl From<Problem> for Words {
             Some(Place::Index(index)) => format!("{name}[{index}]"),
             _ => name,
         });
+        let message = match &param {
+            Some(param) if !message.starts_with("input") => format!("{param}: {message}"),
+            _ => message,
+        };
         Self {
-            message: Some(match &param {
-                Some(param)
-                    if !message.starts_with(param.as_str()) && !message.starts_with("input") =>
-                {
-                    format!("{param}: {message}")
-                }
-                _ => message,
-            }),
+            message: Some(message),
             param,
         }
     }
