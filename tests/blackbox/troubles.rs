@@ -1,8 +1,8 @@
 //! The proxy's own troubles are not its hosts': it may open few files, names can't be resolved.
 
 use crate::harness::{
-    Config, DnsServer, Proxy, SimHost, StatusAnswer, embed_request, eventually, sim_host,
-    with_open_files,
+    Backend, Config, DnsServer, Proxy, RawConnection, SimHost, StatusAnswer, embed_request,
+    eventually, sim_host, with_open_files,
 };
 
 const NAME: &str = "gpu.test";
@@ -47,6 +47,30 @@ async fn idle_clients_do_not_use_up_what_hosts_and_operators_need() {
         sent.is_ok() && later.head().await.0 == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn too_few_open_files_are_told_with_the_number_that_is_needed() {
+    let host = sim_host("a").start();
+    let proxy = start_with_files(1000, &Config::with_hosts(&[&host])).await;
+    proxy.logs("\"needed\":8352").await;
+
+    // It keeps files for its models, whoever connects.
+    let backend = Backend::start_with_files("gpu", 64).await;
+    let address = backend.url()["http://".len()..].parse().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(RawConnection::open(address).await);
+    }
+    drop(idle);
+    eventually("it answers", async || {
+        let health = reqwest::get(format!("{}/health", backend.url())).await;
+        health.is_ok_and(|health| health.status().is_success())
+    })
+    .await;
+    let log = backend.log();
+    assert!(log.contains("\"needed\":1088"), "{log}");
+    assert!(!log.contains("cannot accept connections"), "{log}");
 }
 
 /// In front of a host called `gpu`, by name, at the port of `host`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-use super::{Process, eventually};
+use super::{Process, eventually, with_open_files};
 
 /// A running backend.
 pub(crate) struct Backend {
@@ -46,6 +46,16 @@ impl Backend {
             process,
             url: format!("http://{address}"),
         }
+    }
+
+    /// The same without models, and allowed no more than so many open files.
+    pub(crate) async fn start_with_files(name: &str, limit: u32) -> Self {
+        let mut command = Command::new(program());
+        command.args(["--listen", "127.0.0.1:0"]);
+        let mut process = Process::start(name, &mut with_open_files(&command, limit));
+        let address = process.announced("listening on http://").await;
+        let url = format!("http://{address}");
+        Self { process, url }
     }
 
     pub(crate) fn url(&self) -> &str {
