@@ -165,6 +165,9 @@ pub struct HostState {
     pub speed: Option<f64>,
     /// Models in its memory.
     pub models: Vec<String>,
+    /// How many more there are, in a pool of many hosts and models.
+    #[serde(default)]
+    pub more_models: usize,
     /// Device memory in MB.
     pub vram_total_mb: Option<u64>,
     /// Device memory in use in MB.
@@ -200,7 +203,7 @@ impl PoolState {
     pub(super) fn new(pool: &PoolView, lately: &Lately) -> Self {
         let host = |host: &HostView| {
             let rates = lately.hosts.get(&host.name).copied();
-            HostState::new(host, rates.unwrap_or_default())
+            HostState::new(host, rates.unwrap_or_default(), pool.listed_models())
         };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -251,7 +254,8 @@ impl From<&PoolView> for QueueState {
 }
 
 impl HostState {
-    fn new(host: &HostView, rates: Rates) -> Self {
+    fn new(host: &HostView, rates: Rates, models: usize) -> Self {
+        let loaded = &host.facts.models;
         let until = words::until(host).map(|time| rounded(time.as_secs_f64()));
         Self {
             name: host.name.to_string(),
@@ -269,7 +273,8 @@ impl HostState {
             speed: host
                 .slowness
                 .map(|slowness| rounded(slowness.max(f64::MIN_POSITIVE).recip())),
-            models: host.facts.models.clone(),
+            models: loaded.iter().take(models).cloned().collect(),
+            more_models: loaded.len().saturating_sub(models),
             vram_total_mb: host.facts.vram_total_mb,
             vram_used_mb: host.facts.vram_used_mb,
             problem: (host.condition() != State::NotReady)

@@ -12,6 +12,8 @@ const HEADINGS: [&str; 8] = [
     "HOST", "STATE", "SLOTS", "FOREIGN", "SPEED", "VRAM", "MODELS", "WHY",
 ];
 const WHY: usize = HEADINGS.len() - 1;
+/// Models of a host that are named in a line.
+const MOST_MODELS: usize = 8;
 /// What is left out first where a terminal is too narrow for all: models, memory, speed, foreign, slots.
 const LEFT_OUT: [usize; 5] = [6, 5, 4, 3, 2];
 /// Between columns.
@@ -96,7 +98,7 @@ fn row(host: &HostState) -> Row {
         host.speed
             .map_or_else(|| "-".to_owned(), |speed| format!("{speed:.2}x")),
         vram(host),
-        models(&host.models),
+        models(host),
         host.why.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }
@@ -122,11 +124,21 @@ fn vram(host: &HostState) -> String {
     }
 }
 
-fn models(models: &[String]) -> String {
+fn models(host: &HostState) -> String {
+    let HostState {
+        models,
+        more_models,
+        ..
+    } = host;
     if models.is_empty() {
         return "-".to_owned();
     }
-    models.join(" ")
+    let mut told: Vec<String> = models.iter().take(MOST_MODELS).cloned().collect();
+    let more = models.len() - told.len() + more_models;
+    if more > 0 {
+        told.push(format!("+{more}"));
+    }
+    told.join(" ")
 }
 
 fn queue(pool: &PoolState) -> String {
@@ -222,6 +234,7 @@ mod tests {
             weight: 1,
             speed: None,
             models: Vec::new(),
+            more_models: 0,
             vram_total_mb: None,
             vram_used_mb: None,
             problem: None,

@@ -19,9 +19,7 @@ use super::respond::{self, Reply};
 use crate::message::Reports;
 use crate::pool::{Glance, HostView, Model, Phase, Pool, PoolView, Running};
 
-/// Names of models that are listed of all hosts together, host by host: sixteen of each of a thousand.
-const MOST_LISTED: usize = 16_384;
-/// The same that are looked at to see which there are in all, of which hosts mostly have the same …
+/// Names of models that are looked at to see which there are in all: hosts mostly have the same …
 const MOST_SEEN: usize = 65_536;
 /// … and how many different ones are shown: as many as one host may tell of.
 const MOST_MODELS: usize = 4096;
@@ -162,7 +160,7 @@ struct HostInfo {
 /// Sums up what the hosts told of themselves.
 pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
     let infos = infos(pool, reports);
-    let most = MOST_LISTED / pool.hosts.len().max(1);
+    let most = pool.listed_models();
     let names: Vec<&str> = infos.iter().map(|info| info.device_name.as_str()).collect();
     let engines: BTreeSet<&str> = infos
         .iter()
@@ -347,8 +345,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::HostName;
-    use crate::pool::{Cause, Demand, HostId, Label, Work};
+    use std::num::NonZeroU32;
+
+    use crate::config::{HostName, Policy};
+    use crate::dispatch::shortage;
+    use crate::pool::{
+        Cause, Check, Demand, HostFacts, HostId, HostSpec, Label, Settings, Tells, Thresholds, Work,
+    };
 
     fn name(name: &str) -> HostName {
         name.parse().unwrap()
@@ -413,6 +416,128 @@ mod tests {
         assert_eq!(
             why_down(&down),
             "no host can serve: h0 (ejected), h1 (unknown), and 3 more"
+        );
+    }
+
+    /// A pool of so many hosts of which each tells of a thousand models, up or down, and what speaks for it.
+    fn large(hosts: usize, check: &Check) -> (Pool, Aggregates) {
+        let settings = Settings {
+            policy: Policy::LeastBusy,
+            thresholds: Thresholds {
+                healthy_after: NonZeroU32::MIN,
+                unhealthy_after: NonZeroU32::MIN,
+            },
+            max_waiting: 0,
+            max_waiting_bytes: 0,
+            check_interval: Duration::from_secs(5),
+        };
+        let pool = Pool::new(settings, 1, Box::new(|_| ()));
+        let spec = |number| HostSpec {
+            name: name(&format!("h{number}")),
+            endpoint: format!("http://10.0.0.1:{number}"),
+            max_concurrent: Some(NonZeroU32::MIN),
+            weight: NonZeroU32::MIN,
+        };
+        let ids = pool.set_hosts((0..hosts).map(spec).collect());
+        let models: Vec<_> = (0..1000).map(|number| format!("embed:{number}")).collect();
+        let info = Arc::new(Info {
+            device: "cpu".to_owned(),
+            loaded_models: models.clone(),
+            ..Info::default()
+        });
+        let facts = Arc::new(HostFacts {
+            models,
+            ..HostFacts::default()
+        });
+        for id in &ids {
+            pool.checked(*id, check);
+            pool.told(*id, Arc::clone(&facts));
+        }
+        let reports: Reports = ids.iter().map(|id| (*id, Arc::clone(&info))).collect();
+        let aggregates = Aggregates::new(pool.clone(), Box::new(move || reports.clone()));
+        (pool, aggregates)
+    }
+
+    /// What a request pays for does not depend on how many hosts there are, nor on what these tell.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_ours_costs_the_same_with_a_thousand_hosts() {
+        let (up, down) = (
+            Check::Good {
+                slots: Tells::NotNow,
+            },
+            Check::Failed {
+                reason: "off".to_owned(),
+                reachable: false,
+            },
+        );
+        let cost = |work: &dyn Fn()| {
+            // The view of the pool that all share for a while.
+            work();
+            allocation_counter::measure(work).bytes_total
+        };
+        let costs = [10, 1000].map(|hosts| {
+            let (pool, aggregates) = large(hosts, &up);
+            let demand = Demand::default();
+            let leases: Vec<_> = (0..hosts)
+                .map(|_| pool.join(pool.ticket(), &demand, Duration::MAX))
+                .collect();
+            let refusal = || {
+                let refused = pool.join(pool.ticket(), &demand, Duration::MAX);
+                assert!(refused.is_err());
+                pool.limit_reached(None, false);
+                pool.retry_after(None, None);
+                shortage(&pool);
+            };
+            let (_pool, absent) = large(hosts, &down);
+            let costs = [
+                ("health", cost(&|| drop(aggregates.health(true)))),
+                ("info", cost(&|| drop(aggregates.info()))),
+                ("status", cost(&|| drop(aggregates.status()))),
+                ("models", cost(&|| drop(aggregates.models()))),
+                ("refusal", cost(&refusal)),
+                ("health while down", cost(&|| drop(absent.health(false)))),
+            ];
+            drop(leases);
+            costs
+        });
+        let [few, many] = costs;
+        for ((what, few), (_, many)) in few.into_iter().zip(many) {
+            assert!(
+                many < few + 200 && many < 10_000,
+                "{what}: {few} and {many} bytes"
+            );
+        }
+    }
+
+    /// One view for all who look within a moment; its answers are of bounded size.
+    #[tokio::test(start_paused = true)]
+    async fn those_who_look_share_what_is_made_once() {
+        let (pool, aggregates) = large(
+            1000,
+            &Check::Good {
+                slots: Tells::NotNow,
+            },
+        );
+        let first = aggregates.info().body;
+        assert!(first.len() < 2_000_000, "{}", first.len());
+        assert_eq!(aggregates.models().len(), 65, "of each, as they tell");
+        let seen = pool.snapshot();
+        tokio::time::advance(Duration::from_millis(99)).await;
+        assert!(Arc::ptr_eq(&seen, &pool.snapshot()));
+        assert_eq!(first.as_ptr(), aggregates.info().body.as_ptr());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!Arc::ptr_eq(&seen, &pool.snapshot()));
+        assert_ne!(first.as_ptr(), aggregates.info().body.as_ptr());
+    }
+
+    #[test]
+    fn ids_by_the_thousand_are_little_work() {
+        let same: Vec<_> = (0..5000).map(|_| running("same", "h0", None)).collect();
+        let made = allocation_counter::measure(|| drop(jobs(&same, SystemTime::UNIX_EPOCH)));
+        assert!(
+            made.count_total < 20 * 5000,
+            "{} allocations",
+            made.count_total
         );
     }
 

@@ -14,6 +14,9 @@ use super::host::HostFacts;
 use super::usage::Usage;
 use crate::config::{HostName, Policy};
 
+/// Models that are listed of all hosts together: sixteen of each of a thousand.
+const MOST_LISTED: usize = 16_384;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct PoolView {
@@ -175,6 +178,11 @@ pub struct HostView {
 }
 
 impl PoolView {
+    /// How many models of each host are listed where all hosts are.
+    pub fn listed_models(&self) -> usize {
+        MOST_LISTED / self.hosts.len().max(1)
+    }
+
     /// A pool of these hosts, for which nothing waits.
     #[cfg(test)]
     pub(crate) fn for_testing(hosts: Vec<HostView>) -> Self {

@@ -45,6 +45,7 @@ mod openai;
 mod operations;
 mod outages;
 mod page;
+mod proportion;
 mod protocol;
 mod queue;
 mod readiness;

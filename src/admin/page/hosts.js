@@ -193,16 +193,16 @@ class Row {
     setText(this.slotText, `${ours + foreign} of ${capacity} in use${others}`);
   }
 
-  updateMemory({ vram_used_mb: used, vram_total_mb: total, models }) {
+  updateMemory({ vram_used_mb: used, vram_total_mb: total, models, more_models }) {
     this.bar.hidden = total === null || used === null;
     if (!this.bar.hidden) this.fill.style.width = `${Math.min(100, (used / Math.max(total, 1)) * 100)}%`;
     const gb = (mb) => (mb === null ? "?" : (mb / GB).toFixed(1));
     setText(this.memoryText, total === null ? "memory unknown" : `${gb(used)} of ${gb(total)} GB`);
-    const picture = JSON.stringify(models);
+    const picture = JSON.stringify([models, more_models]);
     if (this.models.dataset.picture === picture) return;
     this.models.dataset.picture = picture;
     const shown = models.slice(0, MOST_MODELS).map((model) => element("li", {}, model));
-    const more = models.length - shown.length;
+    const more = models.length - shown.length + more_models;
     if (more > 0) shown.push(element("li", { title: models.join("\n") }, `and ${more} more`));
     this.models.hidden = shown.length === 0;
     this.models.replaceChildren(...shown);

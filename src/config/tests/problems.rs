@@ -484,7 +484,12 @@ fn large_and_hostile_texts_are_refused_with_little_work() {
     ];
     for (text, expected) in table {
         let start = &text[..20];
-        let problems = read(&text).err().unwrap_or_default();
+        let mut problems = Vec::new();
+        let work = allocation_counter::measure(|| problems = read(&text).err().unwrap_or_default());
+        assert!(
+            work.bytes_total < 1000 * text.len() as u64,
+            "{start}: {work:?}"
+        );
         assert!(
             problems.len() <= MOST_PROBLEMS + 1,
             "{start}: {}",

@@ -179,3 +179,27 @@ fn connections_count_while_they_are_open() {
         "gpu_bridge_connections_open 0",
     );
 }
+
+/// Whether anybody scrapes or not; and what ends on a host that is gone begins no series that stay.
+#[test]
+fn series_end_with_their_host() {
+    let metrics = Metrics::new().unwrap();
+    let series = || {
+        let families = metrics.registry.gather();
+        let all = families.iter().flat_map(|family| family.get_metric());
+        let of_b = |metric: &&prometheus::proto::Metric| {
+            metric.get_label().iter().any(|label| label.value() == "b")
+        };
+        all.filter(of_b).count()
+    };
+    let gone: HostName = "b".parse().unwrap();
+    metrics.hosts.follow(&pool(vec![host("a"), host("b")]));
+    metrics.hosts.attempted(&gone, "deliver", Duration::ZERO);
+    assert!(series() > 0);
+    metrics.hosts.follow(&pool(vec![host("a")]));
+    assert_eq!(series(), 0);
+    metrics.hosts.attempted(&gone, "deliver", Duration::ZERO);
+    metrics.hosts.ejected(&gone, Cause::Answers);
+    metrics.hosts.follow(&pool(vec![host("a")]));
+    assert_eq!(series(), 0, "what ended on it later");
+}
