@@ -186,7 +186,9 @@ fn series_end_with_their_host() {
     let metrics = Metrics::new().unwrap();
     let series = || {
         let families = metrics.registry.gather();
-        let all = families.iter().flat_map(|family| family.get_metric());
+        let all = families
+            .iter()
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
         let of_b = |metric: &&prometheus::proto::Metric| {
             metric.get_label().iter().any(|label| label.value() == "b")
         };
