@@ -4,7 +4,8 @@
 //! all ─┬─ the proxy's own: what it listens on, the log, files and names that it looks up
 //!      ├─ an eighth, but no more than the admin address takes at all
 //!      └─ the rest ─┬─ half: clients
-//!                   └─ half: hosts, of whose connections each serves one request
+//!                   └─ half: hosts, of whose connections each serves one request; more if there are so
+//!                      many hosts, since the checks of each keep one, but not all that clients have
 //! ```
 //!
 //! Shared out once, at the start, so that no client can use up what hosts and operators need: with
@@ -38,7 +39,7 @@ pub(super) fn share(wanted: usize, hosts: usize) -> Shares {
         tracing::warn!(%error, "the limit of open files can't be raised");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
     });
-    let shares = Shares::of(limit, wanted);
+    let shares = Shares::of(limit, wanted, hosts);
     let needed = needed(wanted, hosts);
     if limit < needed {
         tracing::warn!(
@@ -54,11 +55,13 @@ pub(super) fn share(wanted: usize, hosts: usize) -> Shares {
 }
 
 impl Shares {
-    fn of(limit: u64, wanted: usize) -> Self {
+    fn of(limit: u64, wanted: usize, hosts: usize) -> Self {
         let own = OWN.min(limit / 2);
         let most = admin::MAX_CONNECTIONS as u64;
         let operators = (limit / 8).clamp(LEAST_OPERATORS, most);
-        let clients = limit.saturating_sub(own + operators) / 2;
+        let rest = limit.saturating_sub(own + operators);
+        let beside_hosts = rest.saturating_sub(hosts as u64).max(rest / 4);
+        let clients = beside_hosts.min(rest / 2);
         let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
             clients: whole(clients).clamp(1, wanted),
@@ -80,11 +83,22 @@ mod tests {
             if needed < 8 * admin::MAX_CONNECTIONS as u64 {
                 continue;
             }
-            let shares = Shares::of(needed, clients);
+            let shares = Shares::of(needed, clients, hosts);
             assert_eq!(shares.clients, clients);
             let own = usize::try_from(OWN).unwrap() + shares.operators;
             let left = usize::try_from(needed).unwrap() - own - clients;
             assert_eq!(left, clients.max(hosts), "for hosts");
+        }
+    }
+
+    #[test]
+    fn many_hosts_need_more_than_half() {
+        for (hosts, clients) in [(0, 432), (432, 432), (500, 364), (1000, 216)] {
+            assert_eq!(
+                Shares::of(1024, 4096, hosts).clients,
+                clients,
+                "{hosts} hosts"
+            );
         }
     }
 
@@ -122,7 +136,7 @@ mod tests {
         ];
         for (limit, wanted, clients, operators) in table {
             let expected = Shares { clients, operators };
-            assert_eq!(Shares::of(limit, wanted), expected, "{limit} files");
+            assert_eq!(Shares::of(limit, wanted, 2), expected, "{limit} files");
         }
     }
 }
