@@ -60,6 +60,17 @@ pub(crate) fn read_settings(path: &Path) -> io::Result<Vec<u8>> {
 /// Refuses JSON with more than about `most` values, since a value takes many times the memory of its
 /// text: those that a comma, a bracket or a brace comes before are counted.
 pub(crate) fn check_values(json: &[u8], most: usize) -> io::Result<()> {
+    let values = values(json);
+    if values > most {
+        return Err(refused(format!(
+            "it has {values} values, the limit is {most}"
+        )));
+    }
+    Ok(())
+}
+
+/// About how many values JSON has.
+pub(crate) fn values(json: &[u8]) -> usize {
     let (mut values, mut quoted, mut escaped) = (0, false, false);
     for byte in json {
         match byte {
@@ -70,12 +81,7 @@ pub(crate) fn check_values(json: &[u8], most: usize) -> io::Result<()> {
             _ => {}
         }
     }
-    if values > most {
-        return Err(refused(format!(
-            "it has {values} values, the limit is {most}"
-        )));
-    }
-    Ok(())
+    values
 }
 
 /// An error in our own words, which clients may read.

@@ -18,3 +18,4 @@ mod recording;
 mod replay;
 mod scrape;
 mod telemetry;
+mod weapons;

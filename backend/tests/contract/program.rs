@@ -280,7 +280,7 @@ impl Running {
         ready.status() == 200
     }
 
-    async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         while !self.is_ready().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

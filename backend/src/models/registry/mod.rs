@@ -318,6 +318,19 @@ fn forget<S: Source>(evicted: Evicted<S>) {
     }
 }
 
+/// The fault of a load that came to no end: files that make a library panic do so again.
+fn broken_off() -> LoadFault {
+    let fault = LoadFault::from("its load ended before its time".to_owned());
+    if !thread::panicking() {
+        return fault;
+    }
+    LoadFault {
+        reason: "its files broke off the program that read them (panic)".to_owned(),
+        passing: false,
+        ..fault
+    }
+}
+
 /// A load under way. Its end is reported even if the loader panics.
 struct Load<S: Source> {
     shared: Arc<Shared<S>>,
@@ -335,8 +348,7 @@ impl<S: Source> Load<S> {
 impl<S: Source> Drop for Load<S> {
     fn drop(&mut self) {
         let outcome = self.outcome.take();
-        let outcome =
-            outcome.unwrap_or_else(|| Err("its load ended before its time".to_owned().into()));
+        let outcome = outcome.unwrap_or_else(|| Err(broken_off()));
         self.shared.finish(&self.key, outcome);
     }
 }

@@ -17,6 +17,7 @@ use tokenizers::{
 };
 
 use super::{bounds, read_json};
+use crate::models::file::values;
 
 /// Bytes of a normaliser or a pre-tokenizer: the largest is a table of character replacements, of
 /// 0.4 MB with its base64.
@@ -89,6 +90,9 @@ fn steps(part: Option<&RawValue>, name: &str) -> tokenizers::Result<Option<Value
 fn model(text: &str) -> tokenizers::Result<ModelWrapper> {
     let told = |error| format!("tokenizer.json: {error}");
     let keys: Keys<'_> = serde_json::from_str(text).map_err(told)?;
+    // A unigram model's pieces are lists themselves, and counted as such.
+    let entries = keys.vocab.filter(|vocab| !vocab.get().starts_with('['));
+    bounds::check_count(entries.map_or(0, |vocab| values(vocab.get().as_bytes())))?;
     let is_list = keys.vocab.is_some_and(|vocab| vocab.get().starts_with('['));
     let kind = match keys.r#type.as_deref() {
         Some(kind) => kind,

@@ -22,16 +22,16 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use safetensors::tensor::Metadata;
 
-use self::checkpoint::Checkpoint;
+use self::checkpoint::{Checkpoint, CheckpointError};
 use self::names::OldNames;
 use super::error::LoadError;
 use super::file;
 use super::settings_file::SettingsFile;
 
-/// Opens files as one; an error names the file.
-type Open = fn(&[PathBuf]) -> Result<Box<dyn SimpleBackend>, String>;
+/// Opens files as one, which lie in a folder; an error names the file.
+type Open = fn(&Path, &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError>;
 /// Each tensor's name in such files, and how many numbers it has.
-type Counts = fn(&[PathBuf]) -> Result<Vec<(String, u64)>, String>;
+type Counts = fn(&Path, &[PathBuf]) -> Result<Vec<(String, u64)>, LoadError>;
 
 /// A published form of weights.
 struct Form {
@@ -64,7 +64,7 @@ const FORMS: [Form; 2] = [
         single: "pytorch_model.bin",
         index: "pytorch_model.bin.index.json",
         open: checkpoint,
-        counts: |files| tensors_of(files).map(Checkpoint::counts),
+        counts: |folder, files| tensors_of(folder, files).map(Checkpoint::counts),
     },
 ];
 
@@ -77,7 +77,7 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>
     if let Some(message) = files.iter().find_map(|file| other_kind(file)) {
         return Err(problem(folder, message));
     }
-    let tensors = (form.open)(&files).map_err(|error| broken(folder, error))?;
+    let tensors = (form.open)(folder, &files)?;
     let tensors = Box::new(OldNames(tensors));
     Ok(VarBuilder::from_backend(
         tensors,
@@ -101,7 +101,7 @@ pub(crate) fn prefixed<'a>(
 /// The name of each tensor that [`open`] gives, and how many numbers it has. No number is read.
 pub(crate) fn counts(folder: &Path) -> Result<Vec<(String, u64)>, LoadError> {
     let (form, files) = find(folder)?;
-    (form.counts)(&files).map_err(|error| broken(folder, error))
+    (form.counts)(folder, &files)
 }
 
 /// Whether the weights in `folder` are there as a whole: one file, or an index and all it names.
@@ -161,7 +161,7 @@ fn other_kind(file: &Path) -> Option<String> {
     let what = if start.starts_with(GIT_LFS) {
         "is a pointer of Git LFS, not the file itself; get it with `git lfs pull`".to_owned()
     } else if checkpoint::is_old(&start) {
-        checkpoint::CheckpointError::OldFormat.to_string()
+        CheckpointError::OldFormat.to_string()
     } else {
         return None;
     };
@@ -186,7 +186,7 @@ fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
 }
 
 /// The headers of safetensors files: JSON, after 8 bytes that tell its length.
-fn headers(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
+fn headers(folder: &Path, files: &[PathBuf]) -> Result<Vec<Vec<u8>>, LoadError> {
     let mut left = MOST_HEADERS;
     let mut header = |path: &Path| {
         let (mut file, length) = file::open(path)?;
@@ -206,7 +206,8 @@ fn headers(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
         file.take(told).read_to_end(&mut header)?;
         Ok(header)
     };
-    let named = |path: &PathBuf| header(path).map_err(|error| in_file(path, error));
+    let named =
+        |path: &PathBuf| header(path).map_err(|error| problem(folder, in_file(path, error)));
     files.iter().map(named).collect()
 }
 
@@ -217,11 +218,14 @@ fn in_file(path: &Path, error: impl std::fmt::Display) -> String {
     )
 }
 
-fn counts_in_safetensors(files: &[PathBuf]) -> Result<Vec<(String, u64)>, String> {
+fn counts_in_safetensors(
+    folder: &Path,
+    files: &[PathBuf],
+) -> Result<Vec<(String, u64)>, LoadError> {
     let mut counts = Vec::new();
-    for (path, header) in files.iter().zip(headers(files)?) {
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| in_file(path, error))?;
+    for (path, header) in files.iter().zip(headers(folder, files)?) {
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| broken(folder, in_file(path, error)))?;
         let tensors = metadata.tensors().into_iter();
         // The reader has checked that no product overflows.
         counts.extend(
@@ -232,8 +236,8 @@ fn counts_in_safetensors(files: &[PathBuf]) -> Result<Vec<(String, u64)>, String
 }
 
 #[expect(unsafe_code, reason = "memory-mapped files; see the argument inside")]
-fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
-    headers(files)?;
+fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError> {
+    headers(folder, files)?;
     // SAFETY: a map is sound as long as nobody changes the file below it. Model folders belong to
     // the operator, who replaces models with the program stopped, or puts new files in place of old
     // ones; the hub's tools do the latter, which leaves an open map as it was. The time at risk is
@@ -242,17 +246,20 @@ fn safetensors(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
     match unsafe { MmapedSafetensors::multi(files) } {
         Ok(tensors) => Ok(Box::new(tensors)),
         // The first line has the file's path; a backtrace may follow.
-        Err(error) => Err(error.to_string().lines().take(1).collect()),
+        Err(error) => Err(broken(folder, error.to_string().lines().take(1).collect())),
     }
 }
 
-fn checkpoint(files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, String> {
-    Ok(Box::new(tensors_of(files)?))
+fn checkpoint(folder: &Path, files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError> {
+    Ok(Box::new(tensors_of(folder, files)?))
 }
 
-fn tensors_of(files: &[PathBuf]) -> Result<Checkpoint, String> {
+fn tensors_of(folder: &Path, files: &[PathBuf]) -> Result<Checkpoint, LoadError> {
     Checkpoint::open(files).map_err(|(file, error)| {
-        let name = file.file_name().unwrap_or_default();
-        format!("{} {error}", name.display())
+        let told = format!("{} {error}", file.file_name().unwrap_or_default().display());
+        match error {
+            CheckpointError::Read(_) | CheckpointError::Zip(_) => broken(folder, told),
+            _ => problem(folder, told),
+        }
     })
 }

@@ -19,6 +19,8 @@ use thiserror::Error;
 const MOST_DIMENSIONS: usize = 8;
 /// Bytes of a tensor's name, or a storage's. Those of models have about a hundred.
 const MOST_NAME: usize = 512;
+/// Characters of a name that an error shows.
+const SHOWN: usize = 60;
 /// Tensors of a checkpoint; a model of 48 layers has about 800.
 const MOST_TENSORS: usize = 20_000;
 
@@ -317,7 +319,7 @@ impl<'a> Machine<'a> {
             }
             let described = self.describe(name, arguments);
             tensors.push(described.ok_or_else(|| PickleError::Tensor {
-                name: name.chars().take(MOST_NAME).collect(),
+                name: name.chars().take(SHOWN).collect(),
                 problem: "is described in an unknown way, or has more than 8 dimensions or a name of more than 512 bytes",
             })?);
         }

@@ -1,0 +1,655 @@
+//! Folders of models as an enemy would make them, on the real program: each costs a request and
+//! little memory, is refused with a reason that names the file or the limit, and the program goes on.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use zip::write::{SimpleFileOptions, ZipWriter};
+
+use crate::program::{Running, listening, program};
+
+/// Memory of the program at most, in MiB; before the first weapon it takes about 30.
+const MOST_MEMORY: u64 = 400;
+
+/// The tiny model that each folder is a copy of but for one thing.
+fn tiny() -> PathBuf {
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny/bert");
+    tiny.canonicalize().unwrap()
+}
+
+struct Weapon {
+    /// File in the model's folder.
+    file: &'static str,
+    make: Box<dyn Fn(&Path)>,
+    /// What the client reads.
+    told: &'static str,
+}
+
+/// A file with this content.
+fn file(file: &'static str, content: impl Into<Vec<u8>>, told: &'static str) -> Weapon {
+    let content = content.into();
+    let make = Box::new(move |path: &Path| fs::write(path, &content).unwrap());
+    Weapon { file, make, told }
+}
+
+/// A JSON file of the tiny model with one value changed.
+fn changed(file: &'static str, pointer: &'static str, value: Value, told: &'static str) -> Weapon {
+    let make = Box::new(move |path: &Path| {
+        let text = fs::read(tiny().join(file)).unwrap_or_else(|_| b"{}".to_vec());
+        let mut json: Value = serde_json::from_slice(&text).unwrap();
+        match json.pointer_mut(pointer) {
+            Some(place) => *place = value.clone(),
+            None => json[&pointer[1..]] = value.clone(),
+        }
+        fs::write(path, json.to_string()).unwrap();
+    });
+    Weapon { file, make, told }
+}
+
+fn link(file: &'static str, target: &'static str, told: &'static str) -> Weapon {
+    let make = Box::new(move |path: &Path| symlink(target, path).unwrap());
+    Weapon { file, make, told }
+}
+
+fn pipe(file: &'static str, told: &'static str) -> Weapon {
+    let make = Box::new(|path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    });
+    Weapon { file, make, told }
+}
+
+/// A file that is long and takes no room on disk.
+fn hollow(file: &'static str, bytes: u64, told: &'static str) -> Weapon {
+    let make = Box::new(move |path: &Path| {
+        let file = File::create(path).unwrap();
+        file.set_len(bytes).unwrap();
+    });
+    Weapon { file, make, told }
+}
+
+fn kinds_of_files() -> Vec<Weapon> {
+    const NOT_REGULAR: &str = "not a regular file";
+    let mut weapons = vec![
+        link("config.json", "/dev/zero", "is not installed"),
+        link("config.json", "/tmp", "is not installed"),
+        link("modules.json", "/dev/zero", NOT_REGULAR),
+        link("vocab.txt", "/dev/zero", ""),
+        hollow("tokenizer_config.json", 1 << 40, "the limit is 16777216"),
+        hollow("tokenizer.json", 1 << 40, "more than"),
+        hollow("tokenizer.json", 129 << 20, "the limit is 134217728"),
+        hollow("model.safetensors", 1 << 40, "weights are broken"),
+    ];
+    for file in [
+        "config.json",
+        "modules.json",
+        "adapter_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "config_sentence_transformers.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ] {
+        let told = match file {
+            "model.safetensors" => "weights",
+            // An optional file is looked for among regular ones, or does not matter here.
+            "adapter_config.json" | "config_sentence_transformers.json" | "tokenizer.json" => "",
+            "config.json" => "is not installed",
+            _ => NOT_REGULAR,
+        };
+        weapons.push(pipe(file, told));
+    }
+    weapons
+}
+
+fn settings() -> Vec<Weapon> {
+    let config = |key, value, told| changed("config.json", key, value, told);
+    let mut weapons = vec![
+        file("config.json", "[".repeat(1_000_000), "config.json"),
+        file(
+            "config.json",
+            format!("{{{}\"b\":0}}", "\"a\":0,".repeat(2_000_000)),
+            "values, the limit",
+        ),
+        file(
+            "config.json",
+            format!("[{}0]", "0,".repeat(8_000_000)),
+            "values, the limit",
+        ),
+        config("/hidden_size", json!(1e13), "'hidden_size'"),
+        config("/hidden_size", json!(10_u64.pow(13)), "the limit is 16384"),
+        config(
+            "/num_hidden_layers",
+            json!(1_000_000_000),
+            "the limit is 192",
+        ),
+        config(
+            "/num_attention_heads",
+            json!(0),
+            "'num_attention_heads' must be at least 1",
+        ),
+        config("/num_attention_heads", json!(-4), "'num_attention_heads'"),
+        config("/vocab_size", json!(10_u64.pow(12)), "'vocab_size'"),
+        config(
+            "/intermediate_size",
+            json!(10_u64.pow(9)),
+            "'intermediate_size'",
+        ),
+        config(
+            "/max_position_embeddings",
+            json!(10_u64.pow(18)),
+            "'max_position_embeddings'",
+        ),
+        config(
+            "/type_vocab_size",
+            json!(u64::MAX),
+            "do not fit config.json",
+        ),
+        config(
+            "/matryoshka_dimensions",
+            json!(vec![1; 100_000]),
+            "'matryoshka_dimensions' has",
+        ),
+        changed(
+            "tokenizer_config.json",
+            "/cls_token",
+            json!("x".repeat(1 << 20)),
+            "added token",
+        ),
+        changed(
+            "tokenizer_config.json",
+            "/additional_special_tokens",
+            (0..100_000).map(|n| n.to_string()).collect::<Value>(),
+            "added tokens: 65537",
+        ),
+    ];
+    let modern = json!({"model_type": "modernbert", "num_hidden_layers": 1_000_000_000});
+    weapons.push(file("config.json", modern.to_string(), "the limit is 192"));
+    let deberta = json!({"model_type": "deberta-v2", "relative_attention": true,
+        "attention_head_size": u64::MAX, "max_relative_positions": i64::MAX,
+        "position_buckets": i64::MAX});
+    weapons.push(file(
+        "config.json",
+        deberta.to_string(),
+        "'attention_head_size'",
+    ));
+    weapons
+}
+
+/// `modules.json` with a third module of this kind, and what its `config.json` says.
+fn module(kind: &str, config: &Value, told: &'static str) -> Weapon {
+    let modules = ["Transformer", "Pooling", kind];
+    let modules: Value = modules
+        .iter()
+        .enumerate()
+        .map(|(place, kind)| {
+            let path = if place == 0 {
+                String::new()
+            } else {
+                place.to_string()
+            };
+            json!({"path": path, "type": format!("sentence_transformers.models.{kind}")})
+        })
+        .collect();
+    let config = config.to_string();
+    let make = Box::new(move |path: &Path| {
+        fs::write(path, modules.to_string()).unwrap();
+        for (place, config) in [("1", "{}"), ("2", &config)] {
+            let folder = path.with_file_name(place);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("config.json"), config).unwrap();
+            symlink(
+                tiny().join("model.safetensors"),
+                folder.join("model.safetensors"),
+            )
+            .unwrap();
+        }
+    });
+    Weapon {
+        file: "modules.json",
+        make,
+        told,
+    }
+}
+
+fn modules() -> Vec<Weapon> {
+    let dense = |outputs: u64| {
+        json!({"in_features": 48, "out_features": outputs, "bias": false,
+        "activation_function": "torch.nn.modules.linear.Identity"})
+    };
+    let many =
+        vec![json!({"path": "", "type": "sentence_transformers.models.Transformer"}); 50_000];
+    let leads_out = json!([{"path": "../x", "type": "sentence_transformers.models.Transformer"},
+        {"path": "", "type": "sentence_transformers.models.Pooling"}]);
+    let pooling = json!({"pooling_mode": vec!["mean"; 100_000]}).to_string();
+    let with_pooling = move |path: &Path| {
+        let modules = json!([{"path": "", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1", "type": "sentence_transformers.models.Pooling"}]);
+        fs::write(path, modules.to_string()).unwrap();
+        fs::create_dir(path.with_file_name("1")).unwrap();
+        fs::write(path.with_file_name("1").join("config.json"), &pooling).unwrap();
+    };
+    let prompt = json!({"prompts": {"p": "x".repeat(10 << 20)}, "default_prompt_name": "p"});
+    let with_prompt = move |path: &Path| {
+        let pipeline = module("Normalize", &json!({}), "");
+        (pipeline.make)(path);
+        let file = path.with_file_name("config_sentence_transformers.json");
+        fs::write(file, prompt.to_string()).unwrap();
+    };
+    vec![
+        module(
+            "Dense",
+            &dense(10_u64.pow(13)),
+            "'out_features' is 10000000000000, the limit",
+        ),
+        module("Dense", &dense(98_304), "do not fit"),
+        module("LayerNorm", &json!({"dimension": u64::MAX}), "'dimension'"),
+        file(
+            "modules.json",
+            Value::from(many).to_string(),
+            "lists 50000 modules",
+        ),
+        file("modules.json", leads_out.to_string(), "has the path '../x'"),
+        Weapon {
+            file: "modules.json",
+            make: Box::new(with_pooling),
+            told: "'pooling_mode'",
+        },
+        Weapon {
+            file: "modules.json",
+            make: Box::new(with_prompt),
+            told: "'default_prompt_name'",
+        },
+    ]
+}
+
+/// A safetensors file with this header and so many bytes after it.
+fn tensors(header: &str, bytes: usize) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &vec![0; bytes]].concat()
+}
+
+fn safetensors() -> Vec<Weapon> {
+    const BROKEN: &str = "weights are broken";
+    let weights = |content: Vec<u8>| file("model.safetensors", content, BROKEN);
+    let tensor = |shape: &str, end: u64| {
+        format!(r#"{{"w": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, {end}]}}}}"#)
+    };
+    let entry = |n: usize| format!(r#""{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    let entries: Vec<String> = (0..300_000).map(entry).collect();
+    let index = |shards: Value| json!({"weight_map": shards}).to_string();
+    let without_whole = |shards: Value, told| Weapon {
+        file: "model.safetensors.index.json",
+        make: Box::new(move |path: &Path| {
+            fs::remove_file(path.with_file_name("model.safetensors")).unwrap();
+            fs::write(path, index(shards.clone())).unwrap();
+        }),
+        told,
+    };
+    let many = (0..100_000).map(|n| (n.to_string(), json!(n.to_string())));
+    vec![
+        file(
+            "model.safetensors",
+            tensors(&" ".repeat(90 << 20), 0),
+            "the limit for a model is 12582912",
+        ),
+        file(
+            "model.safetensors",
+            tensors(&format!("{{{}}}", entries.join(",")), 0),
+            "the limit for a model",
+        ),
+        file(
+            "model.safetensors",
+            u64::MAX.to_le_bytes(),
+            "longer than the file",
+        ),
+        file(
+            "model.safetensors",
+            (1_u64 << 40).to_le_bytes(),
+            "longer than the file",
+        ),
+        weights(tensors(
+            &tensor("[4294967296, 4294967296, 4294967296]", 0),
+            0,
+        )),
+        weights(tensors(&tensor("[0, 18446744073709551615, 2]", 0), 0)),
+        weights(tensors(
+            &tensor(&format!("[{}1]", "1,".repeat(4_000_000)), 4),
+            4,
+        )),
+        file(
+            "model.safetensors",
+            tensors(&tensor("[1099511627776]", 1 << 42), 0),
+            "",
+        ),
+        without_whole(many.collect(), "names 100000 files, the limit is 512"),
+        without_whole(json!({"a": "../b"}), "names '../b'"),
+        without_whole(json!({"a": "/etc/passwd"}), "names '/etc/passwd'"),
+        without_whole(json!({"a": ".."}), "weights"),
+        without_whole(json!({"a": "missing"}), "missing"),
+    ]
+}
+
+/// A checkpoint of `PyTorch` with this list of tensors and one storage, instead of safetensors.
+fn checkpoint(list: Vec<u8>, told: &'static str) -> Weapon {
+    let make = Box::new(move |path: &Path| {
+        fs::remove_file(path.with_file_name("model.safetensors")).unwrap();
+        let mut zip = ZipWriter::new(File::create(path).unwrap());
+        let stored =
+            SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        for (name, content) in [("m/data.pkl", &list[..]), ("m/data/0", &vec![0; 65_536])] {
+            zip.start_file(name, stored).unwrap();
+            zip.write_all(content).unwrap();
+        }
+        zip.finish().unwrap();
+    });
+    Weapon {
+        file: "pytorch_model.bin",
+        make,
+        told,
+    }
+}
+
+/// A list that has `entries` tensors with the same `name` and `shape`, all from the memo.
+fn shared(entries: usize, name: &[u8], shape: &[u8]) -> Vec<u8> {
+    let text = |text: &[u8]| {
+        let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+        [b"X", &length[..], text].concat()
+    };
+    let tensor = [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((",
+        &text(b"storage")[..],
+        b"ctorch\nFloatStorage\n",
+        &text(b"0"),
+        &text(b"cpu"),
+        b"K\x00tQK\x00",
+        shape,
+        b"q\x01h\x01tR",
+    ]
+    .concat();
+    [
+        b"}(",
+        &text(name)[..],
+        b"q\x00",
+        &tensor,
+        b"q\x02",
+        &b"h\x00h\x02".repeat(entries),
+        b"u.",
+    ]
+    .concat()
+}
+
+fn pickles() -> Vec<Weapon> {
+    let deep = [b"N".to_vec(), vec![0x85; 1 << 20], b".".to_vec()].concat();
+    let wide = [b"(".to_vec(), b"K\x01".repeat(10_000), b"t".to_vec()].concat();
+    let directory = |path: &Path| {
+        fs::remove_file(path.with_file_name("model.safetensors")).unwrap();
+        let mut zip = ZipWriter::new(File::create(path).unwrap());
+        for entry in 0..50_000 {
+            let name = format!("{entry}{}", "x".repeat(200));
+            zip.start_file(
+                name,
+                SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+            )
+            .unwrap();
+        }
+        zip.finish().unwrap();
+    };
+    vec![
+        checkpoint(shared(200_000, b"w", &wide), "more than 8 dimensions"),
+        checkpoint(
+            shared(200_000, &vec![b'w'; 1 << 19], b"K\x01\x85"),
+            "a name of more than 512 bytes",
+        ),
+        checkpoint(shared(200_000, b"w", b"K\x01\x85"), ""),
+        checkpoint(shared(100, b"w", b"M\x00\x40\x85"), ""),
+        checkpoint(vec![b'('; 2 << 20], "ends early"),
+        checkpoint(vec![b'N'; (2 << 20) + 1], "more than 2097152 bytes"),
+        checkpoint(deep, "not a dictionary of tensors"),
+        checkpoint(
+            [&b"\x8b\xff\xff\xff\x7f"[..], b"1."].concat(),
+            "unknown instruction",
+        ),
+        checkpoint(b"X\xff\xff\xff\xff.".to_vec(), "ends early"),
+        Weapon {
+            file: "pytorch_model.bin",
+            make: Box::new(directory),
+            told: "lists files in more than",
+        },
+    ]
+}
+
+/// A saved tokenizer with one part changed.
+fn tokenizer(part: &'static str, value: Value, told: &'static str) -> Weapon {
+    changed("tokenizer.json", part, value, told)
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn tokenizers() -> Vec<Weapon> {
+    const BROKEN: &str = "tokenizer's files are broken";
+    let normalizer = |steps: Vec<Value>, told| {
+        tokenizer(
+            "/normalizer",
+            json!({"type": "Sequence", "normalizers": steps}),
+            told,
+        )
+    };
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let regex = |regex: String| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let nested = (0..60).fold(
+        json!({"type": "NFC"}),
+        |inner, _| json!({"type": "Sequence", "normalizers": [inner]}),
+    );
+    let frame = |pieces: Vec<Value>, ids: usize| {
+        json!({"type": "TemplateProcessing", "single": pieces, "pair": [],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": vec![2; ids], "tokens": vec!["[CLS]"; ids]}}})
+    };
+    let special = json!({"SpecialToken": {"id": "[CLS]", "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let unigram = |vocab: Value, unknown: Value| json!({"type": "Unigram", "unk_id": unknown, "vocab": vocab});
+    let long = "x".repeat(1 << 20);
+    let growing = |step: &str| json!({"type": step, "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let many: serde_json::Map<String, Value> =
+        (0..2_200_000).map(|n| (n.to_string(), json!(n))).collect();
+    vec![
+        normalizer(vec![replace("a", "aa"); 13], "times that a text may grow"),
+        normalizer(
+            vec![json!({"type": "NFC"}); 10_000],
+            "steps before the vocabulary",
+        ),
+        normalizer(
+            vec![replace("a", &"b".repeat(100_000))],
+            "times that a text may grow",
+        ),
+        normalizer(
+            vec![json!({"type": "Prepend", "prepend": long.clone()})],
+            "times that a text may grow",
+        ),
+        normalizer(
+            vec![json!({"type": "NFKD"}); 30],
+            "times that a text may grow",
+        ),
+        normalizer(
+            vec![json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})],
+            "table of character",
+        ),
+        tokenizer("/normalizer", nested, "steps before the vocabulary"),
+        tokenizer(
+            "/normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": "(".repeat(4000)}, "content": ""}),
+            BROKEN,
+        ),
+        tokenizer(
+            "/pre_tokenizer",
+            regex(format!("{}x{}", "(".repeat(2000), ")".repeat(2000))),
+            BROKEN,
+        ),
+        tokenizer(
+            "/pre_tokenizer",
+            regex("x".repeat(100_000)),
+            "bytes of a pattern",
+        ),
+        tokenizer(
+            "/pre_tokenizer",
+            regex("((x{1000}){1000}){1000}".to_owned()),
+            BROKEN,
+        ),
+        tokenizer(
+            "/pre_tokenizer",
+            json!({"type": "Sequence", "pretokenizers": vec![growing("ByteLevel"); 20]}),
+            "steps of bytes",
+        ),
+        tokenizer(
+            "/post_processor",
+            frame(vec![special.clone(), text.clone(), text.clone()], 1),
+            "not once",
+        ),
+        tokenizer(
+            "/post_processor",
+            frame(vec![special.clone(); 1000], 1),
+            "special tokens around a text: 1000",
+        ),
+        tokenizer(
+            "/post_processor",
+            frame(vec![special.clone(), text.clone()], 30_000),
+            "'post_processor'",
+        ),
+        tokenizer(
+            "/post_processor",
+            frame(vec![special, text], 1000),
+            "special tokens around a text",
+        ),
+        tokenizer(
+            "/model",
+            unigram(json!([[long, -1.0]]), json!(0)),
+            "bytes of a piece",
+        ),
+        tokenizer("/model", unigram(json!([["a", -1.0]]), json!(5)), BROKEN),
+        tokenizer(
+            "/model",
+            json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 1_000_000_000, "vocab": {"[UNK]": 0}}),
+            "max_input_chars_per_word",
+        ),
+        tokenizer(
+            "/model",
+            json!({"type": "WordLevel", "unk_token": "0", "vocab": many}),
+            "entries of the vocabulary",
+        ),
+        tokenizer(
+            "/model",
+            json!({"type": "BPE", "continuing_subword_prefix": "abcdefgh",
+            "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}),
+            "(panic)",
+        ),
+        tokenizer(
+            "/model",
+            json!({"type": "Forged", "vocab": {}}),
+            "its model is a 'Forged'",
+        ),
+        tokenizer(
+            "/added_tokens",
+            (0..70_000)
+                .map(|n| {
+                    json!({"id": n, "content": n.to_string(), "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+                })
+                .collect(),
+            "added tokens: 65537",
+        ),
+        file(
+            "tokenizer.json",
+            format!("[{}0]", "0,".repeat(8_000_000)),
+            "values, the limit",
+        ),
+    ]
+}
+
+/// Puts the model into a folder of its own.
+fn build(models: &Path, name: &str, weapon: &Weapon) {
+    let folder = models.join(name);
+    fs::create_dir(&folder).unwrap();
+    for entry in fs::read_dir(tiny()).unwrap() {
+        let entry = entry.unwrap();
+        symlink(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let path = folder.join(weapon.file);
+    drop(fs::remove_file(&path));
+    (weapon.make)(&path);
+}
+
+async fn embed(running: &Running, model: &str) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("{}/embed", running.url));
+    let body = json!({"texts": ["a text of some words"], "model": model});
+    let answer = request.json(&body).send().await.expect(model);
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+/// The most memory that the process had since it was last asked, in MiB.
+fn peak(running: &Running) -> u64 {
+    let process = PathBuf::from(format!("/proc/{}", running.program.id().unwrap()));
+    let status = fs::read_to_string(process.join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line.unwrap().trim_end_matches("kB").trim().parse().unwrap();
+    fs::write(process.join("clear_refs"), "5").unwrap();
+    kib / 1024
+}
+
+#[tokio::test]
+async fn weapons_are_refused_with_a_reason_and_cost_little_memory() {
+    let models = TempDir::new().unwrap();
+    symlink(tiny(), models.path().join("good")).unwrap();
+    let mut command = program();
+    command
+        .args([
+            "--listen=127.0.0.1:0",
+            "--log=error",
+            "--model-embed=good",
+            "--model-bertscore=good",
+        ])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!("--hub-cache={}", models.path().display()));
+    let running = listening(command).await;
+    running.until_ready().await;
+    peak(&running);
+    let kinds = [
+        kinds_of_files(),
+        settings(),
+        modules(),
+        safetensors(),
+        pickles(),
+        tokenizers(),
+    ];
+    let mut wrong = Vec::new();
+    for (number, weapon) in kinds.iter().flatten().enumerate() {
+        let name = format!("weapon-{number}");
+        build(models.path(), &name, weapon);
+        let (status, answer) = embed(&running, &name).await;
+        let memory = peak(&running);
+        let told = answer["detail"].as_str().unwrap_or_default();
+        let refused = status == 404 && told.contains(weapon.told);
+        let what = format!("{name} {}: {status}, {memory} MiB: {told}", weapon.file);
+        if std::env::var_os("SHOW_WEAPONS").is_some() {
+            println!("{what}");
+        }
+        if !(refused || status == 200 && weapon.told.is_empty()) || memory > MOST_MEMORY {
+            wrong.push(what);
+        }
+        fs::remove_dir_all(models.path().join(&name)).unwrap();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let (status, _) = embed(&running, "good").await;
+    assert_eq!(status, 200);
+    let health: Value = reqwest::get(format!("{}/health", running.url))
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(health["ready"], true);
+    running.stop().await;
+}
