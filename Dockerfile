@@ -28,10 +28,11 @@ COPY backend/encoder/Cargo.toml backend/encoder/
 COPY bench/load/Cargo.toml bench/load/
 COPY framing/Cargo.toml framing/
 COPY metrics/Cargo.toml metrics/
+COPY places/Cargo.toml places/
 COPY upkeep/Cargo.toml upkeep/
 COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src backend/encoder/src bench/load/src framing/src metrics/src upkeep/src wire/src tests/blackbox \
- && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs framing/src/lib.rs metrics/src/lib.rs upkeep/src/lib.rs wire/src/lib.rs \
+RUN mkdir -p src backend/src backend/encoder/src bench/load/src framing/src metrics/src places/src upkeep/src wire/src tests/blackbox \
+ && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs framing/src/lib.rs metrics/src/lib.rs places/src/lib.rs upkeep/src/lib.rs wire/src/lib.rs \
  && for main in src/main.rs backend/src/main.rs bench/load/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done

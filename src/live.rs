@@ -99,6 +99,7 @@ pub fn dispatch_settings(config: &Config) -> dispatch::Settings {
 
 /// For talking to clients.
 pub fn gateway_settings(config: &Config) -> gateway::Settings {
+    let most = config.limits.max_connections_per_client;
     gateway::Settings {
         max_body: config.limits.max_body,
         max_head: config.limits.max_head,
@@ -106,6 +107,7 @@ pub fn gateway_settings(config: &Config) -> gateway::Settings {
         client_head: config.timeouts.client_head,
         client_read: config.timeouts.client_read,
         client_idle: config.timeouts.client_idle,
+        max_connections_per_client: most.map(|most| most.get() as usize),
         served_by: config.headers.served_by,
     }
 }

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use arc_swap::ArcSwap;
+use gpu_bridge_places::Places;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,7 +26,7 @@ use crate::admin::{Admin, Streams};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
-use crate::gateway::{Aggregates, Auth, Certificates, Connections, Forwarding, Handler, Listener};
+use crate::gateway::{Aggregates, Auth, Certificates, Forwarding, Handler, Listener};
 use crate::live::{self, Live};
 use crate::pool::{Event, EventKind, Pool, Transition};
 use crate::reload::Reloader;
@@ -150,8 +151,10 @@ struct Parts {
     pool: Pool,
     observers: Observers,
     budget: Budget,
-    shares: Shares,
-    connections: Connections,
+    /// For clients.
+    places: Places,
+    /// For operators.
+    admin_places: Places,
     close_idle: watch::Receiver<bool>,
     handler: Arc<Handler<Hosts>>,
     /// In the order of `listen`.
@@ -200,7 +203,8 @@ impl Parts {
             stopping: stopping.accepting.subscribe(),
         });
         let access = Access::new(config.admin.key.clone());
-        let connections = Connections::new(shares.clients);
+        let places = metrics.process.places("clients", shares.clients);
+        let admin_places = metrics.process.places("admin", shares.operators);
         metrics.process.limit_connections(shares.clients);
         let live = Live {
             access: access.clone(),
@@ -218,8 +222,8 @@ impl Parts {
             pool,
             observers,
             budget,
-            shares,
-            connections,
+            places,
+            admin_places,
             close_idle: stopping.idle.subscribe(),
             handler,
             certificates,
@@ -248,7 +252,7 @@ impl Parts {
     ) -> Service<Listener<Hosts>> {
         let listener = Listener::new(
             Arc::clone(&self.handler),
-            self.connections.clone(),
+            self.places.clone(),
             certificates,
             self.close_idle.clone(),
         );

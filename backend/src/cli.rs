@@ -92,7 +92,8 @@ pub struct Cli {
     )]
     pub(crate) max_buffered_mb: String,
 
-    /// Most connections at once; further ones wait
+    /// Most connections at once. When all are taken, the one that has been idle for longest is closed to
+    /// make room, those without a key first; if all are in use, further ones are answered 503
     #[arg(
         long,
         env = "GPU_BRIDGE_MAX_CONNECTIONS",
@@ -100,6 +101,17 @@ pub struct Cli {
         default_value = "1024"
     )]
     pub(crate) max_connections: String,
+
+    /// Of these, what one address may have (of IPv6: a network of 64 bits), in the same way
+    /// [default: three quarters]
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_MAX_CONNECTIONS_PER_CLIENT",
+        value_name = "N",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) max_connections_per_client: String,
 
     /// Model for embeddings where a request names none: a name or a folder
     #[arg(
@@ -270,6 +282,7 @@ fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         metrics: services.metrics.http.clone(),
         service: api::router(services, settings.api),
         connections: server::allow_open_files(settings.max_connections),
+        connections_per_client: settings.max_connections_per_client,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));

@@ -1,6 +1,7 @@
 //! The socket: accepts connections, serves until told to stop, lets running requests finish.
 //!
-//! What a client can keep busy is bounded: connections in number; a head in size, and with the wait
+//! What a client can keep busy is bounded: connections in number, of which those that idle make room for
+//! others ([`gpu_bridge_places`]); a head in size, and with the wait
 //! for it in time; an answer in the time during which nobody takes any of it. Bodies are the
 //! [`api`](crate::api)'s to bound.
 
@@ -8,12 +9,11 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use axum::response::Response;
+use axum::{Extension, Router};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,10 +21,10 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::HttpMetrics;
@@ -36,12 +36,21 @@ const GRACE: Duration = Duration::from_mins(1);
 /// How long a connection may lie idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
 
+/// How long a new connection may take to its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// The answer where there is no place.
+const NO_PLACE: &str = r#"{"detail":"too many connections are open; close some or retry later"}"#;
+
 /// How long a client may take none of what is sent to it.
 #[cfg(target_os = "linux")]
 const STALLED: Duration = Duration::from_mins(1);
 
 /// Open files for all but connections: models that are read, downloads, the log.
 const OWN_FILES: u64 = 64;
+
+/// How long a connection without a place may take to be told so.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Pause when the system can open no more connections, so that some can end.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -50,8 +59,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub struct Server {
     /// Answers requests.
     pub service: Router,
-    /// Most connections at once; further ones wait in the system's queue.
+    /// Most connections at once.
     pub connections: usize,
+    /// Of these, what one address may have; none = three quarters.
+    pub connections_per_client: Option<usize>,
     /// Counts connections.
     pub metrics: HttpMetrics,
 }
@@ -85,26 +96,47 @@ impl Server {
         connections: &GracefulShutdown,
         stop: impl Future<Output = ()>,
     ) {
-        let free = Arc::new(Semaphore::new(self.connections));
+        let places = self.metrics.places(self.connections);
+        let most = self
+            .connections_per_client
+            .unwrap_or_else(|| places.share());
         let http = http();
         let mut stop = pin!(stop);
         loop {
-            let (stream, place) = tokio::select! {
-                accepted = next(listener, &free) => accepted,
+            let (stream, peer) = tokio::select! {
+                accepted = next(listener) => accepted,
                 () = &mut stop => return,
             };
+            let Ok(place) = places.enter(Some(peer.ip()), most, Instant::now()) else {
+                self.turn_away(stream);
+                continue;
+            };
             let stream = Strict::new(stream);
-            let service = service(self.service.clone(), stream.refusal());
+            let router = self.service.clone().layer(Extension(place.clone()));
+            let service = service(router, stream.refusal());
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let connection = connections.watch(connection);
             let counted = self.metrics.connection();
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
+                let held = place.hold(FIRST_REQUEST, connection).await;
+                if let Some(Err(error)) = held {
                     debug!(%error, "a connection broke off");
                 }
-                drop((place, counted));
+                drop(counted);
             });
         }
+    }
+
+    fn turn_away(&self, mut stream: TcpStream) {
+        self.metrics.refused_connection();
+        let length = NO_PLACE.len();
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+             connection: close\r\ncontent-length: {length}\r\n\r\n{NO_PLACE}"
+        );
+        tokio::spawn(timeout(LAST_WORDS, async move {
+            stream.write_all(answer.as_bytes()).await
+        }));
     }
 }
 
@@ -131,20 +163,15 @@ fn http() -> http1::Builder {
     http
 }
 
-/// The next connection, once there is a place for it.
-async fn next(
-    listener: &TcpListener,
-    free: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // Nobody closes the semaphore, so that there always is a place in the end.
-    let place = Arc::clone(free).acquire_owned().await.ok();
+/// The next connection.
+async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 if let Err(error) = prepare(&stream) {
                     debug!(%error, "a connection has the system's defaults");
                 }
-                return (stream, place);
+                return (stream, peer);
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {

@@ -51,6 +51,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Most connections at once.
     pub max_connections: usize,
+    /// Of these, what one address may have; `None`: three quarters.
+    pub max_connections_per_client: Option<usize>,
     /// The HTTP side.
     pub api: Options,
     /// Where the models run.
@@ -127,6 +129,8 @@ impl Settings {
                 &cli.max_connections,
                 1..=MOST_CONNECTIONS,
             ),
+            max_connections_per_client: check
+                .connections_per_client(&cli.max_connections_per_client),
             api: check.api(cli, devices.first),
             precision: check.precision(&cli.dtype, &devices),
             devices,
@@ -286,6 +290,12 @@ impl Check {
         let range = 0..=u32::MAX as usize;
         let number = self.number("GPU_EMBED_BATCH (--embed-batch)", text, range);
         NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// An empty one says nothing.
+    fn connections_per_client(&mut self, text: &str) -> Option<usize> {
+        let setting = "GPU_BRIDGE_MAX_CONNECTIONS_PER_CLIENT (--max-connections-per-client)";
+        (!text.is_empty()).then(|| self.number(setting, text, 1..=MOST_CONNECTIONS))
     }
 
     /// An empty one says nothing, as if it were not given.

@@ -79,6 +79,11 @@ impl Access {
         self.key.store(key.map(Arc::new));
     }
 
+    /// Is there a key to be shown?
+    pub(super) fn has_key(&self) -> bool {
+        self.key.load().is_some()
+    }
+
     /// May a request with these headers from `peer` do what it needs?
     pub(super) fn decide(
         &self,

@@ -9,11 +9,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use gpu_bridge_places::{Asking, Place, Running};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::news::Push;
@@ -41,20 +43,27 @@ struct Watcher {
     /// What it knows already; `None` before the first push.
     known: Option<u64>,
     _place: OwnedSemaphorePermit,
+    /// A page that watches makes room for nobody.
+    _running: Option<Running>,
 }
 
-pub(super) async fn events(State(admin): State<Admin>) -> Response {
+pub(super) async fn events(
+    State(admin): State<Admin>,
+    Extension(connection): Extension<Place>,
+) -> Response {
     let Ok(place) = Arc::clone(&admin.streams.0).try_acquire_owned() else {
         return reply::error(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{MAX_STREAMS} pages are open already; close one and reload"),
         );
     };
+    let visit = connection.ask(Asking::default());
     let watcher = Watcher {
         changes: admin.metrics.activity.changes(),
         admin,
         known: None,
         _place: place,
+        _running: visit.ok().map(|visit| visit.run()),
     };
     let pushes = stream::unfold(watcher, async |mut watcher: Watcher| {
         let push = watcher.next().await?;

@@ -24,11 +24,12 @@ mod words;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use gpu_bridge_places::{Asking, Place, Places};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -76,8 +77,8 @@ impl Admin {
     }
 }
 
-/// Serves up to `places` connections at once until it is told that it is closing.
-pub async fn serve(listener: Arc<TcpListener>, admin: Admin, places: usize) {
+/// Serves connections that have one of `places` until it is told that it is closing.
+pub async fn serve(listener: Arc<TcpListener>, admin: Admin, places: Places) {
     let mut closing = admin.closing.clone();
     let told = async move {
         let _ = closing.wait_for(|closing| *closing).await;
@@ -110,17 +111,33 @@ fn router(admin: Admin) -> Router {
         .merge(guarded(operations, Need::Operate))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(middleware::from_fn(seated))
         .with_state(admin)
+}
+
+/// Whatever is asked for makes its connection the youngest.
+async fn seated(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {
+    // One that had to make room, and can't have another place, ends in any case.
+    let _visit = place.ask(Asking::default());
+    next.run(request).await
 }
 
 async fn guard(
     State((access, need)): State<(Access, Need)>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(place): Extension<Place>,
     request: Request,
     next: Next,
 ) -> Response {
     match access.decide(need, peer.ip(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            let asking = Asking {
+                shows_key: access.has_key(),
+                transfers: true,
+            };
+            let _visit = place.ask(asking);
+            next.run(request).await
+        }
         Err(denied) => reply::denied(denied),
     }
 }

@@ -1,5 +1,6 @@
-//! The admin address's connections: few, and none may dawdle over a head or over reading an answer, so
-//! that whoever can reach it can't use up the files that clients' connections need, nor the places.
+//! The admin address's connections: few, with [places](gpu_bridge_places) of their own, and none may
+//! dawdle over its first head or over reading an answer, so that whoever can reach it can't use up the
+//! files that clients' connections need.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -9,23 +10,21 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
+use gpu_bridge_places::Places;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-/// Connections at once: some pages that stay open, Prometheus, commands. Further ones wait in the
-/// system's queue.
+/// Connections at once: some pages that stay open, Prometheus, commands.
 pub const MAX_CONNECTIONS: usize = 128;
 /// How long a connection may idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
-/// The same for those that come when half of the places are taken: whoever waits for one gets it soon,
-/// however many idle.
-const NEXT_HEAD_IF_MANY: Duration = Duration::from_secs(1);
+/// How long a new connection may take to its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
 /// not read.
 const UNREAD: u32 = 30_000;
@@ -59,69 +58,58 @@ impl Reserve {
     }
 }
 
-/// Serves `router` on `places` connections until `stop` ends. Connections that are there then finish
+/// Serves `router` on connections that have one of `places` until `stop` ends. Connections that are there then finish
 /// their request by themselves.
 pub(super) async fn serve(
     listener: &TcpListener,
     router: Router,
-    places: usize,
+    places: Places,
     stop: impl Future<Output = ()>,
 ) {
-    let few = places / 2;
-    let places = Arc::new(Semaphore::new(places));
     let reserve = Arc::new(Reserve::default());
     reserve.fill();
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
-        let (stream, peer, place) = tokio::select! {
-            accepted = accept(listener, &places, &reserve) => accepted,
+        let (stream, peer) = tokio::select! {
+            accepted = accept(listener, &reserve) => accepted,
             () = &mut stop => break,
         };
-        let router = router.clone().layer(Extension(ConnectInfo(peer)));
-        let service = TowerToHyperService::new(router);
-        let is_one_of_many = places.available_permits() < few;
-        let connection = http(is_one_of_many).serve_connection(TokioIo::new(stream), service);
+        // All being in use, which 32 pages and some commands are not, it is hung up on.
+        let Ok(place) = places.enter(Some(peer.ip()), places.share(), Instant::now()) else {
+            continue;
+        };
+        let router = router.clone().layer(Extension(place.clone()));
+        let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+        let connection = http().serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         let reserve = Arc::clone(&reserve);
         tokio::spawn(async move {
             // An error is the other end's: it went away, or sent no HTTP.
-            let _ = connection.await;
+            let _ = place.hold(FIRST_REQUEST, connection).await;
             reserve.fill();
-            drop(place);
         });
     }
     connections.shutdown().await;
 }
 
-fn http(is_one_of_many: bool) -> http1::Builder {
-    let next_head = if is_one_of_many {
-        NEXT_HEAD_IF_MANY
-    } else {
-        NEXT_HEAD
-    };
+fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(next_head)
+        .header_read_timeout(NEXT_HEAD)
         .max_buf_size(MAX_HEAD);
     http
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    reserve: &Reserve,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    // Nobody closes the semaphore, so that there always is a place in the end.
-    let place = Arc::clone(places).acquire_owned().await.ok();
+/// The next connection.
+async fn accept(listener: &TcpListener, reserve: &Reserve) -> (TcpStream, SocketAddr) {
     let mut told = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // Where the system does not know it, connections end with TCP's own patience.
                 let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
-                return (stream, peer, place);
+                return (stream, peer);
             }
             Err(_) if reserve.give_up_one() => {}
             Err(error) => {
@@ -139,7 +127,6 @@ mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -159,6 +146,8 @@ mod tests {
             let told = async move {
                 let _ = stopped.await;
             };
+            let displaced = prometheus::IntCounter::new("displaced", "Displaced.").unwrap();
+            let places = Places::new("admin", places, displaced);
             serve(&listener, router, places, told).await;
         };
         (address, stop, tokio::spawn(serving))
@@ -171,39 +160,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_place_is_for_whoever_waits_longest() {
-        let (address, _stop, _serving) = start(1).await;
-        let mut first = TcpStream::connect(address).await.unwrap();
-        first.write_all(REQUEST).await.unwrap();
-        let told = answer(&mut first).await;
-        let own = first.local_addr().unwrap().to_string();
-        assert!(told.ends_with(&own), "the peer is known: {told}");
-        let mut second = TcpStream::connect(address).await.unwrap();
-        second.write_all(REQUEST).await.unwrap();
-
-        first.write_all(REQUEST).await.unwrap();
-        assert!(
-            answer(&mut first).await.starts_with("HTTP/1.1 200"),
-            "it keeps its place"
-        );
-        drop(first);
-
-        assert!(answer(&mut second).await.starts_with("HTTP/1.1 200"));
-    }
-
-    #[tokio::test]
-    async fn idle_connections_leave_room_for_whoever_asks_something() {
-        let (address, _stop, _serving) = start(4).await;
-        let mut idle = Vec::new();
-        for _ in 0..8 {
-            idle.push(TcpStream::connect(address).await.unwrap());
+    async fn whoever_has_idled_for_longest_makes_room() {
+        let (address, _stop, _serving) = start(2).await;
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(REQUEST).await.unwrap();
+            let told = answer(&mut stream).await;
+            let own = stream.local_addr().unwrap().to_string();
+            assert!(told.ends_with(&own), "the peer is known: {told}");
+            open.push(stream);
         }
-
-        let mut last = TcpStream::connect(address).await.unwrap();
-        last.write_all(REQUEST).await.unwrap();
-
-        let told = timeout(10 * NEXT_HEAD_IF_MANY, answer(&mut last)).await;
-        assert!(told.unwrap().starts_with("HTTP/1.1 200"));
+        for (number, stream) in open.iter_mut().enumerate() {
+            let _ = stream.write_all(REQUEST).await;
+            let read = stream.read(&mut [0; 1024]).await;
+            assert_eq!(read.is_ok_and(|length| length > 0), number >= 2, "{number}");
+        }
     }
 
     #[tokio::test]

@@ -407,6 +407,7 @@ const SETTINGS: &[Setting<Config>] = &[
     setting!(live bytes limits.max_body),
     setting!(restart bytes limits.max_buffered),
     setting!(restart limits.max_connections),
+    setting!(live limits.max_connections_per_client),
     setting!(live bytes limits.max_head),
     setting!(live limits.max_headers),
     setting!(live headers.served_by),

@@ -282,6 +282,8 @@ pub struct Limits {
     pub max_buffered: usize,
     /// Connections of clients.
     pub max_connections: usize,
+    /// Of one address; none = three quarters of those that there may be.
+    pub max_connections_per_client: Option<NonZeroU32>,
     /// Bytes of a request's head.
     pub max_head: usize,
     /// Headers of a request.

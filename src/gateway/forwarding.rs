@@ -81,7 +81,8 @@ impl Forwarding {
         }
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Is this a proxy whose word is taken?
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|range| range.contains(address))
     }
 

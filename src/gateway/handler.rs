@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gpu_bridge_framing::{BadHead, HeadLimits, check_fields};
+use gpu_bridge_places::{Asking, Full, Place, Visit};
 use gpu_bridge_wire::openai::Form;
 use http::{HeaderMap, HeaderName, StatusCode, Version};
+use pingora::Error;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
@@ -23,7 +25,7 @@ use super::openai::NotRead;
 use super::peek::Peek;
 use super::record::Record;
 use super::respond::{self, Reply};
-use super::route::{self, Route};
+use super::route::{self, NoRoute, Route};
 use super::{ahead, openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub client_read: Duration,
     /// How long a connection may idle between two requests.
     pub client_idle: Duration,
+    /// Connections from one address; none = its [share](gpu_bridge_places::Places::share).
+    pub max_connections_per_client: Option<usize>,
     /// Name the host that answered in `X-Served-By`.
     pub served_by: bool,
 }
@@ -98,6 +102,21 @@ pub struct Handler<U> {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// What is asked for, and by whom.
+struct Asked {
+    route: Result<Route, NoRoute>,
+    identity: Result<Identity, Unauthorized>,
+}
+
+impl Asked {
+    fn asking(&self) -> Asking {
+        Asking {
+            shows_key: matches!(self.identity, Ok(Identity::Client(_))),
+            transfers: self.identity.is_ok() && self.route.is_ok_and(Route::is_compute),
+        }
+    }
+}
+
 /// What becomes of a request.
 enum Outgoing {
     Own(Reply),
@@ -117,7 +136,11 @@ impl<U: Upstream> Handler<U> {
     ///
     /// # Errors
     /// If the connection broke; there is nothing more to be done on it.
-    pub(super) async fn handle(&self, session: &mut ServerSession) -> pingora::Result<()> {
+    pub(super) async fn handle(
+        &self,
+        session: &mut ServerSession,
+        place: &Place,
+    ) -> pingora::Result<()> {
         let client_read = self.settings().client_read;
         session.set_write_timeout(Some(client_read));
         session.set_read_timeout(Some(client_read));
@@ -128,19 +151,21 @@ impl<U: Upstream> Handler<U> {
         let origin = self.forwarding.load().origin(session);
         let mut record = Record::new(&self.observers, id, origin.client);
         record.told.trace = self.observers.trace(&session.req_header().headers);
-        let answer = self.answer(session, &origin, &mut record).await;
+        let answer = self.answer(session, place, &origin, &mut record).await;
         if *self.stopping.borrow() || ahead::is_overrun(session) {
             // No further request on a connection that is about to be closed.
             session.set_keepalive(None);
         }
-        self.write(session, answer, &mut record).await
+        self.write(session, place, answer, &mut record).await
     }
 
     /// Answers what never became a request.
     pub(super) fn refuse_head(&self, refusal: &NoRequest, peer: Option<IpAddr>) -> Reply {
         let status = match refusal {
             NoRequest::Bad(bad) => bad.status(),
-            NoRequest::TooSlow(_) | NoRequest::Done => StatusCode::REQUEST_TIMEOUT,
+            NoRequest::TooSlow(_) | NoRequest::Done | NoRequest::Displaced => {
+                StatusCode::REQUEST_TIMEOUT
+            }
         };
         let mut record = Record::new(&self.observers, request_id::choose(None), peer);
         let mut reply = Reply::error(status, refusal.to_string()).because(Reason::BadHead);
@@ -152,11 +177,29 @@ impl<U: Upstream> Handler<U> {
     async fn answer(
         &self,
         session: &mut ServerSession,
+        place: &Place,
         origin: &Origin,
         record: &mut Record,
     ) -> Outgoing {
-        let path = route::normalise(session.req_header().uri.path());
-        match self.answer_at(&path, session, origin, record).await {
+        let head = session.req_header();
+        let path = route::normalise(head.uri.path());
+        let asked = Asked {
+            route: Route::find(&head.method, &path),
+            identity: self.auth.identify(&head.headers),
+        };
+        record.asked(&head.method, asked.route.ok());
+        let answer = match place.ask(asked.asking()) {
+            Ok(visit) => {
+                record.visit = Some(visit);
+                tokio::select! {
+                    biased;
+                    answer = self.answer_at(&path, asked, session, origin, record) => answer,
+                    () = place.displaced() => displaced(session, Full::All),
+                }
+            }
+            Err(full) => displaced(session, full),
+        };
+        match answer {
             Outgoing::Own(reply) if openai::speaks(&path) => Outgoing::Own(openai::restated(reply)),
             answer => answer,
         }
@@ -166,26 +209,24 @@ impl<U: Upstream> Handler<U> {
     async fn answer_at(
         &self,
         path: &str,
+        asked: Asked,
         session: &mut ServerSession,
         origin: &Origin,
         record: &mut Record,
     ) -> Outgoing {
         let head = session.req_header();
-        let route = Route::find(&head.method, path);
-        record.asked(&head.method, route.ok());
         if let Err(bad) = self.check_head(head) {
             let reply = Reply::error(bad.status(), NoRequest::Bad(bad).to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
         }
-        let identified = self.auth.identify(&head.headers);
-        let is_stranger = identified.is_err();
-        let identity = match identified {
+        let is_stranger = asked.identity.is_err();
+        let identity = match asked.identity {
             Ok(identity) => identity,
             Err(Unauthorized) if path == Route::Health.path() => Identity::Anyone,
             Err(Unauthorized) => return Outgoing::Own(refusals::unauthorized(&head.headers)),
         };
         record.told.client = identity.name().map(|name| name.as_ref().to_owned());
-        match route {
+        match asked.route {
             Ok(Route::Health) => Outgoing::Own(self.aggregates.health(is_stranger)),
             Ok(Route::Info) => Outgoing::Own(self.aggregates.info()),
             Ok(Route::Status) => Outgoing::Own(self.aggregates.status()),
@@ -267,6 +308,7 @@ impl<U: Upstream> Handler<U> {
             Ok(received) => received,
             Err(answer) => return answer,
         };
+        let _running = record.visit.as_ref().map(Visit::run);
         let request = Request {
             head: session.req_header(),
             route: route.on_hosts(),
@@ -397,40 +439,57 @@ impl<U: Upstream> Handler<U> {
     async fn write(
         &self,
         session: &mut ServerSession,
+        place: &Place,
         answer: Outgoing,
         record: &mut Record,
     ) -> pingora::Result<()> {
-        let written = match answer {
-            Outgoing::Own(mut reply) => {
-                record.refuse(&mut reply);
-                let status = reply.status;
-                reply.headers.extend(self.about(None, record));
-                write_own(session, reply).await.map(|bytes| (status, bytes))
-            }
-            Outgoing::Host(mut delivery, deadline) => {
-                let headers = self.about(Some(&delivery.host), record);
-                let bytes = respond::deliver(&mut delivery, headers, session, deadline).await;
-                bytes.map(|bytes| (delivery.answer.status, bytes))
-            }
-            Outgoing::ClientGone => {
-                session.set_keepalive(None);
-                return Ok(());
-            }
+        let written = tokio::select! {
+            biased;
+            written = self.send(session, answer, record) => written,
+            () = place.overdue() => Err(Error::new(respond::DISPLACED)),
         };
         if let Err(error) = &written {
             // What the client got is cut off; it is not the one who went away.
             let cut = match *error.etype() {
                 respond::HOST_FAILED => Some(StatusCode::BAD_GATEWAY),
-                respond::TOO_LATE => Some(StatusCode::SERVICE_UNAVAILABLE),
+                respond::TOO_LATE | respond::DISPLACED => Some(StatusCode::SERVICE_UNAVAILABLE),
                 _ => None,
             };
             record.told.status = cut.map(|status| status.as_u16());
             record.told.why = cut.map(|_| error.to_string());
         }
-        let (status, bytes) = written?;
-        record.told.status = Some(status.as_u16());
-        record.told.response_bytes = bytes;
+        if let Some((status, bytes)) = written? {
+            record.told.status = Some(status.as_u16());
+            record.told.response_bytes = bytes;
+        }
         Ok(())
+    }
+
+    /// The status, and the bytes of the body that went out; none: nobody is there to take them.
+    async fn send(
+        &self,
+        session: &mut ServerSession,
+        answer: Outgoing,
+        record: &mut Record,
+    ) -> pingora::Result<Option<(StatusCode, usize)>> {
+        let (status, bytes) = match answer {
+            Outgoing::Own(mut reply) => {
+                record.refuse(&mut reply);
+                let status = reply.status;
+                reply.headers.extend(self.about(None, record));
+                (status, write_own(session, reply).await?)
+            }
+            Outgoing::Host(mut delivery, deadline) => {
+                let headers = self.about(Some(&delivery.host), record);
+                let bytes = respond::deliver(&mut delivery, headers, session, deadline).await?;
+                (delivery.answer.status, bytes)
+            }
+            Outgoing::ClientGone => {
+                session.set_keepalive(None);
+                return Ok(None);
+            }
+        };
+        Ok(Some((status, bytes)))
     }
 
     /// The headers that say what became of a request; `host`: who served it.
@@ -447,6 +506,12 @@ impl<U: Upstream> Handler<U> {
         }
         headers
     }
+}
+
+/// Its connection has to make room for another one, and takes no further request.
+fn displaced(session: &mut ServerSession, full: Full) -> Outgoing {
+    session.set_keepalive(None);
+    Outgoing::Own(refusals::no_place(full))
 }
 
 /// Writes an answer of our own, perhaps while the client is still sending its request.

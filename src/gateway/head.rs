@@ -46,6 +46,9 @@ pub(super) enum NoRequest {
     /// The client has nothing to ask (any more).
     #[error("the client is done")]
     Done,
+    /// The connection has to make room for another one.
+    #[error("the connection has to make room")]
+    Displaced,
     /// It started, and did not finish in time.
     #[error(
         "the head of the request was not received within {} s (timeouts.client_head); send it at \
@@ -72,6 +75,8 @@ pub(super) struct Heads {
     stopping: watch::Receiver<bool>,
     /// Nothing was read from the connection yet.
     fresh: bool,
+    /// A part of a head was read.
+    in_one: bool,
     /// The last request was for a head only, as far as it could be read.
     wants_no_body: bool,
 }
@@ -82,6 +87,7 @@ impl Heads {
             bounds,
             stopping,
             fresh: true,
+            in_one: false,
             wants_no_body: false,
         }
     }
@@ -89,6 +95,11 @@ impl Heads {
     /// Must an answer to the last request go without a body, even if that request is refused?
     pub(super) fn wants_no_body(&self) -> bool {
         self.wants_no_body
+    }
+
+    /// Is a head only half there?
+    pub(super) fn is_in_one(&self) -> bool {
+        self.in_one
     }
 
     /// The next request. `carried`: what was read beyond the one before.
@@ -104,8 +115,10 @@ impl Heads {
         }
         let from = if self.fresh { started } else { Instant::now() };
         let is_first = std::mem::replace(&mut self.fresh, false);
+        self.in_one = true;
         let rest = self.rest(stream, &mut buffer, is_first);
         let read = timeout_at(from + self.bounds.head, rest).await;
+        self.in_one = false;
         self.wants_no_body = buffer.trim_ascii_start().starts_with(HEAD);
         let chunks = match read {
             Ok(result) => result?,

@@ -9,6 +9,7 @@
 //! read, and both are checked, before it sees them.
 
 use bytes::{Bytes, BytesMut};
+use gpu_bridge_places::{Full, Place};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{GetSocketDigest as _, Ssl as _, Stream};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -19,6 +20,7 @@ use super::ahead::Connection;
 use super::forwarding::peer_of;
 use super::handler::Handler;
 use super::head::{Arrival, Heads, NoRequest};
+use super::refusals;
 use super::respond::Reply;
 use crate::upstream::Upstream;
 
@@ -34,6 +36,7 @@ pub(super) enum Then {
 pub(super) async fn serve<U: Upstream>(
     handler: &Handler<U>,
     stream: Stream,
+    place: &Place,
     stopping: &watch::Receiver<bool>,
 ) -> Then {
     let settings = handler.settings();
@@ -42,7 +45,12 @@ pub(super) async fn serve<U: Upstream>(
     let mut connection = Box::new(Connection::new(stream, &handler.budget, one_request));
     let mut carried = BytesMut::new();
     loop {
-        let head = match heads.next(&mut connection, carried).await {
+        let next = tokio::select! {
+            biased;
+            next = heads.next(&mut connection, carried) => next,
+            () = place.displaced() => Err(NoRequest::Displaced),
+        };
+        let head = match next {
             Ok(Arrival::Request { read, chunks: None }) => read,
             Ok(Arrival::Request {
                 mut read,
@@ -56,6 +64,12 @@ pub(super) async fn serve<U: Upstream>(
                 return Then::Http2(connection.into_inner(), read);
             }
             Ok(Arrival::Http2(_)) | Err(NoRequest::Done) => return Then::Closed,
+            Err(NoRequest::Displaced) => {
+                if heads.is_in_one() {
+                    let _ = say(&mut connection, refusals::no_place(Full::All)).await;
+                }
+                return Then::Closed;
+            }
             Err(refusal) => {
                 let peer = peer_of(connection.get_socket_digest().as_deref());
                 let mut reply = handler.refuse_head(&refusal, peer);
@@ -67,7 +81,7 @@ pub(super) async fn serve<U: Upstream>(
                 return Then::Closed;
             }
         };
-        match exchange(handler, connection, head).await {
+        match exchange(handler, connection, head, place).await {
             Some((same, rest)) => (connection, carried) = (same, rest),
             None => return Then::Closed,
         }
@@ -80,6 +94,7 @@ async fn exchange<U: Upstream>(
     handler: &Handler<U>,
     connection: Box<Connection>,
     head: BytesMut,
+    place: &Place,
 ) -> Option<(Box<Connection>, BytesMut)> {
     let mut session = ServerSession::new_http1(connection);
     // Bytes that are there already are parsed first; the head is whole, so nothing more is read.
@@ -90,7 +105,7 @@ async fn exchange<U: Upstream>(
         return None;
     }
     // An error here: the connection broke, and the record of the request says so.
-    handler.handle(&mut session).await.ok()?;
+    handler.handle(&mut session, place).await.ok()?;
     let (stream, beyond) = session.finish().await.ok()??.into_parts();
     let mut connection = Connection::of(stream)?;
     let rest = connection.end_body(beyond.unwrap_or_default())?;

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_places::Place;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
 use pingora::protocols::{Digest, Stream};
@@ -31,10 +32,14 @@ const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// Requests so malformed that they are not handled at all.
 const MAX_REJECTED: usize = 32;
 
+/// The code of a farewell (RFC 9113 §7).
+const NO_ERROR: u32 = 0;
+
 /// Serves a connection.
 pub(super) async fn serve<U: Upstream>(
     handler: &Arc<Handler<U>>,
     stream: Stream,
+    place: &Place,
     stopping: &watch::Receiver<bool>,
 ) {
     let settings = handler.settings();
@@ -51,17 +56,16 @@ pub(super) async fn serve<U: Upstream>(
     let Ok(Ok(mut connection)) = timeout(settings.client_head, handshake).await else {
         return;
     };
+    // Until the first request.
+    let mut idle = settings.client_head;
     let mut stopping = stopping.clone();
     // The client has been told that it is to send nothing more (GOAWAY).
     let mut is_ending = false;
+    let mut makes_room = false;
     let mut rejected = 0;
     let mut requests = JoinSet::new();
     loop {
-        let patience = if is_ending {
-            FAREWELL
-        } else {
-            settings.client_idle
-        };
+        let patience = if is_ending { FAREWELL } else { idle };
         let accepted = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop), if !is_ending => {
@@ -72,6 +76,12 @@ pub(super) async fn serve<U: Upstream>(
             () = flood.notified() => break,
             Some(_) = requests.join_next() => continue,
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            // It tells which requests were answered, so that the client sends others elsewhere.
+            () = place.displaced(), if !makes_room => {
+                makes_room = true;
+                connection.abrupt_shutdown(NO_ERROR.into());
+                continue;
+            }
             () = sleep(patience), if requests.is_empty() => {
                 if is_ending {
                     return;
@@ -84,7 +94,8 @@ pub(super) async fn serve<U: Upstream>(
         match accepted {
             Ok(Some(H2Accept::Session(request))) => {
                 let session = ServerSession::new_http2(request);
-                requests.spawn(handle(Arc::clone(handler), session));
+                idle = settings.client_idle;
+                requests.spawn(handle(Arc::clone(handler), session, place.clone()));
             }
             Ok(Some(H2Accept::Rejected)) if rejected < MAX_REJECTED => rejected += 1,
             Ok(Some(H2Accept::Rejected)) => break,
@@ -113,8 +124,8 @@ fn options(max_head: usize) -> H2Options {
     options
 }
 
-async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: ServerSession) {
-    if handler.handle(&mut session).await.is_ok() {
+async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: ServerSession, place: Place) {
+    if handler.handle(&mut session, &place).await.is_ok() {
         // An error here: the client has gone, after its answer.
         let _ = session.finish().await;
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use gpu_bridge_framing::Linger;
+use gpu_bridge_places::{Full, Place, Places};
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as TcpStream;
@@ -17,9 +18,8 @@ use pingora::protocols::{ALPN, Peek as _, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::connections::Connections;
 use super::forwarding::peer_of;
 use super::handler::Handler;
 use super::http1::{self, Then};
@@ -32,7 +32,7 @@ use crate::upstream::Upstream;
 /// Serves the connections of one address.
 pub struct Listener<U> {
     handler: Arc<Handler<U>>,
-    connections: Connections,
+    places: Places,
     certificates: Option<Arc<Certificates>>,
     close_idle: watch::Receiver<bool>,
 }
@@ -43,31 +43,41 @@ impl<U: Upstream> Listener<U> {
     /// nothing is accepted any more.
     pub fn new(
         handler: Arc<Handler<U>>,
-        connections: Connections,
+        places: Places,
         certificates: Option<Arc<Certificates>>,
         close_idle: watch::Receiver<bool>,
     ) -> Self {
         Self {
             handler,
-            connections,
+            places,
             certificates,
             close_idle,
         }
     }
 
-    async fn serve(&self, stream: Stream, stopping: &ShutdownWatch) {
+    async fn serve(&self, stream: Stream, place: &Place, stopping: &ShutdownWatch) {
         let Some(stream) = self.secure(stream).await else {
             return;
         };
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
-            return http2::serve(&self.handler, stream, stopping).await;
+            return http2::serve(&self.handler, stream, place, stopping).await;
         }
         if let Then::Http2(stream, read) =
-            http1::serve(&self.handler, stream, &self.close_idle).await
+            http1::serve(&self.handler, stream, place, &self.close_idle).await
             && let Some(stream) = rewind(stream, &read)
         {
-            http2::serve(&self.handler, stream, stopping).await;
+            http2::serve(&self.handler, stream, place, stopping).await;
         }
+    }
+
+    /// A place for a new connection. A trusted proxy stands for many clients: it may have any number.
+    fn enter(&self, stream: &Stream) -> Result<Place, Full> {
+        let peer = peer_of(stream.get_socket_digest().as_deref());
+        let forwarding = self.handler.forwarding.load();
+        let most = self.handler.settings().max_connections_per_client;
+        let most = most.unwrap_or_else(|| self.places.share());
+        let client = peer.filter(|peer| !forwarding.trusts(*peer));
+        self.places.enter(client, most, accepted_at(stream))
     }
 
     /// Does the TLS handshake, if there is to be one. `None`: it failed.
@@ -95,19 +105,12 @@ impl<U: Upstream> Listener<U> {
         None
     }
 
-    async fn turn_away(&self, mut stream: Stream) {
+    async fn turn_away(&self, mut stream: Stream, full: Full) {
         self.handler.observers.metrics.process.refused_connection();
-        tracing::warn!(
-            "a connection was refused: as many are open as may be (gpu_bridge_connections_limit)"
-        );
         // Over TLS nothing can be said without a handshake, and that is work for one more.
         if self.certificates.is_none() {
-            let reply = Reply::retry_later(
-                "too many connections are open (limits.max_connections, or the limit of open files); close idle ones or retry later",
-                1,
-            );
             // Best effort: a client that is not reading loses nothing it has a right to.
-            let _ = http1::say(&mut stream, reply).await;
+            let _ = http1::say(&mut stream, refusals::no_place(full)).await;
         }
     }
 }
@@ -119,12 +122,16 @@ impl<U: Upstream> ServerApp for Listener<U> {
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        match self.connections.open() {
-            Some(_open) => {
+        match self.enter(&stream) {
+            Ok(place) => {
                 let _counted = self.handler.observers.metrics.process.connected();
-                self.serve(stream, shutdown).await;
+                tokio::select! {
+                    biased;
+                    () = self.serve(stream, &place, shutdown) => {}
+                    () = place.overdue() => {}
+                }
             }
-            None => self.turn_away(stream).await,
+            Err(full) => self.turn_away(stream, full).await,
         }
         None
     }
@@ -193,6 +200,14 @@ fn in_words(problem: &str) -> String {
         other => return format!("the client ended it with the alert {other}"),
     };
     format!("the client ended it: {said}")
+}
+
+/// When it was accepted: of many that come at once, those that come last may be seen first.
+fn accepted_at(stream: &Stream) -> Instant {
+    let now = Instant::now();
+    let timing = stream.get_timing_digest().into_iter().flatten().next();
+    let age = timing.and_then(|timing| timing.established_ts.elapsed().ok());
+    now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
 }
 
 /// Every connection starts as one of TCP.

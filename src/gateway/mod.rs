@@ -1,7 +1,7 @@
 //! Talking to clients: who they are, what they want, and their answer.
 //!
 //! ```text
-//! connection ─ listener (count, TLS) ─┬─ http1 ─ head ─ framing ─┐
+//! connection ─ listener (place, TLS) ─┬─ http1 ─ head ─ framing ─┐
 //!                                     └─ http2 ──────────────────┴─ handler ─ answer
 //! ```
 //!
@@ -16,7 +16,6 @@ mod ahead;
 mod auth;
 mod body;
 mod call;
-mod connections;
 mod flood;
 mod forwarding;
 mod handler;
@@ -35,7 +34,6 @@ mod tls;
 
 pub use aggregate::Aggregates;
 pub use auth::{Auth, Client, Identity, Unauthorized};
-pub use connections::Connections;
 pub use forwarding::Forwarding;
 pub use handler::{Handler, Settings};
 pub use listener::Listener;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use gpu_bridge_places::Visit;
 use http::Method;
 
 use super::respond::Reply;
@@ -18,6 +19,8 @@ pub(super) struct Record {
     observers: Observers,
     pub(super) route: Option<Route>,
     pub(super) journal: Journal,
+    /// Keeps the connection's place.
+    pub(super) visit: Option<Visit>,
     /// All but what the journal tells.
     pub(super) told: RequestRecord,
     /// Why the proxy itself refused it, if it did.
@@ -35,6 +38,7 @@ impl Record {
             observers: observers.clone(),
             route: None,
             journal: Journal::default(),
+            visit: None,
             told,
             refused: None,
             begun: None,
@@ -135,6 +139,7 @@ fn refusal(reason: Reason) -> Option<End> {
         }
         Reason::HostsFailed => Some(End::Badly),
         Reason::BadHead
+        | Reason::NoPlace
         | Reason::Unauthorized
         | Reason::NoRoute
         | Reason::BadHeader

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gpu_bridge_framing::Coded;
+use gpu_bridge_places::Full;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::auth;
@@ -66,6 +67,21 @@ pub(super) fn of_limit(limit: LimitReached) -> Reason {
         LimitReached::Concurrent(_) => Reason::MaxConcurrent,
         LimitReached::PerSecond(_) => Reason::MaxPerSecond,
     }
+}
+
+/// There is no place for its connection.
+pub(super) fn no_place(full: Full) -> Reply {
+    let text = match full {
+        Full::All => {
+            "too many connections are open (limits.max_connections, or the limit of open files); \
+             close some or retry later"
+        }
+        Full::Client => {
+            "too many connections are open from this address (limits.max_connections_per_client); \
+             close some, or have the operator name it in headers.trusted_proxies if it is a proxy"
+        }
+    };
+    Reply::retry_later(text, 1).because(Reason::NoPlace)
 }
 
 /// For nothing that there is.

@@ -21,6 +21,9 @@ pub(super) const HOST_FAILED: ErrorType = ErrorType::Custom("the host failed in 
 /// The client's own bound passed in the middle of an answer that was already on its way.
 pub(super) const TOO_LATE: ErrorType = ErrorType::Custom("X-Request-Timeout passed in the answer");
 
+/// The connection has to make room for another one, with an answer on its way.
+pub(super) const DISPLACED: ErrorType = ErrorType::Custom("the connection had to make room");
+
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
 pub(super) struct Reply {

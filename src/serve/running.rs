@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use gpu_bridge_places::Places;
 use parking_lot::Mutex;
 use pingora::server::{Fds, ListenFds};
 use pingora::services::Service as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{Parts, Signals};
 use crate::admin;
-use crate::gateway::{Certificates, Connections};
+use crate::gateway::Certificates;
 use crate::pool::Pool;
 use crate::reload::Reloader;
 use crate::restart::Sockets;
@@ -52,7 +54,7 @@ impl Default for Stopping {
 pub(super) struct Running {
     pub(super) pool: Pool,
     stopping: Stopping,
-    connections: Connections,
+    places: Places,
     reloader: Reloader,
     services: JoinSet<()>,
 }
@@ -89,16 +91,14 @@ impl Running {
             admin,
             admin_address,
         } = prepared;
-        let (operators, places) = (
-            parts.admin(stopping.admin.subscribe()),
-            parts.shares.operators,
-        );
+        let admin_places = parts.admin_places.clone();
+        let operators = parts.admin(stopping.admin.subscribe());
         let admin = Arc::new(admin);
         tokio::spawn(parts.observers.metrics.upkeep.keep("admin", move || {
-            admin::serve(Arc::clone(&admin), operators.clone(), places)
+            admin::serve(Arc::clone(&admin), operators.clone(), admin_places.clone())
         }));
         let pool = parts.pool.clone();
-        let (connections, reloader) = (parts.connections.clone(), parts.reloader.clone());
+        let (places, reloader) = (parts.places.clone(), parts.reloader.clone());
         let mut services = JoinSet::new();
         for (address, certificates) in std::iter::zip(&addresses, &parts.certificates) {
             let mut service = parts.service(*address, certificates.clone());
@@ -110,7 +110,7 @@ impl Running {
         Self {
             pool,
             stopping,
-            connections,
+            places,
             reloader,
             services,
         }
@@ -134,7 +134,7 @@ impl Running {
         let shutdown_time = self.shutdown_time();
         let done = async {
             tokio::time::sleep(LATECOMERS).await;
-            self.connections.closed(shutdown_time).await
+            timeout(shutdown_time, self.places.emptied()).await.is_ok()
         };
         let time = tokio::select! {
             all_closed = done => if all_closed { LAST_WORDS } else { shutdown_time },
@@ -156,7 +156,7 @@ impl Running {
         while self.services.join_next().await.is_some() {}
         tokio::select! {
             biased;
-            closed = self.connections.closed(time) => if closed {
+            closed = timeout(time, self.places.emptied()) => if closed.is_ok() {
                 tracing::info!("stopped");
             } else {
                 tracing::warn!("stopped with requests unfinished: timeouts.shutdown passed");

@@ -45,6 +45,7 @@ mod openai;
 mod operations;
 mod outages;
 mod page;
+mod places;
 mod proportion;
 mod protocol;
 mod queue;

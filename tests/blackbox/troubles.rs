@@ -1,8 +1,8 @@
 //! The proxy's own troubles are not its hosts': it may open few files, names can't be resolved.
 
 use crate::harness::{
-    Backend, Config, DnsServer, Proxy, RawConnection, SimHost, StatusAnswer, embed_request,
-    eventually, sim_host, with_open_files,
+    Backend, Config, DnsServer, Proxy, RawConnection, SimHost, StatusAnswer, eventually, sim_host,
+    with_open_files,
 };
 
 const NAME: &str = "gpu.test";
@@ -23,30 +23,22 @@ async fn idle_clients_do_not_use_up_what_hosts_and_operators_need() {
         clients.push(proxy.connect().await);
     }
 
-    clients[59].reply().await.assert_come_again();
     for host in &hosts {
         proxy.finds_healthy(host.name()).await;
         host.is_checked(5).await;
     }
 
-    clients[0].send_embed("served").await;
-    clients[0].reply().await.assert_embedding_of("served");
+    clients[59].send_embed("served").await;
+    clients[59].reply().await.assert_embedding_of("served");
+    assert_eq!(clients[0].rest().await, "", "it made room");
     for host in &hosts {
         assert!(proxy.is_healthy(host.name()).await);
         assert_eq!(proxy.ejections(host.name()).await, 0);
     }
     let metrics = proxy.metrics().await;
     let limit = metrics.gauge("gpu_bridge_connections_limit", &[]);
-    assert_eq!(limit, metrics.gauge("gpu_bridge_connections_open", &[]));
+    assert!(metrics.gauge("gpu_bridge_connections_open", &[]) <= limit);
     proxy.logs("too few open files").await;
-
-    drop(clients);
-    eventually("there is room again", async || {
-        let mut later = proxy.connect().await;
-        let sent = later.try_send(embed_request("later")).await;
-        sent.is_ok() && later.head().await.0 == 200
-    })
-    .await;
 }
 
 #[tokio::test]

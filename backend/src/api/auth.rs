@@ -48,11 +48,15 @@ impl fmt::Debug for ApiKey {
 
 /// True if a request for `path` with `headers` may go on; `key` is `None` where auth is off.
 pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
-    let Some(key) = key else { return true };
-    route::is_open(path)
-        || headers
-            .get(API_KEY_HEADER)
-            .is_some_and(|presented| key.matches(presented.as_bytes()))
+    key.is_none() || route::is_open(path) || shows(key, path, headers)
+}
+
+/// True if it shows the key that there is.
+pub(super) fn shows(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
+    let Some(key) = key else { return false };
+    headers
+        .get(API_KEY_HEADER)
+        .is_some_and(|presented| key.matches(presented.as_bytes()))
         || route::takes_bearer(path) && bearer(headers).is_some_and(|token| key.matches(token))
 }
 

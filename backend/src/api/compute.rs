@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use gpu_bridge_places::Visit;
 use gpu_bridge_wire::openai::{Form, TOKENS_HEADER};
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
@@ -47,6 +48,7 @@ pub(super) async fn serve(
     exchange: &mut Exchange,
 ) -> Result<Answer, ApiError> {
     let work = receive(app, task, exchange).await?;
+    let _in_use = exchange.visit.as_ref().map(Visit::run);
     let shown: String = work.model().chars().take(SHOWN_NAME).collect();
     exchange.log.about(work.items(), &shown);
     let watch = Watch::default();

@@ -36,6 +36,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use gpu_bridge_framing::BadHead;
+use gpu_bridge_places::{Asking, Place, Visit};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
@@ -106,6 +107,8 @@ struct Exchange {
     body: Body,
     log: RequestLog,
     held: Reservation,
+    /// Keeps the connection, if it is one of a [`Server`](crate::server::Server).
+    visit: Option<Visit>,
 }
 
 /// The service as a whole, ready to be served.
@@ -131,6 +134,7 @@ async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
         held: app.budget.open(),
         head,
         body,
+        visit: None,
     };
     let outcome = answer(&app, &mut exchange).await;
     if let Err(ApiError::Busy(reason)) = &outcome {
@@ -160,11 +164,20 @@ async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiEr
     if let Some(bad) = head.extensions.get::<BadHead>() {
         return Err(ApiError::BadHead(*bad));
     }
-    let path = head.uri.path();
-    if !auth::permits(app.options.api_key.as_ref(), path, &head.headers) {
+    let (key, path) = (app.options.api_key.as_ref(), head.uri.path());
+    let decision = route::decide(&head.method, path);
+    let is_permitted = auth::permits(key, path, &head.headers);
+    let asking = Asking {
+        shows_key: auth::shows(key, path, &head.headers),
+        transfers: is_permitted && matches!(decision, Decision::Serve(Route::Compute(_))),
+    };
+    // A connection that had to make room, and can't have another place, ends in any case.
+    let place = head.extensions.get::<Place>();
+    exchange.visit = place.and_then(|place| place.ask(asking).ok());
+    if !is_permitted {
         return Err(ApiError::Unauthorized);
     }
-    match route::decide(&head.method, path) {
+    match decision {
         Decision::Serve(route) => serve(app, route, exchange).await,
         Decision::Redirect(path) => Ok(redirect(path, head)),
         Decision::WrongMethod { allow } => Err(ApiError::MethodNotAllowed { allow }),

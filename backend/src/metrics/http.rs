@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use gpu_bridge_metrics::Maker;
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge};
+use gpu_bridge_places::Places;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::SECONDS;
 
@@ -15,6 +16,8 @@ pub struct HttpMetrics {
     rejected: IntCounterVec,
     slot_wait: Histogram,
     connections: IntGauge,
+    displaced_connections: IntCounter,
+    refused_connections: IntCounter,
 }
 
 /// Why a request was told to come back later.
@@ -70,6 +73,14 @@ impl HttpMetrics {
                 &SECONDS,
             )?,
             connections: make.gauge("connections", "Open connections.")?,
+            displaced_connections: make.counter(
+                "connections_displaced_total",
+                "Connections that were closed to make room for others.",
+            )?,
+            refused_connections: make.counter(
+                "connections_refused_total",
+                "Connections refused because as many as may be, of all or of one address, were in use.",
+            )?,
         })
     }
 
@@ -91,6 +102,16 @@ impl HttpMetrics {
     /// A request got a slot, or gave up waiting for one.
     pub fn waited_for_slot(&self, took: Duration) {
         self.slot_wait.observe(took.as_secs_f64());
+    }
+
+    /// So many places for connections.
+    pub fn places(&self, limit: usize) -> Places {
+        Places::new("clients", limit, self.displaced_connections.clone())
+    }
+
+    /// There was no place for a connection.
+    pub fn refused_connection(&self) {
+        self.refused_connections.inc();
     }
 
     /// A connection was opened; it counts until the guard is dropped.

@@ -333,19 +333,42 @@ async fn a_body_that_does_not_come_is_408() {
     assert!(refusal.starts_with("HTTP/1.1 408 "), "{refusal}");
 }
 
-#[tokio::test]
-async fn connections_over_the_limit_wait_for_one_to_end() {
-    let service = start_for(FakeEngine::quick(), one_slot(), 1).await;
-    let mut first = Raw::to(&service).await;
-    let mut second = Raw::to(&service).await;
-    second.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    for _ in 0..10 {
-        first.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let metrics = first.answer().await;
-        assert!(metrics.contains("_backend_connections 1\n"), "{metrics}");
-    }
-    drop(first);
-    assert!(second.answer().await.starts_with("HTTP/1.1 200 "));
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_in_use_keeps_its_place_and_an_idle_one_makes_room() {
+    let (tell, mut told) = unbounded_channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let engine = FakeEngine::scripted(move |_, _| {
+        tell.send(()).unwrap();
+        may_go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    });
+    let service = start_for(engine, one_slot(), 1).await;
+    let mut used = Raw::to(&service).await;
+    let body = r#"{"texts":["x"]}"#;
+    let length = format!("Content-Length: {}", body.len());
+    used.send(head(&length)).await;
+    used.send(body).await;
+    told.recv().await.unwrap();
+
+    let refusal = Raw::to(&service).await.answer().await;
+    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    assert!(refusal.contains("retry-after: 1"), "{refusal}");
+    go_on.send(()).unwrap();
+    assert!(used.answer().await.starts_with("HTTP/1.1 200 "));
+
+    let mut next = Raw::to(&service).await;
+    next.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let metrics = next.answer().await;
+    assert!(
+        metrics.contains("_connections_displaced_total 1\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("_connections_refused_total 1\n"),
+        "{metrics}"
+    );
+    assert_eq!(used.rest().await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

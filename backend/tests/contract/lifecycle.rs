@@ -51,6 +51,7 @@ pub(crate) async fn start_for(engine: FakeEngine, options: Options, connections:
         metrics: services.metrics.http.clone(),
         service: api::router(services, options),
         connections,
+        connections_per_client: None,
     }
     .serve(listener, async {
         drop(stopped.await);

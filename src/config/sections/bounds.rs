@@ -114,6 +114,7 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
         max_body: section.bytes("max_body", 32 * MIB),
         max_buffered: section.bytes("max_buffered", GIB),
         max_connections: section.count("max_connections", 4096, 1..=1_000_000) as usize,
+        max_connections_per_client: section.optional_positive("max_connections_per_client"),
         max_head: section.bytes("max_head", 64 * KIB),
         max_headers: section.count("max_headers", 100, 1..=256) as usize,
     };

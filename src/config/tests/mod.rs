@@ -67,7 +67,7 @@ fn every_bound_is_taken_over() {
         queue: {max_waiting: 0, max_bytes: 5MB, max_wait: 1h}\n\
         retries: {max_faulted_hosts: 3, budget_percent: 50, hedge: true}\n\
         timeouts: {connect: 2s, attempt: 3s, client_head: 4s, client_read: 5s, client_idle: 6s, shutdown: 7s}\n\
-        limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_head: 8KiB, max_headers: 50}\n";
+        limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_connections_per_client: 5, max_head: 8KiB, max_headers: 50}\n";
     let config = read(&with_minimal(text)).unwrap();
     let seconds = Duration::from_secs;
     let count = |number| NonZeroU32::new(number).unwrap();
@@ -99,6 +99,7 @@ fn every_bound_is_taken_over() {
         max_body: 2048,
         max_buffered: 10_000_000,
         max_connections: 7,
+        max_connections_per_client: Some(count(5)),
         max_head: 8192,
         max_headers: 50,
     };

@@ -15,6 +15,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "auth.keys[].key_file",
     "auth.keys[].max_concurrent",
     "auth.keys[].max_per_second",
+    "limits.max_connections_per_client",
     "listen[].tls.client_ca",
     "pool.hosts[].api_key",
     "pool.hosts[].api_key_file",

@@ -1,9 +1,10 @@
 //! The proxy itself: its build, connections, memory, certificates, and what the kernel says of it.
 
 use gpu_bridge_metrics::Maker;
+use gpu_bridge_places::Places;
 use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use super::reading::{Kind, Reading, family};
 use crate::budget::Budget;
@@ -12,6 +13,7 @@ use crate::budget::Budget;
 pub struct ProcessMetrics {
     connections: IntGauge,
     connections_limit: IntGauge,
+    displaced_connections: IntCounterVec,
     refused_connections: IntCounter,
     failed_handshakes: IntCounter,
     calmed_connections: IntCounter,
@@ -47,9 +49,14 @@ impl ProcessMetrics {
                 "connections_limit",
                 "Connections that clients may have open: limits.max_connections, or as many as the limit of open files leaves room for.",
             )?,
+            displaced_connections: make.counters(
+                "connections_displaced_total",
+                "Connections that were closed to make room for others, by whose they were: clients or admin.",
+                &["places"],
+            )?,
             refused_connections: make.counter(
                 "connections_refused_total",
-                "Connections refused because gpu_bridge_connections_limit were open.",
+                "Connections of clients refused because as many as may be, of all or of one address, were in use.",
             )?,
             failed_handshakes: make.counter(
                 "tls_handshakes_failed_total",
@@ -67,6 +74,12 @@ impl ProcessMetrics {
     pub fn connected(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// So many places for connections; those who make room are counted under `name`.
+    pub fn places(&self, name: &'static str, limit: usize) -> Places {
+        let displaced = self.displaced_connections.with_label_values(&[name]);
+        Places::new(name, limit, displaced)
     }
 
     /// Clients may have so many connections.

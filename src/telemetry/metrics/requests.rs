@@ -49,6 +49,8 @@ pub struct Finished<'a> {
 pub enum Reason {
     /// Its head is malformed, too large or too slow.
     BadHead,
+    /// Its connection had to make room for another one.
+    NoPlace,
     /// It shows no key that we know.
     Unauthorized,
     /// There is nothing at its path, or not with its method.
@@ -83,8 +85,9 @@ pub enum Reason {
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadHead,
+        Self::NoPlace,
         Self::Unauthorized,
         Self::NoRoute,
         Self::BadHeader,
@@ -106,6 +109,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadHead => "bad_head",
+            Self::NoPlace => "no_place",
             Self::Unauthorized => "unauthorized",
             Self::NoRoute => "no_route",
             Self::BadHeader => "bad_header",

@@ -1,5 +1,6 @@
 //! The real GPU host, with a real model, as a child process.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
@@ -30,6 +31,16 @@ impl Backend {
 
     /// The same with this folder of models, whatever is in it.
     pub(crate) async fn start_with(name: &str, api_key: &str, models: &Path) -> Self {
+        Self::start_as(name, api_key, models, &[]).await
+    }
+
+    /// The same with more variables.
+    pub(crate) async fn start_as(
+        name: &str,
+        api_key: &str,
+        models: &Path,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(program());
         command
             .args(["--listen", "127.0.0.1:0"])
@@ -39,7 +50,8 @@ impl Backend {
             .env("GPU_MAX_CONCURRENT", "1")
             .env("MODEL_EMBED", Self::MODEL)
             .env("MODEL_BERTSCORE", Self::MODEL)
-            .env("RUST_LOG", "info");
+            .env("RUST_LOG", "info")
+            .envs(variables.iter().copied());
         let mut process = Process::start(name, &mut command);
         let address = process.announced("listening on http://").await;
         Self {
@@ -60,6 +72,11 @@ impl Backend {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        let (_, address) = self.url.split_once("://").expect("a URL");
+        address.parse().unwrap()
     }
 
     /// What it has logged so far.

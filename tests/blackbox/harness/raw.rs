@@ -1,11 +1,11 @@
 //! A bare connection, for what a proper HTTP client would never do.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::Reply;
 
@@ -17,7 +17,14 @@ pub(crate) struct RawConnection {
 
 impl RawConnection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.expect("a connection");
+        Self::open_from(Ipv4Addr::LOCALHOST.into(), address).await
+    }
+
+    /// From one of this machine's addresses.
+    pub(crate) async fn open_from(own: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        let stream = socket.connect(address).await.expect("a connection");
         stream.set_nodelay(true).unwrap();
         Self {
             stream,
