@@ -1,9 +1,8 @@
 //! The socket: accepts connections, serves until told to stop, lets running requests finish.
 //!
 //! What a client can keep busy is bounded: connections in number, of which those that idle make room for
-//! others ([`gpu_bridge_places`]); a head in size, and with the wait
-//! for it in time; an answer in the time during which nobody takes any of it. Bodies are the
-//! [`api`](crate::api)'s to bound.
+//! others ([`gpu_bridge_places`]); a head in size, and with the wait for it in time; an answer in the time
+//! during which nobody takes any of it. Bodies are the [`api`](crate::api)'s to bound.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::response::Response;
 use axum::{Extension, Router};
+use gpu_bridge_places::Places;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -104,7 +104,7 @@ impl Server {
         let mut stop = pin!(stop);
         loop {
             let (stream, peer) = tokio::select! {
-                accepted = next(listener) => accepted,
+                accepted = next(listener, &places) => accepted,
                 () = &mut stop => return,
             };
             let Ok(place) = places.enter(Some(peer.ip()), most, Instant::now()) else {
@@ -164,7 +164,8 @@ fn http() -> http1::Builder {
 }
 
 /// The next connection.
-async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn next(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr) {
+    places.settled().await;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use self::table::{Client, Table};
@@ -67,6 +67,8 @@ struct Shared {
     table: Mutex<Table>,
     displaced: IntCounter,
     told: Mutex<Option<Instant>>,
+    /// A connection has ended.
+    left: Notify,
     /// Each connection has a receiver of it.
     here: watch::Sender<()>,
 }
@@ -103,6 +105,7 @@ impl Places {
             table: Mutex::new(Table::new(limit)),
             displaced,
             told: Mutex::default(),
+            left: Notify::new(),
             here: watch::Sender::new(()),
         }))
     }
@@ -131,6 +134,14 @@ impl Places {
             has_asked: AtomicBool::new(false),
             _here: self.0.here.subscribe(),
         })))
+    }
+
+    /// Waits until all that had to make room have ended, so that a burst takes no more files than there are
+    /// places. For whoever accepts, one at a time.
+    pub async fn settled(&self) {
+        while self.0.table.lock().is_crowded() {
+            self.0.left.notified().await;
+        }
     }
 
     /// Waits until no connection is left.
@@ -261,6 +272,7 @@ impl Drop for Running {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.table.lock().leave(self.number);
+        self.shared.left.notify_one();
     }
 }
 
@@ -319,7 +331,12 @@ mod tests {
         drop(come(&places).unwrap());
         let emptied = tokio::time::timeout(FIRST, places.emptied());
         assert!(emptied.await.is_err());
+        let second = come(&places).unwrap();
+        let settled = tokio::time::timeout(FIRST, places.settled());
+        assert!(settled.await.is_err());
         drop(first);
+        places.settled().await;
+        drop(second);
         places.emptied().await;
     }
 }

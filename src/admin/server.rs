@@ -72,7 +72,7 @@ pub(super) async fn serve(
     let mut stop = pin!(stop);
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = accept(listener, &reserve) => accepted,
+            accepted = accept(listener, &places, &reserve) => accepted,
             () = &mut stop => break,
         };
         // All being in use, which 32 pages and some commands are not, it is hung up on.
@@ -102,7 +102,12 @@ fn http() -> http1::Builder {
 }
 
 /// The next connection.
-async fn accept(listener: &TcpListener, reserve: &Reserve) -> (TcpStream, SocketAddr) {
+async fn accept(
+    listener: &TcpListener,
+    places: &Places,
+    reserve: &Reserve,
+) -> (TcpStream, SocketAddr) {
+    places.settled().await;
     let mut told = false;
     loop {
         match listener.accept().await {
