@@ -197,10 +197,8 @@ fn a_model_that_failed_is_listed_again_once_its_files_have_changed() {
     let EngineError::Load { fault, .. } = refused else {
         panic!("{refused}");
     };
-    assert_eq!(
-        fault.reason,
-        "the weights are broken, or do not fit config.json"
-    );
+    let told = "weights: model.safetensors: its header of 7523097587056930670 bytes is longer";
+    assert!(fault.reason.starts_with(told), "{}", fault.reason);
     let listed = catalog.available().expect("looked");
     assert!(!listed.contains(&"embed:m".to_owned()), "at once");
     assert!(listed.contains(&"bertscore:m".to_owned()), "was not tried");
