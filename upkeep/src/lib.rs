@@ -17,7 +17,7 @@ use gpu_bridge_metrics::Maker;
 use prometheus::{IntCounter, IntCounterVec};
 
 pub use lines::Lines;
-pub use log::{Filter, Log, announce};
+pub use log::{BadFilter, Filter, Log, announce};
 pub use printable::{columns, cut, printable, printable_lines};
 
 /// What went wrong so far; cheap to clone.

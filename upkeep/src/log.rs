@@ -19,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use self::human::Human;
 use crate::{Lines, Upkeep, printable, printable_lines};
 
-pub use filter::Filter;
+pub use filter::{BadFilter, Filter};
 
 /// What is left to be written at the end has so long.
 const FAREWELL: Duration = Duration::from_secs(1);

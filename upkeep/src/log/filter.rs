@@ -4,10 +4,14 @@
 //! could not read. Ours say what happened, in words of their own.
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::Targets;
 
 /// All crates of both programs begin so.
 const OURS: &str = "gpu_bridge";
+
+/// It is no list of levels and `TARGET=LEVEL`.
+#[derive(Clone, Copy, Debug)]
+pub struct BadFilter;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ impl Filter {
     ///
     /// # Errors
     /// If it can't be read.
-    pub fn new(wanted: &str) -> Result<Self, ParseError> {
+    pub fn new(wanted: &str) -> Result<Self, BadFilter> {
         let mut filter = Self::default();
         let parts = wanted.split(',').map(str::trim);
         for part in parts.filter(|part| !part.is_empty()) {
@@ -31,7 +35,10 @@ impl Filter {
                 filter.targets = filter.targets.with_target(OURS, level);
                 continue;
             }
-            let parsed: Targets = part.parse()?;
+            let parsed: Targets = part.parse().map_err(|_| BadFilter)?;
+            if !parsed.iter().all(|(target, _)| is_target(target)) {
+                return Err(BadFilter);
+            }
             let (ours, others): (Vec<_>, Vec<_>) = parsed
                 .into_iter()
                 .partition(|(target, _)| target.starts_with(OURS));
@@ -40,6 +47,12 @@ impl Filter {
         }
         Ok(filter)
     }
+}
+
+/// A path of modules; what else filters elsewhere may say is not understood here.
+fn is_target(text: &str) -> bool {
+    let fits = |char: char| char.is_ascii_alphanumeric() || "_-:".contains(char);
+    !text.is_empty() && text.chars().all(fits)
 }
 
 impl Default for Filter {
