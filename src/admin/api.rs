@@ -31,7 +31,8 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     let rendered = tokio::task::spawn_blocking(render).await;
     let text = match rendered {
         Ok(text) => text.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        // It panicked; with which text is nobody's business.
+        Err(_) => Err("the metrics can't be made: a bug".to_owned()),
     };
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),

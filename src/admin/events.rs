@@ -105,6 +105,6 @@ impl Watcher {
 fn event(push: &Push) -> Event {
     // Serialising plain structs to memory has no way to fail; an empty event says nothing, which
     // would be true if it ever did.
-    let json = serde_json::to_string(push).unwrap_or_default();
-    Event::default().data(json)
+    let json = reply::shown(push).unwrap_or_default();
+    Event::default().data(String::from_utf8_lossy(&json))
 }

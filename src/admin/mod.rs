@@ -13,7 +13,7 @@ mod api;
 mod events;
 mod news;
 mod page;
-mod reply;
+pub(crate) mod reply;
 pub mod requests;
 mod server;
 pub mod story;

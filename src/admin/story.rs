@@ -12,6 +12,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use gpu_bridge_upkeep::printable;
+
 use crate::telemetry::{CLIENT_GONE, RequestRecord};
 
 /// Tells it, in the order in which things happened.
@@ -44,7 +46,8 @@ pub fn tell(record: &RequestRecord) -> String {
     events.sort_by_key(|(after, _)| *after);
     events.push((record.total, end(record)));
     let lines = events.into_iter();
-    let lines = lines.map(|(after, text)| format!("  +{:>9.3} s  {text}\n", after.as_secs_f64()));
+    let lines = lines
+        .map(|(after, text)| format!("  +{:>9.3} s  {}\n", after.as_secs_f64(), printable(&text)));
     lines.fold(title(record), |story, line| story + &line)
 }
 
@@ -55,7 +58,7 @@ fn title(record: &RequestRecord) -> String {
         add(format!(", {} items", record.items));
     }
     if let Some(model) = &record.model {
-        add(format!(", model {model}"));
+        add(format!(", model {}", printable(model)));
     }
     let address = record.address.map(|address| address.to_string());
     let client = record.client.as_deref().unwrap_or("somebody without a key");

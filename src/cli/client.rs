@@ -18,6 +18,7 @@ use url::Url;
 
 use super::failure::Failure;
 use crate::admin::access::MARK;
+use crate::admin::reply;
 use crate::config::Secret;
 use crate::gateway::REQUEST_ID;
 
@@ -75,7 +76,7 @@ impl Client {
         Self::new(place, std::env::var_os(KEY_VARIABLE))
     }
 
-    /// Asks for `path` and reads the answer.
+    /// Asks for `path` and reads the answer, with every text in it fit to be shown.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.ask(Method::GET, path).await
     }
@@ -95,16 +96,18 @@ impl Client {
             return Err(self.not_admin("clients connect there, or it is a GPU host"));
         }
         let (head, body) = answer.into_parts();
+        let key = self.key.as_ref().map(|key| key.expose().as_bytes());
+        if key.is_some_and(|key| memchr::memmem::find(&body, key).is_some()) {
+            return Err(self.not_admin("what answers there sends the key back"));
+        }
         if !head.status.is_success() {
             return Err(self.refusal(head.status, &body));
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            if error.is_data() {
-                Failure::Failed(format!("the answer can't be read: {error}"))
-            } else {
-                self.not_admin("its answer is not JSON")
-            }
-        })
+        let Ok(told) = serde_json::from_slice::<serde_json::Value>(&body) else {
+            return Err(self.not_admin("its answer is not JSON"));
+        };
+        let told = reply::shown(&told).and_then(|told| serde_json::from_slice(&told));
+        told.map_err(|_| self.not_admin("its answer is none of a proxy's of this version"))
     }
 
     async fn exchange(&self, method: Method, path: &str) -> anyhow::Result<Response<Bytes>> {
@@ -157,7 +160,10 @@ impl Client {
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
             return self.unreachable("nothing listens there: connection refused");
         }
-        self.unreachable(&error.to_string())
+        self.unreachable(&io.map_or_else(
+            || "the connection broke".to_owned(),
+            |error| error.kind().to_string(),
+        ))
     }
 
     fn unreachable(&self, error: &str) -> Failure {

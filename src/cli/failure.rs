@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use gpu_bridge_upkeep::printable_lines;
+
 /// For `--help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -67,7 +69,7 @@ impl Failure {
     }
 }
 
-/// A line on standard error; if that is closed, there is nobody to tell.
+/// On standard error, line by line as it can be shown; if that is closed, there is nobody to tell.
 pub(super) fn tell(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
 }

@@ -1,4 +1,6 @@
-//! The pool as a table for people. Pure: text in, text out.
+//! The pool as a table for people. Pure: text in, text out. Texts are fit to be shown already.
+
+use gpu_bridge_upkeep::{columns as columns_of, cut};
 
 use crate::admin::view::{HostState, PoolState, State};
 
@@ -32,7 +34,7 @@ pub(super) fn render(pool: &PoolState, colours: bool, width: Option<usize>) -> S
     let columns = columns(&widths(&headings, &rows), width);
     for row in &mut rows {
         for column in &columns {
-            row[column.index] = cut(&row[column.index], column.width);
+            row[column.index] = cut(&row[column.index], column.width).into_owned();
         }
     }
     let heading = colours.then_some((0, BOLD));
@@ -78,15 +80,6 @@ fn columns(widths: &[usize; HEADINGS.len()], room: Option<usize>) -> Vec<Column>
         }
     }
     columns
-}
-
-/// At most so many characters, and a sign that there are more.
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let start = text.chars().take(width.saturating_sub(1));
-    start.chain(['…']).collect()
 }
 
 fn row(host: &HostState) -> Row {
@@ -164,7 +157,7 @@ fn widths(headings: &Row, rows: &[Row]) -> [usize; HEADINGS.len()] {
     let mut widths = [0; HEADINGS.len()];
     for row in std::iter::once(headings).chain(rows) {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(columns_of(cell));
         }
     }
     widths
@@ -191,7 +184,8 @@ fn line(row: &Row, columns: &[Column], style: Option<(usize, &str)>) -> String {
         let cell = if column.index == WHY {
             cell.clone()
         } else {
-            format!("{cell:<width$}")
+            let padding = " ".repeat(width.saturating_sub(columns_of(cell)));
+            format!("{cell}{padding}")
         };
         match style {
             Some((styled, style)) if styled == 0 || styled == column.index => {
@@ -279,6 +273,17 @@ b           up     1/2      0        2.50x  1.5/24.0 GB  embed:all-MiniLM-L6-v2 
 queue: 3 waiting, served in about 1.2 s
 ";
         assert_eq!(render(&pool(), false, None), expected);
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let mut pool = pool();
+        pool.hosts[1].models = vec!["通义/嵌入".to_owned()];
+        let table = render(&pool, false, None);
+        let why = |line: &str, sign: &str| columns_of(&line[..line.find(sign).unwrap()]);
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(why(lines[0], "WHY"), why(lines[1], "it said"));
+        assert_eq!(why(lines[0], "WHY"), columns_of(lines[2]) - 1);
     }
 
     #[test]

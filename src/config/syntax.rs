@@ -146,6 +146,12 @@ fn in_its_own_words(error: &serde_yaml::Error, place: Option<Place>) -> Problem 
     let said = error.to_string();
     // The place is told by ourselves.
     let what = said.split(" at line ").next().unwrap_or(&said);
+    // The one thing that is told with a part of the text.
+    let what = if what.contains("duplicate entry") {
+        "a key stands there twice"
+    } else {
+        what
+    };
     let (hint, place) = if what.contains("end of stream") && said.contains("quoted scalar") {
         (
             "; a quote is opened here and never closed",

@@ -101,7 +101,8 @@ async fn exchange<U: Upstream>(
     session.set_pipelined_prefix(head);
     if let Err(error) = session.read_request().await {
         // That is a bug, and without a request there is no session to answer in.
-        tracing::error!(%error, "a head was let in that pingora refuses");
+        let kind = error.etype().as_str();
+        tracing::error!(kind, "a head was let in that pingora refuses");
         return None;
     }
     // An error here: the connection broke, and the record of the request says so.

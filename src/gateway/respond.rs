@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use gpu_bridge_upkeep::printable;
 use gpu_bridge_wire::ErrorBody;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
@@ -68,7 +69,7 @@ impl Reply {
 
     /// `{"detail": …}`, the shape of every error.
     pub(super) fn error(status: StatusCode, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
+        let detail = printable(&detail.into()).into_owned();
         let why = Some(detail.clone());
         Self {
             why,

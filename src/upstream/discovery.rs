@@ -36,7 +36,7 @@ pub(super) enum Records {
     /// There are none; why, for the log.
     None(&'static str),
     /// Nobody knows; why, for the log.
-    Failed(String),
+    Failed(&'static str),
 }
 
 /// Both answers.
@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn failed() -> Records {
-        Records::Failed("timed out".to_owned())
+        Records::Failed("timed out")
     }
 
     fn shown(known: &Known) -> Vec<String> {

@@ -160,7 +160,18 @@ fn records(found: Result<LookupIp, NetError>) -> Records {
         },
         Err(error) if error.is_nx_domain() => Records::None("the name does not exist"),
         Err(error) if error.is_no_records_found() => Records::None("the name has no address"),
-        Err(error) => Records::Failed(error.to_string()),
+        Err(error) => Records::Failed(failure(&error)),
+    }
+}
+
+/// By kind: errors of the library hold parts of what came.
+fn failure(error: &NetError) -> &'static str {
+    match error {
+        NetError::Timeout => "no answer in time",
+        NetError::Dns(_) => "the DNS server can't answer",
+        NetError::Io(_) | NetError::NoConnections => "no DNS server can be reached",
+        NetError::Proto(_) => "what came is no DNS answer",
+        _ => "the look-up failed",
     }
 }
 

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use gpu_bridge_framing::{BadHead, Coded};
+use gpu_bridge_upkeep::printable;
 use gpu_bridge_wire::{ErrorBody, openai};
 use http::{HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
@@ -107,7 +108,7 @@ impl ApiError {
     fn into_body(self) -> Vec<u8> {
         let detail = match self {
             Self::Invalid(body) => return body,
-            other => other.to_string(),
+            other => printable(&other.to_string()).into_owned(),
         };
         // A string always serialises; an empty body is the harmless way out.
         serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default()

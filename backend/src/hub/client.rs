@@ -96,7 +96,7 @@ impl Client {
         let text = body.with_config().limit(LONGEST_LISTING).read_to_vec();
         let text = text.map_err(|error| connection(&what, &error))?;
         serde_json::from_slice(&text)
-            .map_err(|error| error.to_string())
+            .map_err(|_| "it is no list of files".to_owned())
             .and_then(ListingAnswer::check)
             .map_err(|reason| HubError::Answer { what, reason })
     }
@@ -193,15 +193,28 @@ fn verdict(response: Response<Body>, what: &str) -> Result<Response<Body>, HubEr
 }
 
 fn connection(what: &str, error: &ureq::Error) -> HubError {
-    let reason = match error {
-        // Its text has the address, and one that the hub redirects to may be signed.
-        ureq::Error::BadUri(_) => "the hub redirects to an address that cannot be used".to_owned(),
-        other => other.to_string(),
-    };
     HubError::Connection {
         what: what.to_owned(),
-        reason,
+        reason: reason(error),
     }
+}
+
+/// By kind: texts of errors quote what came, and addresses, which may be signed.
+fn reason(error: &ureq::Error) -> String {
+    let reason = match error {
+        ureq::Error::Io(error) => return error.kind().to_string(),
+        ureq::Error::BadUri(_) => "the hub redirects to an address that cannot be used",
+        ureq::Error::Timeout(_) => "no answer in time",
+        ureq::Error::HostNotFound => "the hub's name has no address",
+        ureq::Error::BodyExceedsLimit(_) => "the answer is too long",
+        ureq::Error::Rustls(rustls::Error::InvalidCertificate(_)) => {
+            "the hub's certificate is not trusted"
+        }
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => "the TLS handshake failed",
+        ureq::Error::Protocol(_) | ureq::Error::Http(_) => "the answer is not HTTP",
+        _ => "the connection failed",
+    };
+    reason.to_owned()
 }
 
 /// The part of the hub's answer that matters here.

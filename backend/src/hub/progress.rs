@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use gpu_bridge_upkeep::printable;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
 
@@ -26,7 +27,7 @@ impl Progress {
     /// Nothing of `total` bytes is there yet.
     pub(super) fn new(model: &str, total: u64) -> Self {
         let display = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new(total).with_message(model.to_owned());
+            let bar = ProgressBar::new(total).with_message(printable(model).into_owned());
             if let Ok(style) = ProgressStyle::with_template(BAR) {
                 bar.set_style(style);
             }

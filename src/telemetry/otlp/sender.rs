@@ -44,7 +44,7 @@ impl Sender {
         let problem = match answer {
             Ok(answer) if answer.status().is_success() => None,
             Ok(answer) => Some(format!("it answers {}", answer.status())),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(failure(error).to_owned()),
         };
         let was_failing = self.is_failing.swap(problem.is_some(), Ordering::Relaxed);
         match problem {
@@ -54,6 +54,17 @@ impl Sender {
             None if was_failing => tracing::info!("the collector takes our traces again"),
             _ => {}
         }
+    }
+}
+
+/// By kind: an error may quote what came.
+fn failure(error: &HttpError) -> &'static str {
+    if error.is::<tokio::time::error::Elapsed>() {
+        "it does not answer in time"
+    } else if error.is::<std::io::Error>() {
+        "it can't be connected to"
+    } else {
+        "what it answers is not HTTP, or breaks off"
     }
 }
 

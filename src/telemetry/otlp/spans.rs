@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use gpu_bridge_upkeep::printable;
 use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, SpanId, TraceId};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
@@ -108,7 +109,10 @@ fn about(record: &RequestRecord, status: u16) -> Vec<KeyValue> {
         ("gpu_bridge.model", record.model.clone()),
     ];
     let told = texts.into_iter();
-    attributes.extend(told.filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
+    attributes.extend(told.filter_map(|(name, value)| {
+        let value = value?;
+        Some(KeyValue::new(name, printable(&value).into_owned()))
+    }));
     attributes
 }
 
