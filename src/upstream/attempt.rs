@@ -87,11 +87,11 @@ impl Attempt<'_> {
                 drain(exchange).await;
                 Verdict::Misconfigured { status }
             }
-            Meaning::Deliver => match hold(exchange, &self.means.budget, deadline).await {
+            Meaning::Deliver => match self.answer(exchange, deadline).await {
                 Ok(answer) => Verdict::Deliver(answer),
                 Err(cut) => fault(true, cut.to_string()),
             },
-            Meaning::Sibling(why) => match hold(exchange, &self.means.budget, deadline).await {
+            Meaning::Sibling(why) => match self.answer(exchange, deadline).await {
                 Ok(answer) => Verdict::Sibling {
                     answer: self.in_waiting(answer),
                     why,
@@ -99,6 +99,15 @@ impl Attempt<'_> {
                 Err(cut) => fault(true, cut.to_string()),
             },
         }
+    }
+
+    /// The answer, which must not tell our key.
+    async fn answer(&self, exchange: Exchange<'_>, deadline: Instant) -> Result<Answer, Cut> {
+        let answer = hold(exchange, &self.means.budget, deadline).await?;
+        if self.target.gives_our_key_away(&answer) {
+            return Err(Cut::Failed(Trouble::Echo.to_string()));
+        }
+        Ok(answer)
     }
 
     /// A doubtful answer must wait for what a sibling says. One that is too long to be held so long

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gpu_bridge_wire::{API_KEY_HEADER, Info};
 use http::{HeaderValue, header};
+use memchr::memmem::Finder;
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::watch;
@@ -18,6 +19,12 @@ use super::tls::Tls;
 use super::told::Told;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
+use crate::message::Answer;
+
+/// A shorter key may be a part of an answer by chance.
+const TELLING_KEY: usize = 12;
+/// How far into a body our key is looked for: what comes before it is a head of ours.
+const ECHO: usize = 64 << 10;
 
 /// What is known of where a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +235,25 @@ impl Target {
             request.insert_header(API_KEY_HEADER, key)?;
         }
         Ok(())
+    }
+
+    /// Does this answer hold our key, as that of a server does which shows what it gets? Looked for where
+    /// such a server has it: in the headers and near the beginning of the body.
+    pub(super) fn gives_our_key_away(&self, answer: &Answer) -> bool {
+        let Some(key) = self.api_key.as_ref().map(HeaderValue::as_bytes) else {
+            return false;
+        };
+        if key.len() < TELLING_KEY {
+            return false;
+        }
+        let key = Finder::new(key);
+        let body = answer
+            .body
+            .chunks()
+            .first()
+            .map(|chunk| chunk.get(..ECHO).unwrap_or(chunk));
+        let headers = answer.headers.values().map(HeaderValue::as_bytes);
+        headers.chain(body).any(|text| key.find(text).is_some())
     }
 
     /// A question of our own.

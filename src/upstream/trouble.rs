@@ -45,6 +45,8 @@ pub(super) enum Trouble {
     Endless,
     /// It says itself that it is not well.
     Unwell,
+    /// It answers with our API key, so it sends back what it gets.
+    Echo,
     /// It refuses our API key with this status.
     KeyRefused(u16),
     /// This machine is short of that.
@@ -147,6 +149,7 @@ impl fmt::Display for Trouble {
             Self::NotJson => "its /health answers no JSON",
             Self::NotAGpuHost => "its /health does not answer like a GPU host's; correct its url",
             Self::Endless => "its answer does not end",
+            Self::Echo => "it sends the proxy's API key back; is it a GPU host? Correct its url",
             Self::Unwell => "its /health says that it is not well",
             Self::Short(what) => {
                 return write!(

@@ -1,15 +1,18 @@
 //! Nothing that is secret is ever said: not in the log however much it tells, in answers, metrics,
 //! pages for operators, or errors about the configuration.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::thread;
 
 use http::Method;
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::harness::{
-    Behaviour, Client, Config, Process, Proxy, Reply, SimHost, embed_body, gpu_bridge, sim_host,
+    Behaviour, Client, Config, Process, Proxy, Reply, SimHost, embed_body, eventually, gpu_bridge,
+    sim_host,
 };
 
 /// In every secret, so that one search finds any of them.
@@ -161,6 +164,106 @@ async fn neither_the_log_nor_any_answer_or_page_has_one() {
         let seen = &stage.hosts[0].record().requests;
         assert!(!seen.is_empty(), "nothing got through to a host");
     }
+}
+
+/// What stands around a request where a host sends it back.
+type Frame = (&'static str, &'static str);
+
+/// As a server does that is no GPU host: a wrong port, something for debugging.
+const ECHOES: [Frame; 10] = [
+    ("", ""),
+    ("HTTP/1.1 ", ""),
+    ("HTTP/1.1 200 ", "\r\n\r\n"),
+    ("HTTP/1.1 200 OK\r\n", "\r\n\r\n"),
+    ("HTTP/1.1 200 OK\r\nX-Echo: ", "\r\n\r\n"),
+    ("HTTP/1.1 200 OK\r\nContent-Length: ", "\r\n\r\n"),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ""),
+    (
+        "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /",
+        "\r\n\r\n",
+    ),
+    ("HTTP/1.1 500 Oh\r\n\r\n", ""),
+    (
+        "HTTP/1.1 422 Oh\r\nContent-Type: application/json\r\n\r\n{\"detail\": \"",
+        "\"}",
+    ),
+];
+const WELL: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n\
+                    {\"status\": \"ok\"}";
+
+/// A host that sends back what it gets. `is_well`: except to a health check.
+fn echoing(frame: Frame, is_well: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // The proxy may hang up whenever it likes.
+            thread::spawn(move || echo(&stream, frame, is_well).ok());
+        }
+    });
+    url
+}
+
+fn echo(mut stream: &TcpStream, (before, after): Frame, is_well: bool) -> std::io::Result<()> {
+    let (mut came, mut length) = (Vec::new(), 0);
+    let mut reader = BufReader::new(stream);
+    while !came.ends_with(b"\r\n\r\n") {
+        let start = came.len();
+        if reader.read_until(b'\n', &mut came)? == 0 {
+            return Ok(());
+        }
+        let line = String::from_utf8_lossy(&came[start..]).to_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or_default();
+        }
+    }
+    reader.take(length).read_to_end(&mut came)?;
+    if is_well && came.starts_with(b"GET /health ") {
+        return stream.write_all(WELL.as_bytes());
+    }
+    stream.write_all(&[before.as_bytes(), &came, after.as_bytes()].concat())
+}
+
+#[tokio::test]
+async fn a_host_that_sends_back_what_it_gets_makes_nobody_say_it() {
+    let good = sim_host("good").start();
+    let mut config = Config::with_hosts(&[&good])
+        .client_key("client", CLIENT_KEY)
+        .set("admin", "key", ADMIN_KEY);
+    for is_well in [true, false] {
+        for (number, frame) in ECHOES.into_iter().enumerate() {
+            let name = format!("{}-{number}", if is_well { "well" } else { "sick" });
+            config = config.host(&name, &echoing(frame, is_well), Some(HOST_KEY));
+        }
+    }
+    let proxy = Proxy::start_with(&config, |command| {
+        command.env("RUST_LOG", "trace");
+    })
+    .await;
+    let mut heard = Heard::default();
+    for number in 0..ECHOES.len() {
+        let (well, sick) = (format!("well-{number}"), format!("sick-{number}"));
+        proxy.finds(&sick, "ejected").await;
+        eventually("the host has sent a request back", async || {
+            let auth = ("X-API-Key", CLIENT_KEY);
+            let reply = ask(&proxy.client(), Method::POST, "/embed", auth).await;
+            // What its own client has sent is no secret to it, but what the proxy has added is.
+            heard.hear(
+                "an answer",
+                format!("{reply:?}").replace("planted-text", ""),
+            );
+            proxy.failed_attempts(&well).await > 0
+        })
+        .await;
+    }
+
+    look(&proxy, &mut heard).await;
+    for arguments in [&["status"][..], &["hosts"]] {
+        let (_, out, errors) = proxy.command(arguments).await;
+        heard.hear(arguments[0], out + &errors);
+    }
+    heard.hear("the log", proxy.log());
+    heard.assert_harmless();
 }
 
 /// A configuration with one thing wrong and secrets all around it.
