@@ -156,14 +156,14 @@ impl Client {
         {
             return self.unreachable(HUNG_UP);
         }
-        let io = error.downcast_ref::<std::io::Error>();
+        let io = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<std::io::Error>());
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
             return self.unreachable("nothing listens there: connection refused");
         }
-        self.unreachable(&io.map_or_else(
-            || "the connection broke".to_owned(),
-            |error| error.kind().to_string(),
-        ))
+        let why = io.map(|error| error.kind().to_string());
+        self.unreachable(why.as_deref().unwrap_or(HUNG_UP))
     }
 
     fn unreachable(&self, error: &str) -> Failure {

@@ -102,10 +102,10 @@ async fn it_ends_an_answer_that_is_on_its_way() {
         .embed("next")
         .await
         .assert_embedding_of("next");
+    proxy.logs("X-Request-Timeout").await;
     let rest = slow.rest().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "passed off as whole");
     assert_eq!(proxy.ejections("host").await, 0);
-    proxy.logs("X-Request-Timeout").await;
 }
 
 #[tokio::test]
