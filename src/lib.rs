@@ -25,6 +25,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+mod file;
 pub mod gateway;
 pub mod headers;
 pub mod live;

@@ -59,7 +59,10 @@ pub async fn serve(
 ) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
-    let mut upgrade = Upgrade::begin(options.upgrade_socket.as_deref()).await?;
+    let mut upgrade = tokio::select! {
+        begun = Upgrade::begin(options.upgrade_socket.as_deref()) => begun?,
+        () = signals.stop() => return Ok(()),
+    };
     let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?)?;
     let hosts = config.pool.hosts.len();
     let shares = files::share(config.limits.max_connections, hosts);

@@ -20,6 +20,7 @@ use super::failure::Failure;
 use crate::admin::access::MARK;
 use crate::admin::reply;
 use crate::config::Secret;
+use crate::file;
 use crate::gateway::REQUEST_ID;
 
 const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
@@ -200,9 +201,9 @@ impl Client {
 /// machine can see.
 fn given_key(file: Option<PathBuf>, variable: Option<OsString>) -> Result<Option<Secret>, Failure> {
     let text = match (file, variable) {
-        (Some(path), _) => {
-            std::fs::read_to_string(&path).map_err(|error| Failure::KeyFile { path, error })?
-        }
+        (Some(path), _) => file::read(&path, file::PATIENCE)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
+            .map_err(|error| Failure::KeyFile { path, error })?,
         (None, Some(text)) => text
             .into_string()
             .map_err(|_| Failure::Usage(format!("{KEY_VARIABLE} is not text")))?,

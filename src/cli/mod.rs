@@ -198,6 +198,8 @@ fn run(
     if let Some(exporter) = exporter {
         exporter.finish();
     }
+    // Reads and look-ups that hang are not waited for.
+    runtime.shutdown_background();
     served
 }
 

@@ -314,7 +314,7 @@ pub fn load(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Co
 /// # Errors
 /// The same.
 pub fn load_stdin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-    let read = sources::content(std::io::stdin());
+    let read = crate::file::content(std::io::stdin());
     let folder = Path::new("");
     let surroundings = Surroundings { variable, folder };
     load_from(

@@ -2,11 +2,13 @@
 //! it refers to.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use super::places::Places;
 use super::problem::Problem;
 use super::sources::Sources;
+use crate::file;
 
 /// See the module. Shared by all sections, hence the cells.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub(super) struct Report {
     problems: RefCell<Vec<Entry>>,
     warnings: RefCell<Vec<Entry>>,
     sources: RefCell<Sources>,
+    /// The file whose read hangs.
+    hanging: RefCell<Option<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -41,9 +45,17 @@ impl Report {
         self.warnings.borrow_mut().push(entry);
     }
 
-    /// Reads a file that belongs to the configuration.
+    /// Reads a file that belongs to the configuration. Once the read of one hangs, the others are left
+    /// alone: they are most likely on the same mount, and each would cost the same wait and a thread.
     pub(super) fn read_source(&self, path: &Path) -> std::io::Result<Vec<u8>> {
-        self.sources.borrow_mut().read(path)
+        let mut hanging = self.hanging.borrow_mut();
+        if let Some(other) = hanging.as_ref().filter(|other| *other != path) {
+            let text = format!("it was left alone, as {} hangs", other.display());
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        }
+        let content = self.sources.borrow_mut().read(path);
+        *hanging = file::hangs(&content).then(|| path.to_owned());
+        content
     }
 
     /// Those files.

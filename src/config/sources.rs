@@ -4,68 +4,69 @@
 //! made it (an editor, a renamed file, a swapped symbolic link) and whenever it came.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Error, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// A longer file is a mistake.
-const MAX_BYTES: u64 = 4 << 20;
+use crate::file::{self, PATIENCE};
 
 /// Each file with the hash of its content; `None` for one that can't be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources(BTreeMap<PathBuf, Option<u64>>);
+pub struct Sources {
+    files: BTreeMap<PathBuf, Option<u64>>,
+    /// The configuration itself, which is looked at before what it refers to: it may do without a file
+    /// that hangs from now on.
+    first: Option<PathBuf>,
+}
 
 impl Sources {
     /// One file with this content, for tests.
     #[cfg(test)]
     pub(crate) fn made_of(path: &str, content: &str) -> Self {
-        let content = Ok(content.as_bytes().to_vec());
-        Self(BTreeMap::from([(path.into(), fingerprint(&content))]))
+        let mut sources = Self::of_unread(Path::new(path));
+        sources.note(Path::new(path), &Ok(content.as_bytes().to_vec()));
+        sources
     }
 
     /// One file whose content is not known.
     pub(super) fn of_unread(path: &Path) -> Self {
-        Self(BTreeMap::from([(path.to_owned(), None)]))
+        let mut sources = Self::default();
+        sources.note(path, &Err(ErrorKind::Other.into()));
+        sources
     }
 
     /// Reads a file and notes what it holds.
     pub(super) fn read(&mut self, path: &Path) -> std::io::Result<Vec<u8>> {
-        let content = File::open(path).and_then(content);
-        self.0.insert(path.to_owned(), fingerprint(&content));
+        let content = file::read(path, PATIENCE);
+        self.note(path, &content);
         content
     }
 
     /// Adds what was noted elsewhere.
     pub(super) fn extend(&mut self, others: Self) {
-        self.0.extend(others.0);
+        self.files.extend(others.files);
     }
 
-    /// The same files with what they hold now.
+    /// The same files with what they hold now. Once the read of one hangs, the others count as unchanged.
     #[must_use]
     pub fn now(&self) -> Self {
-        let mut now = Self::default();
-        for path in self.0.keys() {
-            now.0.insert(
-                path.clone(),
-                fingerprint(&File::open(path).and_then(content)),
-            );
+        let mut now = self.clone();
+        let others = self.files.keys();
+        let others = others.filter(|path| self.first.as_ref() != Some(*path));
+        for path in self.first.iter().chain(others) {
+            let content = file::read(path, PATIENCE);
+            now.note(path, &content);
+            if file::hangs(&content) {
+                break;
+            }
         }
         now
     }
-}
 
-/// A device that never ends must not be read to its end.
-pub(super) fn content(source: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let mut source = source.take(MAX_BYTES + 1);
-    if source.read_to_end(&mut content)? as u64 > MAX_BYTES {
-        return Err(Error::new(
-            ErrorKind::InvalidData,
-            "it is longer than 4 MiB",
-        ));
+    fn note(&mut self, path: &Path, content: &std::io::Result<Vec<u8>>) {
+        self.first.get_or_insert_with(|| path.to_owned());
+        self.files.insert(path.to_owned(), fingerprint(content));
     }
-    Ok(content)
 }
 
 fn fingerprint(content: &std::io::Result<Vec<u8>>) -> Option<u64> {
@@ -93,12 +94,6 @@ mod tests {
         std::fs::write(folder.path().join("next"), "two").unwrap();
         std::fs::rename(folder.path().join("next"), &path).unwrap();
         assert_ne!(sources.now(), sources, "another file in its place");
-    }
-
-    #[test]
-    fn what_never_ends_is_no_file() {
-        let error = Sources::default().read(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(error.to_string(), "it is longer than 4 MiB");
     }
 
     #[test]

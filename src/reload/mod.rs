@@ -104,7 +104,7 @@ impl Reloader {
 
     async fn load(&self) -> Result<Config, ConfigError> {
         let file = self.0.file.clone();
-        // Files may be on a slow network.
+        // Files may be on a slow network; one that hangs is given up in time.
         let load = move || config::load(&file, &|name| std::env::var(name).ok());
         match tokio::task::spawn_blocking(load).await {
             Ok(loaded) => loaded,

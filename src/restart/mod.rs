@@ -18,6 +18,7 @@
 //! path can't be bound, opens it to every user, and never says whether it came to serve.
 
 mod activation;
+mod leftovers;
 mod notify;
 mod predecessor;
 mod sockets;

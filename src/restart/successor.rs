@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
+use super::leftovers;
 use super::transfer::{self, Offer};
 use super::{READY, RestartError, Sockets, Standing, YOURS, is_trusted};
 
@@ -18,43 +21,30 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The pause after `accept` has failed, which it may do again at once (too many open files).
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where successors ask for the listening sockets. Bound under a name of its own first, so that the
-/// running process stays to be found until its successor has taken over.
+/// Where successors ask for the listening sockets. Bound under a name of its own and moved to its place at
+/// once, so that there is always one process to be found there, and a process that is killed leaves
+/// nothing else behind.
 #[derive(Debug)]
 pub(super) struct UpgradeSocket {
-    listener: UnixListener,
     path: PathBuf,
-    /// What is to be removed on drop.
-    file: Option<PathBuf>,
+    /// `None`: nobody finds this process there yet, or any more.
+    listener: Option<UnixListener>,
 }
 
 impl UpgradeSocket {
-    /// Prepares it; nobody finds it yet.
+    /// Finds out whether it can be made at `path`; nobody finds it there yet.
     ///
     /// # Errors
-    /// If it can't be made at `path`.
-    pub(super) fn bind(path: &Path) -> Result<Self, RestartError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let file = PathBuf::from(name);
-        let bind = || {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let listener = UnixListener::bind(&file)?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-            Ok(listener)
+    /// If it can't.
+    pub(super) async fn prepare(path: &Path) -> Result<Self, RestartError> {
+        leftovers::sweep(path).await;
+        let socket = Self {
+            path: path.to_owned(),
+            listener: None,
         };
-        let listener = bind().map_err(|error| RestartError::Path {
-            path: path.to_owned(),
-            error,
-        })?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            file: Some(file),
-        })
+        let tried = socket.bind().and_then(|_| fs::remove_file(socket.first()));
+        tried.map_err(|error| socket.cannot(error))?;
+        Ok(socket)
     }
 
     /// Puts it in its place, which a predecessor may have held.
@@ -62,21 +52,43 @@ impl UpgradeSocket {
     /// # Errors
     /// If its folder does not allow that.
     pub(super) fn publish(&mut self) -> Result<(), RestartError> {
-        let Some(file) = self.file.as_deref() else {
-            return Ok(());
-        };
-        fs::rename(file, &self.path).map_err(|error| RestartError::Path {
-            path: self.path.clone(),
-            error,
-        })?;
-        self.file = Some(self.path.clone());
+        let listener = self.bind().map_err(|error| self.cannot(error))?;
+        if let Err(error) = fs::rename(self.first(), &self.path) {
+            let _ = fs::remove_file(self.first());
+            return Err(self.cannot(error));
+        }
+        self.listener = Some(listener);
         Ok(())
+    }
+
+    /// Its name before it is in its place.
+    fn first(&self) -> PathBuf {
+        leftovers::name(&self.path, std::process::id())
+    }
+
+    fn bind(&self) -> io::Result<UnixListener> {
+        let first = self.first();
+        match fs::remove_file(&first) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&first)?;
+        fs::set_permissions(&first, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    fn cannot(&self, error: io::Error) -> RestartError {
+        let path = self.path.clone();
+        RestartError::Path { path, error }
     }
 
     /// Waits until a successor has taken over. `standing` is what it is told of this process.
     pub(super) async fn relieved(&mut self, sockets: &Sockets, standing: impl Fn() -> Standing) {
+        let Some(listener) = &self.listener else {
+            return std::future::pending().await;
+        };
         loop {
-            let stream = match self.listener.accept().await {
+            let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "the upgrade socket can't be served");
@@ -95,14 +107,16 @@ impl UpgradeSocket {
             }
         }
         // The path is the successor's now.
-        self.file = None;
+        self.listener = None;
     }
 }
 
 impl Drop for UpgradeSocket {
     fn drop(&mut self) {
-        // If it is gone already, so much the better.
-        let _ = self.file.take().map(fs::remove_file);
+        if self.listener.take().is_some() {
+            // If it is gone already, so much the better.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -121,24 +135,32 @@ async fn hand_over(mut stream: UnixStream, offer: &Offer, sockets: &Sockets) -> 
 }
 
 /// Starts a process like this one: the same program, which may have been replaced meanwhile, with the
-/// same arguments. It asks for the sockets like any other.
+/// same arguments. It asks for the sockets like any other. The thread, on which starting it may hang,
+/// lives as long as it does.
 ///
 /// # Errors
-/// If it can't be started.
-pub(super) fn start_successor(program: &Path) -> io::Result<()> {
-    let mut child = tokio::process::Command::new(program)
+/// If there is no thread.
+pub(super) fn start_successor(program: &Path) -> io::Result<JoinHandle<()>> {
+    let mut command = Command::new(program);
+    command
         .args(std::env::args_os().skip(1))
         // Sockets that systemd opened for this process come by the upgrade socket as well.
-        .env_remove("LISTEN_FDS")
-        .spawn()?;
-    tracing::info!(pid = child.id(), "started a successor");
-    tokio::spawn(async move {
+        .env_remove("LISTEN_FDS");
+    let thread = thread::Builder::new().name("successor".to_owned());
+    thread.spawn(move || {
         // It outlives this process unless it fails; then its own log says why.
-        if let Ok(status) = child.wait().await {
-            tracing::warn!(%status, "the successor ended");
+        let ended = command.spawn().and_then(|mut child| {
+            tracing::info!(pid = child.id(), "started a successor");
+            child.wait()
+        });
+        match ended {
+            Ok(status) => tracing::warn!(%status, "the successor ended"),
+            Err(error) => {
+                let program = command.get_program().display();
+                tracing::error!(%error, %program, "no successor can be started");
+            }
         }
-    });
-    Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -146,22 +168,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_path_is_taken_over_in_one_step_and_left_to_the_successor() {
+    async fn the_path_is_taken_in_one_step_and_nothing_else_is_left_in_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upgrade.sock");
-        let mut first = UpgradeSocket::bind(&path).unwrap();
-        assert!(!path.exists(), "not before it is published");
+        let names = || fs::read_dir(folder.path()).unwrap().count();
+        let mut first = UpgradeSocket::prepare(&path).await.unwrap();
+        assert_eq!(names(), 0, "not before it is published");
         first.publish().unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!((mode & 0o777, names()), (0o600, 1));
 
         drop(first);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(names(), 0);
     }
 
     #[tokio::test]
     async fn a_folder_that_is_missing_is_named() {
-        let error = UpgradeSocket::bind(Path::new("/no/such/folder/socket")).unwrap_err();
+        let error = UpgradeSocket::prepare(Path::new("/no/such/folder/socket"));
+        let error = error.await.unwrap_err();
         assert!(
             error.to_string().contains("/no/such/folder/socket"),
             "{error}"

@@ -1,6 +1,7 @@
 //! The part of one process in upgrades: it may relieve a predecessor, and be relieved later.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
@@ -29,7 +30,7 @@ impl Upgrade {
         let (predecessor, socket) = match path {
             Some(path) => (
                 Predecessor::find(path).await?,
-                Some(UpgradeSocket::bind(path)?),
+                Some(UpgradeSocket::prepare(path).await?),
             ),
             None => (None, None),
         };
@@ -95,18 +96,23 @@ impl Upgrade {
         };
         let relieved = socket.relieved(sockets, standing);
         tokio::pin!(relieved);
+        let mut successor: Option<JoinHandle<()>> = None;
         loop {
             tokio::select! {
                 () = &mut relieved => return,
-                _ = wanted.recv() => self::start(&self.program),
+                _ = wanted.recv() => {}
             }
+            if successor
+                .as_ref()
+                .is_some_and(|thread| !thread.is_finished())
+            {
+                tracing::warn!("SIGUSR2: a successor was started already, and has not ended");
+                continue;
+            }
+            successor = start_successor(&self.program)
+                .inspect_err(|error| tracing::error!(%error, "no successor can be started"))
+                .ok();
         }
-    }
-}
-
-fn start(program: &Path) {
-    if let Err(error) = start_successor(program) {
-        tracing::error!(%error, program = %program.display(), "no successor can be started");
     }
 }
 

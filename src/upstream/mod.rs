@@ -17,6 +17,7 @@ mod member;
 mod membership;
 mod readiness;
 mod resolver;
+mod system;
 mod target;
 #[cfg(test)]
 mod testing;

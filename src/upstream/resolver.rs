@@ -1,27 +1,27 @@
-//! Asks the DNS which addresses a name has, after `/etc/hosts`. Names that only the system's own resolver
-//! knows (mDNS, plug-ins of its name service switch) are asked of it if the DNS knows no address; that
-//! takes a thread for as long as it takes.
+//! Asks the DNS which addresses a name has, after `/etc/hosts`; names of which it knows no address are
+//! asked of the system's own resolver.
 //!
-//! The system's settings are read anew for each look-up: they change under a long-lived process (a
-//! laptop's network, a container's). So nothing is cached here either; who asks waits until the last
-//! answer ends.
+//! The [`system`](super::system)'s settings may change under a long-lived process (a laptop's network, a
+//! container's): each look-up goes by those of that moment. So nothing is cached here either; who asks
+//! waits until the last answer ends.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+    ResolverOpts,
 };
 use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
-use tokio::sync::oneshot;
-
 use super::discovery::{Answer, Records};
+use super::system::{self, Settings};
 
 /// Bound on one question with all its repetitions. It is asked again soon in any case.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -90,14 +90,19 @@ impl Resolver {
     }
 
     async fn ask_patiently(self, name: &str, kind: LookupIpStrategy) -> Result<LookupIp, NetError> {
-        let mut builder = match self.server {
-            None => TokioResolver::builder_tokio()?,
-            Some(server) => {
-                TokioResolver::builder_with_config(only(server), TokioRuntimeProvider::default())
-            }
+        let system = Settings::now().await;
+        let (config, mut options) = match self.server {
+            None => system.servers.clone()?,
+            Some(server) => (only(server), ResolverOpts::default()),
         };
-        builder.options_mut().ip_strategy = kind;
-        builder.build()?.lookup_ip(name).await
+        let provider = TokioRuntimeProvider::default();
+        options.ip_strategy = kind;
+        // It would read the file itself, here.
+        options.use_hosts_file = ResolveHosts::Never;
+        let builder = TokioResolver::builder_with_config(config, provider).with_options(options);
+        let mut resolver = builder.build()?;
+        resolver.set_hosts(Arc::clone(&system.hosts));
+        resolver.lookup_ip(name).await
     }
 }
 
@@ -112,19 +117,11 @@ async fn second(
     second.unwrap_or(Err(NetError::Timeout))
 }
 
-/// What the system's resolver says, if it knows any address. On a thread of its own, which nobody waits
-/// for when the proxy ends.
+/// What the system's resolver says, if it knows any address.
 async fn systems_answer(name: String) -> Option<Answer> {
-    let (answer, told) = oneshot::channel();
-    let ask = move || {
-        let found = (name.as_str(), 0).to_socket_addrs();
-        let found = found.map(|found| found.filter_map(|address| usable(address.ip())).collect());
-        // Nobody may care any more.
-        let _ = answer.send(found.unwrap_or_default());
-    };
-    std::thread::Builder::new().spawn(ask).ok()?;
-    let found: Vec<IpAddr> = told.await.ok()?;
-    let (v4, v6) = found.into_iter().partition(IpAddr::is_ipv4);
+    let found = system::addresses(name).await.into_iter();
+    let found = found.filter_map(usable);
+    let (v4, v6) = found.partition(IpAddr::is_ipv4);
     let records = |addresses: Vec<IpAddr>| {
         if addresses.is_empty() {
             return Records::None("the system knows no such address");

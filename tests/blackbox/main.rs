@@ -34,6 +34,7 @@ mod edges_http2;
 mod edges_limits;
 mod edges_tls;
 mod faults;
+mod hangs;
 mod kept;
 mod leaving;
 mod log_lines;

@@ -287,6 +287,8 @@ async fn a_successor_killed_in_the_hand_over_changes_nothing() {
     proxy.logs(ASKED).await;
     successor.signal("KILL").await;
     proxy.logs(SPARED).await;
+    let left = std::fs::read_dir(place.0.path()).unwrap().count();
+    assert_eq!(left, 1, "the running process's socket");
 
     proxy.client().flood(10, 2).await;
     let next = Proxy::start_at(&place.socket(), &Config::with_hosts(&[&host])).await;
@@ -316,13 +318,20 @@ async fn a_killed_proxy_leaves_no_obstacle() {
     let host = sim_host("host").start();
     let config = Config::with_hosts(&[&host]);
     let mut killed = Proxy::start_at(&place.socket(), &config).await;
+    let pid = killed.id();
     killed.signal("KILL").await;
     killed.ended().await;
     assert!(place.socket().exists(), "nobody tidied up");
+    // As if it had been killed while it made its socket.
+    let mut unfinished = place.socket().into_os_string();
+    unfinished.push(format!(".{pid}"));
+    drop(std::os::unix::net::UnixListener::bind(&unfinished).unwrap());
 
     let next = Proxy::start_at(&place.socket(), &config).await;
 
     next.client().flood(10, 2).await;
+    let left = std::fs::read_dir(place.0.path()).unwrap().count();
+    assert_eq!(left, 1, "the new process's socket");
 }
 
 #[tokio::test]

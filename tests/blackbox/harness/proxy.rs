@@ -220,6 +220,11 @@ impl Proxy {
         std::fs::rename(&next, path).unwrap();
     }
 
+    /// The file that it was started with.
+    pub(crate) fn file(&self) -> &Path {
+        self.config.path()
+    }
+
     /// Changes its configuration; returns once it has noticed and taken it over.
     pub(crate) async fn takes_over(&self, config: &Config) {
         let before = self.reloads("success").await;
