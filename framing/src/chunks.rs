@@ -5,11 +5,13 @@
 //! ```
 //!
 //! Parsers differ in what else they take for a size, for the end of a line and for a trailer, and so in
-//! where a body ends. [`Chunks`] reads a body along before pingora's parser does, however it is cut into
-//! pieces, and lets through only what all read alike. Data are skipped, not looked at. Extensions and
-//! trailers mean nothing here; they are bounded, and go no further.
+//! where a body ends. [`Chunks`] takes only what all read alike, however it is cut into pieces: it hands out
+//! the data, or reads along before another parser does. Extensions and trailers mean nothing here; they are
+//! bounded, and go no further.
 
 use std::io;
+
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::head::is_token;
 
@@ -122,6 +124,27 @@ impl Chunks {
         Ok(piece.len() - rest.len())
     }
 
+    /// Takes the next data out of `came`, and what frames them. `None`: there are none before more has come,
+    /// or the body [is over](Self::is_over); what follows it is left.
+    ///
+    /// # Errors
+    /// [`BadChunks`], from then on each time.
+    pub fn take(&mut self, came: &mut BytesMut) -> Result<Option<Bytes>, BadChunks> {
+        loop {
+            let byte = match (self.at, came.first()) {
+                (At::Bad, _) => return Err(BadChunks),
+                (At::Over, _) | (_, None) => return Ok(None),
+                (At::Data, Some(_)) => {
+                    let left = self.data(came).len();
+                    return Ok(Some(came.split_to(came.len() - left).freeze()));
+                }
+                (_, Some(byte)) => *byte,
+            };
+            self.at = self.next(self.at, byte).unwrap_or(At::Bad);
+            came.advance(1);
+        }
+    }
+
     /// Skips data; returns what follows.
     fn data<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
         let skipped = usize::try_from(self.size).map_or(piece.len(), |size| size.min(piece.len()));
@@ -226,7 +249,41 @@ mod tests {
         let whole = read(at_once, &[body]);
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
         assert_eq!(whole, read(Chunks::default(), &bytes), "in single bytes");
+        assert_eq!(whole, take(&[body]).map(|(_, length)| length), "as data");
         whole
+    }
+
+    /// The data of a body that comes in these pieces, and its length; `usize::MAX`: it goes on.
+    fn take(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize), BadChunks> {
+        let mut chunks = Chunks::default();
+        let (mut data, mut came) = (Vec::new(), BytesMut::new());
+        for piece in pieces {
+            came.extend_from_slice(piece);
+            while let Some(taken) = chunks.take(&mut came)? {
+                assert!(!taken.is_empty());
+                data.extend(taken);
+            }
+        }
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let is_over = chunks.is_over();
+        let length = if is_over {
+            length - came.len()
+        } else {
+            usize::MAX
+        };
+        Ok((data, length))
+    }
+
+    #[test]
+    fn data_are_handed_out_without_what_frames_them() {
+        let body = b"5;a=b\r\nhello\r\n1\r\n \r\n5\r\nworld\r\n0\r\nX-Sum: 1\r\n\r\nGET /";
+        let expected = Ok((b"hello world".to_vec(), body.len() - 5));
+        assert_eq!(take(&[body]), expected);
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(take(&bytes), expected);
+        let data = vec![7; 0x1_0000];
+        let large = [b"10000\r\n", data.as_slice(), b"\r\n0\r\n\r\n"].concat();
+        assert_eq!(take(&[&large]), Ok((data, large.len())));
     }
 
     /// `usize::MAX`: it goes on.
