@@ -98,6 +98,9 @@ pub enum Refusal {
     /// Too many wait already.
     #[error("all hosts are busy and the queue is full")]
     QueueFull,
+    /// Its client waits for too many models that no host tells of.
+    #[error("this client's requests already wait for as many different models as they may, and no host tells of this one")]
+    ManyModels,
     /// Too much is ahead of it in the queue.
     #[error("all hosts are busy and the queue is longer than this request may wait")]
     QueueTooLong,
@@ -116,6 +119,7 @@ impl From<TurnedAway> for Refusal {
     fn from(turned_away: TurnedAway) -> Self {
         match turned_away {
             TurnedAway::Full => Self::QueueFull,
+            TurnedAway::ManyModels => Self::ManyModels,
             TurnedAway::NoModel => Self::NoModel,
             TurnedAway::TooLong => Self::QueueTooLong,
         }

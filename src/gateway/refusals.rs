@@ -161,7 +161,7 @@ pub(super) fn no_host(
             return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
         Refusal::NoModel => return no_model(None, &BTreeSet::new()),
-        Refusal::QueueFull => Reason::QueueFull,
+        Refusal::QueueFull | Refusal::ManyModels => Reason::QueueFull,
         Refusal::QueueTooLong => Reason::QueueTooLong,
         Refusal::Deadline => Reason::Deadline,
     };

@@ -53,6 +53,11 @@ impl Avoid {
         }
     }
 
+    /// Has the request failed nowhere?
+    pub(super) fn is_none(&self) -> bool {
+        self.failures.is_empty() && self.lacked.is_empty()
+    }
+
     /// The request failed on `host`, whose last sign of life was `proof`. `broke_request`: it had
     /// been sent.
     pub fn add(&mut self, host: HostId, broke_request: bool, proof: Proof) {

@@ -88,6 +88,9 @@ pub enum TurnedAway {
     /// The line is as long as it may be.
     #[error("the queue is full")]
     Full,
+    /// Its client waits for as many models as it may, and no host tells of this one.
+    #[error("requests of the client wait for too many different models")]
+    ManyModels,
     /// Every host lacks the model.
     #[error("no host has the model")]
     NoModel,

@@ -65,7 +65,7 @@ impl Models {
     }
 
     /// Has it told that it has `model`?
-    fn is_told(&self, model: &Model) -> bool {
+    pub(super) fn is_told(&self, model: &Model) -> bool {
         self.is_surely_loaded(model) || self.is_available(model)
     }
 

@@ -331,6 +331,14 @@ impl Queue {
         })
     }
 
+    /// For how many models requests of the client of `entry` wait for their first lease, if `entry` is the
+    /// first of them to wait for its own.
+    pub(super) fn models_with(&self, entry: &Entry) -> Option<usize> {
+        let flow = self.flow(entry)?;
+        let line = flow.lines.get(&entry.demand.model)?;
+        (line.len() == 1).then_some(flow.lines.len())
+    }
+
     /// Requests that wait for nothing but their client's own limits.
     pub(super) fn held_back(&self, now: Instant) -> usize {
         let flows = self.levels.values().flat_map(|level| &level.flows);
@@ -423,29 +431,28 @@ impl Queue {
         now: Instant,
         place: &mut impl FnMut(&Entry, Line) -> Option<T>,
     ) -> Option<(Ticket, T)> {
+        // One answer for each model holds for all that have not failed anywhere.
+        let mut hopeless: HashSet<&Option<Model>> = HashSet::new();
         let mut ask = |ticket: Ticket| {
             let entry = self.entries.get(&ticket)?;
-            Some((ticket, place(entry, self.line_of(entry))?))
+            let model = &entry.demand.model;
+            if entry.avoid.is_none() && hopeless.contains(model) {
+                return None;
+            }
+            let found = place(entry, self.line_of(entry));
+            if entry.avoid.is_none() && found.is_none() {
+                hopeless.insert(model);
+            }
+            Some((ticket, found?))
         };
         let returning = self.returning.iter().map(|(_, ticket)| *ticket);
         let mut returning = returning.filter(|ticket| self.may_return(*ticket));
-        if let Some(found) = returning.find_map(&mut ask) {
-            return Some(found);
-        }
-        // One answer for each model holds for all clients.
-        let mut hopeless: HashSet<&Option<Model>> = HashSet::new();
-        let may = |client: &Client| self.clients.permits(client.as_ref(), now) > 0;
-        let flows = self.levels.values().flat_map(|level| level.in_turn(may));
-        for (ticket, model) in flows.flat_map(Flow::heads) {
-            if hopeless.contains(model) {
-                continue;
-            }
-            if let Some(found) = ask(ticket) {
-                return Some(found);
-            }
-            hopeless.insert(model);
-        }
-        None
+        let found = returning.find_map(&mut ask);
+        found.or_else(|| {
+            let may = |client: &Client| self.clients.permits(client.as_ref(), now) > 0;
+            let flows = self.levels.values().flat_map(|level| level.in_turn(may));
+            flows.flat_map(Flow::heads).find_map(ask)
+        })
     }
 
     /// Moves the client's virtual time on by what it is given, and that of those that were passed over
@@ -485,12 +492,10 @@ impl Level {
 
 impl Flow {
     /// The first request for each model, the oldest first.
-    fn heads(&self) -> Vec<(Ticket, &Option<Model>)> {
-        let heads = self.lines.iter();
-        let mut heads: Vec<_> = heads
-            .filter_map(|(model, line)| Some((*line.first()?, model)))
-            .collect();
-        heads.sort_unstable_by_key(|(ticket, _)| *ticket);
+    fn heads(&self) -> Vec<Ticket> {
+        let heads = self.lines.values().filter_map(BTreeSet::first);
+        let mut heads: Vec<_> = heads.copied().collect();
+        heads.sort_unstable();
         heads
     }
 }

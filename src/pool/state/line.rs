@@ -11,6 +11,10 @@ use crate::pool::queue::{Entry, Line, Ticket};
 use crate::pool::reach::Reach;
 use crate::pool::{HostId, TurnedAway};
 
+/// Models for which requests of one client may wait at once, beside those that some host tells of: names that
+/// may be invented. All hosts together hold fewer in memory, and each step looks at the first request for
+/// each model on each host.
+const MOST_MODELS: usize = 64;
 /// Hedges are at most one in so many leases …
 const LEASES_FOR_A_HEDGE: u32 = 20;
 /// … and no more than that at once after a quiet time.
@@ -65,6 +69,10 @@ impl State {
         let Some(newcomer) = self.queue.get(ticket) else {
             return Ok(Vec::new());
         };
+        if self.is_of_too_many(newcomer) {
+            self.queue.leave(ticket);
+            return Err(TurnedAway::ManyModels);
+        }
         let (requests, seconds) = self.queue.own(newcomer);
         let client = newcomer.demand.client.as_ref();
         let own = self.time_within_limits(client, requests, seconds - newcomer.sure, now);
@@ -73,6 +81,16 @@ impl State {
             return Err(TurnedAway::TooLong);
         }
         self.make_room_for(ticket, now)
+    }
+
+    /// Does its client wait for too many models already to wait for that of `newcomer`, too?
+    fn is_of_too_many(&self, newcomer: &Entry) -> bool {
+        let models = self.queue.models_with(newcomer);
+        let Some(model) = &newcomer.demand.model else {
+            return false;
+        };
+        let is_told = || self.hosts.iter().any(|host| host.models.is_told(model));
+        models.is_some_and(|models| models > MOST_MODELS) && !is_told()
     }
 
     /// Turns as many away as it takes; if that would have to be the newcomer in the end, only it.

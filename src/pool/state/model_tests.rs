@@ -44,6 +44,46 @@ fn a_free_host_that_lacks_the_model_is_no_reason_not_to_wait() {
     assert_eq!(state.waiting(), 1);
 }
 
+/// Whoever invents names must not make each step dear.
+#[test]
+fn a_client_waits_for_any_model_that_is_told_and_for_few_others() {
+    let now = Instant::now();
+    let mut state = pool(&[1000, 1], now);
+    let told: Vec<String> = (0..200).map(|number| format!("embed:told{number}")).collect();
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    state.told(A, can_serve(&["embed:n"]));
+    state.told(B, has(&told));
+    join_with(&mut state, with_model("embed:m"), now);
+    assert_eq!(state.grant(now)[0].host, B, "which is full from now on");
+    let wait = |state: &mut State, client: &str, model: &str| {
+        let demand = Demand {
+            client: Some(client.into()),
+            ..with_model(model)
+        };
+        let ticket = join_with(state, demand, now);
+        state.grant(now);
+        state.admit(ticket, 60 * SECOND, now)
+    };
+    let mut cost = 0;
+    for number in 0..3000 {
+        let begun = wait(&mut state, "odd", &format!("embed:invented{number}"));
+        let expected = if number < 64 {
+            Ok(vec![])
+        } else {
+            Err(TurnedAway::ManyModels)
+        };
+        assert_eq!(begun, expected, "{number}");
+        let step = allocation_counter::measure(|| drop(state.grant(now)));
+        cost = cost.max(step.bytes_total);
+    }
+    assert!(cost < 10_000, "{cost} bytes for one step");
+    assert_eq!(wait(&mut state, "odd", "embed:invented7"), Ok(vec![]));
+    assert_eq!(wait(&mut state, "other", "embed:new"), Ok(vec![]));
+    for model in told.iter().take(30) {
+        assert_eq!(wait(&mut state, "odd", model), Ok(vec![]));
+    }
+}
+
 #[test]
 fn the_wait_is_that_for_hosts_that_may_have_the_model() {
     let start = Instant::now();
