@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
 
 /// A mount that is slow, or wakes up first, answers within that; what waits for it meanwhile is a reload
 /// or a start, which nothing else waits for.
@@ -59,6 +60,15 @@ pub(crate) fn read(path: &Path, patience: Duration) -> std::io::Result<Vec<u8>> 
 /// Does reading hang, as opposed to failing?
 pub(crate) fn hangs<T>(read: &std::io::Result<T>) -> bool {
     matches!(read, Err(error) if error.kind() == ErrorKind::TimedOut)
+}
+
+/// Was there nothing left to read with (open files, memory, threads)? That says nothing of the file.
+pub(crate) fn is_out_of_means<T>(read: &std::io::Result<T>) -> bool {
+    let errno = read.as_ref().err().and_then(Errno::from_io_error);
+    matches!(
+        errno,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN)
+    )
 }
 
 /// All that comes from there. What never ends must not be read to its end.

@@ -59,6 +59,8 @@ pub async fn serve(
 ) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
+    // Taken note of from now on: one that nobody takes ends the process.
+    let reload_wanted = signal(SignalKind::hangup())?;
     let mut upgrade = tokio::select! {
         begun = Upgrade::begin(options.upgrade_socket.as_deref()) => begun?,
         () = signals.stop() => return Ok(()),
@@ -70,7 +72,7 @@ pub async fn serve(
     let stopping = Stopping::default();
     let parts = Parts::new(file, config, metrics, options.exporter, shares, &stopping);
     keep_drained(&parts.pool, &upgrade.draining());
-    keep_reloading(&parts, signal(SignalKind::hangup())?);
+    keep_reloading(&parts, reload_wanted);
     keep_time(&parts);
     let prepared = Prepared::new(&sockets)?;
     tokio::select! {

@@ -47,7 +47,8 @@ impl Sources {
         self.files.extend(others.files);
     }
 
-    /// The same files with what they hold now. Once the read of one hangs, the others count as unchanged.
+    /// The same files with what they hold now. Once the read of one hangs, the others count as unchanged; so
+    /// does one that there is nothing to read with.
     #[must_use]
     pub fn now(&self) -> Self {
         let mut now = self.clone();
@@ -55,6 +56,9 @@ impl Sources {
         let others = others.filter(|path| self.first.as_ref() != Some(*path));
         for path in self.first.iter().chain(others) {
             let content = file::read(path, PATIENCE);
+            if file::is_out_of_means(&content) {
+                break;
+            }
             now.note(path, &content);
             if file::hangs(&content) {
                 break;

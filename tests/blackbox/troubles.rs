@@ -186,6 +186,30 @@ async fn more_hosts_than_there_are_files_for_are_not_ejected_for_it_and_requests
 }
 
 #[tokio::test]
+async fn a_configuration_that_there_are_no_files_to_read_with_is_not_refused() {
+    let host = sim_host("off").start();
+    host.stop();
+    let config = Config::with_hosts(&[&host]).set("queue", "max_wait", "3s");
+    let proxy = Proxy::start(&config).await;
+    let mut client = proxy.connect().await;
+    client
+        .send("GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n")
+        .await;
+    assert_eq!(client.reply().await.status, 503, "it has been accepted");
+    proxy.limit_files(5);
+
+    // While this waits, the file is looked at several times.
+    client.send_embed("x").await;
+    assert_eq!(client.reply().await.status, 503);
+
+    proxy.limit_files(1000);
+    proxy
+        .takes_over(&config.set("queue", "max_wait", "4s"))
+        .await;
+    assert_eq!(proxy.reloads("failure").await, 0);
+}
+
+#[tokio::test]
 async fn what_a_host_told_of_its_load_outlives_a_poll_that_fails() {
     let host = sim_host("host").start();
     let proxy = Proxy::in_front_of(&[&host]).await;

@@ -296,6 +296,20 @@ async fn a_successor_killed_in_the_hand_over_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_process_that_waits_for_one_that_is_silent_outlives_a_reload_and_stops_in_order() {
+    let place = Place::new();
+    let silent = tokio::net::UnixListener::bind(place.socket()).unwrap();
+    let config = write(&Config::new().host("host", "http://127.0.0.1:1", None));
+    let mut successor = start_doomed(config.path(), &place.socket());
+    let _asking = silent.accept().await.unwrap();
+
+    successor.signal("HUP").await;
+    successor.terminate().await;
+
+    assert_eq!(successor.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_drained_host_stays_so_in_the_new_process() {
     let place = Place::new();
     let hosts = ["a", "b"].map(|name| sim_host(name).start());
