@@ -1,5 +1,6 @@
 //! Asks the running proxy, over its admin address.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use gpu_bridge_wire::{API_KEY_HEADER, ErrorBody};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
@@ -27,11 +28,15 @@ const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
 const DEFAULT_PORT: u16 = 9765;
 /// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of an answer. All of a pool of 1,000 hosts are a tenth.
+const MAX_ANSWER: usize = 64 << 20;
 const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
 /// admin address says more.
 const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"];
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Which proxy is meant, and what lets us in.
 #[derive(Args, Clone, Debug)]
@@ -111,23 +116,20 @@ impl Client {
         told.map_err(|_| self.not_admin("its answer is none of a proxy's of this version"))
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> anyhow::Result<Response<Bytes>> {
+    async fn exchange(&self, method: Method, path: &str) -> Result<Response<Bytes>, BoxError> {
         let stream = TcpStream::connect(&self.authority).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let request = self.request(method, path)?;
-        let exchange = async {
+        let exchange = async move {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            anyhow::Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+            let body = Limited::new(body, MAX_ANSWER).collect().await?;
+            Ok::<_, BoxError>(Response::from_parts(head, body.to_bytes()))
         };
-        tokio::select! {
-            answer = exchange => answer,
-            // Then the exchange has failed as well, unless the proxy ends before its answer.
-            ended = connection => match ended {
-                Ok(()) => Err(anyhow::anyhow!(HUNG_UP)),
-                Err(error) => Err(error.into()),
-            },
-        }
+        let (answer, connection) = tokio::join!(exchange, connection);
+        // That no HTTP came says more than that the answer is missing.
+        let told = connection.err().filter(hyper::Error::is_parse);
+        answer.map_err(|error| told.map_or(error, Into::into))
     }
 
     fn request(&self, method: Method, path: &str) -> http::Result<Request<Empty<Bytes>>> {
@@ -143,23 +145,19 @@ impl Client {
         request.body(Empty::new())
     }
 
-    fn failed(&self, error: &anyhow::Error) -> Failure {
-        if error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(hyper::Error::is_parse)
-        {
+    fn failed(&self, error: &BoxError) -> Failure {
+        if cause::<LengthLimitError>(error).is_some() {
+            return self.not_admin("its answer does not end");
+        }
+        let http = cause::<hyper::Error>(error);
+        if http.is_some_and(hyper::Error::is_parse) {
             return self
                 .not_admin("what answers there does not speak plain HTTP; perhaps it wants TLS");
         }
-        if error
-            .downcast_ref::<hyper::Error>()
-            .is_some_and(hyper::Error::is_incomplete_message)
-        {
+        if http.is_some_and(hyper::Error::is_incomplete_message) {
             return self.unreachable(HUNG_UP);
         }
-        let io = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let io = cause::<std::io::Error>(error);
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
             return self.unreachable("nothing listens there: connection refused");
         }
@@ -192,9 +190,20 @@ impl Client {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::NotAllowed { detail },
             StatusCode::NOT_FOUND | StatusCode::CONFLICT => Failure::NoSuch { detail },
             StatusCode::UNPROCESSABLE_ENTITY => Failure::Refused { detail },
+            // No command is one.
+            StatusCode::BAD_REQUEST => {
+                self.not_admin("it can't read what commands ask; perhaps it wants TLS")
+            }
             _ => Failure::Failed(detail),
         }
     }
+}
+
+/// The error of this type that `error` is, or was caused by.
+fn cause<E: Error + 'static>(error: &BoxError) -> Option<&E> {
+    let error: &(dyn Error + 'static) = &**error;
+    let mut chain = std::iter::successors(Some(error), |error| Error::source(*error));
+    chain.find_map(<dyn Error>::downcast_ref)
 }
 
 /// The key from a file, else from the environment. Never from an argument, which all users of the

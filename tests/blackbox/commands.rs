@@ -1,5 +1,9 @@
 //! Commands that ask a running proxy: how it may be named, and what is said when something else answers.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::thread;
+
 use http::Method;
 use serde_json::json;
 
@@ -70,6 +74,47 @@ async fn a_wrong_port_says_what_answers_there() {
                 "{command:?}: {errors}"
             );
         }
+    }
+}
+
+/// Answers each connection with `begin`, then with `again` for ever if it is not empty, and hangs up.
+fn answering(begin: &str, again: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (begin, again) = (begin.to_owned(), again.repeat(1000));
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // The command may hang up whenever it likes.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(begin.as_bytes());
+            while !again.is_empty() && stream.write_all(again.as_bytes()).is_ok() {}
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_waited_for_and_one_that_ends_the_connection_is_read() {
+    let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+    let endless = answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        &chunk,
+    );
+    let detail = json!({"detail": "no host is called \u{1b}[2J"}).to_string();
+    let last = answering(
+        &format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{detail}",
+            detail.len()
+        ),
+        "",
+    );
+    for (address, expected, what) in [
+        (endless, 3, "its answer does not end"),
+        (last, 5, "no host is called \\u001b[2J"),
+    ] {
+        let (code, _, errors) = ask(&address, &["drain", "a"]).await;
+        assert_eq!(code, Some(expected), "{errors}");
+        assert!(errors.contains(what), "{errors}");
     }
 }
 
