@@ -129,12 +129,14 @@ fn element(peer: Option<IpAddr>, proto: &str, host: Option<&str>) -> String {
     format!("for={node}{host};proto={proto}")
 }
 
-/// The entries of a list that may be spread over several lines.
+/// The entries of a list that may be spread over several lines. Empty ones mean nothing (RFC 9110, 5.6.1).
 fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let lines = headers.get_all(name).iter();
     let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let entries = entries.map(<[u8]>::trim_ascii);
     entries
-        .map(|entry| String::from_utf8_lossy(entry.trim_ascii()).into_owned())
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| String::from_utf8_lossy(entry).into_owned())
         .collect()
 }
 
@@ -194,6 +196,11 @@ mod tests {
             ("10.0.0.1", &["203.0.113.1", "10.0.0.2"], "203.0.113.1"),
             ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
             ("10.0.0.1", &["203.0.113.1, nonsense"], "10.0.0.1"),
+            (
+                "10.0.0.1",
+                &[",, 203.0.113.1, ,10.0.0.2,", ","],
+                "203.0.113.1",
+            ),
             ("10.0.0.1", &["nonsense, 10.0.0.2"], "10.0.0.2"),
             ("10.0.0.1", &["203.0.113.1:4711"], "203.0.113.1"),
             ("10.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
@@ -259,6 +266,21 @@ mod tests {
         let forwarded = "for=203.0.113.1, for=10.0.0.1;host=\"proxy.example:8765\";proto=http";
         assert_eq!(headers["forwarded"], forwarded);
         assert_eq!(headers["x-real-ip"], "203.0.113.1");
+    }
+
+    #[test]
+    fn empty_entries_are_not_multiplied() {
+        let commas = [("x-forwarded-for", ",".repeat(60_000))];
+        let claims = commas
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let headers = told(
+            &forwarding(&["10.0.0.0/8"], false),
+            "10.0.0.1",
+            false,
+            &claims,
+        );
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
     }
 
     #[test]
