@@ -99,7 +99,9 @@ pub enum Refusal {
     #[error("all hosts are busy and the queue is full")]
     QueueFull,
     /// Its client waits for too many models that no host tells of.
-    #[error("this client's requests already wait for as many different models as they may, and no host tells of this one")]
+    #[error(
+        "this client's requests already wait for as many different models as they may, and no host tells of this one"
+    )]
     ManyModels,
     /// Too much is ahead of it in the queue.
     #[error("all hosts are busy and the queue is longer than this request may wait")]

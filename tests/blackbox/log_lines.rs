@@ -43,6 +43,49 @@ fn assert_readable(line: &str) -> Map<String, Value> {
     fields
 }
 
+/// What clients and hosts call things, wherever it is shown on a terminal.
+#[tokio::test]
+async fn no_name_reaches_a_terminal_as_it_came() {
+    const ODD: &str =
+        "m\u{1b}]0;x\u{7}\nERROR all is lost\u{202e}\u{2028}\u{9b}2J\u{200b}\u{feff}\u{e0041}\r";
+    let host = sim_host("odd").models(&[ODD]).start();
+    for format in ["json", "human"] {
+        let config = Config::with_hosts(&[&host]);
+        let proxy = Proxy::start_with(&config, |command| {
+            command.args(["--log-format", format]);
+            command.env("RUST_LOG", "info,gpu_bridge=trace");
+        })
+        .await;
+        proxy.finds_healthy("odd").await;
+        let body = json!({"texts": ["x"], "model": ODD});
+        let request = proxy.client().request(http::Method::POST, "/embed");
+        let request = request.header("X-Request-Id", "odd-one").json(&body);
+        assert_eq!(Reply::to(request).await.status, 200);
+        proxy.logs("odd-one").await;
+        eventually("the host tells its model", async || {
+            proxy
+                .command(&["status"])
+                .await
+                .1
+                .contains("ERROR all is lost")
+        })
+        .await;
+
+        let (_, status, _) = proxy.command(&["status"]).await;
+        let (_, story, _) = proxy.command(&["explain", "odd-one"]).await;
+        let (_, _, unknown) = proxy.command(&["explain", ODD]).await;
+        let (_, _, nobody) = proxy.command(&["drain", ODD]).await;
+        let page = proxy.operator().get("/api/v1/pool").await.body;
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        for shown in [proxy.log(), status, story, unknown, nobody, page] {
+            let odd =
+                |c: &char| c.is_control() && *c != '\n' || ODD[1..].contains(*c) && !c.is_ascii();
+            assert_eq!(shown.chars().find(odd), None, "{shown}");
+            assert!(!shown.contains("\nERROR"), "{shown}");
+        }
+    }
+}
+
 /// `1.5s`, `200ms`: as `Debug` prints them.
 fn looks_like_a_duration(text: &str) -> bool {
     let number = text.trim_end_matches(|char: char| !char.is_ascii_digit());

@@ -65,3 +65,41 @@ async fn a_long_way_has_a_short_story() {
     assert!(story.contains("more attempts like these"), "{story}");
     assert!(story.len() < 20_000, "{} bytes", story.len());
 }
+
+/// Whoever invents names of models waits for few of them, and others are served as if there were none.
+#[tokio::test]
+async fn invented_models_cost_others_nothing() {
+    let full = sim_host("full")
+        .slots(1)
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let other = sim_host("other")
+        .installed(&["sim", "rare"])
+        .tells_installed()
+        .start();
+    let hosts = [&full, &other];
+    let proxy = Proxy::ready(&Config::with_hosts(&hosts), &hosts).await;
+    let client = proxy.client();
+    eventually("the other host tells what it has", async || {
+        let told = client.get("/v1/models").await.json();
+        told.to_string().contains("rare")
+    })
+    .await;
+    for number in 0..65 {
+        client.start_embed_with(&format!("invented-{number}"), "x");
+    }
+    full.runs(1).await;
+    proxy.queues(64).await;
+
+    let refused = client.embed_with("one-more", "x").await;
+    refused.assert_error(503);
+    assert!(refused.header("retry-after").is_some());
+    let detail = refused.json()["detail"].to_string();
+    assert!(
+        detail.contains("as many different models as they may"),
+        "{detail}"
+    );
+    let served = client.embed("text").await;
+    served.assert_embedding_of("text");
+    assert_eq!(served.served_by(), "other");
+}

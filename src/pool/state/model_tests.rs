@@ -49,7 +49,9 @@ fn a_free_host_that_lacks_the_model_is_no_reason_not_to_wait() {
 fn a_client_waits_for_any_model_that_is_told_and_for_few_others() {
     let now = Instant::now();
     let mut state = pool(&[1000, 1], now);
-    let told: Vec<String> = (0..200).map(|number| format!("embed:told{number}")).collect();
+    let told: Vec<String> = (0..200)
+        .map(|number| format!("embed:told{number}"))
+        .collect();
     let told: Vec<&str> = told.iter().map(String::as_str).collect();
     state.told(A, can_serve(&["embed:n"]));
     state.told(B, has(&told));
