@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus};
+use gpu_bridge_wire::{ActiveJob, Health, Info, QueueStatus, openai};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -42,6 +42,7 @@ struct Made {
     info: OnceLock<Bytes>,
     status: OnceLock<Bytes>,
     models: OnceLock<Arc<BTreeSet<String>>>,
+    list: OnceLock<Bytes>,
 }
 
 impl Aggregates {
@@ -80,6 +81,17 @@ impl Aggregates {
         Arc::clone(made.models.get_or_init(|| Arc::new(models(&made.view))))
     }
 
+    /// The same as OpenAI's API lists them.
+    pub(super) fn list(&self) -> Reply {
+        let made = self.made();
+        let list = || {
+            Bytes::from(openai::models(
+                models(&made.view).iter().map(String::as_str),
+            ))
+        };
+        Reply::of_json(StatusCode::OK, made.list.get_or_init(list).clone())
+    }
+
     fn made(&self) -> Arc<Made> {
         let view = self.pool.snapshot();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,6 +105,7 @@ impl Aggregates {
             info: OnceLock::new(),
             status: OnceLock::new(),
             models: OnceLock::new(),
+            list: OnceLock::new(),
         });
         *made = Some(Arc::clone(&new));
         new
@@ -494,6 +507,7 @@ mod tests {
                 ("info", cost(&|| drop(aggregates.info()))),
                 ("status", cost(&|| drop(aggregates.status()))),
                 ("models", cost(&|| drop(aggregates.models()))),
+                ("list", cost(&|| drop(aggregates.list()))),
                 ("refusal", cost(&refusal)),
                 ("health while down", cost(&|| drop(absent.health(false)))),
             ];

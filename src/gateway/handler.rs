@@ -230,7 +230,7 @@ impl<U: Upstream> Handler<U> {
             Ok(Route::Health) => Outgoing::Own(self.aggregates.health(is_stranger)),
             Ok(Route::Info) => Outgoing::Own(self.aggregates.info()),
             Ok(Route::Status) => Outgoing::Own(self.aggregates.status()),
-            Ok(Route::Models) => Outgoing::Own(openai::models(&self.aggregates.models(), path)),
+            Ok(Route::Models) => Outgoing::Own(openai::models(&self.aggregates, path)),
             Ok(route @ (Route::Embed | Route::Bertscore | Route::Embeddings)) => {
                 self.forward(session, route, origin, &identity, record)
                     .await

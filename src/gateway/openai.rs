@@ -2,7 +2,6 @@
 //! for, and what a host answers is said in that dialect afterwards. Nothing in between knows of it. The
 //! dialect itself is in `gpu_bridge_wire::openai`.
 
-use std::collections::BTreeSet;
 use std::mem;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use gpu_bridge_wire::openai::{self, Form, TOKENS_HEADER, Unusable};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::task::spawn_blocking;
 
+use super::aggregate::Aggregates;
 use super::peek::{self, Peek};
 use super::refusals::HINT;
 use super::respond::Reply;
@@ -212,13 +212,12 @@ async fn through<T: Send + 'static>(
     spawn_blocking(move || work(&body.joined())).await.ok()
 }
 
-/// `told`: what hosts tell that they can serve, sorted.
-pub(super) fn models(told: &BTreeSet<String>, path: &str) -> Reply {
-    let told = told.iter().map(String::as_str);
+/// What hosts tell that they can serve: all, or the one at `path`.
+pub(super) fn models(pool: &Aggregates, path: &str) -> Reply {
     let Some(id) = openai::model_id(path) else {
-        return Reply::of_json(StatusCode::OK, openai::models(told));
+        return pool.list();
     };
-    match openai::model(told, &id) {
+    match openai::model(pool.models().iter().map(String::as_str), &id) {
         Some(model) => Reply::of_json(StatusCode::OK, model),
         None => Reply::error(
             StatusCode::NOT_FOUND,
