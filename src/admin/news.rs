@@ -8,18 +8,20 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::view::{Level, PoolState};
+use super::view::Level;
 use super::words;
 use crate::telemetry::{Group, Happened, HostSample, Incident, News, Sample};
 
 /// See the module.
 #[derive(Debug, Serialize)]
-pub(super) struct Push {
+pub(super) struct Push<'a> {
     at_ms: u64,
     /// The proxy finishes what it has and ends.
     stopping: bool,
-    pool: PoolState,
+    /// As `GET /api/v1/pool` tells it.
+    pool: &'a RawValue,
     /// Seconds that are over, oldest first.
     samples: Vec<SampleState>,
     /// What happened to hosts, oldest first.
@@ -86,8 +88,8 @@ struct AttemptState {
     verdict: Cow<'static, str>,
 }
 
-impl Push {
-    pub(super) fn new(pool: PoolState, stopping: bool, news: &News, now: SystemTime) -> Self {
+impl<'a> Push<'a> {
+    pub(super) fn new(pool: &'a RawValue, stopping: bool, news: &News, now: SystemTime) -> Self {
         let events = news.events.iter();
         let incidents = news.incidents.iter();
         Self {
@@ -184,8 +186,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pool::{Event, EventKind, PoolView};
-    use crate::telemetry::{Activity, Lately};
+    use crate::pool::{Event, EventKind};
+    use crate::telemetry::Activity;
 
     #[test]
     fn a_push_tells_all_that_is_new() {
@@ -207,11 +209,12 @@ mod tests {
             attempts: vec![("a".to_owned(), "fault".into())],
             took: Duration::from_millis(7),
         });
-        let pool = PoolState::new(&PoolView::for_testing(vec![]), &Lately::default());
+        let pool = RawValue::from_string(r#"{"ready":true}"#.to_owned()).unwrap();
 
-        let push = Push::new(pool, false, &activity.news(0), now);
+        let push = Push::new(&pool, false, &activity.news(0), now);
 
         let json = serde_json::to_value(&push).unwrap();
+        assert_eq!(json["pool"], json!({"ready": true}));
         assert_eq!(
             (&json["at_ms"], &json["stopping"]),
             (&json!(1234), &json!(false))
