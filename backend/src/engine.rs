@@ -384,6 +384,10 @@ pub enum EngineError {
         /// Ids are below this.
         vocabulary: usize,
     },
+    /// The tokenizer makes nothing of a text, such as one with a character that it has no token for. The
+    /// text is what the client reads.
+    #[error("the model's tokenizer can't take a text: {0}")]
+    Untokenizable(String),
     /// Embeddings can't be cut to the length that was asked for. The text is what the client reads.
     #[error(
         "embeddings of this model have {full} dimensions{}", shorter(.shortening)

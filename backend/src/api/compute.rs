@@ -275,9 +275,9 @@ fn refusal(error: &EngineError, log: &RequestLog) -> ApiError {
         EngineError::NotInstalled { .. }
         | EngineError::Ambiguous { .. }
         | EngineError::NoBaseline { .. } => ApiError::NotInstalled(error.to_string()),
-        EngineError::UnknownToken { .. } | EngineError::Dimensions { .. } => {
-            ApiError::Unusable(error.to_string())
-        }
+        EngineError::UnknownToken { .. }
+        | EngineError::Untokenizable(_)
+        | EngineError::Dimensions { .. } => ApiError::Unusable(error.to_string()),
         EngineError::OutOfMemory => log.out_of_memory(),
         EngineError::NoMemory { .. } | EngineError::Loading { .. } => {
             ApiError::Unavailable(error.to_string())

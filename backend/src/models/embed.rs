@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::config::EncoderConfig;
 use super::encoder::{self, Encode, Place};
-use super::error::{LoadError, inference};
+use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::scheduler::Scheduler;
 use super::size;
@@ -113,7 +113,7 @@ impl Embedder {
         if !self.prompt.is_empty() {
             text = Cow::Owned(format!("{}{text}", self.prompt));
         }
-        self.tokenizer.ids(&text).map_err(inference)
+        self.tokenizer.ids(&text)
     }
 
     /// From the tokens' vectors, `[tokens, width]`, to the text's.

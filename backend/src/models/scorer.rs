@@ -104,7 +104,7 @@ impl Scorer {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.tokenizer.ids(text).map_err(inference)
+        self.tokenizer.ids(text)
     }
 
     /// Frequencies are counted before anything is computed: this reads the references once more.

@@ -7,8 +7,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use tokenizers::{Encoding, Token};
-use tokenizers::{NormalizedString, Normalizer, PostProcessor, Tokenizer};
+use tokenizers::{AddedToken, Encoding, Token};
+use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper, PostProcessor, Tokenizer};
 
 use super::refused;
 
@@ -23,10 +23,16 @@ const MOST_NODES: usize = 4 << 20;
 const MOST_ADDED: usize = 1 << 16;
 /// Bytes of such a token; the longest are runs of spaces or dashes.
 const MOST_ADDED_BYTES: usize = 1 << 10;
+/// Bytes of all of them, in the form in which they are looked for: each takes up to 190 in memory. 30,000
+/// tokens of speech have 0.3 MB.
+const MOST_ADDED_TOGETHER: usize = 1 << 20;
 /// Steps of a normaliser or a pre-tokenizer; those published have up to eight.
 const MOST_STEPS: usize = 32;
 /// Bytes of what a step puts into a text, or of the pattern that it looks for. GPT-4's has 300.
 const MOST_PATTERN: usize = 4 << 10;
+/// How many times as long as what is found what is put in its place may be. Published are four times:
+/// a mark of three bytes for runs of spaces.
+const MOST_REPLACED: usize = 16;
 /// How many times as long the steps together could make a text at worst. XLM-RoBERTa's: 132, ALBERT's:
 /// 3,000, both if a text were made of nothing but the characters that grow most, again and again.
 const MOST_GROWTH: usize = 4096;
@@ -83,14 +89,23 @@ pub(super) fn check_word(most: Option<usize>) -> tokenizers::Result<()> {
     check("max_input_chars_per_word", most.unwrap_or(0), MOST_WORD)
 }
 
-/// Refuses too many tokens besides the vocabulary, or too long ones.
-pub(super) fn check_added<'a>(tokens: impl IntoIterator<Item = &'a str>) -> tokenizers::Result<()> {
-    let mut count = 0;
-    for token in tokens {
-        count += 1;
-        check("added tokens", count, MOST_ADDED)?;
-        check("bytes of an added token", token.len(), MOST_ADDED_BYTES)?;
+/// Adds `tokens`, unless that makes too many, or too long ones, besides the vocabulary.
+pub(super) fn add(tokenizer: &mut Tokenizer, tokens: Vec<AddedToken>) -> tokenizers::Result<()> {
+    let known = tokenizer.get_added_vocabulary().get_vocab();
+    check("added tokens", known.len() + tokens.len(), MOST_ADDED)?;
+    let mut bytes: usize = known.keys().map(String::len).sum();
+    for token in &tokens {
+        let own = token.content.len();
+        check("bytes of an added token", own, MOST_ADDED_BYTES)?;
+        bytes += match tokenizer.get_normalizer() {
+            Some(normalizer) if token.normalized => {
+                grown(normalizer, &token.content, MOST_ADDED_TOGETHER)?
+            }
+            _ => own,
+        };
+        check("bytes of all added tokens", bytes, MOST_ADDED_TOGETHER)?;
     }
+    tokenizer.add_tokens(tokens)?;
     Ok(())
 }
 
@@ -125,10 +140,13 @@ pub(super) fn growth(normalizer: &Value) -> tokenizers::Result<usize> {
                 let longest = bytes(&pattern["Regex"]).max(bytes(&pattern["String"]));
                 check("bytes of a pattern", longest, MOST_PATTERN)?;
                 // A regular expression may find an empty place, one beside each character.
-                match bytes(&pattern["String"]) {
+                let growth = match bytes(&pattern["String"]) {
                     0 => 1 + bytes(&step["content"]),
                     found => bytes(&step["content"]).div_ceil(found),
-                }
+                };
+                let what = "times that a text may grow where a pattern is found";
+                check(what, growth, MOST_REPLACED)?;
+                growth
             }
             "Prepend" => 1 + bytes(&step["prepend"]),
             "Precompiled" => {
@@ -210,15 +228,42 @@ pub(super) fn check_text(
     if text.len().saturating_mul(growth) <= UNCHECKED {
         return Ok(());
     }
-    let most = SHORT + MOST_GROWN * text.len();
-    let (mut rest, mut grown) = (text, 0);
+    grown(normalizer, text, SHORT + MOST_GROWN * text.len()).map(drop)
+}
+
+/// Bytes that come of `text`, refused beyond `most`: step by step, so that no step gets more than that.
+fn grown(normalizer: &NormalizerWrapper, text: &str, most: usize) -> tokenizers::Result<usize> {
+    let mut grown = text.to_owned();
+    for step in steps(normalizer) {
+        grown = applied(step, &grown, most)?;
+    }
+    Ok(grown.len())
+}
+
+fn steps(normalizer: &NormalizerWrapper) -> Vec<&NormalizerWrapper> {
+    match normalizer {
+        NormalizerWrapper::Sequence(inner) => inner.as_ref().iter().flat_map(steps).collect(),
+        step => vec![step],
+    }
+}
+
+/// About what `step` makes of `text`. It gets piece by piece what most steps take character by character;
+/// what some find or leave out depends on the whole.
+fn applied(step: &NormalizerWrapper, text: &str, most: usize) -> tokenizers::Result<String> {
+    use NormalizerWrapper::{Prepend, Replace, StripNormalizer};
+    let look = match step {
+        Replace(_) | Prepend(_) | StripNormalizer(_) => text.len(),
+        _ => LOOK,
+    };
+    let (mut rest, mut made) = (text, String::new());
     while !rest.is_empty() {
-        let (piece, others) = rest.split_at(rest.ceil_char_boundary(LOOK));
+        let (piece, others) = rest.split_at(rest.ceil_char_boundary(look));
         let mut piece = NormalizedString::from(piece);
-        normalizer.normalize(&mut piece)?;
-        grown += piece.get().len();
-        check("bytes that the normaliser makes of a text", grown, most)?;
+        step.normalize(&mut piece)?;
+        made.push_str(piece.get());
+        let what = "bytes that the normaliser makes of a text";
+        check(what, made.len(), most)?;
         rest = others;
     }
-    Ok(())
+    Ok(made)
 }

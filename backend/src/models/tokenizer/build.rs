@@ -50,8 +50,6 @@ pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Resu
 
 /// Opens the tokenizer in `folder`.
 pub(super) fn open(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Built> {
-    let listed = config.added.values().map(|token| token.content.as_str());
-    bounds::check_added(listed.chain(config.special.all().map(Token::text)))?;
     let (tokenizer, family, cut) = match check(folder, config)? {
         Origin::Saved(family) => {
             let (tokenizer, cut) = from_saved(folder, family, config)?;
@@ -123,8 +121,7 @@ fn add_named(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers:
         .filter(|token| !known.contains_key(token.text()))
         .map(|token| token.special(false))
         .collect();
-    tokenizer.add_special_tokens(new)?;
-    Ok(())
+    bounds::add(tokenizer, new)
 }
 
 fn from_files(
@@ -179,7 +176,7 @@ fn named(special: &Special, family: Family) -> Named {
 
 /// Adds the tokens that the folder lists with their ids.
 fn add_listed(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
-    tokenizer.add_tokens(config.added.values().cloned())?;
+    bounds::add(tokenizer, config.added.values().cloned().collect())?;
     for (id, token) in &config.added {
         if tokenizer.token_to_id(&token.content) != Some(*id) {
             let text = &token.content;
@@ -225,6 +222,6 @@ fn add_special(
     } = named;
     let more = config.special.more.iter().map(|token| token.special(false));
     let all = [unk, sep, pad, cls, mask].into_iter().chain(more);
-    tokenizer.add_special_tokens(all.filter(|token| !listed(token)))?;
-    Ok(())
+    let new = all.filter(|token| !listed(token)).collect();
+    bounds::add(tokenizer, new)
 }

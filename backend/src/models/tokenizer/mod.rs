@@ -33,6 +33,7 @@ pub(crate) use self::config::TokenizerConfig;
 use self::family::Family;
 use super::error::LoadError;
 use super::file;
+use crate::engine::EngineError;
 
 /// What the ids are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +113,18 @@ impl TextTokenizer {
     }
 
     /// The ids of `text`, special tokens included: as many as [`frame`](Self::frame) or more.
-    pub(crate) fn ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// [`EngineError::Untokenizable`], in our words: the library's may quote the text.
+    pub(crate) fn ids(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.encode(text).map_err(|error| {
+            let known = error.downcast_ref().map(Refused::to_string);
+            let unknown = "it has no token for a part of it, nor one for what it does not know";
+            EngineError::Untokenizable(known.unwrap_or_else(|| unknown.to_owned()))
+        })
+    }
+
+    fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let text = if self.strips { strip(text) } else { text };
         bounds::check_text(&self.tokenizer, self.growth, text)?;
         let encoding = if self.prefix_space && !text.is_empty() {

@@ -69,13 +69,7 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
         let frame: PostProcessorWrapper = serde_json::from_str(frame.get()).map_err(told)?;
         tokenizer.with_post_processor(Some(frame));
     }
-    bounds::check_added(
-        saved
-            .added_tokens
-            .iter()
-            .map(|token| token.content.as_str()),
-    )?;
-    tokenizer.add_tokens(saved.added_tokens)?;
+    bounds::add(&mut tokenizer, saved.added_tokens)?;
     let cut = saved.truncation.and_then(|truncation| truncation.direction);
     Ok((tokenizer, cut))
 }

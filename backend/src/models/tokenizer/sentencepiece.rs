@@ -91,7 +91,7 @@ pub(super) fn build(
     let mut tokenizer = Tokenizer::new(Unigram::from(pieces, Some(unknown), false)?);
     tokenizer.with_normalizer(Some(normalizer(&model, family, config)?))?;
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(family, config)));
-    tokenizer.add_tokens(marked(&model))?;
+    bounds::add(&mut tokenizer, marked(&model))?;
     Ok(tokenizer)
 }
 

@@ -101,6 +101,9 @@ impl Checkpoint {
         for file in files {
             let stored = stored(file).map_err(|error| (file.clone(), error))?;
             tensors.extend(stored);
+            if tensors.len() > pickle::MOST_TENSORS {
+                return Err((file.clone(), PickleError::Tensors.into()));
+            }
         }
         Ok(Self { tensors })
     }

@@ -21,8 +21,8 @@ const MOST_DIMENSIONS: usize = 8;
 const MOST_NAME: usize = 512;
 /// Characters of a name that an error shows.
 const SHOWN: usize = 60;
-/// Tensors of a checkpoint; a model of 48 layers has about 800.
-const MOST_TENSORS: usize = 20_000;
+/// Tensors of a model; one of 48 layers has about 800.
+pub(super) const MOST_TENSORS: usize = 20_000;
 
 /// Why a pickle is not a list of tensors.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
