@@ -26,8 +26,11 @@ use super::trouble::Trouble;
 use super::{Settings, Target};
 use crate::pool::{Check, HostId, Pool, Tells};
 
-/// Answers to checks beyond this size are nonsense.
+/// Answers to checks beyond this size are nonsense: models are told by the thousand, in names of 200 bytes …
 const MAX_ANSWER: usize = 1 << 20;
+/// … but in `/health` a few at most. All of it becomes values in memory, of many times its size.
+const MAX_HEALTH: usize = 64 << 10;
+const HEALTH: &str = "/health";
 /// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
@@ -149,7 +152,7 @@ impl Checker {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;
-            (address, self.get_at(address, "/health", until).await)
+            (address, self.get_at(address, HEALTH, until).await)
         };
         let mut asked: FuturesUnordered<_> = (0..).zip(candidates).map(ask).collect();
         let mut failure = unresolved();
@@ -202,7 +205,12 @@ impl Checker {
         let head = exchange.head();
         let status = head.status;
         let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());
-        let body = read(&mut exchange).await.map_err(bad_answer)?;
+        let most = if path == HEALTH {
+            MAX_HEALTH
+        } else {
+            MAX_ANSWER
+        };
+        let body = read(&mut exchange, most).await.map_err(bad_answer)?;
         exchange.release().await;
         if status != StatusCode::OK {
             return Ok(Probe::Other(status.as_u16(), meaning));
@@ -263,14 +271,15 @@ fn failed(reachable: bool, trouble: Trouble) -> Check {
     }
 }
 
-async fn read(exchange: &mut Exchange<'_>) -> Result<Vec<u8>, Trouble> {
+/// A body of `most` bytes or fewer.
+async fn read(exchange: &mut Exchange<'_>, most: usize) -> Result<Vec<u8>, Trouble> {
     let mut body = Vec::new();
     while let Some(chunk) = exchange
         .next_chunk()
         .await
         .map_err(|error| Trouble::exchanging(&error))?
     {
-        if body.len() + chunk.len() > MAX_ANSWER {
+        if body.len() + chunk.len() > most {
             return Err(Trouble::Endless);
         }
         body.extend_from_slice(&chunk);

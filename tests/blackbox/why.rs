@@ -17,7 +17,7 @@ fn saying(name: &str, health: Answer) -> SimHost {
 /// Host, and what operators should read of it.
 type Case = (&'static str, &'static str);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     ("no-name", "its name can't be resolved"),
     (
         "not-there",
@@ -36,6 +36,7 @@ const CASES: [Case; 11] = [
     ("other-name", "TLS: its certificate is for another name"),
     ("teapot", "its /health answers 418"),
     ("text", "its /health answers no JSON"),
+    ("long", "its answer does not end"),
     (
         "other-json",
         "its /health does not answer like a GPU host's",
@@ -50,6 +51,7 @@ async fn each_kind_of_trouble_is_told_by_its_kind() {
     let https = |name, identity: &crate::harness::Identity| {
         sim_host(name).tls(identity.server(None)).start()
     };
+    let lengthy = json!({"status": "ok", "models": vec![json!([]); 30_000]}).to_string();
     let good = sim_host("good").start();
     let gone = sim_host("not-there").start();
     gone.stop();
@@ -60,6 +62,7 @@ async fn each_kind_of_trouble_is_told_by_its_kind() {
         https("other-name", &authority.issue(&["gpu.example"])),
         saying("teapot", Answer::error(418, SECRET)),
         saying("text", Answer::text(200, SECRET)),
+        saying("long", Answer::result(&lengthy)),
         saying("other-json", Answer::error(200, SECRET)),
     ];
     let plain = sim_host("not-tls").start();
