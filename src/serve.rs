@@ -6,7 +6,6 @@
 mod files;
 mod running;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,8 +13,6 @@ use std::time::SystemTime;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use gpu_bridge_places::Places;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 
@@ -33,9 +30,6 @@ use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::{Exporter, Metrics, Observers};
 use crate::upstream::{Hosts, Membership};
-
-/// An answer up to this size goes out in one piece, head and body; pingora's default is one packet.
-const WRITE_BUFFER: usize = 16 << 10;
 
 /// How the proxy is run, beside its configuration.
 #[derive(Clone, Debug, Default)]
@@ -250,21 +244,13 @@ impl Parts {
         }
     }
 
-    fn service(
-        &self,
-        address: SocketAddr,
-        certificates: Option<Arc<Certificates>>,
-    ) -> Service<Listener<Hosts>> {
-        let listener = Listener::new(
+    fn listener(&self, certificates: Option<Arc<Certificates>>) -> Arc<Listener<Hosts>> {
+        Arc::new(Listener::new(
             Arc::clone(&self.handler),
             self.places.clone(),
             certificates,
             self.close_idle.clone(),
-        );
-        let mut service = Service::new("gateway".to_owned(), listener);
-        let buffers = L4BufferSettings::default().write(WRITE_BUFFER);
-        service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));
-        service
+        ))
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use gpu_bridge_framing::BadChunks;
 use pingora::protocols::Stream;
-use tokio::io::AsyncWrite as _;
+use tokio::io::AsyncWrite;
 
 /// Has reading failed because of chunks that are not framed as HTTP says?
 pub(crate) fn is_misframed(error: &pingora::Error) -> bool {
@@ -22,6 +22,11 @@ pub(crate) trait Wrapper {
 
     /// The same.
     fn inner_mut(&mut self) -> &mut Stream;
+
+    /// Takes what is written.
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Send + Unpin) {
+        self.inner_mut()
+    }
 
     /// So many bytes have been written.
     fn wrote(&mut self, _bytes: usize) {}
@@ -41,7 +46,7 @@ macro_rules! pass_on {
                 context: &mut std::task::Context<'_>,
                 bytes: &[u8],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                let written = std::pin::Pin::new(self.inner_mut()).poll_write(context, bytes);
+                let written = std::pin::Pin::new(self.writer()).poll_write(context, bytes);
                 if let std::task::Poll::Ready(Ok(bytes)) = written {
                     self.wrote(bytes);
                 }
@@ -52,7 +57,7 @@ macro_rules! pass_on {
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(self.inner_mut()).poll_flush(context)
+                std::pin::Pin::new(self.writer()).poll_flush(context)
             }
 
             fn poll_shutdown(
@@ -67,8 +72,8 @@ macro_rules! pass_on {
                 context: &mut std::task::Context<'_>,
                 slices: &[std::io::IoSlice<'_>],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                let inner = std::pin::Pin::new(self.inner_mut());
-                let written = inner.poll_write_vectored(context, slices);
+                let writer = std::pin::Pin::new(self.writer());
+                let written = writer.poll_write_vectored(context, slices);
                 if let std::task::Poll::Ready(Ok(bytes)) = written {
                     self.wrote(bytes);
                 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::response::Response;
 use axum::{Extension, Router};
-use gpu_bridge_places::Places;
+use gpu_bridge_places::Room;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,7 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::HttpMetrics;
@@ -51,9 +51,6 @@ const OWN_FILES: u64 = 64;
 
 /// How long a connection without a place may take to be told so.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-
-/// Pause when the system can open no more connections, so that some can end.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is served, and to how many at once.
 pub struct Server {
@@ -103,12 +100,15 @@ impl Server {
         let http = http();
         let mut stop = pin!(stop);
         loop {
-            let (stream, peer) = tokio::select! {
-                accepted = next(listener, &places) => accepted,
+            let (stream, peer, room) = tokio::select! {
+                accepted = places.accept(listener, || false) => accepted,
                 () = &mut stop => return,
             };
+            if let Err(error) = prepare(&stream) {
+                debug!(%error, "a connection has the system's defaults");
+            }
             let Ok(place) = places.enter(Some(peer.ip()), most, Instant::now()) else {
-                self.turn_away(stream);
+                self.turn_away(stream, room);
                 continue;
             };
             let stream = Strict::new(stream);
@@ -122,12 +122,12 @@ impl Server {
                 if let Some(Err(error)) = held {
                     debug!(%error, "a connection broke off");
                 }
-                drop(counted);
+                drop((counted, room));
             });
         }
     }
 
-    fn turn_away(&self, mut stream: TcpStream) {
+    fn turn_away(&self, mut stream: TcpStream, room: Room) {
         self.metrics.refused_connection();
         let length = NO_PLACE.len();
         let answer = format!(
@@ -135,6 +135,7 @@ impl Server {
              connection: close\r\ncontent-length: {length}\r\n\r\n{NO_PLACE}"
         );
         tokio::spawn(timeout(LAST_WORDS, async move {
+            let _room = room;
             stream.write_all(answer.as_bytes()).await
         }));
     }
@@ -163,40 +164,11 @@ fn http() -> http1::Builder {
     http
 }
 
-/// The next connection.
-async fn next(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr) {
-    places.settled().await;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = prepare(&stream) {
-                    debug!(%error, "a connection has the system's defaults");
-                }
-                return (stream, peer);
-            }
-            Err(error) if is_of_the_connection(&error) => {}
-            Err(error) => {
-                warn!(%error, "cannot accept connections");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALLED))?;
     Ok(())
-}
-
-/// True if the connection failed before it was accepted; the next one may be fine.
-fn is_of_the_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionRefused | ConnectionAborted | ConnectionReset
-    )
 }
 
 /// Allows as many open files as the system lets us, since each connection is one. Returns how many

@@ -16,8 +16,12 @@
 //! about to make room takes a place again, from another one. Only if all places have requests that run
 //! is a newcomer refused.
 //!
+//! Whoever makes room takes a moment to end, and whoever is refused one to be told. They are open files,
+//! as all connections are, so [`Places::accept`] takes no newcomer while more than a few of them are left.
+//!
 //! [`Table`](table) decides; a [`Place`] is what a connection holds, and tells it when to end.
 
+mod accept;
 mod table;
 
 use std::net::IpAddr;
@@ -27,7 +31,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 use self::table::{Client, Table};
@@ -37,6 +41,9 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a connection that has to make room may take to say so: its place is another's already.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Most connections that may be open beyond the places: those that have to make room, or found none.
+const MOST_SPARE: usize = 16;
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +74,16 @@ struct Shared {
     table: Mutex<Table>,
     displaced: IntCounter,
     told: Mutex<Option<Instant>>,
-    /// A connection has ended.
-    left: Notify,
+    /// For each connection that may be open, with or without a place.
+    rooms: Arc<Semaphore>,
     /// Each connection has a receiver of it.
     here: watch::Sender<()>,
+}
+
+/// The right of one connection to be open, with or without a place; to be held as long as it is.
+#[must_use = "another connection is accepted when it is dropped"]
+pub struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A connection's place, until the last clone is dropped.
@@ -105,7 +118,7 @@ impl Places {
             table: Mutex::new(Table::new(limit)),
             displaced,
             told: Mutex::default(),
-            left: Notify::new(),
+            rooms: Arc::new(Semaphore::new(limit + spare(limit))),
             here: watch::Sender::new(()),
         }))
     }
@@ -136,12 +149,12 @@ impl Places {
         })))
     }
 
-    /// Waits until all that had to make room have ended, so that a burst takes no more files than there are
-    /// places. For whoever accepts, one at a time.
-    pub async fn settled(&self) {
-        while self.0.table.lock().is_crowded() {
-            self.0.left.notified().await;
-        }
+    /// Room for one more connection, once there is some.
+    async fn room(&self) -> Room {
+        let permit = Arc::clone(&self.0.rooms).acquire_owned().await;
+        // Nobody closes it.
+        let permit = permit.ok();
+        Room { _permit: permit }
     }
 
     /// Waits until no connection is left.
@@ -150,7 +163,17 @@ impl Places {
     }
 }
 
+/// Connections that may be open beyond so many places.
+fn spare(limit: usize) -> usize {
+    (limit / 8).clamp(MOST_SPARE / 4, MOST_SPARE)
+}
+
 impl Shared {
+    /// Is there little room left for connections without a place?
+    fn is_crowded(&self) -> bool {
+        self.rooms.available_permits() < spare(self.limit) / 2
+    }
+
     /// Tells of what was done for a newcomer.
     fn note(&self, outcome: Result<bool, Full>) {
         if outcome == Ok(false) {
@@ -211,11 +234,13 @@ impl Place {
         let _ = displaced.wait_for(|displaced| *displaced).await;
     }
 
-    /// The same, once it has had the time to say so.
+    /// The same, once it has had the time to say so; in a crowd there is none.
     pub async fn overdue(&self) {
         loop {
             self.displaced().await;
-            sleep(LAST_WORDS).await;
+            if !self.0.shared.is_crowded() {
+                sleep(LAST_WORDS).await;
+            }
             if *self.0.displaced.borrow() {
                 return;
             }
@@ -272,7 +297,6 @@ impl Drop for Running {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.table.lock().leave(self.number);
-        self.shared.left.notify_one();
     }
 }
 
@@ -331,12 +355,36 @@ mod tests {
         drop(come(&places).unwrap());
         let emptied = tokio::time::timeout(FIRST, places.emptied());
         assert!(emptied.await.is_err());
-        let second = come(&places).unwrap();
-        let settled = tokio::time::timeout(FIRST, places.settled());
-        assert!(settled.await.is_err());
         drop(first);
-        places.settled().await;
-        drop(second);
         places.emptied().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_makes_room_has_time_for_last_words_but_in_a_crowd() {
+        let places = places(1);
+        let mut rooms = vec![places.room().await];
+        for (many, time) in [(1, LAST_WORDS), (spare(1), Duration::ZERO)] {
+            while rooms.len() < many {
+                rooms.push(places.room().await);
+            }
+            let first = come(&places).unwrap();
+            let _second = come(&places).unwrap();
+            let begin = Instant::now();
+            first.overdue().await;
+            assert_eq!(begin.elapsed(), time, "{many} open");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_are_accepted_than_a_few_beyond_the_places() {
+        let places = places(8);
+        let mut rooms = Vec::new();
+        for _ in 0..8 + spare(8) {
+            rooms.push(places.room().await);
+        }
+        let next = tokio::time::timeout(FIRST, places.room());
+        assert!(next.await.is_err());
+        rooms.pop();
+        let _next = places.room().await;
     }
 }

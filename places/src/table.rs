@@ -178,11 +178,6 @@ impl Table {
         self.seats.remove(&number);
     }
 
-    /// Are there more connections than places? Those that have to make room end soon.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.seats.len() > self.limit
-    }
-
     /// Takes a place for a connection of `client`.
     fn sit(&mut self, client: Option<(Client, usize)>) -> Result<bool, Full> {
         let made_room = self.make_room(client)?;

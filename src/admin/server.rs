@@ -3,7 +3,6 @@
 //! files that clients' connections need.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 /// Connections at once: some pages that stay open, Prometheus, commands.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -30,9 +29,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const UNREAD: u32 = 30_000;
 /// Bytes of a head.
 const MAX_HEAD: usize = 16 << 10;
-/// The pause after `accept` has failed, which it may do again at once (too many open files).
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Connections that can be accepted however few files may be opened.
 const RESERVE: usize = 4;
 
@@ -71,10 +67,12 @@ pub(super) async fn serve(
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
-        let (stream, peer) = tokio::select! {
-            accepted = accept(listener, &places, &reserve) => accepted,
+        let (stream, peer, room) = tokio::select! {
+            accepted = places.accept(listener, || reserve.give_up_one()) => accepted,
             () = &mut stop => break,
         };
+        // Where the system does not know it, connections end with TCP's own patience.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
         // All being in use, which 32 pages and some commands are not, it is hung up on.
         let Ok(place) = places.enter(Some(peer.ip()), places.share(), Instant::now()) else {
             continue;
@@ -87,6 +85,7 @@ pub(super) async fn serve(
         tokio::spawn(async move {
             // An error is the other end's: it went away, or sent no HTTP.
             let _ = place.hold(FIRST_REQUEST, connection).await;
+            drop(room);
             reserve.fill();
         });
     }
@@ -101,36 +100,13 @@ fn http() -> http1::Builder {
     http
 }
 
-/// The next connection.
-async fn accept(
-    listener: &TcpListener,
-    places: &Places,
-    reserve: &Reserve,
-) -> (TcpStream, SocketAddr) {
-    places.settled().await;
-    let mut told = false;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Where the system does not know it, connections end with TCP's own patience.
-                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
-                return (stream, peer);
-            }
-            Err(_) if reserve.give_up_one() => {}
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "the admin address can't accept a connection; it goes on trying");
-                }
-                sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
 
     use super::*;

@@ -28,18 +28,20 @@ use gpu_bridge_framing::{Chunks, Linger};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{ALPN, Ssl, Stream};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 
 use crate::budget::{Budget, Reservation};
 use crate::wrapped::{Wrapper, pass_on};
 
 /// Bytes of one read.
 const READ: usize = 4 << 10;
+/// An answer up to this size goes out in one piece, head and body; pingora's own buffer is for one packet.
+const WRITE_BUFFER: usize = 16 << 10;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Connection {
-    inner: Stream,
+    inner: BufWriter<Stream>,
     /// The body, if it comes in chunks.
     chunks: Option<Chunks>,
     /// What was read together with such a body or its head, and is older than what was kept.
@@ -96,7 +98,7 @@ impl Connection {
     /// At most `limit` bytes are kept, if `budget` has them.
     pub(super) fn new(inner: Stream, budget: &Budget, limit: usize) -> Self {
         Self {
-            inner,
+            inner: BufWriter::with_capacity(WRITE_BUFFER, inner),
             chunks: None,
             rest: BytesMut::new(),
             kept: BytesMut::new(),
@@ -113,9 +115,9 @@ impl Connection {
         stream.into_any().downcast().ok()
     }
 
-    /// The connection itself, from which nothing must have been kept.
+    /// The connection itself, from which nothing must have been kept and to which nothing was written.
     pub(super) fn into_inner(self) -> Stream {
-        self.inner
+        self.inner.into_inner()
     }
 
     /// A body in chunks comes next. `rest`: what was read after its head.
@@ -223,10 +225,14 @@ impl AsyncRead for Connection {
 
 impl Wrapper for Connection {
     fn inner(&self) -> &Stream {
-        &self.inner
+        self.inner.get_ref()
     }
 
     fn inner_mut(&mut self) -> &mut Stream {
+        self.inner.get_mut()
+    }
+
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Send + Unpin) {
         &mut self.inner
     }
 
@@ -239,15 +245,15 @@ pass_on!(Connection);
 
 impl Ssl for Connection {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.inner.get_ssl()
+        self.inner().get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.inner().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
+        self.inner().selected_alpn_proto()
     }
 }
 

@@ -1,22 +1,23 @@
 //! What becomes of a new connection: counted, secured where TLS is configured, and served in the
 //! protocol that its client speaks.
 //!
-//! The TLS handshake is ours rather than pingora's listener's, which has a fixed time for it, does
-//! not count it as a connection, and can't have its certificate replaced while it runs.
+//! Accepting is ours rather than pingora's, which takes on as many connections as come before the first of
+//! them is counted, and spins or sleeps for a second when the system has no file for one. So is the TLS
+//! handshake: pingora's has a fixed time, and can't have its certificate replaced while it runs.
 
 use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
 use gpu_bridge_framing::Linger;
 use gpu_bridge_places::{Full, Place, Places};
-use pingora::apps::ServerApp;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as TcpStream;
-use pingora::protocols::{ALPN, Peek as _, Stream};
-use pingora::server::ShutdownWatch;
+use pingora::protocols::{ALPN, GetSocketDigest as _, Peek as _, SocketDigest, Stream};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -55,8 +56,45 @@ impl<U: Upstream> Listener<U> {
         }
     }
 
-    async fn serve(&self, stream: Stream, place: &Place, stopping: &ShutdownWatch) {
-        let Some(stream) = self.secure(stream).await else {
+    /// Serves the connections that `socket` has, until it is told that nothing more is to be accepted.
+    pub async fn run(self: Arc<Self>, socket: Arc<TcpListener>, stopping: watch::Receiver<bool>) {
+        let mut stopped = stopping.clone();
+        loop {
+            let (stream, peer, room) = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => return,
+                accepted = self.places.accept(&socket, || false) => accepted,
+            };
+            let entered = self.enter(peer.ip().to_canonical());
+            let stream = known(stream.into(), peer);
+            let (listener, stopping) = (Arc::clone(&self), stopping.clone());
+            tokio::spawn(async move {
+                match entered {
+                    Ok(place) => listener.hold(stream, &place, &stopping).await,
+                    Err(full) => listener.turn_away(stream, full).await,
+                }
+                drop(room);
+            });
+        }
+    }
+
+    async fn hold(&self, stream: Stream, place: &Place, stopping: &watch::Receiver<bool>) {
+        let _counted = self.handler.observers.metrics.process.connected();
+        tokio::select! {
+            biased;
+            () = self.serve(stream, place, stopping) => {}
+            () = place.overdue() => {}
+        }
+    }
+
+    async fn serve(&self, stream: Stream, place: &Place, stopping: &watch::Receiver<bool>) {
+        let secured = tokio::select! {
+            biased;
+            secured = self.secure(stream) => secured,
+            // There is nothing to say in a handshake.
+            () = place.displaced() => None,
+        };
+        let Some(stream) = secured else {
             return;
         };
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
@@ -71,13 +109,12 @@ impl<U: Upstream> Listener<U> {
     }
 
     /// A place for a new connection. A trusted proxy stands for many clients: it may have any number.
-    fn enter(&self, stream: &Stream) -> Result<Place, Full> {
-        let peer = peer_of(stream.get_socket_digest().as_deref());
+    fn enter(&self, peer: IpAddr) -> Result<Place, Full> {
         let forwarding = self.handler.forwarding.load();
         let most = self.handler.settings().max_connections_per_client;
         let most = most.unwrap_or_else(|| self.places.share());
-        let client = peer.filter(|peer| !forwarding.trusts(*peer));
-        self.places.enter(client, most, accepted_at(stream))
+        let client = Some(peer).filter(|peer| !forwarding.trusts(*peer));
+        self.places.enter(client, most, Instant::now())
     }
 
     /// Does the TLS handshake, if there is to be one. `None`: it failed.
@@ -112,28 +149,6 @@ impl<U: Upstream> Listener<U> {
             // Best effort: a client that is not reading loses nothing it has a right to.
             let _ = http1::say(&mut stream, refusals::no_place(full)).await;
         }
-    }
-}
-
-#[async_trait]
-impl<U: Upstream> ServerApp for Listener<U> {
-    async fn process_new(
-        self: &Arc<Self>,
-        stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        match self.enter(&stream) {
-            Ok(place) => {
-                let _counted = self.handler.observers.metrics.process.connected();
-                tokio::select! {
-                    biased;
-                    () = self.serve(stream, &place, shutdown) => {}
-                    () = place.overdue() => {}
-                }
-            }
-            Err(full) => self.turn_away(stream, full).await,
-        }
-        None
     }
 }
 
@@ -202,12 +217,15 @@ fn in_words(problem: &str) -> String {
     format!("the client ended it: {said}")
 }
 
-/// When it was accepted: of many that come at once, those that come last may be seen first.
-fn accepted_at(stream: &Stream) -> Instant {
-    let now = Instant::now();
-    let timing = stream.get_timing_digest().into_iter().flatten().next();
-    let age = timing.and_then(|timing| timing.established_ts.elapsed().ok());
-    now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
+/// A new connection, and from where it comes, which the system knows only as long as it is open.
+fn known(mut stream: TcpStream, peer: SocketAddr) -> Stream {
+    // Without it answers are later, and no worse.
+    let _ = stream.set_nodelay();
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    // Nobody has asked yet.
+    let _ = digest.peer_addr.set(Some(peer.into()));
+    stream.set_socket_digest(digest);
+    Box::new(stream)
 }
 
 /// Every connection starts as one of TCP.

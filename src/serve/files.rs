@@ -1,7 +1,8 @@
 //! Who may have how many files open: each connection is one, and the system allows only so many.
 //!
 //! ```text
-//! all ─┬─ the proxy's own: what it listens on, the log, files and names that it looks up
+//! all ─┬─ the proxy's own: what it listens on, the log, files and names that it looks up, and the last
+//!      │  words of connections that had to make room
 //!      ├─ an eighth, but no more than the admin address takes at all
 //!      └─ the rest ─┬─ half: clients
 //!                   └─ half: hosts, of whose connections each serves one request; more if there are so
@@ -13,8 +14,8 @@
 
 use crate::admin;
 
-/// The proxy's own.
-const OWN: u64 = 32;
+/// The proxy's own, half of them for connections that have no place any more but have yet to end.
+const OWN: u64 = 64;
 /// What is left for operators where little is allowed.
 const LEAST_OPERATORS: u64 = 4;
 

@@ -2,15 +2,12 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use gpu_bridge_places::Places;
-use parking_lot::Mutex;
-use pingora::server::{Fds, ListenFds};
-use pingora::services::Service as _;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,9 +20,6 @@ use crate::reload::Reloader;
 use crate::restart::Sockets;
 use crate::telemetry::{Metrics, Watched};
 
-/// A connection accepted at the last moment before a hand-over is counted once its task has begun,
-/// which takes less than that.
-const LATECOMERS: Duration = Duration::from_secs(1);
 /// How long connections that idle have to close at the very end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -56,15 +50,15 @@ pub(super) struct Running {
     stopping: Stopping,
     places: Places,
     reloader: Reloader,
-    services: JoinSet<()>,
+    listeners: JoinSet<()>,
 }
 
 /// The sockets in the terms of those who serve on them: all that can fail, before anybody relies on
 /// this process.
 pub(super) struct Prepared {
-    clients: ListenFds,
+    clients: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
-    admin: tokio::net::TcpListener,
+    admin: TcpListener,
     admin_address: SocketAddr,
 }
 
@@ -77,7 +71,7 @@ impl Prepared {
         Ok(Self {
             clients,
             addresses,
-            admin: tokio::net::TcpListener::from_std(admin)?,
+            admin: TcpListener::from_std(admin)?,
             admin_address,
         })
     }
@@ -99,11 +93,13 @@ impl Running {
         }));
         let pool = parts.pool.clone();
         let (places, reloader) = (parts.places.clone(), parts.reloader.clone());
-        let mut services = JoinSet::new();
-        for (address, certificates) in std::iter::zip(&addresses, &parts.certificates) {
-            let mut service = parts.service(*address, certificates.clone());
-            let (fds, accepting) = (Arc::clone(&clients), stopping.accepting.subscribe());
-            services.spawn(async move { service.start_service(Some(fds), accepting, 1).await });
+        let mut listeners = JoinSet::new();
+        for (socket, certificates) in std::iter::zip(clients, &parts.certificates) {
+            let (listener, socket) = (parts.listener(certificates.clone()), Arc::new(socket));
+            let accepting = stopping.accepting.subscribe();
+            listeners.spawn(parts.observers.metrics.upkeep.keep("listen", move || {
+                Arc::clone(&listener).run(Arc::clone(&socket), accepting.clone())
+            }));
         }
         watch_certificates(&addresses, &parts.certificates, &parts.observers.metrics);
         announce(&addresses, &parts.certificates, admin_address);
@@ -112,7 +108,7 @@ impl Running {
             stopping,
             places,
             reloader,
-            services,
+            listeners,
         }
     }
 
@@ -127,15 +123,13 @@ impl Running {
 
     /// A successor accepts what is new. Idle connections stay open until their next request, whose
     /// answer ends them: a client may be sending it at this very moment.
-    pub(super) async fn retire(self, signals: &mut Signals) {
+    pub(super) async fn retire(mut self, signals: &mut Signals) {
         tracing::info!("another process has taken over: finishing what runs and waits");
         self.stopping.accepting.send_replace(true);
         self.stopping.admin.send_replace(true);
         let shutdown_time = self.shutdown_time();
-        let done = async {
-            tokio::time::sleep(LATECOMERS).await;
-            timeout(shutdown_time, self.places.emptied()).await.is_ok()
-        };
+        self.accepts_no_more().await;
+        let done = async { timeout(shutdown_time, self.places.emptied()).await.is_ok() };
         let time = tokio::select! {
             all_closed = done => if all_closed { LAST_WORDS } else { shutdown_time },
             // As when a service is stopped just after it was upgraded.
@@ -149,11 +143,15 @@ impl Running {
         self.reloader.config().timeouts.shutdown
     }
 
+    /// Waits until all that was accepted is counted, and nothing more will be.
+    async fn accepts_no_more(&mut self) {
+        while self.listeners.join_next().await.is_some() {}
+    }
+
     /// Closes idle connections and waits for the others.
     async fn finish(mut self, time: Duration, signals: &mut Signals) {
         self.stopping.idle.send_replace(true);
-        // Ends when nothing is accepted any more.
-        while self.services.join_next().await.is_some() {}
+        self.accepts_no_more().await;
         tokio::select! {
             biased;
             closed = timeout(time, self.places.emptied()) => if closed.is_ok() {
@@ -168,17 +166,16 @@ impl Running {
     }
 }
 
-/// The sockets for clients in pingora's terms, and the addresses that they became (port 0).
-fn listening(sockets: &Sockets) -> Result<(ListenFds, Vec<SocketAddr>)> {
-    let mut fds = Fds::new();
+/// The sockets for clients, and the addresses that they became (port 0).
+fn listening(sockets: &Sockets) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let mut listeners = Vec::new();
     let mut addresses = Vec::new();
     for socket in sockets.clients() {
         let listener = socket.listener.try_clone()?;
-        let address = listener.local_addr()?;
-        fds.add(address.to_string(), listener.into_raw_fd());
-        addresses.push(address);
+        addresses.push(listener.local_addr()?);
+        listeners.push(TcpListener::from_std(listener)?);
     }
-    Ok((Arc::new(Mutex::new(fds)), addresses))
+    Ok((listeners, addresses))
 }
 
 fn watch_certificates(

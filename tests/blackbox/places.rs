@@ -13,16 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::harness::{
-    Authority, Backend, Behaviour, Config, Proxy, RawConnection, Wire, embed_request, eventually,
-    secure, sim_host,
+    Authority, Backend, Behaviour, Config, HTTP_2, Proxy, RawConnection, Wire, embed_request,
+    eventually, secure, sim_host,
 };
 
 /// Only a failing test waits that long; much less than idle connections are kept.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LIMIT: usize = 8;
 const KEY: &str = "key-1";
-/// What a client of HTTP/2 begins with: the preface, and settings without any.
-const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// What somebody without a key may do with a connection, so that it stays open.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,10 @@
 //! The proxy's own troubles are not its hosts': it may open few files, names can't be resolved.
 
+use serde_json::json;
+
 use crate::harness::{
-    Backend, Config, DnsServer, Proxy, RawConnection, SimHost, StatusAnswer, eventually, sim_host,
-    with_open_files,
+    Authority, Backend, Config, DnsServer, HTTP_2, Proxy, RawConnection, SimHost, StatusAnswer,
+    eventually, sim_host, with_open_files,
 };
 
 const NAME: &str = "gpu.test";
@@ -42,10 +44,40 @@ async fn idle_clients_do_not_use_up_what_hosts_and_operators_need() {
 }
 
 #[tokio::test]
+async fn a_burst_of_connections_takes_no_file_that_hosts_need() {
+    const FILES: u32 = 128;
+    /// By `serve/files`: half of what is left by the proxy itself and its operators.
+    const FOR_HOSTS: usize = 24;
+    let (host, authority) = (sim_host("host").start(), Authority::new());
+    let identity = authority.issue(&["proxy.example"]);
+    let tls = json!({"certificate": identity.certificate(), "key": identity.key()});
+    let listen = json!([{"address": "127.0.0.1:0"}, {"address": "127.0.0.1:0", "tls": tls}]);
+    let config = Config::with_hosts(&[&host]).replace("listen", listen);
+    let proxy = start_with_files(FILES, &config).await;
+    proxy.finds_healthy("host").await;
+
+    let mut burst = Vec::new();
+    for number in 0..600 {
+        // In the one they speak HTTP/2, in the other they don't begin the handshake.
+        let mut connection = RawConnection::open(proxy.address_of(number % 2)).await;
+        if number % 2 == 0 {
+            let _ = connection.try_send(HTTP_2).await;
+        }
+        burst.push(connection);
+        let open = proxy.open_files();
+        assert!(open <= FILES as usize - FOR_HOSTS, "{open} are open");
+        if number % 50 == 0 {
+            proxy.client().embed("x").await.assert_embedding_of("x");
+        }
+    }
+    assert!(!proxy.log().contains("file descriptors"));
+}
+
+#[tokio::test]
 async fn too_few_open_files_are_told_with_the_number_that_is_needed() {
     let host = sim_host("a").start();
     let proxy = start_with_files(1000, &Config::with_hosts(&[&host])).await;
-    proxy.logs("\"needed\":8352").await;
+    proxy.logs("\"needed\":8384").await;
 
     // It keeps files for its models, whoever connects.
     let backend = Backend::start_with_files("gpu", 64).await;

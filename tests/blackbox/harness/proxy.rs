@@ -115,7 +115,12 @@ impl Proxy {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        let (_, address) = self.urls[0].split_once("://").expect("a URL");
+        self.address_of(0)
+    }
+
+    /// Another address than the first.
+    pub(crate) fn address_of(&self, address: usize) -> SocketAddr {
+        let (_, address) = self.urls[address].split_once("://").expect("a URL");
         address.parse().unwrap()
     }
 
@@ -281,6 +286,12 @@ impl Proxy {
         let mut limits = rustix::process::getrlimit(kind);
         limits.current = Some(limit);
         rustix::process::prlimit(pid, kind, limits).unwrap();
+    }
+
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        let files = format!("/proc/{}/fd", self.process.id());
+        std::fs::read_dir(files).unwrap().count()
     }
 
     /// Returns once its log holds `text`.

@@ -9,6 +9,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::Reply;
 
+/// What a client of HTTP/2 begins with: the preface, and settings without any.
+pub(crate) const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// Dropping it hangs up.
 pub(crate) struct RawConnection {
     stream: TcpStream,
