@@ -49,6 +49,13 @@ fn is_for_proxies(name: &HeaderName) -> bool {
     name.as_str().starts_with("proxy-") && name.as_str() != "proxy-status"
 }
 
+/// Is the name made of letters, digits and `-`, as all names in use are? Many a host hands headers on in
+/// variables (CGI, WSGI), in which `X_Api_Key` or `X.Api.Key` can't be told from `X-Api-Key`.
+pub fn is_plain(name: &HeaderName) -> bool {
+    let mut bytes = name.as_str().bytes();
+    bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 /// What follows the scheme in `Authorization: Bearer TOKEN`; `None` for another scheme.
 pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = authorization

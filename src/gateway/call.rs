@@ -14,7 +14,7 @@ use super::peek::Peek;
 use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
-use crate::headers::HopByHop;
+use crate::headers::{self, HopByHop};
 use crate::message::{Call, Payload};
 use crate::pool::{Demand, Label};
 use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
@@ -125,7 +125,7 @@ fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
     let mut forwarded: HeaderMap = headers
         .iter()
         .filter(|(name, _)| !ours.contains(name) && name.as_str() != API_KEY_HEADER)
-        .filter(|(name, _)| !hop_by_hop.has(name))
+        .filter(|(name, _)| !hop_by_hop.has(name) && headers::is_plain(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     forwarded.insert(request_id::HEADER, header_value(id));

@@ -1,9 +1,10 @@
 //! Hosts and the log are told where a request comes from, and nobody can make that up.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use serde_json::json;
+use tokio::net::TcpStream;
 
-use crate::harness::{Config, Proxy, Reply, SimHost, embed_body, eventually, sim_host};
+use crate::harness::{Config, Proxy, Reply, SimHost, Wire, embed_body, eventually, sim_host};
 
 const CLAIMS: [(&str, &str); 4] = [
     ("X-Forwarded-For", "203.0.113.7, 198.51.100.2"),
@@ -28,6 +29,36 @@ async fn logs_address(proxy: &Proxy, address: &str) {
         proxy.log().contains(&format!("\"address\":\"{address}\""))
     })
     .await;
+}
+
+/// Hosts that hand headers on in variables (CGI, WSGI) can't tell such names from ours.
+#[tokio::test]
+async fn names_that_hosts_may_take_for_others_are_left_out() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let stream = async || TcpStream::connect(proxy.address()).await.unwrap();
+    for mut wire in [
+        Wire::http1(stream().await).await,
+        Wire::http2(stream().await).await,
+    ] {
+        let mut request = wire.embed_request("x");
+        for name in ["api-key", "forwarded-for", "content-length", "x"] {
+            for odd in ["_", ".", "!", "~"] {
+                let name = format!("x-{name}").replace('-', odd).try_into();
+                let name: HeaderName = name.unwrap();
+                request.headers_mut().insert(name, "1".parse().unwrap());
+            }
+        }
+        let plain = HeaderName::from_static("x-plain-1");
+        request.headers_mut().insert(plain, "yes".parse().unwrap());
+        wire.send(request).await.assert_embedding_of("x");
+
+        let headers = host.record().requests.last().unwrap().headers.clone();
+        let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-';
+        let odd = |name: &&HeaderName| !name.as_str().bytes().all(is_plain);
+        assert_eq!(headers.keys().find(odd), None);
+        assert_eq!(headers["x-plain-1"], "yes");
+    }
 }
 
 #[tokio::test]
