@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
@@ -42,6 +42,11 @@ impl UpgradeSocket {
             path: path.to_owned(),
             listener: None,
         };
+        // It would be replaced, and lost.
+        if fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+            let error = "something else than a socket is there";
+            return Err(socket.cannot(io::Error::other(error)));
+        }
         let tried = socket.bind().and_then(|_| fs::remove_file(socket.first()));
         tried.map_err(|error| socket.cannot(error))?;
         Ok(socket)
@@ -180,6 +185,15 @@ mod tests {
 
         drop(first);
         assert_eq!(names(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_not_replaced() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "listen: []").unwrap();
+        let error = UpgradeSocket::prepare(file.path()).await.unwrap_err();
+        assert!(error.to_string().contains("something else"), "{error}");
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "listen: []");
     }
 
     #[tokio::test]
