@@ -3,9 +3,9 @@
 //! Redirects are followed here rather than by the HTTP library: the token goes to the hub's own
 //! origin only (scheme, host and port), and the hub redirects large files to another one.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode, header};
 use serde::Deserialize;
@@ -24,6 +24,8 @@ const MOST_REDIRECTS: usize = 5;
 const LONGEST_LISTING: u64 = 16 << 20;
 /// For connecting, and for each silence afterwards.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that must come in that time: 1 KiB a second, a fifth of what a modem brings.
+pub(super) const LEAST: u64 = 30 << 10;
 
 /// One file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,9 +94,11 @@ impl Client {
         let mut url = self.url(path);
         url.set_query(Some("blobs=true"));
         let response = self.get(url, 0, &what)?;
-        let mut body = response.into_body();
-        let text = body.with_config().limit(LONGEST_LISTING).read_to_vec();
-        let text = text.map_err(|error| connection(&what, &error))?;
+        let body = response.into_body().into_with_config();
+        let mut text = Vec::new();
+        Paced::new(body.limit(LONGEST_LISTING).reader())
+            .read_to_end(&mut text)
+            .map_err(|error| connection(&what, &error.into()))?;
         serde_json::from_slice(&text)
             .map_err(|_| "it is no list of files".to_owned())
             .and_then(ListingAnswer::check)
@@ -123,7 +127,7 @@ impl Client {
         }
         Ok(Content {
             offset: if is_part { offset } else { 0 },
-            reader: Box::new(response.into_body().into_reader()),
+            reader: Box::new(Paced::new(response.into_body().into_reader())),
         })
     }
 
@@ -192,7 +196,7 @@ fn verdict(response: Response<Body>, what: &str) -> Result<Response<Body>, HubEr
     }
 }
 
-fn connection(what: &str, error: &ureq::Error) -> HubError {
+pub(super) fn connection(what: &str, error: &ureq::Error) -> HubError {
     HubError::Connection {
         what: what.to_owned(),
         reason: reason(error),
@@ -215,6 +219,49 @@ fn reason(error: &ureq::Error) -> String {
         _ => "the connection failed",
     };
     reason.to_owned()
+}
+
+/// Gives up what brings less than [`LEAST`] in [`PATIENCE`].
+struct Paced<R> {
+    inner: R,
+    pace: Pace,
+}
+
+impl<R> Paced<R> {
+    fn new(inner: R) -> Self {
+        let pace = Pace::new(Instant::now());
+        Self { inner, pace }
+    }
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if count == 0 || self.pace.is_kept(count as u64, Instant::now()) {
+            return Ok(count);
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+struct Pace {
+    since: Instant,
+    came: u64,
+}
+
+impl Pace {
+    fn new(since: Instant) -> Self {
+        Self { since, came: 0 }
+    }
+
+    /// So many more bytes have come.
+    fn is_kept(&mut self, bytes: u64, now: Instant) -> bool {
+        self.came = self.came.saturating_add(bytes);
+        if self.came >= LEAST {
+            *self = Self::new(now);
+        }
+        now.duration_since(self.since) < PATIENCE
+    }
 }
 
 /// The part of the hub's answer that matters here.
@@ -271,5 +318,32 @@ impl Sibling {
             size,
             checksum,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drip_is_given_up_and_a_slow_line_is_not() {
+        let kept = |bytes: u64, every: u64| {
+            let start = Instant::now();
+            let mut pace = Pace::new(start);
+            let seconds = (1..=120).map(|n| n * every);
+            seconds
+                .take_while(|second| *second <= 120)
+                .all(|second| pace.is_kept(bytes, start + Duration::from_secs(second)))
+        };
+        for (bytes, every, expected) in [
+            (1, 29, false),
+            (1, 1, false),
+            (1000, 1, false),
+            (1100, 1, true),
+            (31 << 10, 29, true),
+            (1 << 16, 1, true),
+        ] {
+            assert_eq!(kept(bytes, every), expected, "{bytes} every {every} s");
+        }
     }
 }

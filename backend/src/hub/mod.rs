@@ -151,8 +151,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Tries again what fails for a while only. `reached` tells how far it came: an attempt that
-    /// comes further than the one before does not count as failed.
+    /// Tries again what fails for a while only. `reached` tells how far it came, in bytes: an attempt
+    /// that comes noticeably further than the one before does not count as failed.
     fn patiently<T>(
         &self,
         reached: impl Fn() -> u64,
@@ -165,7 +165,8 @@ impl Hub {
                 Err(error) if error.is_transient() => error,
                 done => return done,
             };
-            failures = if reached() > before { 0 } else { failures + 1 };
+            let is_further = reached() >= before.saturating_add(client::LEAST);
+            failures = if is_further { 0 } else { failures + 1 };
             if failures >= self.retry.attempts {
                 return Err(error);
             }
@@ -249,10 +250,10 @@ impl Transfer<'_> {
         let mut block = vec![0; BLOCK];
         while reached < file.size {
             let count = match body.reader.read(&mut block) {
-                Ok(0) => return Err(self.cut_off(file, "it ended too early")),
+                Ok(0) => return Err(self.cut_off(file, io::ErrorKind::UnexpectedEof.into())),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.cut_off(file, &error)),
+                Err(error) => return Err(self.cut_off(file, error)),
             };
             target.write_all(&block[..count]).map_err(io)?;
             reached += count as u64;
@@ -261,11 +262,9 @@ impl Transfer<'_> {
         target.sync_all().map_err(io)
     }
 
-    fn cut_off(&self, file: &RemoteFile, reason: impl fmt::Display) -> HubError {
-        HubError::Connection {
-            what: format!("{} of '{}'", file.path, self.repository),
-            reason: reason.to_string(),
-        }
+    fn cut_off(&self, file: &RemoteFile, error: io::Error) -> HubError {
+        let what = format!("{} of '{}'", file.path, self.repository);
+        client::connection(&what, &error.into())
     }
 }
 

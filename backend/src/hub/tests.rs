@@ -36,6 +36,8 @@ struct FakeHub {
     misnamed: Option<&'static str>,
     /// So many transfers of the weights are cut off in their middle.
     cuts: AtomicUsize,
+    /// So many bytes of the weights come before such a cut; none: half of what is left.
+    crumb: Option<usize>,
     /// Sends those who want the weights there.
     elsewhere: Option<SocketAddr>,
     /// Sends whole files only.
@@ -117,13 +119,13 @@ impl FakeHub {
                 .header(header::CONTENT_RANGE, range);
         }
         let body = if cut {
-            let half = rest.slice(..rest.len() / 2);
+            let piece = rest.slice(..self.crumb.unwrap_or(rest.len() / 2));
             let end = futures_util::stream::once(async {
                 // What is pending is sent first.
                 tokio::task::yield_now().await;
                 Err(io::Error::other("cut"))
             });
-            Body::from_stream(futures_util::stream::iter([Ok(half)]).chain(end))
+            Body::from_stream(futures_util::stream::iter([Ok(piece)]).chain(end))
         } else {
             Body::from(rest)
         };
@@ -295,6 +297,19 @@ async fn a_download_that_is_given_up_is_no_model_and_goes_on_later() {
     hub.cuts.store(0, Ordering::SeqCst);
     client.download(MODEL).await.unwrap();
     assert_eq!(client.snapshot(WEIGHTS), Some(weights()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_brings_crumbs_is_given_up() {
+    let hub = FakeHub {
+        cuts: AtomicUsize::new(1000),
+        crumb: Some(100),
+        ..FakeHub::new()
+    };
+    let (address, hub) = hub.start().await;
+    let error = Client::of(address, None).download(MODEL).await.unwrap_err();
+    assert!(matches!(error, HubError::Connection { .. }), "{error}");
+    assert_eq!(hub.cuts.load(Ordering::SeqCst), 998, "two attempts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
