@@ -12,6 +12,7 @@ mod differences;
 mod edges;
 mod fake;
 mod lifecycle;
+mod mutations;
 mod openai;
 mod program;
 mod recording;

@@ -13,20 +13,20 @@ use zip::write::{SimpleFileOptions, ZipWriter};
 use crate::program::{Running, listening, program};
 
 /// Memory of the program at most, in MiB; before the first weapon it takes about 30.
-const MOST_MEMORY: u64 = 400;
+pub(crate) const MOST_MEMORY: u64 = 400;
 
 /// The tiny model that each folder is a copy of but for one thing.
-fn tiny() -> PathBuf {
+pub(crate) fn tiny() -> PathBuf {
     let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny/bert");
     tiny.canonicalize().unwrap()
 }
 
-struct Weapon {
+pub(crate) struct Weapon {
     /// File in the model's folder.
-    file: &'static str,
-    make: Box<dyn Fn(&Path)>,
+    pub(crate) file: &'static str,
+    pub(crate) make: Box<dyn Fn(&Path)>,
     /// What the client reads.
-    told: &'static str,
+    pub(crate) told: &'static str,
 }
 
 /// A file with this content.
@@ -268,7 +268,7 @@ fn modules() -> Vec<Weapon> {
 }
 
 /// A safetensors file with this header and so many bytes after it.
-fn tensors(header: &str, bytes: usize) -> Vec<u8> {
+pub(crate) fn tensors(header: &str, bytes: usize) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length[..], header.as_bytes(), &vec![0; bytes]].concat()
 }
@@ -580,7 +580,7 @@ fn tokenizers() -> Vec<Weapon> {
             "/model",
             json!({"type": "BPE", "continuing_subword_prefix": "abcdefgh",
             "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}),
-            "(panic)",
+            "'continuing_subword_prefix' is set",
         ),
         tokenizer(
             "/model",
@@ -680,7 +680,7 @@ fn growing() -> Vec<Weapon> {
 }
 
 /// Puts the model into a folder of its own.
-fn build(models: &Path, name: &str, weapon: &Weapon) {
+pub(crate) fn build(models: &Path, name: &str, weapon: &Weapon) {
     let folder = models.join(name);
     fs::create_dir(&folder).unwrap();
     for entry in fs::read_dir(tiny()).unwrap() {
@@ -692,7 +692,7 @@ fn build(models: &Path, name: &str, weapon: &Weapon) {
     (weapon.make)(&path);
 }
 
-async fn embed(running: &Running, model: &str) -> (u16, Value) {
+pub(crate) async fn embed(running: &Running, model: &str) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("{}/embed", running.url));
     let long = format!("a{}{}", " ".repeat(4999), "a".repeat(5000));
     let body = json!({"texts": ["a text of some words", long], "model": model});
@@ -701,7 +701,7 @@ async fn embed(running: &Running, model: &str) -> (u16, Value) {
 }
 
 /// The most memory that the process had since it was last asked, in MiB.
-fn peak(running: &Running) -> u64 {
+pub(crate) fn peak(running: &Running) -> u64 {
     let process = PathBuf::from(format!("/proc/{}", running.program.id().unwrap()));
     let status = fs::read_to_string(process.join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

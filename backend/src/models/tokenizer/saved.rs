@@ -96,6 +96,15 @@ fn model(text: &str) -> tokenizers::Result<ModelWrapper> {
         None => "WordLevel",
     };
     Ok(match kind {
+        // The library cuts pieces at its length unseen, within a character too. None published has one.
+        "BPE"
+            if keys
+                .continuing_subword_prefix
+                .is_some_and(|it| !it.is_empty()) =>
+        {
+            let problem = "'continuing_subword_prefix' is set for byte pairs, which is unsupported";
+            return Err(super::refused(problem));
+        }
         "BPE" => serde_json::from_str::<BPE>(text).map_err(told)?.into(),
         "WordPiece" => {
             bounds::check_word(keys.max_input_chars_per_word)?;
@@ -125,6 +134,7 @@ struct Keys<'a> {
     #[serde(borrow)]
     vocab: Option<&'a RawValue>,
     max_input_chars_per_word: Option<usize>,
+    continuing_subword_prefix: Option<String>,
 }
 
 fn unigram(text: &str) -> tokenizers::Result<Unigram> {
