@@ -26,8 +26,8 @@ use crate::wrapped::{Wrapper, pass_on};
 /// A host that takes nothing of a request for this long, and says nothing, hangs.
 const STALL: Duration = Duration::from_secs(10);
 /// Bytes that the parser may go through to find the end of a host's heads. It begins anew with each piece that
-/// comes, so that long heads in small pieces would keep a core busy. Those of 64 KiB in the smallest packets
-/// take a tenth, those of 5 KB could come byte by byte.
+/// comes, so that a long head in small pieces would keep a core busy. One of 64 KiB in packets of 536 bytes
+/// takes a quarter of this; one of 5 KiB may come byte by byte.
 const MAX_PARSED: usize = 16 << 20;
 /// If sending fails, a host that has answered before has done so by then.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);
