@@ -2,8 +2,7 @@
 //!
 //! - [`cli`] reads flags and environment and wires the parts; [`settings`] is what they come to.
 //! - [`api`] speaks HTTP: who may ask, what a valid request is, how many run at once.
-//! - [`server`] owns the socket and the end of the process; `strict` lets no request in that could be read
-//!   in two ways.
+//! - [`server`] owns the socket and the end of the process.
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
 //!   and neither knows the other. [`device`] says which processor the models run on, [`memory`] how
 //!   much memory this machine gives us.
@@ -23,4 +22,3 @@ pub mod metrics;
 pub mod models;
 pub mod server;
 pub mod settings;
-mod strict;

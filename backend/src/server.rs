@@ -4,20 +4,16 @@
 //! others ([`gpu_bridge_places`]); a head in size, and with the wait for it in time; an answer in the time
 //! during which nobody takes any of it. Bodies are the [`api`](crate::api)'s to bound.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::response::Response;
 use axum::{Extension, Router};
+use gpu_bridge_framing::{HeadLimits, Strict};
 use gpu_bridge_places::Room;
-use http::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -28,10 +24,15 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::metrics::HttpMetrics;
-use crate::strict::{self, Refusal, Strict};
 
 /// How long running requests may take to finish once the service is told to stop.
 const GRACE: Duration = Duration::from_mins(1);
+
+/// Bounds on a head: what hyper takes too.
+const HEADS: HeadLimits = HeadLimits {
+    bytes: 64 << 10,
+    headers: 100,
+};
 
 /// How long a connection may lie idle, and how long the next head may take from then on.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
@@ -111,9 +112,9 @@ impl Server {
                 self.turn_away(stream, room);
                 continue;
             };
-            let stream = Strict::new(stream);
+            let stream = Strict::new(stream, HEADS);
             let router = self.service.clone().layer(Extension(place.clone()));
-            let service = service(router, stream.refusal());
+            let service = TowerToHyperService::new(router.layer(Extension(stream.refusal())));
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let connection = connections.watch(connection);
             let counted = self.metrics.connection();
@@ -141,26 +142,12 @@ impl Server {
     }
 }
 
-/// Tells `router` of requests that are none.
-fn service(
-    router: Router,
-    refusal: Refusal,
-) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
-    let service = TowerToHyperService::new(router);
-    service_fn(move |mut request: Request<Incoming>| {
-        if let Some(bad) = refusal.get() {
-            request.extensions_mut().insert(bad);
-        }
-        service.call(request)
-    })
-}
-
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
-        .max_header_size(strict::LIMITS.bytes)
-        .max_buf_size(strict::LIMITS.bytes);
+        .max_header_size(HEADS.bytes)
+        .max_buf_size(HEADS.bytes);
     http
 }
 

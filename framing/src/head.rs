@@ -14,6 +14,9 @@ const NOT_IN_TARGETS: &[u8] = b"#\"<>`";
 /// Bytes of a target; `http` takes no more.
 const LONGEST_TARGET: usize = u16::MAX as usize - 1;
 
+/// Bytes of a body, far more than anybody takes; hyper refuses the largest numbers in other words.
+const LONGEST_BODY: u64 = 1 << 60;
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -55,6 +58,8 @@ pub enum BadHead {
     Coding,
     #[error("a request must not have both Content-Length and Transfer-Encoding")]
     LengthAndCoding,
+    #[error("the body is larger than any that is taken")]
+    Endless,
 }
 
 impl BadHead {
@@ -65,6 +70,7 @@ impl BadHead {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Endless => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -191,6 +197,27 @@ pub fn check_fields<'a>(
     found.check_authority(authority)
 }
 
+/// Checks the head of a host's answer, status line and all. What comes after an answer whose end can be
+/// understood in two ways is doubtful (RFC 9112, section 6.3), so its connection must not be used again.
+///
+/// # Errors
+/// It could.
+pub fn check_answer(head: &[u8]) -> Result<(), BadHead> {
+    let lines = head.split(|byte| *byte == b'\n').skip(1);
+    let mut found = Found::default();
+    for line in lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = header(line)?;
+        found.note(name, value)?;
+    }
+    match found.length {
+        Some(_) if found.is_chunked => Err(BadHead::LengthAndCoding),
+        _ => Ok(()),
+    }
+}
+
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadHead> {
     let is_good = |byte: &u8| byte.is_ascii_graphic() && !NOT_IN_TARGETS.contains(byte);
     if !is_token(method) || target.is_empty() || !target.iter().all(is_good) {
@@ -279,7 +306,11 @@ impl<'a> Found<'a> {
             self.host = Some(value);
         } else if name.eq_ignore_ascii_case(b"content-length") {
             let length = number(value).filter(|_| self.length.is_none());
-            self.length = Some(length.ok_or(BadHead::Length)?);
+            let length = length.ok_or(BadHead::Length)?;
+            if length > LONGEST_BODY {
+                return Err(BadHead::Endless);
+            }
+            self.length = Some(length);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(BadHead::Coding);
@@ -412,6 +443,30 @@ mod tests {
         ] {
             let head = format!("POST /embed HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
             assert_eq!(check(head.as_bytes()), Ok(body), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_answer_is_another_one_only_if_its_end_is_clear() {
+        for (headers, clear) in [
+            ("", true),
+            ("Content-Length: 5\r\nX-A: b\r\n", true),
+            ("transfer-encoding: Chunked\r\n", true),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", false),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", false),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n", false),
+            ("Content-Length: 5\r\nContent-Length: 6\r\n", false),
+            ("Content-Length: 5, 5\r\n", false),
+            ("Content-Length: +5\r\n", false),
+            ("Content-Length: 18446744073709551615\r\n", false),
+            ("Transfer-Encoding: gzip, chunked\r\n", false),
+            ("Transfer-Encoding: chunked, identity\r\n", false),
+            ("Transfer-Encoding: identity\r\n", false),
+            ("Transfer-Encoding : chunked\r\n", false),
+            ("X-A: b\r\n Content-Length: 5\r\n", false),
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\n{headers}\r\n");
+            assert_eq!(check_answer(head.as_bytes()).is_ok(), clear, "{headers:?}");
         }
     }
 

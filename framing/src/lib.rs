@@ -4,15 +4,17 @@
 //! ends, a client can make the second one see a request that the first one never did. So everything
 //! that leaves room for doubt is refused (RFC 9112, sections 2.2, 3.2, 5 and 6), and the connection
 //! with it. By the same rules in both programs, so that the GPU host takes nothing that the proxy
-//! would not. Pure: bytes in, judgements out; whoever uses it does the reading. Only [`Linger`], the end of
-//! a connection, is not.
+//! would not. Pure: bytes in, judgements out; whoever uses it does the reading. Only [`Strict`], a connection
+//! by these rules for those who use hyper, and [`Linger`], the end of one, are not.
 
 mod chunks;
 mod coding;
 mod head;
 mod linger;
+mod strict;
 
 pub use chunks::{BadChunks, Chunks};
 pub use coding::{Coded, coded};
-pub use head::{BadHead, Body, HeadLimits, Scanner, check, check_fields, is_token};
+pub use head::{BadHead, Body, HeadLimits, Scanner, check, check_answer, check_fields, is_token};
 pub use linger::Linger;
+pub use strict::{Refusal, Strict};

@@ -29,6 +29,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use gpu_bridge_framing::Refusal;
 use gpu_bridge_places::{Asking, Place, Places};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -115,8 +116,16 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// Whatever is asked for makes its connection the youngest.
-async fn seated(Extension(place): Extension<Place>, request: Request, next: Next) -> Response {
+/// Whatever is asked for makes its connection the youngest, but for what is no request.
+async fn seated(
+    Extension(place): Extension<Place>,
+    Extension(refusal): Extension<Refusal>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(bad) = refusal.get() {
+        return reply::error(bad.status(), bad.to_string());
+    }
     // One that had to make room, and can't have another place, ends in any case.
     let _visit = place.ask(Asking::default());
     next.run(request).await

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
+use gpu_bridge_framing::{HeadLimits, Strict};
 use gpu_bridge_places::Places;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,8 +28,11 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
 /// not read.
 const UNREAD: u32 = 30_000;
-/// Bytes of a head.
-const MAX_HEAD: usize = 16 << 10;
+/// Bounds on a head.
+const HEADS: HeadLimits = HeadLimits {
+    bytes: 16 << 10,
+    headers: 100,
+};
 /// Connections that can be accepted however few files may be opened.
 const RESERVE: usize = 4;
 
@@ -77,7 +81,9 @@ pub(super) async fn serve(
         let Ok(place) = places.enter(Some(peer.ip()), places.share(), Instant::now()) else {
             continue;
         };
+        let stream = Strict::new(stream, HEADS);
         let router = router.clone().layer(Extension(place.clone()));
+        let router = router.layer(Extension(stream.refusal()));
         let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
         let connection = http().serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
@@ -96,7 +102,7 @@ fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
-        .max_buf_size(MAX_HEAD);
+        .max_buf_size(HEADS.bytes);
     http
 }
 

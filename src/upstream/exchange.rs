@@ -12,6 +12,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gpu_bridge_framing as framing;
 use http::{StatusCode, header};
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -143,6 +144,9 @@ impl<'a> Exchange<'a> {
     /// Keeps the connection for another request. Call it after the last chunk; the connection is
     /// closed if it is not fit to be kept.
     pub(super) async fn release(mut self) {
+        if framing::check_answer(&self.session.get_headers_raw_bytes()).is_err() {
+            return;
+        }
         self.session.respect_keepalive();
         let Some(stream) = self.session.reuse().await else {
             return;

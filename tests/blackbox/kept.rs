@@ -55,6 +55,33 @@ async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
     }
 }
 
+/// A host and we might not agree on what comes after it (RFC 9112, section 6.3).
+#[tokio::test]
+async fn no_connection_is_kept_after_an_answer_whose_end_can_be_read_in_two_ways() {
+    const CHUNKS: &str = "11\r\n{\"embeddings\":[]}\r\n0\r\n\r\n";
+    for (headers, body) in [
+        (
+            "Content-Length: 30\r\nTransfer-Encoding: chunked\r\n",
+            CHUNKS,
+        ),
+        ("Transfer-Encoding: gzip, chunked\r\n", CHUNKS),
+        ("Content-Length: 2, 2\r\n", "{}"),
+        ("Content-Length: 2\r\nContent-Length: 2\r\n", "{}"),
+    ] {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+        let answer = format!("{head}{headers}\r\n{body}").leak();
+        // It would not answer to another request on the same connection.
+        let behaviour = Behaviour::Say(answer, Ending::Silence);
+        let host = sim_host("host").behaving(behaviour).start();
+        let proxy = unchecked(&[&host]).await;
+        for _ in 0..3 {
+            let reply = proxy.client().embed("x").await;
+            assert_eq!(reply.status, 200, "{headers:?}");
+        }
+        assert_eq!(host.arrivals(), 3, "{headers:?}");
+    }
+}
+
 #[tokio::test]
 async fn last_words_on_a_kept_connection_are_no_answer() {
     // The request reaches the host, which has done with the connection.

@@ -360,7 +360,7 @@ async fn what_is_sent_after_the_answer_to_a_doubtful_body_is_not_a_request() {
 }
 
 #[tokio::test]
-async fn the_gpu_host_refuses_the_same_in_the_same_words() {
+async fn the_gpu_host_and_the_admin_address_refuse_the_same_in_the_same_words() {
     let host = sim_host("host").start();
     let proxy = Proxy::in_front_of(&[&host]).await;
     let no_models = tempfile::tempdir().unwrap();
@@ -368,15 +368,38 @@ async fn the_gpu_host_refuses_the_same_in_the_same_words() {
     let gpu: SocketAddr = backend.url()["http://".len()..].parse().unwrap();
     for case in CASES {
         let mut said = Vec::new();
-        for address in [proxy.address(), gpu] {
+        for address in [proxy.address(), gpu, proxy.admin().parse().unwrap()] {
             let mut connection = RawConnection::open(address).await;
             let next = b"GET /health HTTP/1.1\r\nHost: proxy\r\n\r\n";
             connection.send([&case.bytes()[..], next].concat()).await;
-            said.push(connection.reply().await.assert_error(400));
+            let reply = connection.reply().await;
+            said.push((reply.status.as_u16(), reply.json()["detail"].to_string()));
             let rest = timeout(PATIENCE, connection.rest()).await;
             assert_eq!(rest.as_deref(), Ok(&[][..]), "{}: {said:?}", case.what);
         }
+        assert_eq!(said[0].0, 400, "{}", case.what);
         assert_eq!(said[0], said[1], "{}", case.what);
+        // Bodies mean nothing to the admin address, which does not wait for them.
+        if said[2].0 != 404 || !said[0].1.contains("parsing the body") {
+            assert_eq!(said[0], said[2], "{}", case.what);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_length_beyond_all_measure_is_too_large_everywhere() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let no_models = tempfile::tempdir().unwrap();
+    let backend = Backend::start_with("gpu", "", no_models.path()).await;
+    let admin = proxy.admin().parse().unwrap();
+    for address in [proxy.address(), backend.address(), admin] {
+        for length in [u64::MAX, u64::MAX - 1, u64::MAX / 2] {
+            let mut connection = RawConnection::open(address).await;
+            let head = "POST /embed HTTP/1.1\r\nHost: proxy\r\nContent-Length:";
+            connection.send(format!("{head} {length}\r\n\r\n")).await;
+            connection.reply().await.assert_error(413);
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use gpu_bridge_framing::BadHead;
+use gpu_bridge_framing::Refusal;
 use gpu_bridge_places::{Asking, Place, Visit};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
@@ -161,8 +161,8 @@ impl Exchange {
 
 async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiError> {
     let head = &exchange.head;
-    if let Some(bad) = head.extensions.get::<BadHead>() {
-        return Err(ApiError::BadHead(*bad));
+    if let Some(bad) = head.extensions.get().and_then(Refusal::get) {
+        return Err(ApiError::BadHead(bad));
     }
     let (key, path) = (app.options.api_key.as_ref(), head.uri.path());
     let decision = route::decide(&head.method, path);

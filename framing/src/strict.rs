@@ -6,9 +6,9 @@
 //!           └─ refused: in its place, a request that is answered with why
 //! ```
 //!
-//! hyper takes two framings, a request without `Host`, bare line feeds and more. The rules are those of
-//! the proxy ([`gpu_bridge_framing`]). A request that is refused ends its connection, since nobody knows
-//! where the next one starts; what comes after it is read and thrown away.
+//! hyper takes two framings, a request without `Host`, bare line feeds and more. A request that is refused
+//! ends its connection, since nobody knows where the next one starts; what comes after it is read and
+//! thrown away.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -16,14 +16,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use gpu_bridge_framing::{self as framing, BadHead, Body, Chunks, HeadLimits, Linger, Scanner};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-/// Bounds on a head: what hyper takes too.
-pub(crate) const LIMITS: HeadLimits = HeadLimits {
-    bytes: 64 << 10,
-    headers: 100,
-};
+use crate::{BadHead, Body, Chunks, HeadLimits, Linger, Scanner, check};
 
 /// How a request begins whose answer has no body.
 const HEAD: &[u8] = b"HEAD ";
@@ -33,18 +28,19 @@ const REFUSED: &str = " / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n
 
 /// Why the last request of a connection is refused, once it is; clones tell the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Refusal(Arc<OnceLock<BadHead>>);
+pub struct Refusal(Arc<OnceLock<BadHead>>);
 
 impl Refusal {
     /// Asked when a request begins, it is about that one: nothing is read ahead of it.
-    pub(crate) fn get(&self) -> Option<BadHead> {
+    pub fn get(&self) -> Option<BadHead> {
         self.0.get().copied()
     }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Strict<S> {
+pub struct Strict<S> {
+    limits: HeadLimits,
     inner: S,
     at: At,
     /// Read, and not passed on.
@@ -67,13 +63,13 @@ enum At {
 }
 
 impl At {
-    fn head() -> Self {
-        Self::Head(Scanner::new(LIMITS))
+    fn head(limits: HeadLimits) -> Self {
+        Self::Head(Scanner::new(limits))
     }
 
-    fn body(body: Body) -> Self {
+    fn body(body: Body, limits: HeadLimits) -> Self {
         match body {
-            Body::Length(0) => Self::head(),
+            Body::Length(0) => Self::head(limits),
             Body::Length(length) => Self::Length(length),
             Body::Chunked => Self::Chunks(Box::default()),
         }
@@ -81,10 +77,12 @@ impl At {
 }
 
 impl<S> Strict<S> {
-    pub(crate) fn new(inner: S) -> Self {
+    /// Heads have these bounds; hyper's own must be no narrower.
+    pub fn new(inner: S, limits: HeadLimits) -> Self {
         Self {
+            limits,
             inner,
-            at: At::head(),
+            at: At::head(limits),
             held: BytesMut::new(),
             good: 0,
             refusal: Refusal::default(),
@@ -92,7 +90,8 @@ impl<S> Strict<S> {
         }
     }
 
-    pub(crate) fn refusal(&self) -> Refusal {
+    /// Tells of the request that is passed on in place of one that is refused.
+    pub fn refusal(&self) -> Refusal {
         self.refusal.clone()
     }
 
@@ -102,11 +101,13 @@ impl<S> Strict<S> {
             let found = scanner.scan(&self.held);
             match found.and_then(|length| judge_head(&self.held, length)) {
                 Ok(None) => return Ok(false),
-                Ok(Some((length, body))) => (self.good, self.at) = (length, At::body(body)),
+                Ok(Some((length, body))) => {
+                    (self.good, self.at) = (length, At::body(body, self.limits));
+                }
                 Err(bad) => self.refuse(bad),
             }
         } else {
-            self.good = follow(&mut self.at, &self.held)?;
+            self.good = follow(&mut self.at, &self.held, self.limits)?;
         }
         Ok(self.good > 0)
     }
@@ -135,12 +136,12 @@ impl<S> Strict<S> {
 /// `length`: of the head at the start of what was `read`, if it is whole.
 fn judge_head(read: &[u8], length: Option<usize>) -> Result<Option<(usize, Body)>, BadHead> {
     let head = length.and_then(|length| read.get(..length));
-    head.map(|head| framing::check(head).map(|body| (head.len(), body)))
+    head.map(|head| check(head).map(|body| (head.len(), body)))
         .transpose()
 }
 
 /// How much of `piece` belongs to the body that is coming.
-fn follow(at: &mut At, piece: &[u8]) -> io::Result<usize> {
+fn follow(at: &mut At, piece: &[u8], limits: HeadLimits) -> io::Result<usize> {
     let (length, is_over) = match at {
         At::Head(_) | At::End => return Ok(0),
         At::Length(rest) => {
@@ -154,7 +155,7 @@ fn follow(at: &mut At, piece: &[u8]) -> io::Result<usize> {
         }
     };
     if is_over || matches!(at, At::Chunks(chunks) if chunks.is_over()) {
-        *at = At::head();
+        *at = At::head(limits);
     }
     Ok(length)
 }
@@ -199,7 +200,7 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
-        let length = follow(&mut self.at, read)?;
+        let length = follow(&mut self.at, read, self.limits)?;
         self.held.extend_from_slice(&read[length..]);
         buffer.set_filled(before + length);
         Poll::Ready(Ok(()))
@@ -246,10 +247,15 @@ mod tests {
 
     use super::*;
 
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes: 64 << 10,
+        headers: 100,
+    };
+
     /// What is passed on of `sent`, which comes in pieces of at most `piece` bytes, and why not more.
     async fn through(sent: &str, piece: usize) -> (String, Option<BadHead>) {
         let (mut client, server) = tokio::io::duplex(piece);
-        let mut strict = Strict::new(server);
+        let mut strict = Strict::new(server, LIMITS);
         let refusal = strict.refusal();
         let sending = async move {
             let _ = client.write_all(sent.as_bytes()).await;
