@@ -120,8 +120,13 @@ impl Asked {
 /// What becomes of a request.
 enum Outgoing {
     Own(Reply),
-    /// Until when the client wants it, if it said so.
-    Host(Box<Delivery>, Option<Instant>),
+    Host {
+        delivery: Box<Delivery>,
+        /// Until when the client wants it, if it said so.
+        deadline: Option<Instant>,
+        /// Why it is not what the host said, if it is not.
+        why: Option<String>,
+    },
     /// Nobody is there to read one.
     ClientGone,
 }
@@ -381,14 +386,19 @@ impl<U: Upstream> Handler<U> {
         journal: &Journal,
     ) -> Outgoing {
         match self.dispatcher.dispatch(call, journal).await {
-            Ok(mut delivery) => {
-                if let Some(form) = form {
-                    delivery = match openai::translated(delivery, form, &self.budget).await {
-                        Ok(translated) => translated,
-                        Err(_) => return Outgoing::Own(self.no_memory()),
-                    };
+            Ok(delivery) => {
+                let translated = match form {
+                    Some(form) => openai::translated(delivery, form, &self.budget).await,
+                    None => Ok((delivery, None)),
+                };
+                let Ok((delivery, why)) = translated else {
+                    return Outgoing::Own(self.no_memory());
+                };
+                Outgoing::Host {
+                    delivery: Box::new(delivery),
+                    deadline,
+                    why,
                 }
-                Outgoing::Host(Box::new(delivery), deadline)
             }
             // Its wait has ended a moment before the rest of it.
             Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
@@ -479,7 +489,12 @@ impl<U: Upstream> Handler<U> {
                 reply.headers.extend(self.about(None, record));
                 (status, write_own(session, reply).await?)
             }
-            Outgoing::Host(mut delivery, deadline) => {
+            Outgoing::Host {
+                mut delivery,
+                deadline,
+                why,
+            } => {
+                record.told.why = why;
                 let headers = self.about(Some(&delivery.host), record);
                 let bytes = respond::deliver(&mut delivery, headers, session, deadline).await?;
                 (delivery.answer.status, bytes)

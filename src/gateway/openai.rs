@@ -105,7 +105,8 @@ pub(super) fn address(headers: &mut HeaderMap) {
     headers.remove(header::ACCEPT_ENCODING);
 }
 
-/// A host's answer to `/embed`, whatever it is, in OpenAI's dialect, and held as a whole.
+/// A host's answer to `/embed`, whatever it is, in OpenAI's dialect, and held as a whole; and why it can't be
+/// said in that, if it can't.
 ///
 /// # Errors
 /// [`Exhausted`] if it can't be held.
@@ -113,17 +114,17 @@ pub(super) async fn translated(
     mut delivery: Delivery,
     form: Form,
     budget: &Budget,
-) -> Result<Delivery, Exhausted> {
+) -> Result<(Delivery, Option<String>), Exhausted> {
     let status = delivery.answer.status;
     let tokens = tokens(&delivery.answer.headers);
-    let (status, body) = match gather(&mut delivery, form, budget).await {
+    let (status, body, why) = match gather(&mut delivery, form, budget).await {
         Err(NoBody::NoMemory(exhausted)) => return Err(exhausted),
-        Err(NoBody::Lost(why)) => (502, openai::fault(502, &why, None)),
+        Err(NoBody::Lost(why)) => (502, openai::fault(502, &why, None), Some(why)),
         Ok(body) => {
             let mut held = budget.open();
             held.grow(body.len().saturating_mul(2))?;
             let said = through(body, move |body| say(status, body, form, tokens)).await;
-            said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None)))
+            said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None), None))
         }
     };
     let answer = &mut delivery.answer;
@@ -132,22 +133,25 @@ pub(super) async fn translated(
     answer.headers.remove(header::CONTENT_ENCODING);
     let json = HeaderValue::from_static("application/json");
     answer.headers.insert(header::CONTENT_TYPE, json);
-    Ok(delivery)
+    Ok((delivery, why))
 }
 
-fn say(status: StatusCode, body: &[u8], form: Form, tokens: u64) -> (u16, Vec<u8>) {
+/// Status and body, and why it is not what the host said, if it is not.
+fn say(status: StatusCode, body: &[u8], form: Form, tokens: u64) -> (u16, Vec<u8>, Option<String>) {
     if status != StatusCode::OK {
         let param = (status == StatusCode::NOT_FOUND).then_some("model");
-        return openai::error(status.as_u16(), body, None, param);
+        let (status, body) = openai::error(status.as_u16(), body, None, param);
+        return (status, body, None);
     }
     match openai::translate(body, form, tokens) {
-        Ok(body) => (200, body),
+        Ok(body) => (200, body, None),
         Err(unusable) => {
             let (status, param) = match unusable {
                 Unusable::Unreadable => (502, None),
                 Unusable::Dimensions { .. } => (400, Some("dimensions")),
             };
-            (status, openai::fault(status, &unusable.to_string(), param))
+            let why = unusable.to_string();
+            (status, openai::fault(status, &why, param), Some(why))
         }
     }
 }

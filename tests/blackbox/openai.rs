@@ -297,6 +297,10 @@ async fn what_hosts_refuse_is_told_in_openai_s_shape_and_their_words() {
         );
         assert_eq!(error["type"], kind);
         assert_eq!(reply.header("location"), None);
+        let id = reply.header("x-request-id").unwrap();
+        let (_, story, _) = proxy.command(&["explain", id]).await;
+        let is_ours = words.starts_with("not what");
+        assert_eq!(story.contains(words), is_ours, "{story}");
     }
 
     host.set(Behaviour::Serve);
