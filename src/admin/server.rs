@@ -77,7 +77,7 @@ pub(super) async fn serve(
         };
         // Where the system does not know it, connections end with TCP's own patience.
         let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
-        // All being in use, which 32 pages and some commands are not, it is hung up on.
+        // There is always one: no request runs here in the sense of `places`, so that somebody makes room.
         let Ok(place) = places.enter(Some(peer.ip()), places.share(), Instant::now()) else {
             continue;
         };

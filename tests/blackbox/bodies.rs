@@ -7,8 +7,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embed_body, eventually,
-    padded, padded_answer, sim_host,
+    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, embed_body, embed_request,
+    eventually, padded, padded_answer, sim_host,
 };
 
 const MIB: usize = 1 << 20;
@@ -156,6 +156,48 @@ async fn a_client_that_asks_whether_to_go_on_is_told_so_before_it_sends_the_body
     let seen = &host.record().requests[0];
     assert_eq!(seen.sha256, Some(hash));
     assert!(!seen.headers.contains_key("expect"));
+}
+
+#[tokio::test]
+async fn a_client_that_asks_whether_to_go_on_with_chunks_is_told_so_too() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let mut connection = proxy.connect().await;
+    let head = "POST /embed HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\n\
+                Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    connection.send(head).await;
+    assert_eq!(connection.reply().await.status, 100);
+    let body = embed_body("x").to_string();
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    connection.send(chunks).await;
+    connection.reply().await.assert_embedding_of("x");
+}
+
+#[tokio::test]
+async fn who_sends_ahead_and_reads_nothing_is_cut_and_holds_no_slot() {
+    let host = sim_host("host")
+        .slots(1)
+        .behaving(Behaviour::ServePadded(8 * MIB))
+        .start();
+    let config = Config::with_hosts(&[&host])
+        .set_host("host", "max_concurrent", 1)
+        .set("timeouts", "client_read", "1s");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut connection = proxy.connect().await;
+    connection.send(embed_request("ahead").repeat(100)).await;
+    eventually("the first request is answered", async || {
+        host.arrivals() > 0
+    })
+    .await;
+    host.set(Behaviour::Serve);
+    let others = proxy.client().embed("other").await;
+    others.assert_embedding_of("other");
+    eventually("it is cut", async || {
+        let open = proxy.metrics().await;
+        open.gauge("gpu_bridge_buffered_bytes", &[]) == 0
+    })
+    .await;
+    assert!(host.arrivals() < 5);
 }
 
 /// Where nobody waits for a go-ahead, none is given: it would be taken for the answer.

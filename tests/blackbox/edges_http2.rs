@@ -1,10 +1,17 @@
 //! HTTP/2 is served like HTTP/1.1: with TLS where it is agreed on, and without to those who know.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::Method;
+use futures_util::stream;
+use http::{Method, Request};
+use http_body_util::{Full, StreamBody};
+use hyper::body::{Body, Frame};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::harness::{Behaviour, Config, Proxy, Wire, embed_body, eventually, padded, sim_host};
@@ -148,6 +155,44 @@ async fn an_idle_connection_is_closed() {
         panic!("not HTTP/2")
     };
     eventually("the connection is closed", async || sender.is_closed()).await;
+}
+
+/// Has one text embedded without ever taking any of the answer's body.
+async fn open_unread<B>(proxy: &Proxy, body: B) -> SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(0);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://proxy.example/embed");
+    let request = request.header("content-type", "application/json");
+    let answer = sender.send_request(request.body(body).unwrap());
+    tokio::spawn(async move {
+        let _unread = answer.await;
+        pending::<()>().await;
+    });
+    sender
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_gets_on_is_closed() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host])
+        .set("timeouts", "client_read", "500ms")
+        .set("timeouts", "client_idle", "500ms");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let unread = open_unread(&proxy, Full::new(embed_body("x").to_string().into())).await;
+    let unsent = open_unread(
+        &proxy,
+        StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>()),
+    )
+    .await;
+    eventually("who reads nothing is gone", async || unread.is_closed()).await;
+    eventually("who sends nothing is gone", async || unsent.is_closed()).await;
 }
 
 /// Without the last stream that was served, a client doesn't know what it may repeat.
