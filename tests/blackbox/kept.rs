@@ -79,6 +79,7 @@ async fn no_connection_is_kept_after_an_answer_whose_end_can_be_read_in_two_ways
             assert_eq!(reply.status, 200, "{headers:?}");
         }
         assert_eq!(host.arrivals(), 3, "{headers:?}");
+        assert_eq!(proxy.failed_attempts("host").await, 0, "{headers:?}");
     }
 }
 
