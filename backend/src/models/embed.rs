@@ -58,17 +58,18 @@ impl Embedder {
         let limit = limits.fold(max_tokens, usize::min);
         let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
         pipeline.dimensions(encoder.width())?;
-        let beside = size::beside(&pipeline);
         let steps = pipeline.load_steps()?;
         let purpose = Use::Embedding {
             lower_case: pipeline.lower_case,
         };
+        let tokenizer = TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?;
+        let beyond = tokenizer.bytes_beyond(size::tokenizer(&pipeline.encoder));
         Ok(Self {
-            tokenizer: TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?,
+            beside: size::beside(&pipeline).saturating_add(beyond),
+            tokenizer,
             encoder,
             prompt: pipeline.prompt,
             steps,
-            beside,
             pooling: pipeline.pooling,
             shortening: config.shortening,
         })

@@ -59,12 +59,13 @@ impl Scorer {
             tokenizer.cls_id().ok_or_else(missing)?,
             tokenizer.sep_id().ok_or_else(missing)?,
         ];
+        let expected = size::tokenizer(folder);
         Ok(Self {
+            beside: expected.saturating_add(tokenizer.bytes_beyond(expected)),
             encoder: encoder::load(folder, &config, layer, place)?,
             tokenizer,
             special,
             layer,
-            beside: size::tokenizer(folder),
         })
     }
 

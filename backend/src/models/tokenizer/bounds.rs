@@ -7,7 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use tokenizers::{AddedToken, Encoding, Token};
+use tokenizers::{AddedToken, Encoding, ModelWrapper, Token};
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper, PostProcessor, Tokenizer};
 
 use super::refused;
@@ -17,8 +17,10 @@ const MOST_PIECES: usize = 2 << 20;
 /// Bytes of a piece of a unigram model, which are as many levels of a tree. sentencepiece makes none
 /// of more than 16 characters unless told to.
 const MOST_PIECE: usize = 1 << 10;
-/// Nodes of that tree, of about 300 bytes. XLM-RoBERTa's has under a million.
+/// Nodes of that tree. XLM-RoBERTa's has under a million.
 const MOST_NODES: usize = 4 << 20;
+/// Bytes of a node in memory.
+const NODE: u64 = 300;
 /// Tokens besides the vocabulary: some models of speech have 30,000.
 const MOST_ADDED: usize = 1 << 16;
 /// Bytes of such a token; the longest are runs of spaces or dashes.
@@ -72,7 +74,12 @@ pub(super) fn check_pieces(pieces: &[(String, f64)]) -> tokenizers::Result<()> {
     check_count(pieces.len())?;
     let longest = pieces.iter().map(|(piece, _)| piece.len()).max();
     check("bytes of a piece", longest.unwrap_or(0), MOST_PIECE)?;
-    let mut sorted: Vec<&[u8]> = pieces.iter().map(|(piece, _)| piece.as_bytes()).collect();
+    let nodes = nodes(pieces.iter().map(|(piece, _)| piece));
+    check("different beginnings of pieces", nodes, MOST_NODES)
+}
+
+fn nodes<'a>(pieces: impl Iterator<Item = &'a String>) -> usize {
+    let mut sorted: Vec<&[u8]> = pieces.map(String::as_bytes).collect();
     sorted.sort_unstable();
     let mut before: &[u8] = &[];
     let mut nodes = 0;
@@ -81,7 +88,17 @@ pub(super) fn check_pieces(pieces: &[(String, f64)]) -> tokenizers::Result<()> {
         nodes += piece.len() - shared;
         before = piece;
     }
-    check("different beginnings of pieces", nodes, MOST_NODES)
+    nodes
+}
+
+/// Bytes of memory for the tree, which a file may hold in few; 0: the model has none.
+pub(super) fn tree_bytes(tokenizer: &Tokenizer) -> u64 {
+    match tokenizer.get_model() {
+        ModelWrapper::Unigram(model) => {
+            NODE.saturating_mul(nodes(model.iter().map(|(piece, _)| piece)) as u64)
+        }
+        _ => 0,
+    }
 }
 
 /// Refuses words so long that a text of them takes minutes.

@@ -60,6 +60,8 @@ pub(crate) struct TextTokenizer {
     prefix_space: bool,
     cls: Option<u32>,
     sep: Option<u32>,
+    /// Bytes of the tree of its pieces.
+    tree: u64,
 }
 
 impl TextTokenizer {
@@ -93,6 +95,7 @@ impl TextTokenizer {
         limit(&mut tokenizer, (max_length, frame), cut).map_err(failed)?;
         let id = |token: Option<String>| token.and_then(|token| tokenizer.token_to_id(&token));
         let (cls, sep) = (id(built.cls), id(built.sep));
+        let tree = bounds::tree_bytes(&tokenizer);
         Ok(Self {
             tokenizer,
             frame,
@@ -101,7 +104,13 @@ impl TextTokenizer {
             prefix_space,
             cls,
             sep,
+            tree,
         })
+    }
+
+    /// Bytes of memory that it takes beyond those that its file let expect.
+    pub(crate) fn bytes_beyond(&self, expected: u64) -> u64 {
+        self.tree.saturating_sub(expected)
     }
 
     /// Whether the files are there that a tokenizer can be made of.

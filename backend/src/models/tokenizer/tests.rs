@@ -451,3 +451,12 @@ fn a_truncated_sentencepiece_model_never_panics() {
         }
     }
 }
+
+#[test]
+fn the_tree_of_a_unigram_model_is_counted() {
+    for (model, has_tree) in [("bert", false), ("xlm_roberta", true)] {
+        let tokenizer = load(&golden("tiny").join(model), 64);
+        assert_eq!(tokenizer.bytes_beyond(0) > 0, has_tree, "{model}");
+        assert_eq!(tokenizer.bytes_beyond(u64::MAX), 0, "{model}");
+    }
+}
