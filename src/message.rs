@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,34 @@ impl PayloadBuilder {
         Ok(())
     }
 
+    /// Where to put the next bytes, up to its capacity. `expected`: of the whole rest.
+    pub fn room(&mut self, expected: usize) -> &mut BytesMut {
+        if self.gathered.len() == self.gathered.capacity() {
+            self.flush();
+            self.gathered = BytesMut::with_capacity(expected.min(GATHERED));
+        }
+        &mut self.gathered
+    }
+
+    /// So many bytes have been put there.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if the budget does not allow it; the body is of no use then.
+    pub fn filled(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.len += bytes;
+        self.reserved.grow(bytes)
+    }
+
+    /// The last `bytes` that were appended at once.
+    pub fn last(&self, bytes: usize) -> &[u8] {
+        let piece = match self.chunks.last() {
+            Some(chunk) if self.gathered.is_empty() => chunk,
+            _ => &self.gathered[..],
+        };
+        let start = piece.len().saturating_sub(bytes);
+        piece.get(start..).unwrap_or_default()
+    }
+
     /// The body as it is.
     pub fn finish(mut self) -> Payload {
         self.flush();
@@ -142,7 +171,7 @@ impl PayloadBuilder {
 
     fn flush(&mut self) {
         if !self.gathered.is_empty() {
-            self.chunks.push(self.gathered.split().freeze());
+            self.chunks.push(mem::take(&mut self.gathered).freeze());
         }
     }
 }

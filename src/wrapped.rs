@@ -23,11 +23,6 @@ pub(crate) trait Wrapper {
     /// The same.
     fn inner_mut(&mut self) -> &mut Stream;
 
-    /// Takes what is written.
-    fn writer(&mut self) -> &mut (dyn AsyncWrite + Send + Unpin) {
-        self.inner_mut()
-    }
-
     /// So many bytes have been written.
     fn wrote(&mut self, _bytes: usize) {}
 
@@ -46,7 +41,7 @@ macro_rules! pass_on {
                 context: &mut std::task::Context<'_>,
                 bytes: &[u8],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                let written = std::pin::Pin::new(self.writer()).poll_write(context, bytes);
+                let written = std::pin::Pin::new(self.inner_mut()).poll_write(context, bytes);
                 if let std::task::Poll::Ready(Ok(bytes)) = written {
                     self.wrote(bytes);
                 }
@@ -57,7 +52,7 @@ macro_rules! pass_on {
                 mut self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(self.writer()).poll_flush(context)
+                std::pin::Pin::new(self.inner_mut()).poll_flush(context)
             }
 
             fn poll_shutdown(
@@ -72,7 +67,7 @@ macro_rules! pass_on {
                 context: &mut std::task::Context<'_>,
                 slices: &[std::io::IoSlice<'_>],
             ) -> std::task::Poll<std::io::Result<usize>> {
-                let writer = std::pin::Pin::new(self.writer());
+                let writer = std::pin::Pin::new(self.inner_mut());
                 let written = writer.poll_write_vectored(context, slices);
                 if let std::task::Poll::Ready(Ok(bytes)) = written {
                     self.wrote(bytes);

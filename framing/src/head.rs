@@ -151,23 +151,60 @@ pub enum Body {
     Chunked,
 }
 
-/// Checks a whole head, as the [`Scanner`] found it. Returns what follows it.
+/// A head that can be read in one way only.
+#[derive(Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a [u8],
+    /// The target of the request.
+    pub target: &'a [u8],
+    /// Of HTTP/1.0, not of HTTP/1.1.
+    pub is_1_0: bool,
+    /// What follows it.
+    pub body: Body,
+    /// The number of its [headers](Self::headers).
+    pub count: usize,
+    whole: &'a [u8],
+}
+
+impl<'a> Head<'a> {
+    /// Name and value of each header.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let lines = lines(self.whole).skip(1);
+        lines.filter_map(|line| header(line).ok())
+    }
+}
+
+/// Checks a whole head, as the [`Scanner`] found it.
 ///
 /// # Errors
 /// It could be read in two ways, or in none.
-pub fn check(head: &[u8]) -> Result<Body, BadHead> {
-    let mut lines = head
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .skip_while(|line| line.is_empty())
-        .take_while(|line| !line.is_empty());
+pub fn check(head: &[u8]) -> Result<Head<'_>, BadHead> {
+    let mut lines = lines(head);
     let request = RequestLine::parse(lines.next().unwrap_or_default())?;
     let mut found = Found::default();
+    let mut count = 0;
     for line in lines {
         let (name, value) = header(line)?;
         found.note(name, value)?;
+        count += 1;
     }
-    found.check(&request)
+    Ok(Head {
+        method: request.method,
+        target: request.target,
+        is_1_0: request.is_1_0,
+        body: found.check(&request)?,
+        count,
+        whole: head,
+    })
+}
+
+/// The lines of a head that are not empty.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    head.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .skip_while(|line| line.is_empty())
+        .take_while(|line| !line.is_empty())
 }
 
 /// Checks the head of a request of HTTP/2, which says in fields what stands in the first line of HTTP/1, by
@@ -234,6 +271,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadHead> {
 }
 
 struct RequestLine<'a> {
+    method: &'a [u8],
     target: &'a [u8],
     is_1_0: bool,
 }
@@ -252,7 +290,11 @@ impl<'a> RequestLine<'a> {
             _ => return Err(BadHead::RequestLine),
         };
         check_target(method, target)?;
-        Ok(Self { target, is_1_0 })
+        Ok(Self {
+            method,
+            target,
+            is_1_0,
+        })
     }
 
     /// The host that the target names, if it does.
@@ -442,7 +484,8 @@ mod tests {
             ("transfer-encoding: Chunked\r\n", Body::Chunked),
         ] {
             let head = format!("POST /embed HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
-            assert_eq!(check(head.as_bytes()), Ok(body), "{headers:?}");
+            let found = check(head.as_bytes()).map(|head| head.body);
+            assert_eq!(found, Ok(body), "{headers:?}");
         }
     }
 
@@ -695,17 +738,30 @@ mod tests {
         prop::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat())
     }
 
+    fn assert_as_httparse_reads(head: &Head<'_>) {
+        let mut slots = [httparse::EMPTY_HEADER; 8];
+        let mut request = httparse::Request::new(&mut slots);
+        let parsed = request.parse(head.whole);
+        assert_eq!(parsed, Ok(httparse::Status::Complete(head.whole.len())));
+        assert_eq!(request.method.map(str::as_bytes), Some(head.method));
+        assert_eq!(request.path.map(str::as_bytes), Some(head.target));
+        let version = u8::from(!head.is_1_0);
+        assert_eq!(request.version, Some(version));
+        let theirs = request.headers.iter();
+        let theirs: Vec<_> = theirs.map(|it| (it.name.as_bytes(), it.value)).collect();
+        assert_eq!(head.headers().collect::<Vec<_>>(), theirs);
+        assert_eq!(head.count, theirs.len());
+    }
+
     proptest! {
         #[test]
         fn what_is_let_in_is_parsed_by_all(
             scheme in "(http://a(:80)?)?", target in "[/*a?][ -~]{0,9}", host in "[ -~]{0,9}",
         ) {
             let head = format!("GET {scheme}{target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            if check(head.as_bytes()).is_ok() {
-                let mut slots = [httparse::EMPTY_HEADER; 4];
-                let mut request = httparse::Request::new(&mut slots);
-                prop_assert!(request.parse(head.as_bytes()).is_ok_and(|parsed| parsed.is_complete()));
-                prop_assert!(request.path.unwrap().parse::<http::Uri>().is_ok(), "{head:?}");
+            if let Ok(found) = check(head.as_bytes()) {
+                assert_as_httparse_reads(&found);
+                prop_assert!(http::Uri::try_from(found.target).is_ok(), "{head:?}");
             }
         }
 
@@ -726,7 +782,8 @@ mod tests {
                 .find(|found| *found != Ok(None))
                 .unwrap_or(Ok(None));
             prop_assert_eq!(in_pieces, at_once);
-            if let Ok(Some(length)) = at_once && check(&head[..length]).is_ok() {
+            if let Ok(Some(length)) = at_once && let Ok(found) = check(&head[..length]) {
+                assert_as_httparse_reads(&found);
                 let text = String::from_utf8_lossy(&head[..length]).to_lowercase();
                 let framings = text.matches("\r\ncontent-length:").count()
                     + text.matches("\r\ntransfer-encoding:").count();

@@ -15,6 +15,8 @@ mod strict;
 
 pub use chunks::{BadChunks, Chunks};
 pub use coding::{Coded, coded};
-pub use head::{BadHead, Body, HeadLimits, Scanner, check, check_answer, check_fields, is_token};
+pub use head::{
+    BadHead, Body, Head, HeadLimits, Scanner, check, check_answer, check_fields, is_token,
+};
 pub use linger::Linger;
 pub use strict::{Refusal, Strict};

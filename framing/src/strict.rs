@@ -136,7 +136,7 @@ impl<S> Strict<S> {
 /// `length`: of the head at the start of what was `read`, if it is whole.
 fn judge_head(read: &[u8], length: Option<usize>) -> Result<Option<(usize, Body)>, BadHead> {
     let head = length.and_then(|length| read.get(..length));
-    head.map(|head| check(head).map(|body| (head.len(), body)))
+    head.map(|head| check(head).map(|checked| (head.len(), checked.body)))
         .transpose()
 }
 

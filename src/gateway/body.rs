@@ -1,16 +1,18 @@
 //! Reading a client's body: whole, within bounds of size, memory and time.
 
+use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
+use gpu_bridge_framing::BadChunks;
+use http::request::Parts;
 use http::{HeaderMap, Version, header};
-use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession;
-use pingora::{Error, ErrorType};
+use pingora::ErrorType;
 
 use super::peek;
+use super::session::Session;
 use crate::budget::Reservation;
 use crate::message::{Payload, PayloadBuilder};
-use crate::wrapped::is_misframed;
 
 /// Why there is no body.
 #[derive(Debug, thiserror::Error)]
@@ -40,68 +42,80 @@ pub(super) enum BodyError {
     #[error("There was an error parsing the body")]
     Malformed,
     /// The client went away.
-    #[error("the client went away: {0}")]
-    Gone(Box<Error>),
+    #[error("the client went away")]
+    Gone,
+}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        let cause = error.get_ref();
+        if cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<BadChunks>) {
+            Self::Malformed
+        } else {
+            Self::Gone
+        }
+    }
+}
+
+impl From<Box<pingora::Error>> for BodyError {
+    fn from(error: Box<pingora::Error>) -> Self {
+        match error.etype() {
+            ErrorType::ReadError | ErrorType::ReadTimedout | ErrorType::ConnectionClosed => {
+                Self::Gone
+            }
+            _ => Self::Malformed,
+        }
+    }
 }
 
 /// Reads the body to its end, and `peek` along.
 pub(super) async fn read(
-    session: &mut ServerSession,
+    session: &mut Session<'_>,
     limit: usize,
     timeout: Duration,
     reserved: Reservation,
     peek: &mut peek::Reader,
 ) -> Result<Payload, BodyError> {
-    let head = session.req_header();
-    if announced(&head.headers).is_some_and(|length| length > limit as u64) {
+    if announced(&session.head().headers).is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLarge { limit });
     }
-    if expects_continue(head) && !session.is_body_done() {
-        session
-            .write_continue_response()
-            .await
-            .map_err(BodyError::Gone)?;
+    if expects_continue(session.head()) && !session.is_body_done() {
+        session.go_ahead().await?;
     }
-    match tokio::time::timeout(timeout, read_all(session, limit, reserved, peek)).await {
-        // One read may take as long as all, and end a moment before.
-        Ok(Err(BodyError::Gone(error))) if *error.etype() == ErrorType::ReadTimedout => {
-            Err(BodyError::TooSlow(timeout))
-        }
-        Ok(result) => result,
-        Err(_) => Err(BodyError::TooSlow(timeout)),
-    }
+    let all = read_all(session, limit, reserved, peek);
+    let in_time = tokio::time::timeout(timeout, all).await;
+    in_time.unwrap_or(Err(BodyError::TooSlow(timeout)))
 }
 
 async fn read_all(
-    session: &mut ServerSession,
+    session: &mut Session<'_>,
     limit: usize,
     reserved: Reservation,
     peek: &mut peek::Reader,
 ) -> Result<Payload, BodyError> {
     let mut body = PayloadBuilder::new(reserved);
-    while let Some(chunk) = session.read_request_body().await.map_err(broken)? {
-        if body.len() + chunk.len() > limit {
-            return Err(BodyError::TooLarge { limit });
-        }
-        body.push(&chunk).map_err(|_| BodyError::NoMemory)?;
-        peek.read(&chunk);
+    while let Some(bytes) = session.read_body(&mut body, limit).await? {
+        peek.read(body.last(bytes));
     }
     Ok(body.finish())
 }
 
-fn broken(error: Box<Error>) -> BodyError {
-    match error.etype() {
-        _ if is_misframed(&error) => BodyError::Malformed,
-        ErrorType::ReadError | ErrorType::ReadTimedout | ErrorType::ConnectionClosed => {
-            BodyError::Gone(error)
-        }
-        _ => BodyError::Malformed,
+/// Appends what came of a body, of which no more than `limit` bytes may come. Returns how many bytes.
+pub(super) fn append(
+    body: &mut PayloadBuilder,
+    data: &Bytes,
+    limit: usize,
+) -> Result<usize, BodyError> {
+    if body.len() + data.len() > limit {
+        return Err(BodyError::TooLarge { limit });
     }
+    body.push(data).map_err(|_| BodyError::NoMemory)?;
+    Ok(data.len())
 }
 
 /// Does the client wait for our go-ahead before it sends the body? One of HTTP/1.0 knows no interim
 /// answers, whatever it says (RFC 9110, section 10.1.1). Other expectations are passed over.
-pub(super) fn expects_continue(head: &RequestHeader) -> bool {
+pub(super) fn expects_continue(head: &Parts) -> bool {
     let values = head.headers.get_all(header::EXPECT).iter();
     let mut expectations = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     head.version > Version::HTTP_10
@@ -136,10 +150,10 @@ mod tests {
             (Version::HTTP_10, &["100-continue"], false),
         ];
         for (version, values, expected) in table {
-            let mut head = RequestHeader::build("POST", b"/embed", None).unwrap();
-            head.set_version(version);
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            head.version = version;
             for value in values {
-                head.append_header("expect", *value).unwrap();
+                head.headers.append("expect", value.parse().unwrap());
             }
             assert_eq!(expects_continue(&head), expected, "{version:?} {values:?}");
         }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use gpu_bridge_wire::API_KEY_HEADER;
+use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, header};
-use pingora::http::RequestHeader;
 
 use super::auth::Identity;
 use super::forwarding::{Forwarding, Origin};
@@ -24,9 +24,12 @@ const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout")
 pub(super) const BAD_TIMEOUT: &str =
     "X-Request-Timeout must be one number of seconds above 0, e.g. 30 or 2.5";
 
+/// Headers that we add: the request's id, its trace, and three of where it comes from.
+const ADDED: usize = 5;
+
 /// A request, but for its body.
 pub(super) struct Request<'a> {
-    pub(super) head: &'a RequestHeader,
+    pub(super) head: &'a Parts,
     /// As hosts know it.
     pub(super) route: Route,
     pub(super) id: &'a str,
@@ -93,7 +96,7 @@ pub(super) fn patience(headers: &HeaderMap) -> Result<Option<Duration>, ()> {
 }
 
 /// The host that the client asked: in HTTP/2 it stands in the target.
-fn authority(head: &RequestHeader) -> Option<&str> {
+fn authority(head: &Parts) -> Option<&str> {
     let in_target = head.uri.authority().map(Authority::as_str);
     let host = head.headers.get(header::HOST);
     in_target.or_else(|| host?.to_str().ok())
@@ -122,12 +125,13 @@ fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
         header::AUTHORIZATION,
     ];
     let hop_by_hop = HopByHop::of(headers);
-    let mut forwarded: HeaderMap = headers
-        .iter()
-        .filter(|(name, _)| !ours.contains(name) && name.as_str() != API_KEY_HEADER)
-        .filter(|(name, _)| !hop_by_hop.has(name) && headers::is_plain(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let mut forwarded = HeaderMap::with_capacity(headers.len() + ADDED);
+    for (name, value) in headers {
+        let is_ours = ours.contains(name) || name.as_str() == API_KEY_HEADER;
+        if !is_ours && !hop_by_hop.has(name) && headers::is_plain(name) {
+            forwarded.append(name.clone(), value.clone());
+        }
+    }
     forwarded.insert(request_id::HEADER, header_value(id));
     forwarded
 }

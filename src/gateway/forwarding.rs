@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::protocols::SocketDigest;
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 
+use super::session::Session;
 use crate::config::{self, Network};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -52,12 +52,8 @@ impl Forwarding {
     }
 
     /// Where the request of `session` comes from.
-    pub(super) fn origin(&self, session: &ServerSession) -> Origin {
-        let peer = session.client_addr().and_then(address_of);
-        let is_tls = session
-            .digest()
-            .is_some_and(|digest| digest.ssl_digest.is_some());
-        self.judge(peer, is_tls, &session.req_header().headers)
+    pub(super) fn origin(&self, session: &Session<'_>) -> Origin {
+        self.judge(session.peer(), session.is_tls(), &session.head().headers)
     }
 
     fn judge(&self, peer: Option<IpAddr>, is_tls: bool, headers: &HeaderMap) -> Origin {

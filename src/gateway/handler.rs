@@ -8,10 +8,9 @@ use arc_swap::ArcSwap;
 use gpu_bridge_framing::{BadHead, HeadLimits, check_fields};
 use gpu_bridge_places::{Asking, Full, Place, Visit};
 use gpu_bridge_wire::openai::Form;
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, StatusCode, Version};
-use pingora::Error;
-use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -20,17 +19,18 @@ use super::auth::{Auth, Identity, Unauthorized};
 use super::body::{self, BodyError};
 use super::call::{self, Request};
 use super::forwarding::{Forwarding, Origin};
-use super::head::{Bounds, NoRequest};
+use super::http1::{Bounds, NoRequest};
 use super::openai::NotRead;
 use super::peek::Peek;
 use super::record::Record;
 use super::respond::{self, Reply};
 use super::route::{self, NoRoute, Route};
-use super::{ahead, openai, peek, refusals, request_id};
+use super::session::{Session, Unsent};
+use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
 use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
-use crate::message::{Call, Payload};
+use crate::message::{Call, Cut, Payload};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
@@ -41,8 +41,6 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
-/// How long what is left of a refused body is read, so that its sender can read why.
-const DRAIN: Duration = Duration::from_secs(2);
 /// Two bounds that pass at the same time may be seen to pass this much apart.
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -143,23 +141,18 @@ impl<U: Upstream> Handler<U> {
     /// If the connection broke; there is nothing more to be done on it.
     pub(super) async fn handle(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         place: &Place,
-    ) -> pingora::Result<()> {
-        let client_read = self.settings().client_read;
-        session.set_write_timeout(Some(client_read));
-        session.set_read_timeout(Some(client_read));
-        session.set_total_drain_timeout(Some(DRAIN));
-        // A second request that a client sends ahead must not look like a broken connection.
-        session.set_pipelining_enabled(true);
-        let id = request_id::choose(session.get_header(request_id::HEADER));
+    ) -> Result<(), Unsent> {
+        let headers = &session.head().headers;
+        let id = request_id::choose(headers.get(request_id::HEADER));
         let origin = self.forwarding.load().origin(session);
         let mut record = Record::new(&self.observers, id, origin.client);
-        record.told.trace = self.observers.trace(&session.req_header().headers);
+        record.told.trace = self.observers.trace(headers);
         let answer = self.answer(session, place, &origin, &mut record).await;
-        if *self.stopping.borrow() || ahead::is_overrun(session) {
+        if *self.stopping.borrow() {
             // No further request on a connection that is about to be closed.
-            session.set_keepalive(None);
+            session.make_last();
         }
         self.write(session, place, answer, &mut record).await
     }
@@ -168,9 +161,7 @@ impl<U: Upstream> Handler<U> {
     pub(super) fn refuse_head(&self, refusal: &NoRequest, peer: Option<IpAddr>) -> Reply {
         let status = match refusal {
             NoRequest::Bad(bad) => bad.status(),
-            NoRequest::TooSlow(_) | NoRequest::Done | NoRequest::Displaced => {
-                StatusCode::REQUEST_TIMEOUT
-            }
+            _ => StatusCode::REQUEST_TIMEOUT,
         };
         let mut record = Record::new(&self.observers, request_id::choose(None), peer);
         let mut reply = Reply::error(status, refusal.to_string()).because(Reason::BadHead);
@@ -181,12 +172,12 @@ impl<U: Upstream> Handler<U> {
 
     async fn answer(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         place: &Place,
         origin: &Origin,
         record: &mut Record,
     ) -> Outgoing {
-        let head = session.req_header();
+        let head = session.head();
         let path = route::normalise(head.uri.path());
         let asked = Asked {
             route: Route::find(&head.method, &path),
@@ -215,11 +206,11 @@ impl<U: Upstream> Handler<U> {
         &self,
         path: &str,
         asked: Asked,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         origin: &Origin,
         record: &mut Record,
     ) -> Outgoing {
-        let head = session.req_header();
+        let head = session.head();
         if let Err(bad) = self.check_head(head) {
             let reply = Reply::error(bad.status(), NoRequest::Bad(bad).to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
@@ -245,7 +236,7 @@ impl<U: Upstream> Handler<U> {
     }
 
     /// Heads of HTTP/1 that are not as they should be don't come this far.
-    fn check_head(&self, head: &RequestHeader) -> Result<(), BadHead> {
+    fn check_head(&self, head: &Parts) -> Result<(), BadHead> {
         let limit = self.settings().max_headers;
         if head.version != Version::HTTP_2 {
             return Ok(());
@@ -253,10 +244,13 @@ impl<U: Upstream> Handler<U> {
         if head.headers.len() > limit {
             return Err(BadHead::TooMany { limit });
         }
+        let authority = head.uri.authority().map(Authority::as_str);
+        let target = head.uri.path_and_query().map(PathAndQuery::as_str);
+        let target = target.or(authority).unwrap_or_default();
         check_fields(
             head.method.as_str().as_bytes(),
-            head.raw_path(),
-            head.uri.authority().map(|it| it.as_str().as_bytes()),
+            target.as_bytes(),
+            authority.map(str::as_bytes),
             head.headers
                 .iter()
                 .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())),
@@ -266,13 +260,13 @@ impl<U: Upstream> Handler<U> {
     /// Finds an answer within the time that the client gives, if it gives one.
     async fn forward(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         route: Route,
         origin: &Origin,
         identity: &Identity,
         record: &mut Record,
     ) -> Outgoing {
-        let Ok(patience) = call::patience(&session.req_header().headers) else {
+        let Ok(patience) = call::patience(&session.head().headers) else {
             let reply = Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT);
             return Outgoing::Own(reply.because(Reason::BadHeader));
         };
@@ -302,7 +296,7 @@ impl<U: Upstream> Handler<U> {
     /// Reads the body, finds a host, and watches that the client stays.
     async fn serve(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         route: Route,
         origin: &Origin,
         identity: &Identity,
@@ -315,7 +309,7 @@ impl<U: Upstream> Handler<U> {
         };
         let _running = record.visit.as_ref().map(Visit::run);
         let request = Request {
-            head: session.req_header(),
+            head: session.head(),
             route: route.on_hosts(),
             id: record.id(),
             origin,
@@ -332,7 +326,7 @@ impl<U: Upstream> Handler<U> {
             biased;
             answer = self.dispatch(&call, form, deadline, &record.journal) => answer,
             // Pends for ever while the client is there.
-            () = ahead::gone(session) => Outgoing::ClientGone,
+            () = session.gone() => Outgoing::ClientGone,
         }
     }
 
@@ -340,7 +334,7 @@ impl<U: Upstream> Handler<U> {
     /// the client speaks it.
     async fn receive(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         route: Route,
     ) -> Result<(Payload, Peek, Option<Form>), Outgoing> {
         let Settings {
@@ -349,7 +343,7 @@ impl<U: Upstream> Handler<U> {
             ..
         } = self.settings();
         let is_dialect = route == Route::Embeddings;
-        let headers = &session.req_header().headers;
+        let headers = &session.head().headers;
         if let Some(coded) = gpu_bridge_framing::coded(headers) {
             return Err(Outgoing::Own(refusals::coded_body(&coded)));
         }
@@ -424,10 +418,10 @@ impl<U: Upstream> Handler<U> {
         refusals::no_host(refusal, &attempts, shortage, wait)
     }
 
-    fn refuse_body(&self, session: &mut ServerSession, error: &BodyError) -> Outgoing {
+    fn refuse_body(&self, session: &mut Session<'_>, error: &BodyError) -> Outgoing {
         if matches!(error, BodyError::Malformed | BodyError::TooSlow(_)) {
             // Where this request ends is unknown, so no next one can be found on the connection.
-            session.set_keepalive(None);
+            session.make_last();
         }
         let reply = refusals::bad_body(error, self.retry_after(None));
         reply.map_or(Outgoing::ClientGone, Outgoing::Own)
@@ -448,22 +442,22 @@ impl<U: Upstream> Handler<U> {
 
     async fn write(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         place: &Place,
         answer: Outgoing,
         record: &mut Record,
-    ) -> pingora::Result<()> {
+    ) -> Result<(), Unsent> {
         let written = tokio::select! {
             biased;
             written = self.send(session, answer, record) => written,
-            () = place.overdue() => Err(Error::new(respond::DISPLACED)),
+            () = place.overdue() => Err(Unsent::Displaced),
         };
         if let Err(error) = &written {
             // What the client got is cut off; it is not the one who went away.
-            let cut = match *error.etype() {
-                respond::HOST_FAILED => Some(StatusCode::BAD_GATEWAY),
-                respond::TOO_LATE | respond::DISPLACED => Some(StatusCode::SERVICE_UNAVAILABLE),
-                _ => None,
+            let cut = match error {
+                Unsent::Cut(Cut::Failed(_)) => Some(StatusCode::BAD_GATEWAY),
+                Unsent::TooLate | Unsent::Displaced => Some(StatusCode::SERVICE_UNAVAILABLE),
+                Unsent::Cut(Cut::TooSlow) | Unsent::Untaken => None,
             };
             record.told.status = cut.map(|status| status.as_u16());
             record.told.why = cut.map(|_| error.to_string());
@@ -478,15 +472,15 @@ impl<U: Upstream> Handler<U> {
     /// The status, and the bytes of the body that went out; none: nobody is there to take them.
     async fn send(
         &self,
-        session: &mut ServerSession,
+        session: &mut Session<'_>,
         answer: Outgoing,
         record: &mut Record,
-    ) -> pingora::Result<Option<(StatusCode, usize)>> {
+    ) -> Result<Option<(StatusCode, usize)>, Unsent> {
         let (status, bytes) = match answer {
             Outgoing::Own(mut reply) => {
                 record.refuse(&mut reply);
                 let status = reply.status;
-                reply.headers.extend(self.about(None, record));
+                self.tell(&mut reply.headers, None, record);
                 (status, write_own(session, reply).await?)
             }
             Outgoing::Host {
@@ -495,22 +489,21 @@ impl<U: Upstream> Handler<U> {
                 why,
             } => {
                 record.told.why = why;
-                let headers = self.about(Some(&delivery.host), record);
-                let bytes = respond::deliver(&mut delivery, headers, session, deadline).await?;
+                self.tell(&mut delivery.answer.headers, Some(&delivery.host), record);
+                let bytes = respond::deliver(&mut delivery, session, deadline).await?;
                 (delivery.answer.status, bytes)
             }
             Outgoing::ClientGone => {
-                session.set_keepalive(None);
+                session.make_last();
                 return Ok(None);
             }
         };
         Ok(Some((status, bytes)))
     }
 
-    /// The headers that say what became of a request; `host`: who served it.
-    fn about(&self, host: Option<&HostName>, record: &mut Record) -> HeaderMap {
+    /// Says in the `headers` of an answer what became of the request; `host`: who served it.
+    fn tell(&self, headers: &mut HeaderMap, host: Option<&HostName>, record: &mut Record) {
         record.answering();
-        let mut headers = HeaderMap::new();
         headers.insert(request_id::HEADER, respond::header_value(record.id()));
         if record.route.is_some_and(Route::is_compute) {
             let timing = respond::timing(&record.journal);
@@ -519,31 +512,22 @@ impl<U: Upstream> Handler<U> {
         if let Some(host) = host.filter(|_| self.settings().served_by) {
             headers.insert(SERVED_BY, respond::header_value(host.as_ref()));
         }
-        headers
     }
 }
 
 /// Its connection has to make room for another one, and takes no further request.
-fn displaced(session: &mut ServerSession, full: Full) -> Outgoing {
-    session.set_keepalive(None);
+fn displaced(session: &mut Session<'_>, full: Full) -> Outgoing {
+    session.make_last();
     Outgoing::Own(refusals::no_place(full))
 }
 
 /// Writes an answer of our own, perhaps while the client is still sending its request.
-async fn write_own(session: &mut ServerSession, reply: Reply) -> pingora::Result<usize> {
-    if session.is_body_done() {
-        return reply.write(session).await;
-    }
-    if body::expects_continue(session.req_header()) {
-        // The client may never send the body that it announced.
-        session.set_keepalive(None);
-        return reply.write(session).await;
-    }
+async fn write_own(session: &mut Session<'_>, reply: Reply) -> Result<usize, Unsent> {
+    let is_awaited = !session.is_body_done() && !body::expects_continue(session.head());
     let bytes = reply.write(session).await?;
-    // Else a client that is still sending may never read why it was refused.
-    if session.drain_request_body().await.is_err() {
-        // Where the next request begins is not to be found out.
-        session.set_keepalive(None);
+    // One that waits for a go-ahead may never send the body that it announced.
+    if is_awaited {
+        session.drain().await;
     }
     Ok(bytes)
 }

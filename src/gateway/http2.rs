@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::flood::Metered;
 use super::handler::Handler;
+use super::session::Session;
 use crate::upstream::Upstream;
 
 /// Requests at once on one connection; what RFC 9113 recommends at least.
@@ -93,7 +94,8 @@ pub(super) async fn serve<U: Upstream>(
         };
         match accepted {
             Ok(Some(H2Accept::Session(request))) => {
-                let session = ServerSession::new_http2(request);
+                let patience = handler.settings().client_read;
+                let session = Session::http2(ServerSession::new_http2(request), patience);
                 idle = settings.client_idle;
                 requests.spawn(handle(Arc::clone(handler), session, place.clone()));
             }
@@ -124,9 +126,7 @@ fn options(max_head: usize) -> H2Options {
     options
 }
 
-async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: ServerSession, place: Place) {
-    if handler.handle(&mut session, &place).await.is_ok() {
-        // An error here: the client has gone, after its answer.
-        let _ = session.finish().await;
-    }
+async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: Session<'_>, place: Place) {
+    // An error here: the client has gone, and the record of the request says so.
+    let _ = handler.handle(&mut session, &place).await;
 }

@@ -16,7 +16,7 @@ use gpu_bridge_places::{Full, Place, Places};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as TcpStream;
 use pingora::protocols::{ALPN, GetSocketDigest as _, Peek as _, SocketDigest, Stream};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -90,7 +90,8 @@ impl<U: Upstream> Listener<U> {
     async fn serve(&self, stream: Stream, place: &Place, stopping: &watch::Receiver<bool>) {
         let secured = tokio::select! {
             biased;
-            secured = self.secure(stream) => secured,
+            // What is boxed takes no room in a connection that idles in HTTP/1.
+            secured = Box::pin(self.secure(stream)) => secured,
             // There is nothing to say in a handshake.
             () = place.displaced() => None,
         };
@@ -98,13 +99,13 @@ impl<U: Upstream> Listener<U> {
             return;
         };
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
-            return http2::serve(&self.handler, stream, place, stopping).await;
+            return Box::pin(http2::serve(&self.handler, stream, place, stopping)).await;
         }
         if let Then::Http2(stream, read) =
             http1::serve(&self.handler, stream, place, &self.close_idle).await
             && let Some(stream) = rewind(stream, &read)
         {
-            http2::serve(&self.handler, stream, place, stopping).await;
+            Box::pin(http2::serve(&self.handler, stream, place, stopping)).await;
         }
     }
 
@@ -147,7 +148,9 @@ impl<U: Upstream> Listener<U> {
         // Over TLS nothing can be said without a handshake, and that is work for one more.
         if self.certificates.is_none() {
             // Best effort: a client that is not reading loses nothing it has a right to.
-            let _ = http1::say(&mut stream, refusals::no_place(full)).await;
+            let answer = http1::last_answer(refusals::no_place(full));
+            let _ = stream.write_all(&answer).await;
+            let _ = AsyncWriteExt::shutdown(&mut stream).await;
         }
     }
 }
@@ -156,7 +159,7 @@ impl<U: Upstream> Listener<U> {
 /// read it.
 async fn farewell(mut stream: TcpStream, reply: Reply) {
     let mut linger = Linger::default();
-    if stream.write_all(&reply.into_http1()).await.is_ok() {
+    if stream.write_all(&http1::last_answer(reply)).await.is_ok() {
         let _ = poll_fn(|context| linger.poll_close(&mut stream, context)).await;
     }
 }

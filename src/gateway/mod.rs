@@ -1,25 +1,22 @@
 //! Talking to clients: who they are, what they want, and their answer.
 //!
 //! ```text
-//! connection ─ listener (place, TLS) ─┬─ http1 ─ head ─ framing ─┐
-//!                                     └─ http2 ──────────────────┴─ handler ─ answer
+//! connection ─ listener (place, TLS) ─┬─ http1 (framing) ─┐
+//!                                     └─ http2 ───────────┴─ session ─ handler ─ answer
 //! ```
 //!
-//! pingora gives sessions of both protocols; its own proxying is not used, since it can't repeat a
-//! request body of more than 64 KiB. [`handler`] has the way of a request: authenticate, route, read
+//! pingora gives the connections, and the sessions of HTTP/2. [`handler`] has the way of a request: authenticate, route, read
 //! the body, dispatch, answer.
 //!
 //! The gateway knows nothing of hosts but what others report of them.
 
 mod aggregate;
-mod ahead;
 mod auth;
 mod body;
 mod call;
 mod flood;
 mod forwarding;
 mod handler;
-mod head;
 mod http1;
 mod http2;
 mod listener;
@@ -30,6 +27,7 @@ mod refusals;
 mod request_id;
 mod respond;
 mod route;
+mod session;
 mod tls;
 
 pub use aggregate::Aggregates;

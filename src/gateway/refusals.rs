@@ -114,7 +114,7 @@ pub(super) fn bad_body(error: &BodyError, wait: u64) -> Option<Reply> {
         BodyError::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::BodyTooSlow),
         BodyError::Malformed => (StatusCode::BAD_REQUEST, Reason::BadBody),
         BodyError::NoMemory => return Some(no_memory(wait)),
-        BodyError::Gone(_) => return None,
+        BodyError::Gone => return None,
     };
     let reply = Reply::error(status, error.to_string()).because(reason);
     Some(match error {
@@ -230,7 +230,7 @@ mod tests {
     use gpu_bridge_framing::BadHead;
 
     use super::super::call::BAD_TIMEOUT;
-    use super::super::head::NoRequest;
+    use super::super::http1::NoRequest;
     use super::*;
 
     fn detail(reply: &Reply) -> String {

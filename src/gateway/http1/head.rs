@@ -1,48 +1,49 @@
 //! Reads the head of an HTTP/1 request from a connection: within a bound of time for all of it,
 //! however slowly its bytes come, and only if [`gpu_bridge_framing`] lets it in.
 
+use std::mem;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use gpu_bridge_framing::{self as framing, BadHead, Body, HeadLimits, Scanner};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::Bytes;
+use gpu_bridge_framing::{self as framing, BadHead, Body, Head, HeadLimits, Scanner};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+
+use super::connection::Connection;
 
 /// What a client of HTTP/2 sends first if it knows that the server speaks it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// How a request begins whose answer has no body.
 const HEAD: &[u8] = b"HEAD ";
-/// Room for one read.
-const READ: usize = 4 << 10;
 /// A client that has just connected is about to send; when the proxy stops it gets this long.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// Bounds on heads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) limits: HeadLimits,
+pub(in crate::gateway) struct Bounds {
+    pub(in crate::gateway) limits: HeadLimits,
     /// Time for a head, from its first byte or from the start of its connection.
-    pub(super) head: Duration,
+    pub(in crate::gateway) head: Duration,
     /// Time between two requests.
-    pub(super) idle: Duration,
+    pub(in crate::gateway) idle: Duration,
 }
 
-/// What came, with whatever came after it.
+/// A request, without its body.
 #[derive(Debug)]
-pub(super) enum Arrival {
-    /// A request that is fit to be parsed. `chunks`: where its body begins, if it comes in chunks.
-    Request {
-        read: BytesMut,
-        chunks: Option<usize>,
-    },
-    /// A client that speaks HTTP/2 from the start.
-    Http2(BytesMut),
+pub(super) struct Request {
+    pub(super) head: Parts,
+    /// What follows.
+    pub(super) body: Body,
 }
 
 /// Why there is no request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoRequest {
+pub(in crate::gateway) enum NoRequest {
+    /// It is one of HTTP/2, and nothing of it is used yet.
+    #[error("the client speaks HTTP/2")]
+    Http2,
     /// The client has nothing to ask (any more).
     #[error("the client is done")]
     Done,
@@ -102,45 +103,32 @@ impl Heads {
         self.in_one
     }
 
-    /// The next request. `carried`: what was read beyond the one before.
-    pub(super) async fn next(
-        &mut self,
-        stream: &mut (impl AsyncRead + Unpin),
-        carried: BytesMut,
-    ) -> Result<Arrival, NoRequest> {
+    /// The next request.
+    pub(super) async fn next(&mut self, connection: &mut Connection) -> Result<Request, NoRequest> {
         let started = Instant::now();
-        let mut buffer = carried;
-        if buffer.is_empty() {
-            self.first_bytes(stream, &mut buffer, started).await?;
+        if connection.unused().is_empty() {
+            self.first_bytes(connection, started).await?;
         }
         let from = if self.fresh { started } else { Instant::now() };
-        let is_first = std::mem::replace(&mut self.fresh, false);
+        let is_first = mem::replace(&mut self.fresh, false);
         self.in_one = true;
-        let rest = self.rest(stream, &mut buffer, is_first);
-        let read = timeout_at(from + self.bounds.head, rest).await;
+        let whole = self.whole(connection, is_first);
+        let found = timeout_at(from + self.bounds.head, whole).await;
         self.in_one = false;
-        self.wants_no_body = buffer.trim_ascii_start().starts_with(HEAD);
-        let chunks = match read {
-            Ok(result) => result?,
+        let read = connection.unused();
+        self.wants_no_body = read.trim_ascii_start().starts_with(HEAD);
+        match found {
+            Ok(found) => found,
             // Some clients send an empty line after a body, and mean nothing by it.
-            Err(_) if buffer.iter().all(|byte| b"\r\n".contains(byte)) => {
-                return Err(NoRequest::Done);
-            }
-            Err(_) => return Err(NoRequest::TooSlow(self.bounds.head)),
-        };
-        Ok(if is_first && buffer.starts_with(HTTP_2) {
-            Arrival::Http2(buffer)
-        } else {
-            let read = buffer;
-            Arrival::Request { read, chunks }
-        })
+            Err(_) if read.iter().all(|byte| b"\r\n".contains(byte)) => Err(NoRequest::Done),
+            Err(_) => Err(NoRequest::TooSlow(self.bounds.head)),
+        }
     }
 
     /// Waits for a request to begin.
     async fn first_bytes(
         &mut self,
-        stream: &mut (impl AsyncRead + Unpin),
-        buffer: &mut BytesMut,
+        connection: &mut Connection,
         started: Instant,
     ) -> Result<(), NoRequest> {
         let patience = if self.fresh {
@@ -159,52 +147,81 @@ impl Heads {
         };
         tokio::select! {
             biased;
-            read = timeout_at(started + patience, read(stream, buffer)) => {
+            read = timeout_at(started + patience, fill(connection)) => {
                 read.unwrap_or(Err(NoRequest::Done))
             }
             () = last_call => Err(NoRequest::Done),
         }
     }
 
-    /// Reads the head to its end; where its body begins, if it comes in chunks.
-    async fn rest(
+    /// Reads the head to its end.
+    async fn whole(
         &self,
-        stream: &mut (impl AsyncRead + Unpin),
-        buffer: &mut BytesMut,
+        connection: &mut Connection,
         is_first: bool,
-    ) -> Result<Option<usize>, NoRequest> {
+    ) -> Result<Request, NoRequest> {
         let mut scanner = Scanner::new(self.bounds.limits);
         loop {
-            if let Some(length) = scanner.scan(buffer)? {
-                let head = buffer.get(..length).unwrap_or_default();
+            let read = connection.unused();
+            if let Some(length) = scanner.scan(read)? {
+                let head = read.get(..length).unwrap_or_default();
                 if is_first && head == HTTP_2 {
-                    return Ok(None);
+                    return Err(NoRequest::Http2);
                 }
-                let body = framing::check(head)?;
-                return Ok((body == Body::Chunked).then_some(length));
+                let request = parse(head)?;
+                connection.used(length);
+                return Ok(request);
             }
-            read(stream, buffer).await?;
+            fill(connection).await?;
         }
     }
 }
 
-async fn read(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut BytesMut,
-) -> Result<(), NoRequest> {
-    buffer.reserve(READ);
-    match stream.read_buf(buffer).await {
-        Ok(bytes) if bytes > 0 => Ok(()),
+async fn fill(connection: &mut Connection) -> Result<(), NoRequest> {
+    match connection.fill().await {
+        Ok(1..) => Ok(()),
         // There is nobody left to tell, whatever the reason.
-        Ok(_) | Err(_) => Err(NoRequest::Done),
+        Ok(0) | Err(_) => Err(NoRequest::Done),
     }
+}
+
+/// A head that was let in, in the terms of those who use it; the values of headers share one copy of it.
+fn parse(head: &[u8]) -> Result<Request, BadHead> {
+    let head = Bytes::copy_from_slice(head);
+    let checked = framing::check(&head)?;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_bytes(checked.method).map_err(|_| BadHead::RequestLine)?;
+    let target = head.slice_ref(checked.target);
+    parts.uri = Uri::from_maybe_shared(target).map_err(|_| BadHead::RequestLine)?;
+    parts.version = if checked.is_1_0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
+    parts.headers = headers(&head, &checked).ok_or(BadHead::HeaderLine)?;
+    Ok(Request {
+        head: parts,
+        body: checked.body,
+    })
+}
+
+/// `None`: `http` takes something for none that is one, as a name of more than 64 KiB.
+fn headers(head: &Bytes, checked: &Head<'_>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::try_with_capacity(checked.count).ok()?;
+    for (name, value) in checked.headers() {
+        let name = HeaderName::from_bytes(name).ok()?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    Some(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use pingora::protocols::Stream;
     use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::budget::Budget;
 
     const BOUNDS: Bounds = Bounds {
         limits: HeadLimits {
@@ -216,61 +233,58 @@ mod tests {
     };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-    struct Connection {
-        client: DuplexStream,
-        stream: Stream,
+    struct Client {
+        sending: DuplexStream,
+        connection: Connection,
         heads: Heads,
         stop: watch::Sender<bool>,
     }
 
-    fn connection() -> Connection {
+    fn connection() -> Client {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (stop, stopping) = watch::channel(false);
-        Connection {
-            client,
-            stream: Box::new(server),
+        Client {
+            sending: client,
+            connection: Connection::new(Box::new(server), &Budget::new(0), 0),
             heads: Heads::new(BOUNDS, stopping),
             stop,
         }
     }
 
-    impl Connection {
+    impl Client {
         async fn send(&mut self, bytes: &[u8]) {
-            self.client.write_all(bytes).await.unwrap();
+            self.sending.write_all(bytes).await.unwrap();
         }
 
-        async fn next(&mut self) -> Result<Arrival, NoRequest> {
-            self.heads.next(&mut self.stream, BytesMut::new()).await
+        async fn next(&mut self) -> Result<Request, NoRequest> {
+            self.heads.next(&mut self.connection).await
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_comes_with_what_was_read_after_it() {
-        let mut connection = connection();
-        let bytes = [b"\r\n", REQUEST, b"body"].concat();
-        connection.send(&bytes).await;
-        let Ok(Arrival::Request { read, chunks: None }) = connection.next().await else {
+    async fn a_head_is_told_in_parts_and_what_was_read_after_it_is_left() {
+        let mut client = connection();
+        let head = "\r\nPUT http://a/b?c HTTP/1.1\r\nHost: a\r\nX-One:1\r\nx-two: 2 \r\nX-ONE: \t3\r\n\
+            Transfer-Encoding: chunked\r\n\r\n";
+        client.send(format!("{head}0\r\n\r\n").as_bytes()).await;
+        let Ok(Request { head, body }) = client.next().await else {
             panic!("no request");
         };
-        assert_eq!(read, bytes);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_chunks_begin_is_told() {
-        let mut connection = connection();
-        let head = b"\r\nPUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        connection.send(&[&head[..], b"0\r\n\r\n"].concat()).await;
-        let Ok(Arrival::Request { chunks, .. }) = connection.next().await else {
-            panic!("no request");
-        };
-        assert_eq!(chunks, Some(head.len()));
+        assert_eq!((head.method, head.version), (Method::PUT, Version::HTTP_11));
+        assert_eq!((head.uri.path(), head.uri.query()), ("/b", Some("c")));
+        let ones: Vec<_> = head.headers.get_all("x-one").iter().collect();
+        assert_eq!(ones, ["1", "3"]);
+        assert_eq!(head.headers["x-two"], "2");
+        assert_eq!(head.headers.len(), 5);
+        assert_eq!(body, Body::Chunked);
+        assert_eq!(client.connection.unused(), b"0\r\n\r\n");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_in_is_cut_however_often_a_byte_comes() {
         let mut connection = connection();
         let started = Instant::now();
-        let mut client = connection.client;
+        let mut client = connection.sending;
         tokio::spawn(async move {
             for byte in REQUEST.iter().cycle() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -279,10 +293,7 @@ mod tests {
                 }
             }
         });
-        let result = connection
-            .heads
-            .next(&mut connection.stream, BytesMut::new())
-            .await;
+        let result = connection.heads.next(&mut connection.connection).await;
         assert!(matches!(result, Err(NoRequest::TooSlow(_))), "{result:?}");
         assert_eq!(started.elapsed(), BOUNDS.head);
     }
@@ -332,7 +343,7 @@ mod tests {
     async fn http_2_is_recognised_at_the_start_only() {
         let mut connection = connection();
         connection.send(HTTP_2).await;
-        assert!(matches!(connection.next().await, Ok(Arrival::Http2(_))));
+        assert!(matches!(connection.next().await, Err(NoRequest::Http2)));
         connection.send(HTTP_2).await;
         assert!(matches!(connection.next().await, Err(NoRequest::Bad(_))));
     }
