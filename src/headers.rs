@@ -49,6 +49,13 @@ fn is_for_proxies(name: &HeaderName) -> bool {
     name.as_str().starts_with("proxy-") && name.as_str() != "proxy-status"
 }
 
+/// Does a header that is a list of words, perhaps over several lines, have this one?
+pub fn lists(headers: &HeaderMap, name: &HeaderName, word: &[u8]) -> bool {
+    let lines = headers.get_all(name).iter();
+    let mut words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    words.any(|it| it.trim_ascii().eq_ignore_ascii_case(word))
+}
+
 /// Is the name made of letters, digits and `-`, as all names in use are? Many a host hands headers on in
 /// variables (CGI, WSGI), in which `X_Api_Key` or `X.Api.Key` can't be told from `X-Api-Key`.
 pub fn is_plain(name: &HeaderName) -> bool {

@@ -13,6 +13,7 @@ use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::coming::up_to;
 use crate::head::is_token;
 
 /// Digits of a size, leading zeros included: no body is larger than 2⁶⁰ bytes.
@@ -147,8 +148,7 @@ impl Chunks {
 
     /// Skips data; returns what follows.
     fn data<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
-        let skipped = usize::try_from(self.size).map_or(piece.len(), |size| size.min(piece.len()));
-        self.size -= skipped as u64;
+        let skipped = up_to(&mut self.size, piece.len());
         if self.size == 0 {
             self.at = At::DataReturn;
         }

@@ -240,12 +240,8 @@ pub fn check_fields<'a>(
 /// # Errors
 /// It could.
 pub fn check_answer(head: &[u8]) -> Result<(), BadHead> {
-    let lines = head.split(|byte| *byte == b'\n').skip(1);
     let mut found = Found::default();
-    for line in lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-        if line.is_empty() {
-            break;
-        }
+    for line in lines(head).skip(1) {
         let (name, value) = header(line)?;
         found.note(name, value)?;
     }

@@ -9,12 +9,14 @@
 
 mod chunks;
 mod coding;
+mod coming;
 mod head;
 mod linger;
 mod strict;
 
 pub use chunks::{BadChunks, Chunks};
 pub use coding::{Coded, coded};
+pub use coming::Coming;
 pub use head::{
     BadHead, Body, Head, HeadLimits, Scanner, check, check_answer, check_fields, is_token,
 };

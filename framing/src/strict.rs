@@ -18,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use crate::{BadHead, Body, Chunks, HeadLimits, Linger, Scanner, check};
+use crate::{BadHead, Body, Coming, HeadLimits, Linger, Scanner, check};
 
 /// How a request begins whose answer has no body.
 const HEAD: &[u8] = b"HEAD ";
@@ -55,9 +55,7 @@ pub struct Strict<S> {
 #[derive(Debug)]
 enum At {
     Head(Scanner),
-    /// So many bytes of a body.
-    Length(u64),
-    Chunks(Box<Chunks>),
+    Body(Coming),
     /// Nothing that would be passed on.
     End,
 }
@@ -67,11 +65,12 @@ impl At {
         Self::Head(Scanner::new(limits))
     }
 
-    fn body(body: Body, limits: HeadLimits) -> Self {
-        match body {
-            Body::Length(0) => Self::head(limits),
-            Body::Length(length) => Self::Length(length),
-            Body::Chunked => Self::Chunks(Box::default()),
+    /// The next head, if nothing is to come of the body.
+    fn after(coming: Coming, limits: HeadLimits) -> Self {
+        if coming.is_over() {
+            Self::head(limits)
+        } else {
+            Self::Body(coming)
         }
     }
 }
@@ -102,7 +101,7 @@ impl<S> Strict<S> {
             match found.and_then(|length| judge_head(&self.held, length)) {
                 Ok(None) => return Ok(false),
                 Ok(Some((length, body))) => {
-                    (self.good, self.at) = (length, At::body(body, self.limits));
+                    (self.good, self.at) = (length, At::after(body.into(), self.limits));
                 }
                 Err(bad) => self.refuse(bad),
             }
@@ -142,22 +141,16 @@ fn judge_head(read: &[u8], length: Option<usize>) -> Result<Option<(usize, Body)
 
 /// How much of `piece` belongs to the body that is coming.
 fn follow(at: &mut At, piece: &[u8], limits: HeadLimits) -> io::Result<usize> {
-    let (length, is_over) = match at {
-        At::Head(_) | At::End => return Ok(0),
-        At::Length(rest) => {
-            let length = usize::try_from(*rest).map_or(piece.len(), |rest| rest.min(piece.len()));
-            *rest -= length as u64;
-            (length, *rest == 0)
-        }
-        At::Chunks(chunks) => {
-            let read = chunks.read(piece);
-            (read.inspect_err(|_| *at = At::End)?, false)
-        }
+    let At::Body(coming) = at else {
+        return Ok(0);
     };
-    if is_over || matches!(at, At::Chunks(chunks) if chunks.is_over()) {
-        *at = At::head(limits);
+    let skipped = coming.skip(piece);
+    match &skipped {
+        Ok(_) if coming.is_over() => *at = At::head(limits),
+        Ok(_) => {}
+        Err(_) => *at = At::End,
     }
-    Ok(length)
+    Ok(skipped?)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {

@@ -77,18 +77,13 @@ impl Aggregates {
 
     /// What hosts tell that they can serve, or have in memory; sorted.
     pub(super) fn models(&self) -> Arc<BTreeSet<String>> {
-        let made = self.made();
-        Arc::clone(made.models.get_or_init(|| Arc::new(models(&made.view))))
+        Arc::clone(self.made().models())
     }
 
     /// The same as OpenAI's API lists them.
     pub(super) fn list(&self) -> Reply {
         let made = self.made();
-        let list = || {
-            Bytes::from(openai::models(
-                models(&made.view).iter().map(String::as_str),
-            ))
-        };
+        let list = || Bytes::from(openai::models(made.models().iter().map(String::as_str)));
         Reply::of_json(StatusCode::OK, made.list.get_or_init(list).clone())
     }
 
@@ -109,6 +104,12 @@ impl Aggregates {
         });
         *made = Some(Arc::clone(&new));
         new
+    }
+}
+
+impl Made {
+    fn models(&self) -> &Arc<BTreeSet<String>> {
+        self.models.get_or_init(|| Arc::new(models(&self.view)))
     }
 }
 

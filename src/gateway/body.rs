@@ -12,6 +12,7 @@ use pingora::ErrorType;
 use super::peek;
 use super::session::Session;
 use crate::budget::Reservation;
+use crate::headers;
 use crate::message::{Payload, PayloadBuilder};
 
 /// Why there is no body.
@@ -116,10 +117,8 @@ pub(super) fn append(
 /// Does the client wait for our go-ahead before it sends the body? One of HTTP/1.0 knows no interim
 /// answers, whatever it says (RFC 9110, section 10.1.1). Other expectations are passed over.
 pub(super) fn expects_continue(head: &Parts) -> bool {
-    let values = head.headers.get_all(header::EXPECT).iter();
-    let mut expectations = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     head.version > Version::HTTP_10
-        && expectations.any(|one| one.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+        && headers::lists(&head.headers, &header::EXPECT, b"100-continue")
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {

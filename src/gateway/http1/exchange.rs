@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gpu_bridge_framing::{BadChunks, Body, Chunks};
+use gpu_bridge_framing::Coming;
 use http::request::Parts;
 use http::{HeaderMap, Version, header};
 use pingora::http::ResponseHeader;
@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::head::Request;
 use crate::gateway::body::{BodyError, append};
 use crate::gateway::session::Length;
+use crate::headers;
 use crate::message::PayloadBuilder;
 
 /// How much a head has, nearly always.
@@ -23,6 +24,7 @@ const HEAD: usize = 512;
 pub(in crate::gateway) struct Exchange<'c> {
     pub(in crate::gateway) connection: &'c mut Connection,
     pub(in crate::gateway) head: Parts,
+    /// What is to come of it.
     body: Coming,
     /// Another request may follow.
     is_kept: bool,
@@ -30,12 +32,6 @@ pub(in crate::gateway) struct Exchange<'c> {
     is_chunked: bool,
     /// For each write.
     patience: Duration,
-}
-
-/// What is to come of the request's body.
-enum Coming {
-    Bytes(u64),
-    Chunks(Box<Chunks>),
 }
 
 impl<'c> Exchange<'c> {
@@ -49,10 +45,7 @@ impl<'c> Exchange<'c> {
             connection,
             is_kept: wants_more(head.version, &head.headers),
             is_chunked: false,
-            body: match body {
-                Body::Length(bytes) => Coming::Bytes(bytes),
-                Body::Chunked => Coming::Chunks(Box::default()),
-            },
+            body: body.into(),
             head,
             patience,
         }
@@ -60,10 +53,7 @@ impl<'c> Exchange<'c> {
 
     /// Has the body been read?
     pub(in crate::gateway) fn is_body_done(&self) -> bool {
-        match &self.body {
-            Coming::Bytes(bytes) => *bytes == 0,
-            Coming::Chunks(chunks) => chunks.is_over(),
-        }
+        self.body.is_over()
     }
 
     /// No request follows this one.
@@ -91,8 +81,8 @@ impl<'c> Exchange<'c> {
         limit: usize,
     ) -> Result<Option<usize>, BodyError> {
         match &mut self.body {
-            Coming::Bytes(0) => Ok(None),
-            Coming::Bytes(left) => {
+            Coming::Length(0) => Ok(None),
+            Coming::Length(left) => {
                 let room = read.room(usize::try_from(*left).unwrap_or(usize::MAX));
                 let bytes = self.connection.read_into(room, *left).await;
                 let bytes = bytes
@@ -178,28 +168,9 @@ impl<'c> Exchange<'c> {
     }
 }
 
-impl Coming {
-    /// How much of `piece` belongs to the body.
-    fn skip(&mut self, piece: &[u8]) -> Result<usize, BadChunks> {
-        match self {
-            Self::Bytes(left) => {
-                let bytes =
-                    usize::try_from(*left).map_or(piece.len(), |left| left.min(piece.len()));
-                *left -= bytes as u64;
-                Ok(bytes)
-            }
-            Self::Chunks(chunks) => chunks.read(piece),
-        }
-    }
-}
-
 /// Does the client want to send another request after this one (RFC 9112, section 9.3)?
 fn wants_more(version: Version, headers: &HeaderMap) -> bool {
-    let is_named = |option: &[u8]| {
-        let lines = headers.get_all(header::CONNECTION).iter();
-        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        options.any(|it| it.trim_ascii().eq_ignore_ascii_case(option))
-    };
+    let is_named = |option: &[u8]| headers::lists(headers, &header::CONNECTION, option);
     !is_named(b"close") && (version == Version::HTTP_11 || is_named(b"keep-alive"))
 }
 
@@ -231,6 +202,7 @@ pub(super) fn head(mut answer: ResponseHeader, length: Length, is_kept: bool) ->
 
 #[cfg(test)]
 mod tests {
+    use gpu_bridge_framing::Body;
     use http::{Method, StatusCode};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
