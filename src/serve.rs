@@ -1,6 +1,6 @@
 //! Wires the modules together and runs them until a signal says stop or a successor takes over.
 //!
-//! pingora's listening service runs on our own runtime instead of in pingora's `Server`: its graceful
+//! The listeners are ours and run on our own runtime instead of in pingora's `Server`: its graceful
 //! stop sleeps for a fixed time, while ours ends as soon as the last connection is done.
 
 mod files;

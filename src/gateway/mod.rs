@@ -5,8 +5,8 @@
 //!                                     └─ http2 ───────────┴─ session ─ handler ─ answer
 //! ```
 //!
-//! pingora gives the connections, and the sessions of HTTP/2. [`handler`] has the way of a request: authenticate, route, read
-//! the body, dispatch, answer.
+//! pingora gives the connections, and the sessions of HTTP/2. [`handler`] has the way of a request:
+//! authenticate, route, read the body, dispatch, answer.
 //!
 //! The gateway knows nothing of hosts but what others report of them.
 
