@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use gpu_bridge_wire::Info;
 use http::{HeaderMap, Method, StatusCode};
+use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Exhausted, Reservation};
 use crate::pool::{Demand, HostId};
@@ -23,7 +24,7 @@ use crate::telemetry::trace::Context;
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// Path and query as the client sent them.
+    /// Path and query for hosts: the route's own path, and the client's query.
     pub target: String,
     /// End-to-end headers to pass on; never the client's credentials.
     pub headers: HeaderMap,
@@ -31,11 +32,43 @@ pub struct Call {
     pub body: Payload,
     /// What it asks of the pool.
     pub demand: Demand,
-    /// How long its client is going to wait, if it said so.
-    pub patience: Option<Duration>,
+    /// Until when its client wants the answer.
+    pub deadline: Deadline,
     /// Our span, if hosts are to be told of it instead of the client's.
     pub trace: Option<Context>,
 }
+
+/// Until when a client wants its answer, if it said so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// So long after the request has arrived; what no clock can hold is no bound.
+    pub fn after(arrived: Instant, patience: Option<Duration>) -> Self {
+        Self(patience.and_then(|patience| arrived.checked_add(patience)))
+    }
+
+    /// From now until then, if there is an end.
+    pub fn left(self) -> Option<Duration> {
+        let at = self.0?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does `work`.
+    ///
+    /// # Errors
+    /// [`TooLate`] if it takes longer than until then.
+    pub async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T, TooLate> {
+        match self.0 {
+            None => Ok(work.await),
+            Some(at) => timeout_at(at, work).await.map_err(|_| TooLate),
+        }
+    }
+}
+
+/// A client's [`Deadline`] has passed.
+#[derive(Clone, Copy, Debug)]
+pub struct TooLate;
 
 /// A body held in memory.
 #[derive(Debug)]

@@ -197,12 +197,13 @@ impl History {
     }
 
     /// The end without a good answer: the answer in hand, if it is the client's, else `refusal`.
-    pub(super) fn conclude(self, refusal: Refusal) -> Result<Delivery, Refusal> {
+    pub(super) fn conclude(&mut self, refusal: Refusal) -> Result<Delivery, Refusal> {
         let all_asked = matches!(refusal, Refusal::HostsFailed | Refusal::NoModel);
         let known = self.in_hand.as_ref();
         let is_for_client =
             known.is_some_and(|known| self.stands(known) && (all_asked || counts(known.why)));
-        let known = self.in_hand.filter(|_| is_for_client).ok_or(refusal)?;
+        let known = self.in_hand.take().filter(|_| is_for_client);
+        let known = known.ok_or(refusal)?;
         Ok(Delivery {
             host: known.host,
             answer: known.answer,

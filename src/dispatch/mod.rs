@@ -10,6 +10,7 @@
 //! it out.
 
 mod history;
+mod itinerary;
 mod race;
 mod retry_budget;
 mod shortage;
@@ -24,12 +25,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::history::History;
+use self::itinerary::Itinerary;
 use self::race::{End, Ended};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::HostName;
-use crate::message::{Answer, Call, Cut, Rest};
-use crate::pool::{HostId, Lease, Model, Outcome, Pool, Ticket, TurnedAway};
+use crate::message::{Answer, Call, Cut, Rest, TooLate};
+use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
 use crate::upstream::Upstream;
 
@@ -92,6 +94,15 @@ impl LongRest {
     }
 }
 
+/// A request got no host's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHost {
+    /// Why.
+    pub refusal: Refusal,
+    /// The limit of its client's own that held it back, if one did.
+    pub limit: Option<LimitReached>,
+}
+
 /// Why a request got no host's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -112,6 +123,9 @@ pub enum Refusal {
     /// No host became free in time.
     #[error("no host became free in time")]
     Deadline,
+    /// Its client does not want the answer any more.
+    #[error("the time that the client gave this request (X-Request-Timeout) has passed")]
+    TooLate,
     /// The request was sent to several hosts and none gave a whole answer.
     #[error("the hosts that took this request failed to answer it")]
     HostsFailed,
@@ -148,37 +162,49 @@ impl<U: Upstream> Dispatcher<U> {
     /// Gets an answer for `call`. Dropping the future gives up the place in line or the lease.
     ///
     /// # Errors
-    /// [`Refusal`] if no host delivered.
-    pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, Refusal> {
+    /// [`NoHost`] if no host delivered.
+    pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, NoHost> {
         let settings = **self.settings.load();
-        let deadlines = Deadlines::new(settings.max_wait, call.patience);
-        let ticket = self.pool.ticket();
-        let mut history = History::new(settings.max_faulted_hosts);
         self.budget().deposit(settings.retry_percent);
-        let model = call.demand.model.as_ref();
+        let mut way = Itinerary::new(call, settings, self.pool.ticket(), journal);
+        let found = call.deadline.bound(self.find(&mut way)).await;
+        match found {
+            Ok(Ok(delivery)) => Ok(delivery),
+            Ok(Err(Refusal::Deadline)) if call.deadline.left() == Some(Duration::ZERO) => {
+                Err(way.give_up(Refusal::TooLate, &self.pool))
+            }
+            Ok(Err(refusal)) => Err(way.give_up(refusal, &self.pool)),
+            Err(TooLate) => Err(way.give_up(Refusal::TooLate, &self.pool)),
+        }
+    }
+
+    /// From host to host.
+    async fn find(&self, way: &mut Itinerary<'_>) -> Result<Delivery, Refusal> {
+        let model = way.model();
         loop {
-            let lease = match self
-                .acquire(ticket, call, &mut history, deadlines, journal)
-                .await
-            {
+            let joined = Instant::now();
+            let lease = match self.acquire(way).await {
                 Ok(lease) => lease,
-                Err(refusal) => return self.conclude(model, history, refusal),
+                Err(refusal) => return self.conclude(way, refusal),
             };
-            let ended = self.run(lease, call, &history, settings, journal).await;
+            way.sets_off(joined);
+            let ended = self.run(lease, way).await;
+            way.comes_back();
             for Ended { lease, end } in ended {
                 match end {
                     End::Delivered(answer) => {
-                        return Ok(self.deliver(&lease, answer, call, &history));
+                        return Ok(self.deliver(&lease, answer, way));
                     }
                     End::Failed { verdict, proof } => {
                         self.metrics.requests.retried(verdict.as_str());
                         let may_lack = self.may_lack(model, lease.host());
-                        history.record(lease.host(), lease.name(), verdict, proof, may_lack);
+                        way.history
+                            .record(lease.host(), lease.name(), verdict, proof, may_lack);
                     }
                 }
             }
-            if self.is_over(model, &history) {
-                return self.conclude(model, history, Refusal::HostsFailed);
+            if self.is_over(model, &way.history) {
+                return self.conclude(way, Refusal::HostsFailed);
             }
         }
     }
@@ -186,12 +212,8 @@ impl<U: Upstream> Dispatcher<U> {
     /// The end without a good answer. Of a model that the whole pool lacks, more is known than what one
     /// host says. One that has waited in vain for a host that might have its model gets the answer of
     /// those that lack it, unless another is known to have it: then it is worth coming again.
-    fn conclude(
-        &self,
-        model: Option<&Model>,
-        history: History,
-        refusal: Refusal,
-    ) -> Result<Delivery, Refusal> {
+    fn conclude(&self, way: &mut Itinerary<'_>, refusal: Refusal) -> Result<Delivery, Refusal> {
+        let (model, history) = (way.model(), &mut way.history);
         if !history.lacks_model() {
             return history.conclude(refusal);
         }
@@ -209,28 +231,21 @@ impl<U: Upstream> Dispatcher<U> {
     }
 
     /// A lease, in the request's turn.
-    async fn acquire(
-        &self,
-        ticket: Ticket,
-        call: &Call,
-        history: &mut History,
-        deadlines: Deadlines,
-        journal: &Journal,
-    ) -> Result<Lease, Refusal> {
-        let left = deadlines.left(journal.queued());
-        let is_first = !journal.is_attempted();
-        let note = journal.wait();
-        let mut waiting = if is_first {
-            self.pool.join(ticket, &call.demand, left)?
-        } else {
-            if history.broke_last() {
+    async fn acquire(&self, way: &mut Itinerary<'_>) -> Result<Lease, Refusal> {
+        let left = way.left();
+        let note = way.journal.wait();
+        let demand = &way.call.demand;
+        let mut waiting = if way.returning {
+            if way.history.broke_last() {
                 // It slows retries down; it fails none.
                 let _ = tokio::time::timeout(left / 2, self.budgeted(&note)).await;
             }
-            if let Some(lease) = self.elsewhere(ticket, call, history, left, &note).await {
+            if let Some(lease) = self.elsewhere(way, left, &note).await {
                 return lease;
             }
-            self.pool.rejoin(ticket, &call.demand, history.avoid())
+            self.pool.rejoin(way.ticket, demand, way.history.avoid())
+        } else {
+            self.pool.join(way.ticket, demand, left)?
         };
         if let Some(lease) = waiting.try_lease() {
             return Ok(lease?);
@@ -240,10 +255,8 @@ impl<U: Upstream> Dispatcher<U> {
             if let Ok(lease) = tokio::time::timeout(WORTH_ASKING, leased.as_mut()).await {
                 return lease;
             }
-            let limit = self
-                .pool
-                .limit_reached(call.demand.client.as_ref(), !is_first);
-            note.because(match limit {
+            let client = demand.client.as_ref();
+            note.because(match self.pool.limit_reached(client, way.returning) {
                 Some(limit) => limit.to_string(),
                 None => shortage(&self.pool),
             });
@@ -253,7 +266,7 @@ impl<U: Upstream> Dispatcher<U> {
             lease = tokio::time::timeout_at(note.started() + left, leased) => {
                 Ok(lease.map_err(|_| Refusal::Deadline)??)
             }
-            () = self.last_word(call.demand.model.as_ref(), history) => Err(Refusal::HostsFailed),
+            () = self.last_word(way.model(), &way.history) => Err(Refusal::HostsFailed),
         }
     }
 
@@ -280,21 +293,19 @@ impl<U: Upstream> Dispatcher<U> {
     /// time to try all of them again.
     async fn elsewhere(
         &self,
-        ticket: Ticket,
-        call: &Call,
-        history: &mut History,
+        way: &mut Itinerary<'_>,
         left: Duration,
         note: &Waiting,
     ) -> Option<Result<Lease, Refusal>> {
-        let (avoid, pause) = history.pause()?;
+        let (avoid, pause) = way.history.pause()?;
         note.because("the proxy's machine is short of descriptors, ports or memory".to_owned());
-        let mut waiting = self.pool.rejoin(ticket, &call.demand, avoid);
+        let mut waiting = self.pool.rejoin(way.ticket, &way.call.demand, avoid);
         // Those that wait together should not come together.
         let pause = pause.mul_f64(rand::random_range(1.0..1.5)).min(left);
         if let Ok(lease) = tokio::time::timeout(pause, waiting.lease()).await {
             return Some(lease.map_err(Refusal::from));
         }
-        history.end_pause();
+        way.history.end_pause();
         (pause == left).then_some(Err(Refusal::Deadline))
     }
 
@@ -317,18 +328,11 @@ impl<U: Upstream> Dispatcher<U> {
 
     /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
-    fn deliver(
-        &self,
-        lease: &Lease,
-        mut answer: Answer,
-        call: &Call,
-        history: &History,
-    ) -> Delivery {
+    fn deliver(&self, lease: &Lease, mut answer: Answer, way: &Itinerary<'_>) -> Delivery {
         let success = answer.status.is_success();
         if success {
-            for accused in history.accused() {
-                let model = call.demand.model.as_ref();
-                let lacks = model.filter(|_| accused.may_lack_model);
+            for accused in way.history.accused() {
+                let lacks = way.model().filter(|_| accused.may_lack_model);
                 self.pool.blame(accused.host, lacks);
             }
         }
@@ -341,31 +345,6 @@ impl<U: Upstream> Dispatcher<U> {
         let timed = success && rest.is_none();
         lease.finish(Outcome::Answered { timed });
         Delivery { host, answer, rest }
-    }
-}
-
-/// Until when a request is worth waiting for.
-#[derive(Clone, Copy, Debug)]
-struct Deadlines {
-    /// Bound on the time in line, in all.
-    max_wait: Duration,
-    /// When its client stops caring, if it said so.
-    client: Option<Instant>,
-}
-
-impl Deadlines {
-    fn new(max_wait: Duration, patience: Option<Duration>) -> Self {
-        let client = patience.and_then(|patience| Instant::now().checked_add(patience));
-        Self { max_wait, client }
-    }
-
-    /// How much longer a request may wait that has waited for `queued` so far.
-    fn left(self, queued: Duration) -> Duration {
-        let left = self.max_wait.saturating_sub(queued);
-        let client = self
-            .client
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        client.map_or(left, |client| client.min(left))
     }
 }
 

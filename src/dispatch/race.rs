@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::history::History;
+use super::itinerary::Itinerary;
 use super::{Dispatcher, Settings};
-use crate::message::{Answer, Call};
+use crate::message::Answer;
 use crate::pool::{Cause, Lease, Proof};
+use crate::telemetry;
 use crate::telemetry::trace::Context;
-use crate::telemetry::{self, Journal};
 use crate::upstream::{Doubt, Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
@@ -40,40 +40,29 @@ pub(super) enum End {
 impl<U: Upstream> Dispatcher<U> {
     /// Runs `call` on the host of `lease`. Returns one attempt, or two of which at most the last
     /// delivers.
-    pub(super) async fn run(
-        &self,
-        lease: Lease,
-        call: &Call,
-        history: &History,
-        settings: Settings,
-        journal: &Journal,
-    ) -> Vec<Ended> {
-        let hedge_after = if settings.hedge {
+    pub(super) async fn run(&self, lease: Lease, way: &Itinerary<'_>) -> Vec<Ended> {
+        let hedge_after = if way.settings.hedge {
             lease.straggles_after()
         } else {
             None
         };
         let hedge;
         let (first, second) = {
-            let mut running = pin!(self.attempt(&lease, call, history, settings, journal));
+            let mut running = pin!(self.attempt(&lease, way));
             let in_time = match hedge_after {
                 None => Some(running.as_mut().await),
                 Some(after) => tokio::time::timeout(after, running.as_mut()).await.ok(),
             };
             hedge = match in_time {
                 Some(_) => None,
-                None => lease.hedge(history.avoid()),
+                None => lease.hedge(way.history.avoid()),
             };
             match (in_time, &hedge) {
                 (Some(end), _) => (Some(end), None),
                 (None, None) => (Some(running.await), None),
                 (None, Some(other)) => {
                     self.metrics.requests.hedged();
-                    race(
-                        running,
-                        self.attempt(other, call, history, settings, journal),
-                    )
-                    .await
+                    race(running, self.attempt(other, way)).await
                 }
             }
         };
@@ -87,17 +76,13 @@ impl<U: Upstream> Dispatcher<U> {
     }
 
     /// One attempt. If it fails, its lease is given back at once.
-    async fn attempt(
-        &self,
-        lease: &Lease,
-        call: &Call,
-        history: &History,
-        settings: Settings,
-        journal: &Journal,
-    ) -> End {
+    async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
+        let (call, history, settings) = (way.call, &way.history, way.settings);
         let started = Instant::now();
         let trace = call.trace.map(Context::child);
-        let note = journal.attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
+        let note = way
+            .journal
+            .attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
         let terms = Terms {
             limit: limit(lease, settings),
             longest: settings.attempt,

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::*;
 use crate::budget::Budget;
 use crate::config::Policy;
-use crate::message::Payload;
+use crate::message::{Deadline, Payload};
 use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Tells, Thresholds};
 use crate::upstream::{Doubt, Terms, Verdict};
 
@@ -78,7 +78,7 @@ fn call() -> Call {
             model: Model::new("embed:m"),
             ..Demand::default()
         },
-        patience: None,
+        deadline: Deadline::default(),
         trace: None,
     }
 }
@@ -223,7 +223,8 @@ impl Scene {
     async fn run(&self) -> (Result<StatusCode, Refusal>, Journal) {
         let journal = Journal::default();
         let result = self.dispatcher.dispatch(&call(), &journal).await;
-        (result.map(|delivery| delivery.answer.status), journal)
+        let status = result.map(|delivery| delivery.answer.status);
+        (status.map_err(|it| it.refusal), journal)
     }
 
     /// The positions of the hosts that were tried.
@@ -460,12 +461,12 @@ async fn what_runs_on_a_host_that_says_it_is_unwell_moves_and_that_does_not_coun
 async fn a_client_in_a_hurry_waits_no_longer_than_it_said() {
     let scene = Scene::new(vec![vec![busy(20)]]);
     let call = Call {
-        patience: Some(3 * SECOND),
+        deadline: Deadline::after(Instant::now(), Some(3 * SECOND)),
         ..call()
     };
     let journal = Journal::default();
     let result = scene.dispatcher.dispatch(&call, &journal).await;
-    assert_eq!(result.err(), Some(Refusal::Deadline));
+    assert_eq!(result.err().map(|it| it.refusal), Some(Refusal::TooLate));
     assert_eq!(
         journal.queued(),
         2 * SECOND,

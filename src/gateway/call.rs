@@ -15,7 +15,7 @@ use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
 use crate::headers::{self, HopByHop};
-use crate::message::{Call, Payload};
+use crate::message::{Call, Deadline, Payload};
 use crate::pool::{Demand, Label};
 use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
 
@@ -45,7 +45,7 @@ impl Request<'_> {
         self,
         body: Payload,
         peek: Peek,
-        patience: Option<Duration>,
+        deadline: Deadline,
         forwarding: &Forwarding,
     ) -> Call {
         let demand = Demand {
@@ -70,7 +70,7 @@ impl Request<'_> {
             headers,
             body,
             demand,
-            patience,
+            deadline,
             trace: self.trace,
         }
     }

@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, StatusCode, Version};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 
 use super::aggregate::Aggregates;
 use super::auth::{Auth, Identity, Unauthorized};
@@ -29,8 +28,8 @@ use super::session::{Session, Unsent};
 use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::HostName;
-use crate::dispatch::{Delivery, Dispatcher, Refusal, shortage};
-use crate::message::{Call, Cut, Payload};
+use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
+use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 use crate::upstream::Upstream;
@@ -41,8 +40,6 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
-/// Two bounds that pass at the same time may be seen to pass this much apart.
-const MOMENT: Duration = Duration::from_millis(50);
 
 /// Bounds on what a client may send.
 #[derive(Clone, Copy, Debug)]
@@ -115,13 +112,20 @@ impl Asked {
     }
 }
 
+/// Who asks, until the answer is written.
+struct Guest {
+    origin: Origin,
+    /// Keeps the connection's place; none: there is no place.
+    visit: Option<Visit>,
+}
+
 /// What becomes of a request.
 enum Outgoing {
     Own(Reply),
     Host {
         delivery: Box<Delivery>,
-        /// Until when the client wants it, if it said so.
-        deadline: Option<Instant>,
+        /// Until when the client wants it.
+        deadline: Deadline,
         /// Why it is not what the host said, if it is not.
         why: Option<String>,
     },
@@ -149,7 +153,11 @@ impl<U: Upstream> Handler<U> {
         let origin = self.forwarding.load().origin(session);
         let mut record = Record::new(&self.observers, id, origin.client);
         record.told.trace = self.observers.trace(headers);
-        let answer = self.answer(session, place, &origin, &mut record).await;
+        let mut guest = Guest {
+            origin,
+            visit: None,
+        };
+        let answer = self.answer(session, place, &mut guest, &mut record).await;
         if *self.stopping.borrow() {
             // No further request on a connection that is about to be closed.
             session.make_last();
@@ -174,7 +182,7 @@ impl<U: Upstream> Handler<U> {
         &self,
         session: &mut Session<'_>,
         place: &Place,
-        origin: &Origin,
+        guest: &mut Guest,
         record: &mut Record,
     ) -> Outgoing {
         let head = session.head();
@@ -186,10 +194,10 @@ impl<U: Upstream> Handler<U> {
         record.asked(&head.method, asked.route.ok());
         let answer = match place.ask(asked.asking()) {
             Ok(visit) => {
-                record.visit = Some(visit);
+                guest.visit = Some(visit);
                 tokio::select! {
                     biased;
-                    answer = self.answer_at(&path, asked, session, origin, record) => answer,
+                    answer = self.answer_at(&path, asked, session, guest, record) => answer,
                     () = place.displaced() => displaced(session, Full::All),
                 }
             }
@@ -207,7 +215,7 @@ impl<U: Upstream> Handler<U> {
         path: &str,
         asked: Asked,
         session: &mut Session<'_>,
-        origin: &Origin,
+        guest: &Guest,
         record: &mut Record,
     ) -> Outgoing {
         let head = session.head();
@@ -228,8 +236,7 @@ impl<U: Upstream> Handler<U> {
             Ok(Route::Status) => Outgoing::Own(self.aggregates.status()),
             Ok(Route::Models) => Outgoing::Own(openai::models(&self.aggregates, path)),
             Ok(route @ (Route::Embed | Route::Bertscore | Route::Embeddings)) => {
-                self.forward(session, route, origin, &identity, record)
-                    .await
+                self.forward(session, route, guest, &identity, record).await
             }
             Err(no_route) => Outgoing::Own(refusals::no_route(no_route)),
         }
@@ -257,12 +264,13 @@ impl<U: Upstream> Handler<U> {
         )
     }
 
-    /// Finds an answer within the time that the client gives, if it gives one.
+    /// Finds an answer within the time that the client gives, if it gives one, and watches that the
+    /// client stays.
     async fn forward(
         &self,
         session: &mut Session<'_>,
         route: Route,
-        origin: &Origin,
+        guest: &Guest,
         identity: &Identity,
         record: &mut Record,
     ) -> Outgoing {
@@ -270,64 +278,41 @@ impl<U: Upstream> Handler<U> {
             let reply = Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT);
             return Outgoing::Own(reply.because(Reason::BadHeader));
         };
-        let arrived = record.journal.started();
-        let deadline = patience.and_then(|patience| arrived.checked_add(patience));
-        let serve = self.serve(session, route, origin, identity, deadline, record);
-        let Some(at) = deadline else {
-            return serve.await;
+        let deadline = Deadline::after(record.journal.started(), patience);
+        let received = deadline.bound(self.receive(session, route)).await;
+        let (body, peek, form) = match received {
+            Ok(Ok(received)) => received,
+            Ok(Err(answer)) => return answer,
+            Err(TooLate) => return self.too_late(identity.name()),
         };
-        let in_time = timeout_at(at, serve).await;
-        in_time.unwrap_or_else(|_| {
-            let reply = self.too_late(identity.name(), &record.journal);
-            Outgoing::Own(reply)
-        })
-    }
-
-    fn too_late(&self, client: Option<&Arc<str>>, journal: &Journal) -> Reply {
-        let limit = self.pool.limit_reached(client, journal.is_attempted());
-        // The place of what ran may be taken already, by the next request of the same client.
-        let limit = limit.filter(|_| !journal.is_on_host());
-        let obstacle = limit.map(|limit| limit.to_string());
-        let obstacle = obstacle.unwrap_or_else(|| shortage(&self.pool));
-        let reason = limit.map_or(Reason::Deadline, refusals::of_limit);
-        refusals::too_late(&obstacle, self.retry_after(client)).because(reason)
-    }
-
-    /// Reads the body, finds a host, and watches that the client stays.
-    async fn serve(
-        &self,
-        session: &mut Session<'_>,
-        route: Route,
-        origin: &Origin,
-        identity: &Identity,
-        deadline: Option<Instant>,
-        record: &mut Record,
-    ) -> Outgoing {
-        let (body, peek, form) = match self.receive(session, route).await {
-            Ok(received) => received,
-            Err(answer) => return answer,
-        };
-        let _running = record.visit.as_ref().map(Visit::run);
+        let _running = guest.visit.as_ref().map(Visit::run);
         let request = Request {
             head: session.head(),
             route: route.on_hosts(),
             id: record.id(),
-            origin,
+            origin: &guest.origin,
             identity,
             trace: self.observers.context(record.told.trace),
         };
-        let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let mut call = request.into_call(body, peek, patience, &self.forwarding.load());
+        let mut call = request.into_call(body, peek, deadline, &self.forwarding.load());
         if form.is_some() {
             openai::address(&mut call.headers);
         }
         record.begin(&call);
         tokio::select! {
             biased;
-            answer = self.dispatch(&call, form, deadline, &record.journal) => answer,
+            answer = self.dispatch(&call, form, &record.journal) => answer,
             // Pends for ever while the client is there.
             () = session.gone() => Outgoing::ClientGone,
         }
+    }
+
+    /// The client's time has passed, though it waited for no host.
+    fn too_late(&self, client: Option<&Arc<str>>) -> Outgoing {
+        let limit = self.pool.limit_reached(client, false);
+        let shortage = || shortage(&self.pool);
+        let wait = self.retry_after(client, None);
+        Outgoing::Own(refusals::too_late(limit, shortage, wait))
     }
 
     /// What hosts are asked, what of it matters to the pool, and how OpenAI's dialect wants the answer if
@@ -372,50 +357,39 @@ impl<U: Upstream> Handler<U> {
     }
 
     /// `form`: see [`receive`](Self::receive).
-    async fn dispatch(
-        &self,
-        call: &Call,
-        form: Option<Form>,
-        deadline: Option<Instant>,
-        journal: &Journal,
-    ) -> Outgoing {
-        match self.dispatcher.dispatch(call, journal).await {
-            Ok(delivery) => {
-                let translated = match form {
-                    Some(form) => openai::translated(delivery, form, &self.budget).await,
-                    None => Ok((delivery, None)),
-                };
-                let Ok((delivery, why)) = translated else {
-                    return Outgoing::Own(self.no_memory());
-                };
-                Outgoing::Host {
-                    delivery: Box::new(delivery),
-                    deadline,
-                    why,
-                }
+    async fn dispatch(&self, call: &Call, form: Option<Form>, journal: &Journal) -> Outgoing {
+        let delivery = match self.dispatcher.dispatch(call, journal).await {
+            Ok(delivery) => delivery,
+            Err(no_host) => return Outgoing::Own(self.no_host(no_host, call, journal)),
+        };
+        let deadline = call.deadline;
+        let translated = match form {
+            Some(form) => {
+                let translated = openai::translated(delivery, form, &self.budget);
+                deadline.bound(translated).await
             }
-            // Its wait has ended a moment before the rest of it.
-            Err(Refusal::Deadline) if deadline.is_some_and(|at| at < Instant::now() + MOMENT) => {
-                Outgoing::Own(self.too_late(call.demand.client.as_ref(), journal))
-            }
-            Err(Refusal::NoModel) => {
-                let model = call.demand.model.as_ref();
-                Outgoing::Own(refusals::no_model(model, &self.aggregates.models()))
-            }
-            Err(refusal) => Outgoing::Own(self.no_host(refusal, call, journal)),
+            None => Ok(Ok((delivery, None))),
+        };
+        match translated {
+            Ok(Ok((delivery, why))) => Outgoing::Host {
+                delivery: Box::new(delivery),
+                deadline,
+                why,
+            },
+            Ok(Err(_)) => Outgoing::Own(self.no_memory()),
+            Err(TooLate) => self.too_late(call.demand.client.as_ref()),
         }
     }
 
-    fn no_host(&self, refusal: Refusal, call: &Call, journal: &Journal) -> Reply {
-        let client = call.demand.client.as_ref();
-        let wait = self.retry_after_for(client, call.demand.model.as_ref());
-        let limit = self.pool.limit_reached(client, journal.is_attempted());
-        if let Some(limit) = limit.filter(|_| refusal != Refusal::HostsFailed) {
-            return refusals::held_back(limit, wait);
+    fn no_host(&self, no_host: NoHost, call: &Call, journal: &Journal) -> Reply {
+        let model = call.demand.model.as_ref();
+        if no_host.refusal == Refusal::NoModel {
+            return refusals::no_model(model, &self.aggregates.models());
         }
         let attempts = journal.story().attempts;
         let shortage = || shortage(&self.pool);
-        refusals::no_host(refusal, &attempts, shortage, wait)
+        let wait = self.retry_after(call.demand.client.as_ref(), model);
+        refusals::no_host(no_host, &attempts, shortage, wait)
     }
 
     fn refuse_body(&self, session: &mut Session<'_>, error: &BodyError) -> Outgoing {
@@ -423,19 +397,15 @@ impl<U: Upstream> Handler<U> {
             // Where this request ends is unknown, so no next one can be found on the connection.
             session.make_last();
         }
-        let reply = refusals::bad_body(error, self.retry_after(None));
+        let reply = refusals::bad_body(error, self.retry_after(None, None));
         reply.map_or(Outgoing::ClientGone, Outgoing::Own)
     }
 
     fn no_memory(&self) -> Reply {
-        refusals::no_memory(self.retry_after(None))
+        refusals::no_memory(self.retry_after(None, None))
     }
 
-    fn retry_after(&self, client: Option<&Arc<str>>) -> u64 {
-        self.retry_after_for(client, None)
-    }
-
-    fn retry_after_for(&self, client: Option<&Arc<str>>, model: Option<&Model>) -> u64 {
+    fn retry_after(&self, client: Option<&Arc<str>>, model: Option<&Model>) -> u64 {
         refusals::whole_seconds(self.pool.retry_after(client, model))
             .clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use gpu_bridge_places::Visit;
 use http::Method;
 
 use super::respond::Reply;
@@ -19,8 +18,6 @@ pub(super) struct Record {
     observers: Observers,
     pub(super) route: Option<Route>,
     pub(super) journal: Journal,
-    /// Keeps the connection's place.
-    pub(super) visit: Option<Visit>,
     /// All but what the journal tells.
     pub(super) told: RequestRecord,
     /// Why the proxy itself refused it, if it did.
@@ -38,7 +35,6 @@ impl Record {
             observers: observers.clone(),
             route: None,
             journal: Journal::default(),
-            visit: None,
             told,
             refused: None,
             begun: None,

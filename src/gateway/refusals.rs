@@ -14,7 +14,7 @@ use super::auth;
 use super::body::BodyError;
 use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
-use crate::dispatch::Refusal;
+use crate::dispatch::{NoHost, Refusal};
 use crate::pool::{LimitReached, Model};
 use crate::telemetry::{Attempt, Reason};
 
@@ -53,7 +53,7 @@ pub(super) fn unauthorized(headers: &HeaderMap) -> Reply {
 
 /// Its client's own limits would make it wait for longer than it may. Like any other full line that is
 /// worth repeating, and said with the status that clients of a single host repeat.
-pub(super) fn held_back(limit: LimitReached, wait: u64) -> Reply {
+fn held_back(limit: LimitReached, wait: u64) -> Reply {
     let text = format!(
         "{limit}, and more of them wait than can be served in time; retry in {wait} s, or send fewer \
          at once"
@@ -62,7 +62,7 @@ pub(super) fn held_back(limit: LimitReached, wait: u64) -> Reply {
 }
 
 /// The limit as a reason.
-pub(super) fn of_limit(limit: LimitReached) -> Reason {
+fn of_limit(limit: LimitReached) -> Reason {
     match limit {
         LimitReached::Concurrent(_) => Reason::MaxConcurrent,
         LimitReached::PerSecond(_) => Reason::MaxPerSecond,
@@ -146,13 +146,15 @@ pub(super) fn coded_body(coded: &Coded) -> Reply {
 
 /// Without a host's answer. `shortage`: what the hosts are up to.
 pub(super) fn no_host(
-    refusal: Refusal,
+    NoHost { refusal, limit }: NoHost,
     attempts: &[Attempt],
     shortage: impl FnOnce() -> String,
     wait: u64,
 ) -> Reply {
-    let reason = match refusal {
-        Refusal::HostsFailed => {
+    let reason = match (refusal, limit) {
+        (Refusal::TooLate, limit) => return too_late(limit, shortage, wait),
+        (_, Some(limit)) => return held_back(limit, wait),
+        (Refusal::HostsFailed, None) => {
             let text = format!(
                 "{refusal} ({}); retry once, then try a smaller request, and tell the operator \
                  its X-Request-Id",
@@ -160,10 +162,10 @@ pub(super) fn no_host(
             );
             return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
-        Refusal::NoModel => return no_model(None, &BTreeSet::new()),
-        Refusal::QueueFull | Refusal::ManyModels => Reason::QueueFull,
-        Refusal::QueueTooLong => Reason::QueueTooLong,
-        Refusal::Deadline => Reason::Deadline,
+        (Refusal::NoModel, None) => return no_model(None, &BTreeSet::new()),
+        (Refusal::QueueFull | Refusal::ManyModels, None) => Reason::QueueFull,
+        (Refusal::QueueTooLong, None) => Reason::QueueTooLong,
+        (Refusal::Deadline, None) => Reason::Deadline,
     };
     let text = format!("{refusal}; retry in {wait} s ({})", shortage());
     Reply::retry_later(text, wait).because(reason)
@@ -195,12 +197,17 @@ pub(super) fn no_model(asked: Option<&Model>, told: &BTreeSet<String>) -> Reply 
 
 /// The client's own bound, of which it told, has passed. Nothing is wrong with the request or the hosts:
 /// with more time it would have been served, so it is worth repeating.
-pub(super) fn too_late(shortage: &str, wait: u64) -> Reply {
+pub(super) fn too_late(
+    limit: Option<LimitReached>,
+    shortage: impl FnOnce() -> String,
+    wait: u64,
+) -> Reply {
+    let obstacle = limit.map_or_else(shortage, |limit| limit.to_string());
     let text = format!(
-        "the time that the client gave this request (X-Request-Timeout) has passed; retry in {wait} s, \
-         or give it more ({shortage})"
+        "{}; retry in {wait} s, or give it more ({obstacle})",
+        Refusal::TooLate
     );
-    Reply::retry_later(text, wait).because(Reason::Deadline)
+    Reply::retry_later(text, wait).because(limit.map_or(Reason::Deadline, of_limit))
 }
 
 /// No host can serve. Those that are not known are told no more; `details`: for others. Without
@@ -268,7 +275,11 @@ mod tests {
     #[test]
     fn each_says_what_is_wrong_and_what_to_do() {
         let shortage = || "a is full for 4 s, b is ejected".to_owned();
-        let no_host = |refusal| no_host(refusal, &[], shortage, 3);
+        let refused = |refusal| NoHost {
+            refusal,
+            limit: None,
+        };
+        let no_host = |refusal| no_host(refused(refusal), &[], shortage, 3);
         let body = |error| bad_body(&error, 3).unwrap();
         let failed = [attempt("a", "fault"), attempt("b", "moved")];
         let table = [
@@ -328,7 +339,7 @@ mod tests {
                 Some("3"),
             ),
             (
-                too_late(&shortage(), 3),
+                too_late(None, shortage, 3),
                 503,
                 "the time that the client gave this request (X-Request-Timeout) has passed; retry in \
                  3 s, or give it more (a is full for 4 s, b is ejected)",
@@ -342,7 +353,7 @@ mod tests {
                 None,
             ),
             (
-                super::no_host(Refusal::HostsFailed, &failed, shortage, 3),
+                super::no_host(refused(Refusal::HostsFailed), &failed, shortage, 3),
                 502,
                 "the hosts that took this request failed to answer it (a: fault, b: moved); retry \
                  once, then try a smaller request, and tell the operator its X-Request-Id",

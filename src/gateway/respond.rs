@@ -9,10 +9,10 @@ use gpu_bridge_wire::ErrorBody;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
 
 use super::session::{Length, Session, Unsent};
 use crate::dispatch::{Delivery, LongRest};
+use crate::message::{Deadline, TooLate};
 use crate::telemetry::{Journal, Reason};
 
 /// An answer that the proxy makes itself.
@@ -120,7 +120,7 @@ fn is_bodiless(session: &Session<'_>, status: StatusCode) -> bool {
 pub(super) async fn deliver(
     delivery: &mut Delivery,
     session: &mut Session<'_>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> Result<usize, Unsent> {
     let answer = &mut delivery.answer;
     let head = head(answer.status, mem::take(&mut answer.headers));
@@ -133,12 +133,13 @@ pub(super) async fn deliver(
         session.answer(head, length, &[]).await?;
         return Ok(0);
     }
-    let deadline = deadline.filter(|_| delivery.rest.is_some());
+    let is_held = delivery.rest.is_none();
     let whole = deliver_whole(delivery, head, session);
-    match deadline {
-        None => whole.await,
-        Some(at) => timeout_at(at, whole).await.map_err(|_| Unsent::TooLate)?,
+    if is_held {
+        return whole.await;
     }
+    let in_time = deadline.bound(whole).await;
+    in_time.map_err(|TooLate| Unsent::TooLate)?
 }
 
 async fn deliver_whole(

@@ -116,18 +116,6 @@ impl Journal {
         self.started.elapsed()
     }
 
-    /// Has an attempt been made?
-    pub fn is_attempted(&self) -> bool {
-        !self.story.lock().attempts.is_empty()
-    }
-
-    /// Is it on a host, or was it when it was given up?
-    pub fn is_on_host(&self) -> bool {
-        let story = self.story.lock();
-        let last = story.attempts.last();
-        last.is_some_and(|attempt| [RUNNING, ABANDONED].contains(&&*attempt.verdict))
-    }
-
     /// Begins to wait for a host.
     pub fn wait(&self) -> Waiting {
         let after = self.elapsed();

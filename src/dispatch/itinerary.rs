@@ -1,0 +1,84 @@
+//! How far one request has come, and how much longer it may wait.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::history::History;
+use super::{NoHost, Refusal, Settings};
+use crate::message::Call;
+use crate::pool::{Model, Pool, Ticket};
+use crate::telemetry::Journal;
+
+/// See the module.
+pub(super) struct Itinerary<'a> {
+    pub(super) call: &'a Call,
+    /// As they were when it came.
+    pub(super) settings: Settings,
+    /// Its place in line.
+    pub(super) ticket: Ticket,
+    pub(super) history: History,
+    /// Is told of each step; nothing is asked of it.
+    pub(super) journal: &'a Journal,
+    /// In line, until it was there last.
+    queued: Duration,
+    /// It has had a lease.
+    pub(super) returning: bool,
+    /// It is on a host, or was when it was given up.
+    is_on_host: bool,
+}
+
+impl<'a> Itinerary<'a> {
+    pub(super) fn new(
+        call: &'a Call,
+        settings: Settings,
+        ticket: Ticket,
+        journal: &'a Journal,
+    ) -> Self {
+        Self {
+            call,
+            settings,
+            ticket,
+            history: History::new(settings.max_faulted_hosts),
+            journal,
+            queued: Duration::ZERO,
+            returning: false,
+            is_on_host: false,
+        }
+    }
+
+    pub(super) fn model(&self) -> Option<&'a Model> {
+        self.call.demand.model.as_ref()
+    }
+
+    /// How much longer it may wait, as long as it is not in line.
+    pub(super) fn left(&self) -> Duration {
+        let left = self.settings.max_wait.saturating_sub(self.queued);
+        let client = self.call.deadline.left();
+        client.map_or(left, |client| client.min(left))
+    }
+
+    /// It has been in line since then, and has a lease.
+    pub(super) fn sets_off(&mut self, joined: Instant) {
+        self.queued += joined.elapsed();
+        self.returning = true;
+        self.is_on_host = true;
+    }
+
+    /// Its attempts have ended.
+    pub(super) fn comes_back(&mut self) {
+        self.is_on_host = false;
+    }
+
+    /// It ends without a host's answer.
+    pub(super) fn give_up(&self, refusal: Refusal, pool: &Pool) -> NoHost {
+        // The place of what ran may be taken already, by the next request of the same client.
+        let may_be_held = !self.is_on_host && refusal != Refusal::HostsFailed;
+        let client = self.call.demand.client.as_ref();
+        let limit = may_be_held.then(|| pool.limit_reached(client, self.returning));
+        NoHost {
+            refusal,
+            limit: limit.flatten(),
+        }
+    }
+}
