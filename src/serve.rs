@@ -137,6 +137,11 @@ fn keep_time(parts: &Parts) {
         let pool = pool.clone();
         async move { pool.keep_time().await }
     }));
+    let hosts = Arc::clone(&parts.hosts);
+    tokio::spawn(metrics.upkeep.keep("kept-connections", move || {
+        let hosts = Arc::clone(&hosts);
+        async move { hosts.keep_time().await }
+    }));
     let (pool, observed) = (parts.pool.clone(), Arc::clone(metrics));
     tokio::spawn(metrics.upkeep.keep("activity-time", move || {
         let (pool, metrics) = (pool.clone(), Arc::clone(&observed));
@@ -148,6 +153,7 @@ fn keep_time(parts: &Parts) {
 struct Parts {
     access: Access,
     pool: Pool,
+    hosts: Arc<Hosts>,
     observers: Observers,
     budget: Budget,
     /// For clients.
@@ -209,7 +215,7 @@ impl Parts {
             access: access.clone(),
             pool: pool.clone(),
             membership: Membership::new(pool.clone(), Arc::clone(&hosts)),
-            hosts,
+            hosts: Arc::clone(&hosts),
             certificates: certificates.clone(),
             handler: Arc::clone(&handler),
         };
@@ -219,6 +225,7 @@ impl Parts {
         Self {
             access,
             pool,
+            hosts,
             observers,
             budget,
             places,

@@ -4,16 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use gpu_bridge_framing::BadChunks;
 use pingora::protocols::Stream;
 use tokio::io::AsyncWrite;
-
-/// Has reading failed because of chunks that are not framed as HTTP says?
-pub(crate) fn is_misframed(error: &pingora::Error) -> bool {
-    let error = error.root_cause().downcast_ref::<io::Error>();
-    let cause = error.and_then(io::Error::get_ref);
-    cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<BadChunks>)
-}
 
 /// A connection that wraps another one. What it has no part in is passed on by [`pass_on`].
 pub(crate) trait Wrapper {

@@ -234,23 +234,6 @@ pub fn check_fields<'a>(
     found.check_authority(authority)
 }
 
-/// Checks the head of a host's answer, status line and all. What comes after an answer whose end can be
-/// understood in two ways is doubtful (RFC 9112, section 6.3), so its connection must not be used again.
-///
-/// # Errors
-/// It could.
-pub fn check_answer(head: &[u8]) -> Result<(), BadHead> {
-    let mut found = Found::default();
-    for line in lines(head).skip(1) {
-        let (name, value) = header(line)?;
-        found.note(name, value)?;
-    }
-    match found.length {
-        Some(_) if found.is_chunked => Err(BadHead::LengthAndCoding),
-        _ => Ok(()),
-    }
-}
-
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadHead> {
     let is_good = |byte: &u8| byte.is_ascii_graphic() && !NOT_IN_TARGETS.contains(byte);
     if !is_token(method) || target.is_empty() || !target.iter().all(is_good) {
@@ -482,30 +465,6 @@ mod tests {
             let head = format!("POST /embed HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
             let found = check(head.as_bytes()).map(|head| head.body);
             assert_eq!(found, Ok(body), "{headers:?}");
-        }
-    }
-
-    #[test]
-    fn what_follows_an_answer_is_another_one_only_if_its_end_is_clear() {
-        for (headers, clear) in [
-            ("", true),
-            ("Content-Length: 5\r\nX-A: b\r\n", true),
-            ("transfer-encoding: Chunked\r\n", true),
-            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", false),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", false),
-            ("Content-Length: 5\r\nContent-Length: 5\r\n", false),
-            ("Content-Length: 5\r\nContent-Length: 6\r\n", false),
-            ("Content-Length: 5, 5\r\n", false),
-            ("Content-Length: +5\r\n", false),
-            ("Content-Length: 18446744073709551615\r\n", false),
-            ("Transfer-Encoding: gzip, chunked\r\n", false),
-            ("Transfer-Encoding: chunked, identity\r\n", false),
-            ("Transfer-Encoding: identity\r\n", false),
-            ("Transfer-Encoding : chunked\r\n", false),
-            ("X-A: b\r\n Content-Length: 5\r\n", false),
-        ] {
-            let head = format!("HTTP/1.1 200 OK\r\n{headers}\r\n");
-            assert_eq!(check_answer(head.as_bytes()).is_ok(), clear, "{headers:?}");
         }
     }
 

@@ -17,8 +17,6 @@ mod strict;
 pub use chunks::{BadChunks, Chunks};
 pub use coding::{Coded, coded};
 pub use coming::Coming;
-pub use head::{
-    BadHead, Body, Head, HeadLimits, Scanner, check, check_answer, check_fields, is_token,
-};
+pub use head::{BadHead, Body, Head, HeadLimits, Scanner, check, check_fields, is_token};
 pub use linger::Linger;
 pub use strict::{Refusal, Strict};

@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Mutex;
 
-use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
@@ -41,7 +40,6 @@ impl Scripted {
     }
 }
 
-#[async_trait]
 impl Upstream for Scripted {
     async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         self.calls.lock().unwrap().push(host);

@@ -7,19 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::header;
-use pingora::http::RequestHeader;
-use pingora::protocols::http::v1::client::HttpSession;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
 
-use super::exchange::{Exchange, Failure};
+use super::exchange::{Broken, Destination, Exchange, Failure};
 use super::hosts::Means;
+use super::kept::Kept;
 use super::key;
 use super::meaning::{Key, Meaning, is_cut, meaning, tells_its_end};
 use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
-use crate::budget::Budget;
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 use crate::telemetry::trace::{Context, TRACEPARENT};
@@ -55,23 +53,24 @@ impl Attempt<'_> {
 
     /// `deadline`: for the rest of an answer that is too large to hold.
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
-        let Some(peer) = self.target.peer(self.means.settings.load().connect) else {
+        let Some(address) = self.target.address() else {
             return Verdict::Ours {
                 reason: Trouble::Unresolved.to_string(),
             };
         };
-        let Ok(request) = request_for(&self.target, call, self.terms.trace) else {
-            return fault(false, "the request can't be put into HTTP".to_owned());
+        let destination = Destination {
+            target: Arc::clone(&self.target),
+            address,
         };
-        let (connector, fresh) = (&self.means.connector, self.terms.fresh);
-        let body = call.body.chunks();
-        match Exchange::start(connector, peer, &request, body, fresh).await {
+        let request = request_for(&self.target, call, self.terms.trace);
+        let (body, fresh) = (call.body.chunks(), self.terms.fresh);
+        match Exchange::start(self.means, destination, request, body, fresh).await {
             Ok(exchange) => self.judge(exchange, deadline).await,
             Err(failure) => not_whole(&failure),
         }
     }
 
-    async fn judge(&self, exchange: Exchange<'_>, deadline: Instant) -> Verdict {
+    async fn judge(&self, exchange: Exchange, deadline: Instant) -> Verdict {
         let status = exchange.head().status;
         let of = |key| meaning(status, &exchange.head().headers, key, SystemTime::now());
         let mut found = of(Key::Unknown);
@@ -80,11 +79,11 @@ impl Attempt<'_> {
         }
         match found {
             Meaning::Busy { retry_after } => {
-                drain(exchange).await;
+                drain(exchange, &self.means.kept).await;
                 Verdict::Busy { retry_after }
             }
             Meaning::AskForKey | Meaning::Misconfigured => {
-                drain(exchange).await;
+                drain(exchange, &self.means.kept).await;
                 Verdict::Misconfigured { status }
             }
             Meaning::Deliver => match self.answer(exchange, deadline).await {
@@ -102,8 +101,8 @@ impl Attempt<'_> {
     }
 
     /// The answer, which must not tell our key.
-    async fn answer(&self, exchange: Exchange<'_>, deadline: Instant) -> Result<Answer, Cut> {
-        let answer = hold(exchange, &self.means.budget, deadline).await?;
+    async fn answer(&self, exchange: Exchange, deadline: Instant) -> Result<Answer, Cut> {
+        let answer = hold(exchange, self.means, deadline).await?;
         if self.target.gives_our_key_away(&answer) {
             return Err(Cut::Failed(Trouble::Echo.to_string()));
         }
@@ -121,42 +120,31 @@ impl Attempt<'_> {
     }
 }
 
-fn request_for(
-    target: &Target,
-    call: &Call,
-    trace: Option<Context>,
-) -> pingora::Result<RequestHeader> {
-    let headers = Some(call.headers.len() + 4);
-    let mut request =
-        RequestHeader::build_no_case(call.method.clone(), call.target.as_bytes(), headers)?;
+fn request_for(target: &Target, call: &Call, trace: Option<Context>) -> BytesMut {
+    let mut request = target.request(&call.method, &call.target);
     for (name, value) in &call.headers {
-        request.append_header(name.clone(), value)?;
+        request.header(name, value.as_bytes());
     }
-    request.insert_header(header::CONTENT_LENGTH, call.body.len())?;
+    let length = HeaderValue::from(call.body.len());
+    request.header(&header::CONTENT_LENGTH, length.as_bytes());
     if let Some(trace) = trace {
-        request.insert_header(TRACEPARENT, trace.header())?;
+        request.header(&TRACEPARENT, trace.header().as_bytes());
     }
-    target.sign(&mut request)?;
-    Ok(request)
+    request.end()
 }
 
 /// Reads the body to its end, or as far as it may be held.
-async fn hold(
-    mut exchange: Exchange<'_>,
-    budget: &Budget,
-    deadline: Instant,
-) -> Result<Answer, Cut> {
+async fn hold(mut exchange: Exchange, means: &Means, deadline: Instant) -> Result<Answer, Cut> {
     let status = exchange.head().status;
-    let headers = headers::end_to_end(&exchange.head().headers);
+    let headers = headers::end_to_end(exchange.take_headers());
     let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
-    let mut body = PayloadBuilder::new(budget.open());
-    while let Some(chunk) = exchange.next_chunk().await.map_err(failed)? {
+    let mut body = PayloadBuilder::new(means.budget.open());
+    while let Some(chunk) = exchange.next_chunk().await? {
         let fits = body.len() + chunk.len() <= HOLD && body.push(&chunk).is_ok();
         if !fits {
-            let session = exchange.into_session();
             let rest = Streaming {
                 first: Some(chunk),
-                session,
+                exchange,
                 deadline,
             };
             return Ok(Answer {
@@ -167,7 +155,7 @@ async fn hold(
             });
         }
     }
-    exchange.release().await;
+    exchange.release(&means.kept);
     let body = body.finish();
     if may_be_cut && is_cut(&body.chunks().concat()) {
         return Err(Cut::Failed(Trouble::Cut.to_string()));
@@ -181,7 +169,7 @@ async fn hold(
 }
 
 /// Reads the rest of a short refusal, so that the connection can be kept.
-async fn drain(mut exchange: Exchange<'_>) {
+async fn drain(mut exchange: Exchange, kept: &Kept) {
     let mut left = DRAIN;
     let whole = async {
         loop {
@@ -194,14 +182,14 @@ async fn drain(mut exchange: Exchange<'_>) {
     };
     let whole = tokio::time::timeout(DRAIN_TIME, whole).await;
     if whole == Ok(true) {
-        exchange.release().await;
+        exchange.release(kept);
     }
 }
 
 /// The rest of an answer that is too large to hold. The connection is not kept afterwards.
 struct Streaming {
     first: Option<Bytes>,
-    session: HttpSession,
+    exchange: Exchange,
     deadline: Instant,
 }
 
@@ -211,8 +199,8 @@ impl Rest for Streaming {
         if let Some(chunk) = self.first.take() {
             return Ok(Some(chunk));
         }
-        match timeout_at(self.deadline, self.session.read_body_bytes()).await {
-            Ok(chunk) => chunk.map_err(failed),
+        match timeout_at(self.deadline, self.exchange.next_chunk()).await {
+            Ok(chunk) => Ok(chunk?),
             Err(_) => Err(Cut::TooSlow),
         }
     }
@@ -224,9 +212,10 @@ impl std::fmt::Debug for Streaming {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn failed(error: Box<pingora::Error>) -> Cut {
-    Cut::Failed(Trouble::exchanging(&error).to_string())
+impl From<Broken> for Cut {
+    fn from(broken: Broken) -> Self {
+        Self::Failed(Trouble::exchanging(&broken).to_string())
+    }
 }
 
 fn not_whole(failure: &Failure) -> Verdict {

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
 
-use super::exchange::{Exchange, Failure};
+use super::exchange::{Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::meaning::{Key, Meaning, meaning};
 use super::readiness;
@@ -195,13 +195,12 @@ impl Checker {
         address: SocketAddr,
         path: &str,
     ) -> Result<Probe<T>, Probe<T>> {
-        let peer = self.target.peer_at(address, self.settings().connect);
-        let request = self.target.get(path).map_err(|_| Probe::Failed {
-            reachable: false,
-            trouble: Trouble::NoConnection,
-        })?;
-        let mut exchange =
-            Exchange::start(&self.means.connector, peer, &request, &[], false).await?;
+        let destination = Destination {
+            target: Arc::clone(&self.target),
+            address,
+        };
+        let request = self.target.get(path);
+        let mut exchange = Exchange::start(&self.means, destination, request, &[], false).await?;
         let head = exchange.head();
         let status = head.status;
         let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());
@@ -211,7 +210,7 @@ impl Checker {
             MAX_ANSWER
         };
         let body = read(&mut exchange, most).await.map_err(bad_answer)?;
-        exchange.release().await;
+        exchange.release(&self.means.kept);
         if status != StatusCode::OK {
             return Ok(Probe::Other(status.as_u16(), meaning));
         }
@@ -272,7 +271,7 @@ fn failed(reachable: bool, trouble: Trouble) -> Check {
 }
 
 /// A body of `most` bytes or fewer.
-async fn read(exchange: &mut Exchange<'_>, most: usize) -> Result<Vec<u8>, Trouble> {
+async fn read(exchange: &mut Exchange, most: usize) -> Result<Vec<u8>, Trouble> {
     let mut body = Vec::new();
     while let Some(chunk) = exchange
         .next_chunk()
@@ -344,6 +343,7 @@ mod tests {
     use arc_swap::ArcSwap;
     use pingora::connectors::TransportConnector;
 
+    use super::super::kept::Kept;
     use super::super::testing::member;
     use super::*;
     use crate::budget::Budget;
@@ -378,6 +378,7 @@ mod tests {
             target: Arc::new(Target::new(&member)),
             means: Arc::new(Means {
                 connector: TransportConnector::new(None),
+                kept: Kept::default(),
                 settings: ArcSwap::from_pointee(settings_of_hosts),
                 budget: Budget::new(1 << 20),
             }),

@@ -1,4 +1,4 @@
-//! One request to one host and the head of its answer, on pingora's connector.
+//! One request to one host and its answer.
 //!
 //! Kept-alive connections are reused. A host may close one at the very moment we use it; that is no
 //! fault of the host, so a request that fails on a reused connection within moments, before any
@@ -9,31 +9,36 @@
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use gpu_bridge_framing as framing;
-use http::{StatusCode, header};
-use pingora::connectors::TransportConnector;
-use pingora::http::{RequestHeader, ResponseHeader};
+use bytes::{Bytes, BytesMut};
+use gpu_bridge_framing::{BadChunks, Chunks};
+use http::{HeaderMap, StatusCode};
 use pingora::protocols::Stream;
-use pingora::protocols::http::v1::client::{HttpSession, http_req_header_to_wire};
-use pingora::upstreams::peer::{HttpPeer, Peer as _};
-use pingora::{Error, ErrorType, OrErr as _};
+use pingora::{Error, ErrorType};
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::duplex::{Duplex, Heard};
+use super::Target;
+use super::duplex::Duplex;
+use super::hosts::Means;
+use super::kept::{Kept, Key};
 use super::meaning;
+use super::response::{Framing, Head, Heads, NotHttp};
 use super::trouble::Trouble;
 
-/// How long an idle connection to a host is kept. Below uvicorn's 5 s, so that we rather than the
-/// Python service end it.
-const IDLE: Duration = Duration::from_secs(4);
 /// Requests with a body up to this size go out in one piece.
 const ONE_PIECE: usize = 16 << 10;
 /// Interim answers (1xx) that may come before the final one.
 const MAX_INTERIM: usize = 64;
+/// Room for a head and a short answer.
+const SHORT: usize = 4 << 10;
+/// Room for what comes next of a body whose length is not known.
+const SOME: usize = 64 << 10;
+/// The same of one that is long.
+const MUCH: usize = 256 << 10;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +48,47 @@ pub(super) enum Failure {
     Connect(Box<Error>),
     /// The request, or a part of it, was sent.
     #[error("{}", Trouble::exchanging(.0))]
-    Broken(Box<Error>),
+    Broken(Broken),
+}
+
+/// Why an answer is not whole.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The connection ended.
+    Closed,
+    /// It broke, or nothing went on for too long.
+    Io(io::Error),
+    /// What comes is no HTTP.
+    NotHttp,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<NotHttp> for Broken {
+    fn from(_: NotHttp) -> Self {
+        Self::NotHttp
+    }
+}
+
+impl From<BadChunks> for Broken {
+    fn from(_: BadChunks) -> Self {
+        Self::NotHttp
+    }
+}
+
+impl Broken {
+    /// Did the other side close or reset the connection (as opposed to a timeout or nonsense)?
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => error.kind() != io::ErrorKind::TimedOut,
+            Self::NotHttp => false,
+        }
+    }
 }
 
 impl Failure {
@@ -52,8 +97,12 @@ impl Failure {
     /// What only ever concerns one destination (no route to it, a firewall here that forbids it) is
     /// not counted: a sibling may be within reach, and this host is not.
     pub(super) fn shortage(&self) -> Option<&'static str> {
-        let (Self::Connect(error) | Self::Broken(error)) = self;
-        match Errno::from_io_error(io_error(error)?)? {
+        let error = match self {
+            Self::Connect(error) => io_error(error)?,
+            Self::Broken(Broken::Io(error)) => error,
+            Self::Broken(_) => return None,
+        };
+        match Errno::from_io_error(error)? {
             Errno::MFILE | Errno::NFILE => Some("file descriptors"),
             Errno::NOMEM | Errno::NOBUFS => Some("memory"),
             Errno::ADDRNOTAVAIL => Some("ports"),
@@ -85,184 +134,206 @@ fn io_error(error: &Error) -> Option<&io::Error> {
     None
 }
 
-/// A connection on which the head of an answer has been read.
-pub(super) struct Exchange<'a> {
-    connector: &'a TransportConnector,
-    peer: HttpPeer,
-    session: HttpSession,
-    head: Box<ResponseHeader>,
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(super) struct Destination {
+    pub(super) target: Arc<Target>,
+    /// The target's.
+    pub(super) address: SocketAddr,
 }
 
-impl<'a> Exchange<'a> {
-    /// Sends `request` with `body` and reads the head of the final answer. `fresh`: only on a
+/// A connection on which the head of an answer has been read.
+pub(super) struct Exchange {
+    destination: Destination,
+    duplex: Duplex,
+    head: Head,
+    body: Body,
+}
+
+/// What is to come of a body.
+enum Body {
+    Length(u64),
+    Chunks(Box<Chunks>),
+    Unframed,
+}
+
+impl Exchange {
+    /// Sends `request`, a head, with `body` and reads the head of the final answer. `fresh`: only on a
     /// connection of its own.
     pub(super) async fn start(
-        connector: &'a TransportConnector,
-        peer: HttpPeer,
-        request: &RequestHeader,
+        means: &Means,
+        destination: Destination,
+        request: BytesMut,
         body: &[Bytes],
         fresh: bool,
     ) -> Result<Self, Failure> {
-        let found = if fresh {
-            connector.new_stream(&peer).await.map(|new| (new, false))
-        } else {
-            connector.get_stream(&peer).await
+        let request = pieces(request, body);
+        let kept = (!fresh).then(|| means.kept.take(destination.key()));
+        let Some(stream) = kept.flatten() else {
+            let stream = destination.connect(means).await?;
+            let conversation = converse(stream, request).await;
+            return conversation.into_exchange(destination);
         };
-        let (stream, reused) = found.map_err(Failure::Connect)?;
         let started = Instant::now();
-        let mut heard = converse(stream, request, body).await;
-        if reused && heard.is_stale(started.elapsed()) {
+        let mut conversation = converse(stream, request.clone()).await;
+        if conversation.is_stale(started.elapsed()) {
             // If the host can't be reached now, it did get the request before it went away.
-            if let Ok(stream) = connector.new_stream(&peer).await {
-                heard = converse(stream, request, body).await;
+            if let Ok(stream) = destination.connect(means).await {
+                conversation = converse(stream, request).await;
             }
         }
-        Ok(Self {
-            connector,
-            peer,
-            head: heard.head.map_err(Failure::Broken)?,
-            session: heard.session,
-        })
+        conversation.into_exchange(destination)
     }
 
     /// The head of the answer.
-    pub(super) fn head(&self) -> &ResponseHeader {
+    pub(super) fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Its headers, for good.
+    pub(super) fn take_headers(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.head.headers)
     }
 
     /// Does only the end of the connection tell where the body ends?
     pub(super) fn is_unframed(&self) -> bool {
-        let has_length = self.head.headers.contains_key(header::CONTENT_LENGTH);
-        !(has_no_body(&self.head) || is_chunked(&self.head) || has_length)
+        self.head.framing == Framing::Unframed
     }
 
     /// The next chunk of the body; `None` after the last.
-    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Box<Error>> {
-        self.session.read_body_bytes().await
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Broken> {
+        loop {
+            let came = self.duplex.came();
+            let room = match &mut self.body {
+                Body::Length(0) => return Ok(None),
+                Body::Length(left) if !came.is_empty() => {
+                    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(came.len());
+                    *left -= length as u64;
+                    return Ok(Some(came.split_to(length).freeze()));
+                }
+                Body::Length(left) => usize::try_from(*left).unwrap_or(MUCH).min(MUCH),
+                Body::Unframed if !came.is_empty() => return Ok(Some(came.split().freeze())),
+                Body::Unframed => SOME,
+                Body::Chunks(chunks) => match chunks.take(came)? {
+                    Some(data) => return Ok(Some(data)),
+                    None if chunks.is_over() => return Ok(None),
+                    None => SOME,
+                },
+            };
+            if !self.duplex.fill(room).await? {
+                let is_whole = matches!(self.body, Body::Unframed);
+                return if is_whole {
+                    Ok(None)
+                } else {
+                    Err(Broken::Closed)
+                };
+            }
+        }
     }
 
     /// Keeps the connection for another request. Call it after the last chunk; the connection is
     /// closed if it is not fit to be kept.
-    pub(super) async fn release(mut self) {
-        if framing::check_answer(&self.session.get_headers_raw_bytes()).is_err() {
-            return;
+    pub(super) fn release(self, kept: &Kept) {
+        if !self.head.is_last
+            && let Some(stream) = self.duplex.into_reusable()
+        {
+            kept.put(self.destination.key(), stream);
         }
-        self.session.respect_keepalive();
-        let Some(stream) = self.session.reuse().await else {
-            return;
-        };
-        let duplex = stream.into_any().downcast::<Duplex>().ok();
-        if let Some(stream) = duplex.and_then(|duplex| duplex.into_reusable()) {
-            let key = self.peer.reuse_hash();
-            self.connector.release_stream(stream, key, Some(IDLE));
+    }
+}
+
+impl Destination {
+    /// A connection of its own. Those that are kept make room if this machine is short of something.
+    async fn connect(&self, means: &Means) -> Result<Stream, Failure> {
+        let within = means.settings.load().connect;
+        let peer = self.target.peer(self.address, within);
+        let first = means.connector.new_stream(&peer).await;
+        match first.map_err(Failure::Connect) {
+            Err(failure) if failure.shortage().is_some() && means.kept.close_all() => {
+                let second = means.connector.new_stream(&peer).await;
+                second.map_err(Failure::Connect)
+            }
+            first => first,
         }
     }
 
-    /// The bare connection, to read the rest of a long answer from.
-    pub(super) fn into_session(self) -> HttpSession {
-        self.session
+    fn key(&self) -> Key {
+        self.target.kept_as(self.address)
     }
 }
 
 /// What came of a request on one connection.
 struct Conversation {
-    session: HttpSession,
-    head: Result<Box<ResponseHeader>, Box<Error>>,
+    duplex: Duplex,
+    head: Result<Head, Broken>,
 }
 
 impl Conversation {
     /// See [`meaning::is_stale`].
     fn is_stale(&self, after: Duration) -> bool {
-        let told = duplex(&self.session).map_or(Heard::Something, Duplex::heard);
         let status = match &self.head {
             Ok(head) => Some(head.status),
-            Err(error) if is_closed(error) => None,
+            Err(broken) if broken.is_closed() => None,
             Err(_) => return false,
         };
-        meaning::is_stale(status, told, after)
+        meaning::is_stale(status, self.duplex.heard(), after)
+    }
+
+    fn into_exchange(self, destination: Destination) -> Result<Exchange, Failure> {
+        let head = self.head.map_err(Failure::Broken)?;
+        let body = match head.framing {
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunks(Box::default()),
+            Framing::Unframed => Body::Unframed,
+        };
+        Ok(Exchange {
+            destination,
+            duplex: self.duplex,
+            head,
+            body,
+        })
     }
 }
 
-async fn converse(stream: Stream, request: &RequestHeader, body: &[Bytes]) -> Conversation {
-    let Some(pieces) = pieces(request, body) else {
-        let head = Error::e_explain(ErrorType::InvalidHTTPHeader, "the request line is odd");
-        let session = HttpSession::new(stream);
-        return Conversation { session, head };
-    };
-    let mut session = HttpSession::new(Box::new(Duplex::new(stream, pieces)));
-    let head = read_head(&mut session).await;
-    Conversation { session, head }
+async fn converse(stream: Stream, request: VecDeque<Bytes>) -> Conversation {
+    let mut duplex = Duplex::new(stream, request);
+    let head = read_head(&mut duplex).await;
+    Conversation { duplex, head }
 }
 
-fn duplex(session: &HttpSession) -> Option<&Duplex> {
-    (**session.stream()).as_any().downcast_ref()
-}
-
-fn has_no_body(head: &ResponseHeader) -> bool {
-    matches!(head.status.as_u16(), 204 | 304)
-}
-
-/// Does the body come in chunks, as pingora sees it?
-fn is_chunked(head: &ResponseHeader) -> bool {
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let last = codings
-        .next_back()
-        .and_then(|it| it.as_bytes().rsplit(|byte| *byte == b',').next());
-    let is_chunked = last.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-    is_chunked && !has_no_body(head)
-}
-
-/// The bytes of the request. A short one goes out in one piece: to send its head on its own would
-/// double what sending costs here and what waking up costs the host.
-fn pieces(request: &RequestHeader, body: &[Bytes]) -> Option<VecDeque<Bytes>> {
-    let mut head = http_req_header_to_wire(request)?;
+/// A short request goes out in one piece, which costs less than several.
+fn pieces(mut head: BytesMut, body: &[Bytes]) -> VecDeque<Bytes> {
     let size: usize = body.iter().map(Bytes::len).sum();
-    if size > ONE_PIECE {
-        let head = std::iter::once(head.freeze());
-        return Some(head.chain(body.iter().cloned()).collect());
+    if size <= ONE_PIECE {
+        for chunk in body {
+            head.extend_from_slice(chunk);
+        }
+        return VecDeque::from([head.freeze()]);
     }
-    for chunk in body {
-        head.extend_from_slice(chunk);
-    }
-    Some(VecDeque::from([head.freeze()]))
+    let body = body.iter().filter(|chunk| !chunk.is_empty()).cloned();
+    std::iter::once(head.freeze()).chain(body).collect()
 }
 
-async fn read_head(session: &mut HttpSession) -> Result<Box<ResponseHeader>, Box<Error>> {
-    let mut heads = 0;
+async fn read_head(duplex: &mut Duplex) -> Result<Head, Broken> {
+    let mut heads = Heads::default();
     for _ in 0..=MAX_INTERIM {
-        heads += session.read_response().await.map_err(|error| {
-            let is_stalled =
-                io_error(&error).is_some_and(|it| it.kind() == io::ErrorKind::TimedOut);
-            if is_stalled {
-                Error::because(ErrorType::WriteTimedout, "while sending the request", error)
-            } else {
-                error
+        let head = loop {
+            if let Some(head) = heads.take(duplex.came())? {
+                break head;
             }
-        })?;
-        match session.resp_header() {
-            // Nobody asked for that, and what follows is not HTTP.
-            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, "it switches protocols");
+            if !duplex.fill(SHORT).await? {
+                return Err(Broken::Closed);
             }
-            Some(head) if !head.status.is_informational() => {
-                let begun = duplex(session).map(|it| it.begin_body(heads, is_chunked(head)));
-                begun
-                    .transpose()
-                    .or_err(ErrorType::InvalidHTTPHeader, "the body of an answer")?;
-                return Ok(Box::new(head.clone()));
-            }
-            _ => {}
+        };
+        // Nobody asked to switch protocols, and what follows is not HTTP.
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            break;
+        }
+        if !head.status.is_informational() {
+            return Ok(head);
         }
     }
-    Error::e_explain(ErrorType::InvalidHTTPHeader, "no end of interim answers")
-}
-
-/// Did the other side close or reset the connection (as opposed to a timeout or nonsense)?
-fn is_closed(error: &Error) -> bool {
-    matches!(
-        error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::ReadError
-    )
+    Err(Broken::NotHttp)
 }
 
 #[cfg(test)]
@@ -281,11 +352,7 @@ mod tests {
 
     fn sending(errno: Errno) -> Failure {
         let cause = io::Error::from(errno);
-        Failure::Broken(Error::because(
-            ErrorType::WriteError,
-            "while sending",
-            cause,
-        ))
+        Failure::Broken(Broken::Io(cause))
     }
 
     #[test]
@@ -312,7 +379,6 @@ mod tests {
             assert_eq!(connecting(errno).shortage(), None, "{errno}");
             assert_eq!(sending(errno).shortage(), None, "{errno}");
         }
-        let closed = Error::explain(ErrorType::ConnectionClosed, "hung up");
-        assert_eq!(Failure::Broken(closed).shortage(), None);
+        assert_eq!(Failure::Broken(Broken::Closed).shortage(), None);
     }
 }

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use gpu_bridge_upkeep::Upkeep;
 use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
@@ -17,6 +16,7 @@ use pingora::connectors::TransportConnector;
 use super::attempt::Attempt;
 use super::background::Background;
 use super::check::Checker;
+use super::kept::Kept;
 use super::trouble::Trouble;
 use super::{Member, Settings, Target, Terms, Upstream, Verdict};
 use crate::budget::Budget;
@@ -42,6 +42,7 @@ struct Entry {
 /// What talking to any host takes.
 pub(super) struct Means {
     pub(super) connector: TransportConnector,
+    pub(super) kept: Kept,
     pub(super) settings: ArcSwap<Settings>,
     /// Bounds the answers that are held.
     pub(super) budget: Budget,
@@ -52,6 +53,7 @@ impl Hosts {
     pub fn new(settings: Settings, budget: Budget, upkeep: Upkeep) -> Self {
         let means = Means {
             connector: TransportConnector::new(None),
+            kept: Kept::default(),
             settings: ArcSwap::from_pointee(settings),
             budget,
         };
@@ -106,6 +108,11 @@ impl Hosts {
         entries.values().any(|entry| entry.target.is_sought(name))
     }
 
+    /// Closes kept connections whose time is over, for ever.
+    pub async fn keep_time(&self) {
+        self.means.kept.keep_time().await;
+    }
+
     /// What each host last told of itself.
     pub fn reports(&self) -> Reports {
         let entries = self.entries.load();
@@ -145,7 +152,6 @@ impl Entry {
     }
 }
 
-#[async_trait]
 impl Upstream for Hosts {
     async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict {
         let entries = self.entries.load_full();

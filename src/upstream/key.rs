@@ -8,6 +8,7 @@
 //! What was found holds for moments, and is asked for once at a time, so that a flood of forbidden
 //! requests makes no flood of questions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Target;
-use super::exchange::Exchange;
+use super::exchange::{Destination, Exchange};
 use super::hosts::Means;
 use super::meaning::Key;
 
@@ -28,7 +29,7 @@ const NEED_KEY: [&str; 2] = ["/status", "/info"];
 pub(super) struct Known(Mutex<Option<(Instant, Key)>>);
 
 /// Asks the host, unless that was done just now.
-pub(super) async fn ask(target: &Target, means: &Means) -> Key {
+pub(super) async fn ask(target: &Arc<Target>, means: &Means) -> Key {
     let mut known = target.key().0.lock().await;
     if let Some((when, key)) = *known
         && when.elapsed() < HOLDS
@@ -42,7 +43,7 @@ pub(super) async fn ask(target: &Target, means: &Means) -> Key {
     key
 }
 
-async fn look(target: &Target, means: &Means) -> Key {
+async fn look(target: &Arc<Target>, means: &Means) -> Key {
     for path in NEED_KEY {
         match status_of(path, target, means).await {
             Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Key::Refused,
@@ -53,9 +54,12 @@ async fn look(target: &Target, means: &Means) -> Key {
     Key::Taken
 }
 
-async fn status_of(path: &str, target: &Target, means: &Means) -> Option<StatusCode> {
-    let peer = target.peer(means.settings.load().connect)?;
-    let request = target.get(path).ok()?;
-    let exchange = Exchange::start(&means.connector, peer, &request, &[], false).await;
+async fn status_of(path: &str, target: &Arc<Target>, means: &Means) -> Option<StatusCode> {
+    let destination = Destination {
+        target: Arc::clone(target),
+        address: target.address()?,
+    };
+    let request = target.get(path);
+    let exchange = Exchange::start(means, destination, request, &[], false).await;
     Some(exchange.ok()?.head().status)
 }

@@ -11,12 +11,15 @@ mod discovery;
 mod duplex;
 mod exchange;
 mod hosts;
+mod kept;
 mod key;
 mod meaning;
 mod member;
 mod membership;
 mod readiness;
+mod request;
 mod resolver;
+mod response;
 mod system;
 mod target;
 #[cfg(test)]
@@ -27,8 +30,6 @@ mod trouble;
 mod verdict;
 
 use std::time::Duration;
-
-use async_trait::async_trait;
 
 #[cfg(test)]
 pub(crate) use check::patience;
@@ -43,10 +44,14 @@ use crate::pool::HostId;
 use crate::telemetry::trace::Context;
 
 /// What can be asked of hosts; a seam for tests.
-#[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// Tries `call` once on `host`. Dropping the future closes the connection.
-    async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict;
+    fn attempt(
+        &self,
+        host: HostId,
+        call: &Call,
+        terms: Terms,
+    ) -> impl Future<Output = Verdict> + Send;
 }
 
 /// What is particular to one attempt.

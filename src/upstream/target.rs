@@ -6,21 +6,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::BytesMut;
 use gpu_bridge_wire::{API_KEY_HEADER, Info};
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use memchr::memmem::Finder;
-use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::watch;
 
 use super::Member;
+use super::kept;
 use super::key::Known;
+use super::request::Request;
 use super::tls::Tls;
 use super::told::Told;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
 use crate::message::Answer;
 
+const KEY: HeaderName = HeaderName::from_static(API_KEY_HEADER);
 /// A shorter key may be a part of an answer by chance.
 const TELLING_KEY: usize = 12;
 /// How far into a body our key is looked for: what comes before it is a head of ours.
@@ -108,19 +111,22 @@ impl Target {
     }
 
     /// Where to connect; `None` if its name has never been resolved.
-    pub(super) fn peer(&self, connect: Duration) -> Option<HttpPeer> {
-        let address = self.current.load();
-        Some(self.peer_at(**address.as_ref()?, connect))
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.current.load().as_deref().copied()
     }
 
-    /// The host at one of its addresses.
-    pub(super) fn peer_at(&self, address: SocketAddr, connect: Duration) -> HttpPeer {
+    /// Tells its connections to `address` from all others.
+    pub(super) fn kept_as(&self, address: SocketAddr) -> kept::Key {
+        (self.group, address)
+    }
+
+    /// The host at one of its addresses, for pingora.
+    pub(super) fn peer(&self, address: SocketAddr, connect: Duration) -> HttpPeer {
         let server_name = self.tls.as_ref().map(|tls| tls.server_name());
         let name = server_name.unwrap_or_default().to_owned();
         let mut peer = HttpPeer::new(address, self.tls.is_some(), name);
         peer.options.connection_timeout = Some(connect);
         peer.options.total_connection_timeout = Some(connect);
-        peer.group_key = self.group;
         if let Some(tls) = &self.tls {
             tls.apply(&mut peer);
         }
@@ -130,8 +136,7 @@ impl Target {
     /// The address that is used, then the others. `localhost` may stand for `::1` and `127.0.0.1`,
     /// and the host listen on one of them only.
     pub(super) fn candidates(&self) -> Vec<SocketAddr> {
-        let current = self.current.load();
-        let current = current.as_deref().copied();
+        let current = self.address();
         let all = self.addresses.load();
         let others = all
             .iter()
@@ -142,7 +147,7 @@ impl Target {
 
     /// Connects to `address` from now on.
     pub(super) fn use_address(&self, address: SocketAddr) {
-        if self.current.load().as_deref() != Some(&address) {
+        if self.address() != Some(address) {
             self.current.store(Some(address.into()));
         }
     }
@@ -165,9 +170,8 @@ impl Target {
                 }
             });
         };
-        let current = self.current.load();
-        let kept = current.as_deref().filter(|current| found.contains(current));
-        self.use_address(*kept.unwrap_or(first));
+        let kept = self.address().filter(|current| found.contains(current));
+        self.use_address(kept.unwrap_or(*first));
         self.addresses.store(found.into());
         self.tell(|_| Whereabouts::Known);
     }
@@ -228,13 +232,15 @@ impl Target {
         }
     }
 
-    /// Puts in what every request to this host carries.
-    pub(super) fn sign(&self, request: &mut RequestHeader) -> pingora::Result<()> {
-        request.insert_header(header::HOST, self.url.authority())?;
+    /// The head of a request to this host, but for its end: with what every request carries. `path`: with
+    /// the query, as HTTP has it.
+    pub(super) fn request(&self, method: &Method, path: &str) -> Request {
+        let mut request = Request::new(method, path);
+        request.header(&header::HOST, self.url.authority().as_bytes());
         if let Some(key) = &self.api_key {
-            request.insert_header(API_KEY_HEADER, key)?;
+            request.header(&KEY, key.as_bytes());
         }
-        Ok(())
+        request
     }
 
     /// Does this answer hold our key, as that of a server does which shows what it gets? Looked for where
@@ -257,11 +263,10 @@ impl Target {
     }
 
     /// A question of our own.
-    pub(super) fn get(&self, path: &str) -> pingora::Result<RequestHeader> {
-        let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))?;
-        request.insert_header(header::ACCEPT, "application/json")?;
-        self.sign(&mut request)?;
-        Ok(request)
+    pub(super) fn get(&self, path: &str) -> BytesMut {
+        let mut request = self.request(&Method::GET, path);
+        request.header(&header::ACCEPT, b"application/json");
+        request.end()
     }
 
     /// What was found of our key.
@@ -302,9 +307,7 @@ mod tests {
     }
 
     fn address(target: &Target) -> Option<String> {
-        target
-            .peer(Duration::from_secs(1))
-            .map(|peer| pingora::upstreams::peer::Peer::address(&peer).to_string())
+        target.address().map(|address| address.to_string())
     }
 
     const WITHIN: Duration = Duration::from_secs(10);
@@ -323,12 +326,12 @@ mod tests {
         let target = Target::new(&host.at("10.0.0.7".parse().unwrap()));
         assert_eq!(target.has_address(WITHIN).await, Ok(()));
         assert_eq!(address(&target).as_deref(), Some("10.0.0.7:9"));
-        let peer = target.peer(WITHIN).unwrap();
+        let peer = target.peer(target.address().unwrap(), WITHIN);
         let server_name = pingora::upstreams::peer::Peer::sni(&peer).to_owned();
         assert_eq!(server_name, "does-not-exist.invalid");
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        target.sign(&mut request).unwrap();
-        assert_eq!(request.headers[header::HOST], "does-not-exist.invalid:9");
+        let expected =
+            "GET / HTTP/1.1\r\nhost: does-not-exist.invalid:9\r\naccept: application/json\r\n\r\n";
+        assert_eq!(target.get("/"), expected);
     }
 
     fn look_up(target: &Target, name: &str, found: &[&str]) {

@@ -3,12 +3,12 @@
 //! What operators read is made from these kinds and never from the texts of hosts, resolvers or
 //! libraries: those could hold anything, and differ each time.
 
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, io};
 
 use pingora::{Error, ErrorType};
 
-use crate::wrapped::is_misframed;
+use super::exchange::Broken;
 
 /// See the module. Its `Display` is a clause about the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +84,15 @@ impl Trouble {
     }
 
     /// Why there is no whole answer although there was a connection.
-    pub(super) fn exchanging(error: &Error) -> Self {
-        match error.etype() {
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::Stalled,
-            ErrorType::InvalidHTTPHeader => Self::NotHttp,
-            _ if is_misframed(error) => Self::NotHttp,
+    pub(super) fn exchanging(broken: &Broken) -> Self {
+        match broken {
+            Broken::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Stalled,
             // With TLS 1.3, a host that wants a certificate of ours says so after the handshake.
-            _ if TlsTrouble::of(error) == TlsTrouble::Declined => Self::Tls(TlsTrouble::Declined),
-            _ => Self::Cut,
+            Broken::Io(error) if TlsTrouble::of(error) == TlsTrouble::Declined => {
+                Self::Tls(TlsTrouble::Declined)
+            }
+            Broken::Io(_) | Broken::Closed => Self::Cut,
+            Broken::NotHttp => Self::NotHttp,
         }
     }
 }
@@ -99,7 +100,7 @@ impl Trouble {
 impl TlsTrouble {
     /// pingora keeps nothing of rustls' error but its text; what is looked for are parts of it that are
     /// the names of its kinds.
-    fn of(error: &Error) -> Self {
+    fn of(error: &dyn fmt::Display) -> Self {
         let text = error.to_string();
         let kinds = [
             (
@@ -212,14 +213,15 @@ mod tests {
         for (kind, trouble) in table {
             assert_eq!(Trouble::connecting(&error(kind, "secret")), trouble);
         }
+        let io = |kind: io::ErrorKind| Broken::Io(kind.into());
         let table = [
-            (ErrorType::ReadTimedout, Trouble::Stalled),
-            (ErrorType::ConnectionClosed, Trouble::Cut),
-            (ErrorType::ReadError, Trouble::Cut),
-            (ErrorType::InvalidHTTPHeader, Trouble::NotHttp),
+            (io(io::ErrorKind::TimedOut), Trouble::Stalled),
+            (Broken::Closed, Trouble::Cut),
+            (io(io::ErrorKind::ConnectionReset), Trouble::Cut),
+            (Broken::NotHttp, Trouble::NotHttp),
         ];
-        for (kind, trouble) in table {
-            assert_eq!(Trouble::exchanging(&error(kind, "secret")), trouble);
+        for (broken, trouble) in table {
+            assert_eq!(Trouble::exchanging(&broken), trouble);
         }
     }
 

@@ -64,7 +64,6 @@ async fn no_connection_is_kept_after_an_answer_whose_end_can_be_read_in_two_ways
             "Content-Length: 30\r\nTransfer-Encoding: chunked\r\n",
             CHUNKS,
         ),
-        ("Transfer-Encoding: gzip, chunked\r\n", CHUNKS),
         ("Content-Length: 2, 2\r\n", "{}"),
         ("Content-Length: 2\r\nContent-Length: 2\r\n", "{}"),
     ] {

@@ -50,7 +50,6 @@ impl Freezing {
     }
 }
 
-#[async_trait]
 impl Upstream for Freezing {
     async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         if host == self.first {
