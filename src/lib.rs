@@ -37,4 +37,3 @@ pub mod serve;
 pub mod telemetry;
 pub mod tls_files;
 pub mod upstream;
-mod wrapped;

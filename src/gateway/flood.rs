@@ -13,19 +13,9 @@
 //! requests, their bodies and answers: a client of ordinary ways has 10,000 frames to spare at any time, and
 //! 100 more each second. (nginx bears some 8 MiB of such frames on a connection.)
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use gpu_bridge_framing::Linger;
-use pingora::protocols::{Ssl, Stream};
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::Instant;
-
-use crate::wrapped::{Wrapper, pass_on};
 
 /// Price of a frame, in bytes that are of use. The answer to a PING has 17 bytes, that to the shortest
 /// request about 100.
@@ -41,74 +31,9 @@ const HEAD: usize = 9;
 /// The type of DATA.
 const DATA: u8 = 0;
 
-/// A connection of HTTP/2 on which frames are paid for.
-#[derive(Debug)]
-pub(super) struct Metered {
-    inner: Stream,
-    meter: Meter,
-    /// Told when the client can't pay; from then on nothing of it is read.
-    spent: Arc<Notify>,
-    linger: Linger,
-}
-
-impl Metered {
-    pub(super) fn new(inner: Stream, spent: &Arc<Notify>) -> Self {
-        Self {
-            inner,
-            meter: Meter::new(Instant::now()),
-            spent: Arc::clone(spent),
-            linger: Linger::default(),
-        }
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.meter.left.is_none() {
-            return Poll::Pending;
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let new = buffer.filled().get(before..).unwrap_or_default();
-        self.meter.read(new, Instant::now());
-        if self.meter.left.is_none() {
-            buffer.set_filled(before);
-            self.spent.notify_one();
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Wrapper for Metered {
-    fn inner(&self) -> &Stream {
-        &self.inner
-    }
-
-    fn inner_mut(&mut self) -> &mut Stream {
-        &mut self.inner
-    }
-
-    fn wrote(&mut self, bytes: usize) {
-        self.meter.earn(bytes);
-    }
-
-    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.linger.poll_close(&mut self.inner, context)
-    }
-}
-
-pass_on!(Metered);
-
-impl Ssl for Metered {}
-
 /// Reads the heads of frames, and skips all else.
 #[derive(Debug)]
-struct Meter {
+pub(super) struct Meter {
     /// What is left of the allowance; `None`: it did not suffice.
     left: Option<usize>,
     as_of: Instant,
@@ -121,7 +46,7 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             left: Some(ALLOWANCE),
             as_of: now,
@@ -132,13 +57,20 @@ impl Meter {
         }
     }
 
-    fn earn(&mut self, bytes: usize) {
+    /// Could the client not pay? That stays so.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left.is_none()
+    }
+
+    /// So many bytes of use have come or gone.
+    pub(super) fn earn(&mut self, bytes: usize) {
         self.left = self
             .left
             .map(|left| left.saturating_add(bytes).min(ALLOWANCE));
     }
 
-    fn read(&mut self, bytes: &[u8], now: Instant) {
+    /// These bytes have come.
+    pub(super) fn read(&mut self, bytes: &[u8], now: Instant) {
         self.pass(now);
         let mut rest = bytes;
         while let Some((byte, after)) = rest.split_first() {
@@ -213,7 +145,7 @@ mod tests {
             now += every;
             meter.read(frames, now);
             meter.earn(answer);
-            meter.left.is_some()
+            !meter.is_spent()
         });
         times.count()
     }

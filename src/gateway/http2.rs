@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::flood::Metered;
 use super::handler::Handler;
+use super::metered::Metered;
 use super::session::Session;
 use crate::upstream::Upstream;
 

@@ -20,6 +20,7 @@ mod handler;
 mod http1;
 mod http2;
 mod listener;
+mod metered;
 mod openai;
 mod peek;
 mod record;

@@ -8,6 +8,8 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use crate::headers::lists;
+
 /// How each begins; who begins otherwise may never end a line.
 const START: &[u8] = b"HTTP/1.";
 /// Bytes of a head, that of interim answers included; many times what any server sends.
@@ -153,10 +155,8 @@ fn number(text: &[u8]) -> Option<u64> {
 
 /// Does the host keep the connection (RFC 9112, section 9.3)?
 fn is_kept(is_1_0: bool, headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::CONNECTION).iter();
-    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let wanted: &[u8] = if is_1_0 { b"keep-alive" } else { b"close" };
-    options.any(|it| it.trim_ascii().eq_ignore_ascii_case(wanted)) == is_1_0
+    lists(headers, &header::CONNECTION, wanted) == is_1_0
 }
 
 #[cfg(test)]
