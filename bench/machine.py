@@ -8,6 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from contenders import OPTIONAL, Programs
+
 PYTHON_PACKAGES = (
     "torch", "sentence-transformers", "transformers", "tokenizers", "bert-score",
     "fastapi", "uvicorn", "httptools", "uvloop",
@@ -59,15 +61,23 @@ def versions(root: Path) -> dict[str, str]:
     return found
 
 
-def proxy_versions(root: Path, nginx: str, haproxy: str) -> dict[str, str]:
+def proxy_versions(root: Path, programs: Programs) -> dict[str, str]:
     """Versions of the proxies that are compared, name by name."""
     # nginx tells its version as an error.
-    shown = subprocess.run((nginx, "-v"), check=True, capture_output=True, text=True).stderr
+    shown = subprocess.run(
+        (programs.nginx, "-v"), check=True, capture_output=True, text=True
+    ).stderr
+    optional = {
+        name: first(r"Version: (\S+)", run(root, f"{Path(path).parent}/pip", "show", package))
+        for package, name in OPTIONAL.items()
+        if (path := programs.optional.get(name))
+    }
     return {
         "gpu-bridge": commit(root),
         "rustc": run(root, "rustc", "--version").removeprefix("rustc "),
         "nginx": first(r"nginx/(\S+)", shown),
-        "HAProxy": first(r"version (\S+)", run(root, haproxy, "-v")),
+        "HAProxy": first(r"version (\S+)", run(root, programs.haproxy, "-v")),
+        **optional,
     }
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import client
 import services
-from contenders import OURS
+from contenders import OURS, pinned
 from services import Kind, Service, ServiceError
 
 # Below the ports that the system gives to outgoing connections: a killed host must find its own port
 # free again, and nobody may connect to himself there meanwhile.
 PORTS = range(20_000, 30_000)
 READY_SECONDS = 10
-TICKS = 100.0  # a second, in /proc on every Linux
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class HostsSpec:
     speeds: tuple[float, ...]
     slots: int
     answer_bytes: int = 1024
+    patience_seconds: float = 1.0  # how long a request waits for a slot before it is refused
+    cores: str = ""  # as `taskset` takes them; empty: any
 
 
 class Hosts:
@@ -38,8 +39,9 @@ class Hosts:
         command = [program, "hosts", "--hosts", len(spec.speeds), "--slots", spec.slots]
         command += ["--ports", listed(service_port() for _ in spec.speeds)]
         command += ["--speeds", listed(spec.speeds), "--answer-bytes", spec.answer_bytes]
+        command += ["--patience-ms", round(spec.patience_seconds * 1e3)]
         self._process = subprocess.Popen(
-            [str(part) for part in command],
+            pinned(spec.cores, [str(part) for part in command]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,9 +74,10 @@ class Hosts:
 class Proxy(Service):
     """A running proxy, with what it and the processes that it started cost."""
 
-    def __init__(self, kind: Kind, logs: Path, slots: int):
+    def __init__(self, kind: Kind, logs: Path, slots: int, tls_address: str = ""):
         super().__init__(kind, logs)
         self._slots = slots
+        self.tls_address = tls_address
 
     def wait_until_ready(self) -> None:
         """Asks until a host answers, and until ours knows all of the hosts' slots."""
@@ -95,13 +98,19 @@ class Proxy(Service):
 
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        stats = (Path("/proc", str(pid), "stat").read_text() for pid in self._tree())
-        return sum(cpu_ticks(stat) for stat in stats) / TICKS
+        return sum(time.clock_gettime(cpu_clock(pid)) for pid in self._tree())
+
+    def megabytes(self) -> float:
+        """Resident memory: of each process by itself, summed."""
+        return self._status("VmRSS")
 
     def peak_megabytes(self) -> float:
-        """Resident memory at its highest: of each process by itself, summed."""
+        """The same at its highest."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> float:
         statuses = (Path("/proc", str(pid), "status").read_text() for pid in self._tree())
-        return sum(services.field(status, "VmHWM") for status in statuses)
+        return sum(services.field(status, name) for status in statuses)
 
     def _tree(self) -> list[int]:
         stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
@@ -116,18 +125,22 @@ class Load:
     rate: float | None = None
     connections: int | None = None
     mean_seconds: float = 0.0
+    variation: float = 0.5  # standard deviation as a share of the mean
     body_bytes: int = 256
     answer_bytes: int = 1024
     slot_speeds: tuple[float, ...] = ()  # to compare with the ideal proxy
+    options: tuple[str, ...] = ()  # which kind of connections: see `bench/load/src/link.rs`
+    cores: str = ""  # as `taskset` takes them; empty: any
 
     def command(self, program: Path, target: str) -> list[str]:
         pace = ("--rate", self.rate) if self.rate else ("--connections", self.connections)
         parts = [program, "load", "--target", target, "--requests", self.requests, *pace]
-        parts += ["--mean-ms", self.mean_seconds * 1e3, "--body-bytes", self.body_bytes]
-        parts += ["--answer-bytes", self.answer_bytes]
+        parts += ["--mean-ms", self.mean_seconds * 1e3, "--variation", self.variation]
+        parts += ["--body-bytes", self.body_bytes, "--answer-bytes", self.answer_bytes]
+        parts += self.options
         if self.slot_speeds:
             parts += ["--slot-speeds", listed(self.slot_speeds)]
-        return [str(part) for part in parts]
+        return pinned(self.cores, [str(part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,7 @@ class Run:
     requests: int
     ok: int
     outcomes: dict[str, int]
+    p50: float
     p99: float
     worst: float
     efficiency: float | None
@@ -156,15 +170,15 @@ def read_run(line: str) -> Run:
         found["requests"],
         found["ok"],
         found["outcomes"],
+        found["latency"]["p50"],
         found["latency"]["p99"],
         found["worst"],
         found["efficiency"],
     )
 
 
-def start_load(program: Path, proxy: Proxy, load: Load) -> "subprocess.Popen[str]":
-    command = load.command(program, proxy.address)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start_load(program: Path, address: str, load: Load) -> "subprocess.Popen[str]":
+    return subprocess.Popen(load.command(program, address), stdout=subprocess.PIPE, text=True)
 
 
 def finish_load(process: "subprocess.Popen[str]") -> Run:
@@ -185,10 +199,9 @@ def parse_parent(stat: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def cpu_ticks(stat: str) -> int:
-    """User and system time of a process, without that of children."""
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return int(fields[11]) + int(fields[12])
+def cpu_clock(pid: int) -> int:
+    """The clock of a process's CPU time: clock_getcpuclockid(3), as Linux has it."""
+    return (~pid << 3) | 2
 
 
 def descendants(root: int, parents: Sequence[tuple[int, int]]) -> list[int]:

@@ -7,6 +7,7 @@ builds what this needs.
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -15,12 +16,14 @@ from pathlib import Path
 import backend_bench
 import contenders
 import machine
+import proxy_costs
+import proxy_memory
 import proxy_report
 import proxy_scenarios
 from backend_bench import ROOT
 from contenders import MissingError
 from proxy_plan import FULL, QUICK
-from proxy_scenarios import Bench
+from proxy_rig import Bench, Outcomes, Row
 from services import ServiceError
 
 RESULTS = Path(__file__).with_name("PROXY_RESULTS.md")
@@ -32,6 +35,9 @@ def main() -> int:
     args = parse_arguments()
     # It would change what our proxy logs, and with that what it costs.
     os.environ.pop("RUST_LOG", None)
+    # Connections by the thousand, of everything that is started here.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     began = time.monotonic()
     try:
         run(args)
@@ -51,6 +57,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="measure little and write nothing")
     parser.add_argument("--bin-dir", type=Path, default=ROOT / "target" / "dist")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=(),
+        choices=contenders.OPTIONAL,
+        help="optional ones, which pip has installed",
+    )
     parser.add_argument("--check", action="store_true", help="only look for what is compared")
     return parser.parse_args()
 
@@ -60,18 +73,29 @@ def run(args: argparse.Namespace) -> None:
     programs = contenders.find_programs(binaries / "gpu-bridge")
     if args.check:
         return
+    programs = contenders.with_optional(programs, ROOT / ".bench" / "peers", args.peers, progress)
     backend_bench.warn_of_load()
     facts = machine.machine()
-    versions = machine.proxy_versions(ROOT, programs.nginx, programs.haproxy)
+    versions = machine.proxy_versions(ROOT, programs)
     plan = QUICK if args.quick else FULL
     bench = Bench(programs, binaries / "gpu-bridge-bench", plan, progress)
-    found = proxy_scenarios.measure(bench)
+    outcomes: Outcomes = {}
+    rows = measure(bench, outcomes)
     pool = pool_bench(binaries)
-    text = proxy_report.document(facts, versions, plan, found, pool)
+    text = proxy_report.document(facts, versions, plan, rows, outcomes, pool)
     print(text, flush=True)
     if not args.quick:
         RESULTS.write_text(text + "\n", encoding="utf-8")
         progress(f"wrote {RESULTS.relative_to(ROOT)}")
+
+
+def measure(bench: Bench, outcomes: Outcomes) -> list[Row]:
+    """All rows, in the order of the report. Another scenario is another line here."""
+    return [
+        *proxy_costs.measure(bench),
+        *proxy_memory.measure(bench),
+        *proxy_scenarios.measure(bench, outcomes),
+    ]
 
 
 def pool_bench(binaries: Path) -> str | None:

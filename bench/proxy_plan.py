@@ -1,4 +1,4 @@
-"""How much the comparison of proxies measures: all of it for PROXY_RESULTS.md, or little to try it."""
+"""How much the comparison of proxies measures: all for PROXY_RESULTS.md, or little to try it."""
 
 from dataclasses import dataclass
 
@@ -28,20 +28,43 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Requests that wait all at once, with their bodies."""
+
+    requests: int
+    body_bytes: int
+    factor: float  # how many times these bytes memory should not exceed, beside 16 MB
+
+
+@dataclass(frozen=True)
 class Plan:
     """The extent of one run."""
 
     small: Cost
     big: Cost
+    one_core: Cost
+    one_core_big: Cost
+    idle_connections: int
+    held: tuple[Held, ...]
     overload: tuple[tuple[float, int], ...]  # load as a multiple of what the hosts can do, requests
     unequal_requests: int
     fault_requests: int
     fault_seconds: tuple[float, float]  # from, until
 
 
+HELD = (
+    Held(1_000, 64 << 10, factor=1.3),
+    Held(64, 2 << 20, factor=1.15),
+    Held(200, 2 << 20, factor=1.15),
+)
+
 FULL = Plan(
     small=Cost(256, 1024, connections=16, requests=20_000, rounds=5),
     big=Cost(2 << 20, 800_000, connections=8, requests=300, rounds=5),
+    one_core=Cost(2048, 1024, connections=64, requests=20_000, rounds=3),
+    one_core_big=Cost(2 << 20, 800_000, connections=64, requests=600, rounds=3),
+    idle_connections=2_000,
+    held=HELD,
     overload=((1.2, 2160), (2.0, 2000)),
     unequal_requests=847,
     fault_requests=847,
@@ -51,6 +74,10 @@ FULL = Plan(
 QUICK = Plan(
     small=Cost(256, 1024, connections=16, requests=4_000, rounds=1),
     big=Cost(2 << 20, 800_000, connections=8, requests=40, rounds=1),
+    one_core=Cost(2048, 1024, connections=64, requests=8_000, rounds=1),
+    one_core_big=Cost(2 << 20, 800_000, connections=64, requests=128, rounds=1),
+    idle_connections=1_000,
+    held=HELD,
     overload=((1.2, 300), (2.0, 300)),
     unequal_requests=160,
     fault_requests=250,

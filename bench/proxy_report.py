@@ -6,8 +6,9 @@ from datetime import date
 import proxy_plan
 from contenders import OURS, THREADS
 from proxies import Run
+from proxy_memory import WORK_SECONDS
 from proxy_plan import ATTEMPT_SECONDS, FAULT_RATE, HOSTS, MEAN_SECONDS, SLOTS, UNEQUAL_LOAD, Plan
-from proxy_scenarios import ALL, Found, Row
+from proxy_rig import ALL, Outcomes, Row
 from report import number, table
 
 # Closer than this is called equal: it is within what two runs differ by.
@@ -15,7 +16,12 @@ EQUAL = 0.02
 
 
 def document(
-    machine: dict[str, str], versions: dict[str, str], plan: Plan, found: Found, pool: str | None
+    machine: dict[str, str],
+    versions: dict[str, str],
+    plan: Plan,
+    rows: Sequence[Row],
+    outcomes: Outcomes,
+    pool: str | None,
 ) -> str:
     """All of PROXY_RESULTS.md."""
     sections = [
@@ -28,8 +34,8 @@ def document(
         "## Machine and versions",
         table(("", ""), [*machine.items(), *versions.items()]),
         method(plan),
-        results(found.rows),
-        details(found.outcomes),
+        results(rows),
+        details(outcomes),
     ]
     if pool:
         sections.append(pool_section(pool))
@@ -37,7 +43,7 @@ def document(
 
 
 def method(plan: Plan) -> str:
-    small, big = plan.small, plan.big
+    small, big, core = plan.small, plan.big, plan.one_core
     start, end = plan.fault_seconds
     every = proxy_plan.capacity(proxy_plan.speeds(unequal=False))
     return "\n\n".join(
@@ -54,6 +60,22 @@ def method(plan: Plan) -> str:
             f"requests a round. CPU time is that of all of a proxy's processes, the median of "
             f"{big.rounds} rounds in which the proxies take turns; memory is what is resident at "
             "the highest.",
+            f"*One core* is the price alone, without threads that wake each other: one worker on a "
+            "core of its own; the load, and an nginx that answers at once in place of the host, on "
+            f"another one. {core.body_bytes} bytes in, {core.answer_bytes} out, {core.connections} "
+            f"connections, {core.requests} requests a round. *TLS* and *HTTP/2* (by TLS) are the "
+            "same on kept connections, one request at a time on each; *a handshake each* closes "
+            "its connection after every request and resumes no session. *One client*: the median "
+            "time of requests that come one after the other, less that of asking the host itself.",
+            f"*Memory.* What is resident, of all of a proxy's processes. *Idle connections* have "
+            "been answered once each and stay open. *Waiting requests* are all there at once, with "
+            f"their bodies, for as long as the {WORK_SECONDS} s that each takes on a host: the "
+            "highest figure meanwhile, and what is left some seconds after the last answer, as a "
+            "multiple of what it was after the first 2,000 small requests. HAProxy does not hold "
+            "bodies.",
+            "Where there is a *target*, the last column says how much of it ours is: up to 1 it is "
+            "met. Columns of other peers are there if they were asked for (`PEERS`), in the scene "
+            "on one core only.",
             f"*Waiting and failing.* {HOSTS} hosts of {SLOTS} slots, on which a request takes "
             f"{MEAN_SECONDS * 1e3:.0f} ms on average (lognormal, standard deviation half of that); "
             "a host that is full refuses after 1 s with 503, as the Python service does. Requests "
@@ -81,13 +103,21 @@ def method(plan: Plan) -> str:
 
 
 def results(rows: Sequence[Row]) -> str:
-    head = ("scenario", "measure", *ALL, "ours / best peer", "ours is")
-    return "## Results\n\n" + table(head, [result_row(row) for row in rows])
+    others = (name for row in rows for name in row.values if name not in ALL)
+    names = (*ALL, *dict.fromkeys(others))
+    head = ("scenario", "measure", *names, "ours / best peer", "ours is", "ours / target")
+    return "## Results\n\n" + table(head, [result_row(row, names) for row in rows])
 
 
-def result_row(row: Row) -> tuple[str, ...]:
-    values = (number(row.values[name]) if name in row.values else "" for name in ALL)
-    return (row.scenario, row.measure, *values, *comparison(row))
+def result_row(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    values = (number(row.values[name]) if name in row.values else "" for name in names)
+    return (row.scenario, row.measure, *values, *comparison(row), against(row))
+
+
+def against(row: Row) -> str:
+    """Ours as a multiple of each goal: up to 1 it is met."""
+    ours = row.values[OURS]
+    return "; ".join(f"{ours / goal.limit:.2f} ({goal.text})" for goal in row.goals)
 
 
 def comparison(row: Row) -> tuple[str, str]:
@@ -117,7 +147,7 @@ def verdict_of_counts(ours: float, best: float, more_is_better: bool) -> str:
     return f"{word} by {number(abs(ours - best))}"
 
 
-def details(outcomes: dict[str, dict[str, Run]]) -> str:
+def details(outcomes: Outcomes) -> str:
     rows = [
         (scenario, name, counts(run), number(run.p99), number(run.worst))
         for scenario, runs in outcomes.items()

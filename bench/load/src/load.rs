@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::Client;
+use crate::link::{self, Link};
 use crate::schedule::{self, Job, Spec, Texts};
 use crate::summary::{Answered, summarize};
 use crate::{ideal, payload};
@@ -22,6 +23,11 @@ pub(crate) struct Arguments {
     /// The proxy (or host): IP:PORT.
     #[arg(long)]
     target: SocketAddr,
+    #[command(flatten)]
+    link: link::Arguments,
+    /// Where requests are sent.
+    #[arg(long, default_value = "/embed")]
+    path: String,
     #[command(flatten)]
     pace: Pace,
     /// How many requests.
@@ -103,6 +109,7 @@ struct Run {
 impl Run {
     fn new(arguments: &Arguments, jobs: Vec<Job>) -> anyhow::Result<Self> {
         let patience = Duration::try_from_secs_f64(arguments.patience_s)?;
+        let link = Link::new(arguments.target, &arguments.link)?;
         let expected = payload::answer(arguments.answer_bytes);
         let mut bodies = HashMap::new();
         for job in &jobs {
@@ -111,7 +118,7 @@ impl Run {
         }
         Ok(Self {
             jobs,
-            client: Client::new(arguments.target, patience, expected),
+            client: Client::new(link, arguments.path.clone(), patience, expected),
             bodies,
             started: Instant::now(),
         })

@@ -16,6 +16,7 @@ mod fault;
 mod host;
 mod hosts;
 mod ideal;
+mod link;
 mod load;
 mod payload;
 mod schedule;
