@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::RestartError;
 use crate::config::Config;
 
+/// How many connections the system keeps until we take them: all that come at once when a proxy before us
+/// starts again, or the system's own bound (`net.core.somaxconn`), if that is less. Of those that find no
+/// room, some are broken only once their client has sent its request.
+const BACKLOG: i32 = 4096;
+
 /// Whom a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,6 +106,8 @@ impl Socket {
     fn bind(name: SocketName) -> Result<Self, RestartError> {
         let bind = || -> io::Result<TcpListener> {
             let listener = TcpListener::bind(name.address)?;
+            // Listens with a longer queue than the standard library asks for, which is 128.
+            rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
@@ -186,6 +193,18 @@ mod tests {
         assert_eq!(after[1].ip().to_string(), "127.0.0.2");
         assert_eq!(new.clients().count(), 2);
         assert!(new.admin().is_some());
+    }
+
+    /// Nobody accepts, so that each connection stays in the system's queue.
+    #[test]
+    fn a_burst_of_connections_finds_room() {
+        let sockets = Sockets::open(&config(&["127.0.0.1:0"]), Vec::new(), Vec::new()).unwrap();
+        let address = addresses(&sockets)[0];
+        let patience = std::time::Duration::from_secs(20);
+        let burst: Result<Vec<_>, _> = (0..300)
+            .map(|_| std::net::TcpStream::connect_timeout(&address, patience))
+            .collect();
+        assert_eq!(burst.unwrap().len(), 300);
     }
 
     #[test]
