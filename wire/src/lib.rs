@@ -1,11 +1,13 @@
 //! The JSON types that GPU hosts answer with, shared by the proxy (which reads and aggregates
 //! them) and the backend (which writes them).
 //!
-//! This crate knows shapes only: no I/O, no policy; [`openai`] turns one shape into another. Field names and their meaning are the
+//! This crate knows shapes only: no I/O, no policy; [`openai`] turns one shape into another, [`items`] takes
+//! bodies apart and puts them together. Field names and their meaning are the
 //! wire contract of the existing Python service, so that an unchanged `openclaw-gpu-bridge` plugin
 //! understands every answer. When reading, unknown fields are ignored and fields that newer or older
 //! hosts may lack have defaults.
 
+pub mod items;
 pub mod openai;
 
 use serde::de::{Deserializer, IgnoredAny};

@@ -1,0 +1,311 @@
+//! Bodies of `/embed` and `/bertscore`, and their answers, as lists of items: where each item stands, and
+//! what stands around the lists. Nothing is copied, unescaped or printed again, so what is put together
+//! from pieces says the same, number by number and text by text.
+//!
+//! ```text
+//! {"model":"m","texts":["a","b","c"]} ─ Cut::read ─▶ 3 items, option model
+//!                                  └─ compose 1..3 ─▶ {"model":"m","texts":["b","c"]}
+//! ```
+//!
+//! Only what is plain is cut: an object whose names are unescaped and different, its lists of items equally
+//! long and not empty, everything else one value that says nothing of single items. Whatever else there
+//! may be is [`None`], and goes as a whole.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Items of a body that is cut. Hosts take a hundred at once unless told otherwise.
+pub const MOST_ITEMS: usize = 10_000;
+/// Members beside the lists. The contract knows five.
+const MOST_OPTIONS: usize = 32;
+
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request for `/embed`.
+    Texts,
+    /// A request for `/bertscore`.
+    Pairs,
+    /// The answer to [`Kind::Texts`].
+    Embeddings,
+    /// The answer to [`Kind::Pairs`].
+    Scores,
+}
+
+/// A body, cut. Ranges are of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// As [`Kind::lists`] has them; equally long, not empty.
+    lists: Vec<Vec<Range<usize>>>,
+    /// Which of these comes first in the body, and so on.
+    order: Vec<usize>,
+    /// Names, without their quotes, and values of all other members, by name.
+    options: Vec<(Range<usize>, Range<usize>)>,
+    len: usize,
+}
+
+/// Items of one of several bodies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Whose, by its place.
+    pub of: usize,
+    /// Which.
+    pub items: Range<usize>,
+}
+
+/// What a body is put together from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of one of several bodies, given by its place.
+    Of(usize, Range<usize>),
+    /// Between items of two of them.
+    Comma,
+}
+
+impl Kind {
+    /// Of the answer to such a request.
+    #[must_use]
+    pub fn answer(self) -> Self {
+        match self {
+            Self::Texts | Self::Embeddings => Self::Embeddings,
+            Self::Pairs | Self::Scores => Self::Scores,
+        }
+    }
+
+    /// Members that hold a part of each item.
+    fn lists(self) -> &'static [&'static str] {
+        match self {
+            Self::Texts => &["texts"],
+            Self::Pairs => &["candidates", "references"],
+            Self::Embeddings => &["embeddings"],
+            Self::Scores => &["precision", "recall", "f1"],
+        }
+    }
+
+    fn is_item(self, json: &str) -> bool {
+        match self {
+            Self::Texts | Self::Pairs => is_text(json),
+            Self::Embeddings => json.starts_with('['),
+            Self::Scores => json == "null" || is_number(json),
+        }
+    }
+
+    /// Is a member beside the lists about all items alike, and about no more than them? With `idf` a score
+    /// depends on all references; a list may hold something for each item.
+    fn is_option(self, name: &str, json: &str) -> bool {
+        let is_known = match self {
+            Self::Texts => true,
+            Self::Pairs => matches!(name, "lang" | "model_type" | "rescale_with_baseline"),
+            Self::Embeddings => matches!(name, "model" | "dimensions"),
+            Self::Scores => name == "model",
+        };
+        is_known && !json.starts_with(['[', '{'])
+    }
+}
+
+/// `json`: a value. An unpaired surrogate is no text, though it is JSON.
+fn is_text(json: &str) -> bool {
+    json.starts_with('"') && (!json.contains('\\') || serde_json::from_str::<String>(json).is_ok())
+}
+
+fn is_number(json: &str) -> bool {
+    json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+impl Cut {
+    /// Cuts `body`, which is JSON; `None` if it is not as plain as it should be.
+    #[must_use]
+    pub fn read(kind: Kind, body: &[u8]) -> Option<Self> {
+        let read = Read { kind, body };
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let found = read.deserialize(&mut deserializer).ok()?;
+        deserializer.end().ok()?;
+        Some(found)
+    }
+
+    /// How many there are; at least one.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.lists.first().map_or(0, Vec::len)
+    }
+
+    /// The bytes of an item, all its parts together, and what separates it from the next one.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> {
+        (0..self.items()).map(|at| {
+            let parts = self.lists.iter().filter_map(|list| list.get(at));
+            parts.map(|part| part.len() + 1).sum()
+        })
+    }
+
+    /// An item as it is written, part by part. `body`: what was cut.
+    pub fn item<'a>(&self, body: &'a [u8], at: usize) -> Vec<&'a [u8]> {
+        let parts = self.lists.iter().filter_map(|list| list.get(at));
+        parts
+            .map(|part| body.get(part.clone()).unwrap_or_default())
+            .collect()
+    }
+
+    /// All members beside the lists as they are written, by name: equal if bodies differ in nothing but
+    /// their items, the order of their members, and white space. `body`: what was cut.
+    pub fn options<'a>(&self, body: &'a [u8]) -> Vec<(&'a [u8], &'a [u8])> {
+        let of = |range: &Range<usize>| body.get(range.clone()).unwrap_or_default();
+        let options = self.options.iter();
+        options.map(|(name, value)| (of(name), of(value))).collect()
+    }
+}
+
+/// The body that holds these `runs` of items of `cuts`, which have the same options, and for the rest is like
+/// the first of them. It says something only with items.
+#[must_use]
+pub fn compose(cuts: &[Cut], runs: &[Run]) -> Vec<Piece> {
+    let Some(first) = cuts.first() else {
+        return Vec::new();
+    };
+    let mut pieces = Vec::with_capacity(first.lists.len() * 2 * (runs.len() + 1));
+    let mut from = 0;
+    for list in &first.order {
+        let Some((start, end)) = first.lists.get(*list).and_then(|items| ends(items)) else {
+            continue;
+        };
+        pieces.push(Piece::Of(0, from..start));
+        let mut is_later = false;
+        for run in runs {
+            let items = cuts.get(run.of).and_then(|cut| cut.lists.get(*list));
+            let items = items.and_then(|items| ends(items.get(run.items.clone())?));
+            if let Some((start, end)) = items {
+                pieces.extend(is_later.then_some(Piece::Comma));
+                pieces.push(Piece::Of(run.of, start..end));
+                is_later = true;
+            }
+        }
+        from = end;
+    }
+    pieces.push(Piece::Of(0, from..first.len));
+    pieces
+}
+
+/// Where these items begin and end.
+fn ends(items: &[Range<usize>]) -> Option<(usize, usize)> {
+    Some((items.first()?.start, items.last()?.end))
+}
+
+/// Reads the outermost object.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    kind: Kind,
+    body: &'a [u8],
+}
+
+impl Read<'_> {
+    /// Where a piece of the body stands in it.
+    fn place(self, piece: &str) -> Range<usize> {
+        let start = piece
+            .as_ptr()
+            .addr()
+            .wrapping_sub(self.body.as_ptr().addr());
+        start..start.wrapping_add(piece.len())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Read<'de> {
+    type Value = Cut;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cut, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Read<'de> {
+    type Value = Cut;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cut, A::Error> {
+        let names = self.kind.lists();
+        let mut lists = vec![Vec::new(); names.len()];
+        let mut order = Vec::with_capacity(names.len());
+        let mut options = Vec::new();
+        // An escaped name can't be borrowed.
+        while let Some(name) = map.next_key::<&'de str>()? {
+            if let Some(at) = names.iter().position(|list| *list == name) {
+                if order.contains(&at) {
+                    return Err(A::Error::custom("twice"));
+                }
+                order.push(at);
+                if let Some(list) = lists.get_mut(at) {
+                    *list = map.next_value_seed(Items(self))?;
+                }
+            } else {
+                let value: &RawValue = map.next_value()?;
+                if !self.kind.is_option(name, value.get()) || options.len() == MOST_OPTIONS {
+                    return Err(A::Error::custom("no plain option"));
+                }
+                options.push((name, self.place(value.get())));
+            }
+        }
+        self.found(lists, order, options)
+            .ok_or_else(|| A::Error::custom("not equally many"))
+    }
+}
+
+impl<'de> Read<'de> {
+    /// All of it, if it fits together.
+    fn found(
+        self,
+        lists: Vec<Vec<Range<usize>>>,
+        order: Vec<usize>,
+        mut options: Vec<(&'de str, Range<usize>)>,
+    ) -> Option<Cut> {
+        let items = lists.first().map_or(0, Vec::len);
+        let is_even = items > 0 && lists.iter().all(|list| list.len() == items);
+        options.sort_unstable_by_key(|(name, _)| *name);
+        let mut pairs = options.iter().zip(options.iter().skip(1));
+        let is_told_twice = pairs.any(|((one, _), (next, _))| one == next);
+        let options = options.into_iter();
+        let options = options.map(|(name, value)| (self.place(name), value));
+        (is_even && !is_told_twice).then(|| Cut {
+            lists,
+            order,
+            options: options.collect(),
+            len: self.body.len(),
+        })
+    }
+}
+
+/// Reads a list of items.
+struct Items<'a>(Read<'a>);
+
+impl<'de> DeserializeSeed<'de> for Items<'de> {
+    type Value = Vec<Range<usize>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'de> {
+    type Value = Vec<Range<usize>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element::<&RawValue>()? {
+            if items.len() == MOST_ITEMS || !self.0.kind.is_item(item.get()) {
+                return Err(A::Error::custom("no plain item, or too many"));
+            }
+            items.push(self.0.place(item.get()));
+        }
+        Ok(items)
+    }
+}
+
+#[cfg(test)]
+mod tests;
