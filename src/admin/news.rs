@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::view::Level;
 use super::words;
-use crate::telemetry::{Group, Happened, HostSample, Incident, News, Sample};
+use crate::telemetry::{Group, Happened, HostSample, News, RequestRecord, Sample};
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -75,8 +75,9 @@ struct IncidentState {
     at_ms: u64,
     id: String,
     client: Option<String>,
-    route: &'static str,
-    status: u16,
+    route: Cow<'static, str>,
+    /// 499: its client went away.
+    status: Option<u16>,
     why: Option<String>,
     took_ms: u64,
     attempts: Vec<AttemptState>,
@@ -152,21 +153,21 @@ fn event_of(number: u64, happened: &Happened) -> EventState {
     }
 }
 
-fn incident_of(number: u64, incident: &Incident) -> IncidentState {
-    let attempts = incident.attempts.iter();
+fn incident_of(number: u64, record: &RequestRecord) -> IncidentState {
+    let attempts = record.attempts.iter();
     IncidentState {
         number,
-        at_ms: since_1970(incident.at),
-        id: incident.id.clone(),
-        client: incident.client.clone(),
-        route: incident.route,
-        status: incident.status,
-        why: incident.why.clone(),
-        took_ms: millis(incident.took),
+        at_ms: since_1970(record.at + record.total),
+        id: record.id.clone(),
+        client: record.client.clone(),
+        route: record.route.clone(),
+        status: record.status,
+        why: record.why.clone(),
+        took_ms: millis(record.total),
         attempts: attempts
-            .map(|(host, verdict)| AttemptState {
-                host: host.clone(),
-                verdict: verdict.clone(),
+            .map(|tried| AttemptState {
+                host: tried.host.clone(),
+                verdict: tried.verdict.clone(),
             })
             .collect(),
     }
@@ -187,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::pool::{Event, EventKind};
-    use crate::telemetry::Activity;
+    use crate::telemetry::{Activity, Finished, Journal};
 
     #[test]
     fn a_push_tells_all_that_is_new() {
@@ -199,15 +200,21 @@ mod tests {
             problem: None,
         };
         activity.event(&event, now);
-        activity.incident(Incident {
-            at: now,
-            id: "id".to_owned(),
-            client: Some("plugin".to_owned()),
-            route: "embed",
-            status: 502,
-            why: Some("why".to_owned()),
-            attempts: vec![("a".to_owned(), "fault".into())],
-            took: Duration::from_millis(7),
+        let mut record = RequestRecord::new("id".to_owned());
+        record.total = Duration::from_millis(7);
+        record.at = now - record.total;
+        record.client = Some("plugin".to_owned());
+        record.route = "embed".into();
+        record.status = Some(502);
+        record.why = Some("why".to_owned());
+        let journal = Journal::default();
+        journal.attempt("a", None).end("fault", None);
+        record.attempts = journal.story().attempts;
+        activity.finished(&Finished {
+            record: record.into(),
+            refused: None,
+            computes: true,
+            queued: true,
         });
         let pool = RawValue::from_string(r#"{"ready":true}"#.to_owned()).unwrap();
 

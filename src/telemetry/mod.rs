@@ -1,6 +1,7 @@
 //! What operators see: log lines, metrics, what happened lately, the story of each request, and traces.
 
 mod activity;
+mod finished;
 mod journal;
 mod logs;
 mod metrics;
@@ -12,13 +13,13 @@ mod request_record;
 pub mod trace;
 
 pub use activity::{
-    Activity, Counts, End, Group, Happened, HostSample, Incident, Lately, News, Rates, Sample,
+    Activity, Counts, End, Group, Happened, HostSample, Lately, News, Rates, Sample,
 };
+pub use finished::Finished;
 pub use journal::{Attempting, Journal, Story, Waiting};
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::{
-    Finished, HostMetrics, Metrics, OpenConnection, ProcessMetrics, Reason, Reloads,
-    RequestMetrics, Watched,
+    HostMetrics, Metrics, OpenConnection, ProcessMetrics, Reason, Reloads, RequestMetrics, Watched,
 };
 pub use observers::{Exporter, Observers, TRACES_WANTED};
 pub use recent::{Begun, Recent};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::finished::Finished;
 use super::metrics::Metrics;
 use super::recent::Recent;
 use super::request_record::RequestRecord;
@@ -52,13 +53,16 @@ impl Observers {
         trace.filter(|_| is_ours).map(Trace::context)
     }
 
-    /// Logs it, exports its trace, and remembers it.
-    pub fn ended(&self, record: RequestRecord) {
+    /// A request is over.
+    pub fn ended(&self, finished: &Finished) {
+        let record = &finished.record;
+        self.metrics.requests.finished(finished);
+        self.metrics.activity.finished(finished);
         record.log();
         let is_sampled = record.trace.is_some_and(|trace| trace.sampled);
         if let Some(exporter) = self.exporter.as_ref().filter(|_| is_sampled) {
-            exporter.export(&record);
+            exporter.export(record);
         }
-        self.recent.push(record);
+        self.recent.push(Arc::clone(record));
     }
 }

@@ -47,10 +47,8 @@ pub struct Begun {
 
 impl Recent {
     /// Keeps one that has ended.
-    pub fn push(&self, record: RequestRecord) {
-        self.ended
-            .lock()
-            .push(Arc::new(record), MAX_RECORDS, MAX_BYTES);
+    pub fn push(&self, record: Arc<RequestRecord>) {
+        self.ended.lock().push(record, MAX_RECORDS, MAX_BYTES);
     }
 
     /// Lets one be found while it runs. `head`: what is known of it already.
@@ -145,8 +143,8 @@ mod tests {
     fn the_latest_of_an_id_is_found() {
         let recent = Recent::default();
         for items in 1..=3 {
-            recent.push(record("same", items));
-            recent.push(record("other", 10 * items));
+            recent.push(record("same", items).into());
+            recent.push(record("other", 10 * items).into());
         }
         assert_eq!(recent.find("same").unwrap().items, 3);
         assert_eq!(recent.find("missing"), None);
@@ -176,7 +174,7 @@ mod tests {
     fn an_id_is_known_by_its_beginning_if_no_other_begins_so() {
         let recent = Arc::new(Recent::default());
         for id in ["7f3a", "7f3a", "7f4b", "8", "80"] {
-            recent.push(record(id, 1));
+            recent.push(record(id, 1).into());
         }
         let _begun = recent.begin(record("9-runs", 1), Journal::default());
         assert_eq!(recent.ids("7f3"), ["7f3a"]);
@@ -189,7 +187,7 @@ mod tests {
     #[test]
     fn one_that_runs_is_found_with_its_story_so_far() {
         let recent = Arc::new(Recent::default());
-        recent.push(record("id", 1));
+        recent.push(record("id", 1).into());
         let journal = Journal::default();
         let begun = recent.begin(record("id", 2), journal.clone());
         let _attempt = journal.attempt("a", None);

@@ -15,7 +15,6 @@ mod events;
 mod meter;
 mod ring;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,6 +27,8 @@ pub use self::events::{Group, Happened};
 use self::meter::Meter;
 pub use self::meter::{Counts, End, Rates};
 use self::ring::Ring;
+use super::finished::Finished;
+use super::request_record::RequestRecord;
 use crate::config::HostName;
 use crate::pool::{Event, PoolView};
 
@@ -52,8 +53,8 @@ struct Inner {
     next: u64,
     samples: Ring<Arc<Sample>>,
     events: Events,
-    refused: Ring<Arc<Incident>>,
-    faults: Ring<Arc<Incident>>,
+    refused: Ring<Arc<RequestRecord>>,
+    faults: Ring<Arc<RequestRecord>>,
 }
 
 /// One second.
@@ -92,34 +93,6 @@ pub struct HostSample {
     pub p99: Option<Duration>,
 }
 
-/// A request that was refused or met a fault, which may have been hidden from its client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incident {
-    /// Its end.
-    pub at: SystemTime,
-    /// As in its `X-Request-Id`.
-    pub id: String,
-    /// Whose key it showed.
-    pub client: Option<String>,
-    /// What it asked for.
-    pub route: &'static str,
-    /// What its client got; 499: it went away.
-    pub status: u16,
-    /// Why the proxy refused it, if it did.
-    pub why: Option<String>,
-    /// Its way: hosts, and one word for what each of them did.
-    pub attempts: Vec<(String, Cow<'static, str>)>,
-    /// From its head to the end of its answer.
-    pub took: Duration,
-}
-
-impl Incident {
-    /// Was it turned away, rather than harmed by a host?
-    fn is_refusal(&self) -> bool {
-        matches!(self.status, 429 | 503)
-    }
-}
-
 /// How the last minute went.
 #[derive(Clone, Debug, Default)]
 pub struct Lately {
@@ -138,8 +111,9 @@ pub struct News {
     pub samples: Vec<Arc<Sample>>,
     /// Oldest first, each with its number.
     pub events: Vec<(u64, Happened)>,
-    /// Oldest first, each with its number.
-    pub incidents: Vec<(u64, Arc<Incident>)>,
+    /// Requests that were refused or met a fault, which may have been hidden from their clients. Oldest
+    /// first, each with its number.
+    pub incidents: Vec<(u64, Arc<RequestRecord>)>,
 }
 
 impl Default for Activity {
@@ -175,21 +149,25 @@ impl Activity {
         inner.hosts.insert(host.clone(), meter);
     }
 
-    /// A request ended.
-    pub fn request(&self, ended: End, took: Duration) {
-        self.inner.lock().requests.record(ended, Some(took));
-    }
-
-    /// A request did not go smoothly.
-    pub fn incident(&self, incident: Incident) {
+    /// A request is over. What asks for no computation is not worth the while of those who watch.
+    pub fn finished(&self, finished: &Finished) {
+        if !finished.computes {
+            return;
+        }
         let mut inner = self.inner.lock();
-        let number = inner.number();
-        let ring = if incident.is_refusal() {
-            &mut inner.refused
-        } else {
-            &mut inner.faults
-        };
-        ring.push(number, Arc::new(incident));
+        let record = &finished.record;
+        if let Some(ended) = finished.end() {
+            inner.requests.record(ended, Some(record.total));
+        }
+        if finished.is_incident() {
+            let number = inner.number();
+            // Turned away, or harmed by a host?
+            let ring = match finished.status() {
+                429 | 503 => &mut inner.refused,
+                _ => &mut inner.faults,
+            };
+            ring.push(number, Arc::clone(record));
+        }
     }
 
     /// Something happened to a host.
@@ -302,16 +280,15 @@ mod tests {
         PoolView::for_testing(vec![host])
     }
 
-    fn incident(id: &str, status: u16) -> Incident {
-        Incident {
-            at: NOW,
-            id: id.to_owned(),
-            client: None,
-            route: "embed",
-            status,
-            why: None,
-            attempts: vec![(name().to_string(), "fault".into())],
-            took: Duration::from_millis(3),
+    fn finished(id: &str, status: u16) -> Finished {
+        let mut record = RequestRecord::new(id.to_owned());
+        record.status = Some(status);
+        record.total = Duration::from_millis(50);
+        Finished {
+            record: Arc::new(record),
+            refused: None,
+            computes: true,
+            queued: true,
         }
     }
 
@@ -320,7 +297,7 @@ mod tests {
         let activity = Activity::default();
         activity.attempt(&name(), End::Well, Some(Duration::from_millis(40)));
         activity.attempt(&name(), End::Full, None);
-        activity.request(End::Well, Duration::from_millis(50));
+        activity.finished(&finished("id", 200));
         activity.tick(&pool(), NOW);
         activity.tick(&pool(), NOW);
 
@@ -344,11 +321,11 @@ mod tests {
             problem: None,
         };
         activity.event(&event, NOW);
-        activity.incident(incident("first", 502));
+        activity.finished(&finished("first", 502));
         let news = activity.news(0);
         assert_eq!((news.events.len(), news.incidents.len()), (1, 1));
 
-        activity.incident(incident("second", 200));
+        activity.finished(&finished("second", 500));
 
         let news = activity.news(news.next);
         assert!(news.events.is_empty() && news.samples.is_empty());
@@ -359,9 +336,9 @@ mod tests {
     #[test]
     fn an_overload_does_not_wash_faults_away() {
         let activity = Activity::default();
-        activity.incident(incident("broken", 502));
+        activity.finished(&finished("broken", 502));
         for _ in 0..1000 {
-            activity.incident(incident("refused", 503));
+            activity.finished(&finished("refused", 503));
         }
         let incidents = activity.news(0).incidents;
         assert_eq!(incidents[0].1.id, "broken");

@@ -33,7 +33,7 @@ use tokio::time::MissedTickBehavior;
 pub use self::hosts::HostMetrics;
 pub use self::process::{OpenConnection, ProcessMetrics, Watched};
 pub use self::reloads::Reloads;
-pub use self::requests::{Finished, Reason, RequestMetrics};
+pub use self::requests::{Reason, RequestMetrics};
 
 use super::Activity;
 use crate::budget::Budget;

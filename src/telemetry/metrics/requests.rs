@@ -1,11 +1,10 @@
 //! What clients ask for and get.
 
-use std::time::Duration;
-
 use gpu_bridge_metrics::Maker;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::SECONDS;
+use crate::telemetry::Finished;
 
 /// See the module.
 pub struct RequestMetrics {
@@ -19,29 +18,6 @@ pub struct RequestMetrics {
     queue_wait: Histogram,
     retries: IntCounterVec,
     hedges: IntCounter,
-}
-
-/// A request that is over.
-#[derive(Clone, Copy, Debug)]
-pub struct Finished<'a> {
-    /// Where it went.
-    pub route: &'static str,
-    /// What its client got.
-    pub status: u16,
-    /// Whose it was, by name of the key; `None`: nobody's that we know.
-    pub client: Option<&'a str>,
-    /// Why the proxy refused it, if it did.
-    pub refused: Option<Reason>,
-    /// From its head to its end.
-    pub duration: Duration,
-    /// From its head to the start of its answer; `None` without one.
-    pub first_byte: Option<Duration>,
-    /// In line, if it was one for a host.
-    pub queued: Option<Duration>,
-    /// Bytes of its body.
-    pub received: usize,
-    /// Bytes of the answer's body.
-    pub sent: usize,
 }
 
 /// Why the proxy itself refused a request.
@@ -191,25 +167,26 @@ impl RequestMetrics {
     }
 
     /// A request is over.
-    pub fn finished(&self, request: &Finished<'_>) {
-        let Finished { route, client, .. } = *request;
-        let client = client.unwrap_or_default();
-        let code = request.status.to_string();
+    pub fn finished(&self, finished: &Finished) {
+        let record = &*finished.record;
+        let route = &*record.route;
+        let client = record.client.as_deref().unwrap_or_default();
+        let code = finished.status().to_string();
         self.all.with_label_values(&[route, &code, client]).inc();
         self.duration
             .with_label_values(&[route])
-            .observe(request.duration.as_secs_f64());
-        if let Some(first_byte) = request.first_byte {
+            .observe(record.total.as_secs_f64());
+        if let Some(first_byte) = record.first_byte {
             self.first_byte
                 .with_label_values(&[route])
                 .observe(first_byte.as_secs_f64());
         }
-        if let Some(queued) = request.queued {
-            self.queue_wait.observe(queued.as_secs_f64());
+        if finished.queued {
+            self.queue_wait.observe(record.queued.as_secs_f64());
         }
-        self.received.inc_by(request.received as u64);
-        self.sent.inc_by(request.sent as u64);
-        if let Some(reason) = request.refused {
+        self.received.inc_by(record.request_bytes as u64);
+        self.sent.inc_by(record.response_bytes as u64);
+        if let Some(reason) = finished.refused {
             self.refused(reason, client);
         }
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::config::HostName;
 use crate::pool::{Cause, HostView, Phase, Usage};
+use crate::telemetry::{Finished, RequestRecord};
 
 fn host(name: &str) -> HostView {
     HostView::for_testing(name.parse().unwrap(), Phase::Up)
@@ -17,17 +18,21 @@ fn render(metrics: &Metrics, pool: &PoolView) -> String {
     metrics.render(pool, &Budget::new(1000)).unwrap()
 }
 
-fn finished() -> Finished<'static> {
+fn finished(refused: Option<Reason>, change: impl FnOnce(&mut RequestRecord)) -> Finished {
+    let mut record = RequestRecord::new("id".to_owned());
+    record.route = "embed".into();
+    record.status = Some(200);
+    record.client = Some("openclaw".to_owned());
+    record.total = Duration::from_secs(3);
+    record.first_byte = Some(Duration::from_secs(2));
+    record.request_bytes = 10;
+    record.response_bytes = 20;
+    change(&mut record);
     Finished {
-        route: "embed",
-        status: 200,
-        client: Some("openclaw"),
-        refused: None,
-        duration: Duration::from_secs(3),
-        first_byte: Some(Duration::from_secs(2)),
-        queued: Some(Duration::from_secs(1)),
-        received: 10,
-        sent: 20,
+        record: Arc::new(record),
+        refused,
+        computes: true,
+        queued: refused.is_none(),
     }
 }
 
@@ -39,15 +44,13 @@ fn assert_has(text: &str, line: &str) {
 #[test]
 fn requests_are_told_by_route_code_and_client() {
     let metrics = Metrics::new().unwrap();
-    metrics.requests.finished(&finished());
-    metrics.requests.finished(&Finished {
-        status: 401,
-        client: None,
-        refused: Some(Reason::Unauthorized),
-        first_byte: None,
-        queued: None,
-        ..finished()
+    metrics.requests.finished(&finished(None, |_| ()));
+    let unknown = finished(Some(Reason::Unauthorized), |record| {
+        record.status = Some(401);
+        record.client = None;
+        record.first_byte = None;
     });
+    metrics.requests.finished(&unknown);
     let text = render(&metrics, &pool(Vec::new()));
     for line in [
         r#"gpu_bridge_requests_total{client="openclaw",code="200",route="embed"} 1"#,
@@ -67,11 +70,10 @@ fn requests_are_told_by_route_code_and_client() {
 #[test]
 fn refusals_for_a_limit_name_whose_it_was() {
     let metrics = Metrics::new().unwrap();
-    metrics.requests.finished(&Finished {
-        status: 429,
-        refused: Some(Reason::MaxPerSecond),
-        ..finished()
+    let limited = finished(Some(Reason::MaxPerSecond), |record| {
+        record.status = Some(429);
     });
+    metrics.requests.finished(&limited);
     let text = render(&metrics, &pool(Vec::new()));
     let line =
         r#"gpu_bridge_client_limit_refusals_total{client="openclaw",limit="max_per_second"} 1"#;
