@@ -29,7 +29,6 @@ fn main() {
         for (name, policy) in [
             ("least-busy", Policy::LeastBusy),
             ("round-robin", Policy::RoundRobin),
-            ("power-of-two", Policy::PowerOfTwo),
         ] {
             let (mut steps, grown) = run(hosts, waiting, policy);
             steps.sort_unstable();

@@ -153,8 +153,6 @@ pub enum Policy {
     LeastBusy,
     /// The one that rested longest.
     RoundRobin,
-    /// The better one of two drawn at random.
-    PowerOfTwo,
     /// The one with the smallest share of its memory in use.
     LeastVram,
 }
@@ -165,7 +163,6 @@ impl fmt::Display for Policy {
         f.write_str(match self {
             Self::LeastBusy => "least-busy",
             Self::RoundRobin => "round-robin",
-            Self::PowerOfTwo => "power-of-two",
             Self::LeastVram => "least-vram",
         })
     }

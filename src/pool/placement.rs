@@ -10,8 +10,6 @@
 
 use std::time::Instant;
 
-use rand::rngs::SmallRng;
-
 use super::HostId;
 use super::estimate::{Estimator, seconds};
 use super::host::Host;
@@ -41,7 +39,7 @@ pub(super) enum Placement {
 
 impl Scene<'_> {
     /// `line`: those that wait for the same model.
-    pub(super) fn place(&self, entry: &Entry, line: Line, rng: &mut SmallRng) -> Placement {
+    pub(super) fn place(&self, entry: &Entry, line: Line) -> Placement {
         let model = entry.demand.model.as_ref();
         let reach = Reach::new(self.hosts, model, &entry.avoid, self.now);
         let serves = |host: &Host| host.is_serving() && reach.includes(host);
@@ -69,10 +67,10 @@ impl Scene<'_> {
                 group.push((host.id, load(host, slots, entry.seconds)));
             }
         }
-        if let Some(host) = self.pick(&warm, rng) {
+        if let Some(host) = self.pick(&warm) {
             return Placement::On { host, cold: false };
         }
-        let Some(host) = self.pick(&cold, rng) else {
+        let Some(host) = self.pick(&cold) else {
             return Placement::Nowhere;
         };
         let warm = self
@@ -85,9 +83,9 @@ impl Scene<'_> {
         }
     }
 
-    fn pick(&self, hosts: &[(HostId, Load)], rng: &mut SmallRng) -> Option<HostId> {
+    fn pick(&self, hosts: &[(HostId, Load)]) -> Option<HostId> {
         let loads: Vec<Load> = hosts.iter().map(|(_, load)| *load).collect();
-        let chosen = self.policy.pick(&loads, rng)?;
+        let chosen = self.policy.pick(&loads)?;
         hosts.get(chosen).map(|(host, _)| *host)
     }
 

@@ -7,13 +7,10 @@
 //! | --- | --- |
 //! | `least-busy` | least expected time to do what is outstanding and the request: seconds of work × slowness ÷ slots ÷ weight |
 //! | `round-robin` | whose turn it is; turns are as frequent as weights say (stride scheduling, Waldspurger 1995) |
-//! | `power-of-two` | the less busy one of two drawn at random (Mitzenmacher 1996) |
 //! | `least-vram` | smallest share of memory in use, as the plugin's own choice |
 
 use std::cmp::Ordering;
 use std::num::NonZeroU32;
-
-use rand::Rng;
 
 use crate::config::Policy;
 
@@ -48,13 +45,9 @@ impl Load {
 
 impl Policy {
     /// The position in `loads` of the host to use; `None` if there is none.
-    pub(super) fn pick(self, loads: &[Load], rng: &mut impl Rng) -> Option<usize> {
-        if self == Self::PowerOfTwo && loads.len() > 2 {
-            let drawn = rand::seq::index::sample(rng, loads.len(), 2);
-            return drawn.iter().min_by(|a, b| busy(&loads[*a], &loads[*b]));
-        }
+    pub(super) fn pick(self, loads: &[Load]) -> Option<usize> {
         let compare = match self {
-            Self::LeastBusy | Self::PowerOfTwo => busy,
+            Self::LeastBusy => busy,
             Self::RoundRobin => turn,
             Self::LeastVram => memory,
         };
@@ -83,9 +76,6 @@ fn memory(a: &Load, b: &Load) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
-    use rand::rngs::SmallRng;
-
     use super::*;
 
     /// One that has `in_flight` requests of a second each, and is asked for another.
@@ -174,23 +164,8 @@ mod tests {
                 Some(1),
             ),
         ];
-        let mut rng = SmallRng::seed_from_u64(1);
         for (what, policy, loads, expected) in table {
-            assert_eq!(policy.pick(&loads, &mut rng), expected, "{what}");
+            assert_eq!(policy.pick(&loads), expected, "{what}");
         }
-    }
-
-    #[test]
-    fn two_drawn_at_random_never_make_it_the_busiest() {
-        let mut rng = SmallRng::seed_from_u64(1);
-        let loads = [load(3, 4), load(1, 4), load(2, 4), load(0, 4)];
-        let mut counts = [0; 4];
-        for _ in 0..600 {
-            counts[Policy::PowerOfTwo.pick(&loads, &mut rng).unwrap()] += 1;
-        }
-        assert_eq!(counts[0], 0, "the busiest loses every draw");
-        assert!(counts[3] > counts[1] && counts[1] > counts[2], "{counts:?}");
-        assert_eq!(Policy::PowerOfTwo.pick(&loads[..1], &mut rng), Some(0));
-        assert_eq!(Policy::PowerOfTwo.pick(&[], &mut rng), None);
     }
 }

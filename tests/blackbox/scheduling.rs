@@ -238,7 +238,7 @@ async fn weights_share_out_the_requests() {
 
 #[tokio::test]
 async fn every_policy_serves() {
-    for policy in ["least-busy", "round-robin", "power-of-two", "least-vram"] {
+    for policy in ["least-busy", "round-robin", "least-vram"] {
         let hosts = [
             sim_host("a").behaving(WORK).start(),
             sim_host("b").behaving(WORK).start(),

@@ -50,11 +50,10 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
         None => (!section.has("policy")).then_some(Policy::default()),
         Some("least-busy") => Some(Policy::LeastBusy),
         Some("round-robin") => Some(Policy::RoundRobin),
-        Some("power-of-two") => Some(Policy::PowerOfTwo),
         Some("least-vram") => Some(Policy::LeastVram),
         Some(_) => section.problem(
             "policy",
-            "is not a policy; use least-busy, round-robin, power-of-two or least-vram",
+            "is not a policy; use least-busy, round-robin or least-vram",
         ),
     }
 }

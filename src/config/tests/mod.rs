@@ -165,9 +165,9 @@ fn every_key_of_a_host_is_taken_over() {
     let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
         - {name: b, url: 'http://gpus', discover: dns, discover_interval: 5s}\n  \
         - {name: c, url: 'http://gpus:9', discover: dns}\n  \
-        - {name: d, url: 'https://gpu:9'}\n  policy: power-of-two\n";
+        - {name: d, url: 'https://gpu:9'}\n  policy: round-robin\n";
     let pool = read_in(&with_hosts(hosts), folder.path()).unwrap().pool;
-    assert_eq!(pool.policy, Policy::PowerOfTwo);
+    assert_eq!(pool.policy, Policy::RoundRobin);
     let [a, b, c, d] = &pool.hosts[..] else {
         panic!("four hosts")
     };

@@ -299,9 +299,7 @@ fn problems_of_hosts() {
         ),
         (
             "  - {name: a, url: 'http://a'}\n  policy: random\n",
-            &[
-                "4:11: pool.policy: is not a policy; use least-busy, round-robin, power-of-two or least-vram",
-            ],
+            &["4:11: pool.policy: is not a policy; use least-busy, round-robin or least-vram"],
         ),
     ];
     for (text, expected) in table {

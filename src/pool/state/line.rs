@@ -156,9 +156,9 @@ impl State {
             estimator: &self.estimator,
             now,
         };
-        let (rng, reconsider) = (&mut self.rng, &mut self.reconsider);
+        let reconsider = &mut self.reconsider;
         self.queue
-            .take_first(now, |entry, line| match scene.place(entry, line, rng) {
+            .take_first(now, |entry, line| match scene.place(entry, line) {
                 Placement::On { host, cold } => Some((host, cold)),
                 Placement::Nowhere => None,
                 Placement::Later(until) => {
@@ -240,7 +240,7 @@ impl State {
             seconds: first.seconds,
             since: now,
         };
-        let Placement::On { host, cold: false } = scene.place(&entry, line, &mut self.rng) else {
+        let Placement::On { host, cold: false } = scene.place(&entry, line) else {
             return None;
         };
         self.hedge_credit -= LEASES_FOR_A_HEDGE;

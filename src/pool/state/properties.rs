@@ -495,7 +495,7 @@ impl World {
                 "every host lacks the model that {ticket:?} waits for"
             );
             let line = self.state.queue.line_of(&entry);
-            match scene.place(&entry, line, &mut self.state.rng) {
+            match scene.place(&entry, line) {
                 Placement::Nowhere => {}
                 Placement::Later(until) => {
                     let wakeup = self.state.next_wakeup(self.now);
@@ -527,7 +527,6 @@ fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![
         Just(Policy::LeastBusy),
         Just(Policy::RoundRobin),
-        Just(Policy::PowerOfTwo),
         Just(Policy::LeastVram),
     ]
 }
