@@ -75,7 +75,7 @@ impl Attempt<'_> {
         let of = |key| meaning(status, &exchange.head().headers, key, SystemTime::now());
         let mut found = of(Key::Unknown);
         if found == Meaning::AskForKey {
-            found = of(key::ask(&self.target, self.means).await);
+            found = of(Box::pin(key::ask(&self.target, self.means)).await);
         }
         match found {
             Meaning::Busy { retry_after } => {

@@ -247,10 +247,12 @@ impl Destination {
     async fn connect(&self, means: &Means) -> Result<Stream, Failure> {
         let within = means.settings.load().connect;
         let peer = self.target.peer(self.address, within);
-        let first = means.connector.new_stream(&peer).await;
+        // Boxed, as it is large and rare: it would weigh on each request that finds a kept connection.
+        let open = || Box::pin(means.connector.new_stream(&peer));
+        let first = open().await;
         match first.map_err(Failure::Connect) {
             Err(failure) if failure.shortage().is_some() && means.kept.close_all() => {
-                let second = means.connector.new_stream(&peer).await;
+                let second = open().await;
                 second.map_err(Failure::Connect)
             }
             first => first,
