@@ -79,11 +79,17 @@ impl Duplex {
         if self.came.capacity() - self.came.len() < room.min(LEAST_ROOM) {
             self.came.reserve(room);
         }
-        let read = poll_fn(|context| match self.poll_exchange(context) {
-            Poll::Ready(read) => Poll::Ready(read.map_err(|error| self.why(error))),
-            Poll::Pending => self.poll_patience(context).map(Err),
-        });
-        let read = read.await?;
+        let read = loop {
+            let step = poll_fn(|context| match self.poll_exchange(context) {
+                Poll::Ready(step) => Poll::Ready(step.map_err(|error| self.why(error))),
+                Poll::Pending => self.poll_patience(context).map(Err),
+            });
+            match step.await? {
+                Some(read) => break read,
+                // Only now is it found out whether there is anything to read.
+                None => tokio::task::yield_now().await,
+            }
+        };
         if self.heard == Heard::Nothing && read > 0 {
             let is_sent = self.is_sent();
             self.heard = if is_sent {
@@ -155,18 +161,21 @@ impl Duplex {
         }
     }
 
-    /// Sends, and looks after each piece whether the host has said anything: one that reads on may
-    /// have answered long before all is sent.
-    fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            let may_send_more = self.send(context);
-            if may_send_more && self.unsent.is_empty() {
-                continue;
-            }
-            let read = pin!(self.stream.read_buf(&mut self.came)).poll(context);
-            if read.is_ready() || !may_send_more {
-                return read;
-            }
+    /// Reads; as long as there is nothing to read, sends a piece (`None`: there are more). A host that reads
+    /// on may have answered long before all is sent, so what came before a piece is read before it.
+    fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
+        let read = pin!(self.stream.read_buf(&mut self.came)).poll(context);
+        if read.is_ready() {
+            return read.map_ok(Some);
+        }
+        let mut may_send_more = self.send(context);
+        if may_send_more && self.unsent.is_empty() {
+            may_send_more = self.send(context);
+        }
+        if may_send_more {
+            Poll::Ready(Ok(None))
+        } else {
+            Poll::Pending
         }
     }
 
