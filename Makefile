@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients build model bench-backend bench-proxy preflight cargo-deny clean
+.PHONY: help demo test test-clients build archives model bench-backend bench-proxy preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -29,6 +29,13 @@ test-clients: model ## Ask with OpenAI's own client, LangChain's and LlamaIndex'
 
 build: preflight ## Build the release binaries
 	cargo build --release --locked --workspace --bins
+
+# TARGET=x86_64-unknown-linux-musl for programs that need no C library, where rustup has that target.
+HOST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+archives: preflight ## Release archives with checksums, in target/archives (TARGET=... to cross-compile)
+	cargo build --locked --profile dist --workspace --bins --target $(or $(TARGET),$(HOST_TARGET))
+	@scripts/archives.sh "$(dir $(RELEASE))$(or $(TARGET),$(HOST_TARGET))/dist" \
+		$(or $(TARGET),$(HOST_TARGET)) "$(dir $(RELEASE))archives"
 
 model: preflight ## Fetch all-MiniLM-L6-v2 into .models/ (MODEL_DIR=... to copy it from there)
 	@python3 scripts/fetch-model.py

@@ -16,6 +16,8 @@ main() {
     step "model" python3 scripts/fetch-model.py
     # Tests start the binaries of both packages, which `cargo test` alone would not build.
     step "build" cargo build --locked --workspace --bins --tests
+    step "archives" scripts/archives.sh "${CARGO_TARGET_DIR:-target}/debug" debug \
+        "${CARGO_TARGET_DIR:-target}/debug/archives"
     step "tests" cargo test --locked --workspace
     step "clients of OpenAI's API" python3 scripts/openai_clients.py \
         --bin-dir "${CARGO_TARGET_DIR:-target}/debug"

@@ -3,6 +3,7 @@
 mod client;
 mod failure;
 mod generate;
+mod init;
 mod operate;
 mod table;
 
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use self::client::Where;
 use self::failure::{EXIT_CODES, Failure};
+use self::init::Init;
 use self::operate::{Order, Show};
 use crate::config::{self, Config, ConfigError, schema};
 use crate::serve::Options;
@@ -49,6 +51,9 @@ enum Command {
         #[arg(long, value_enum, default_value = "auto")]
         log_format: LogFormat,
     },
+    /// Write a first configuration, with comments. Keys are not copied: it refers to environment
+    /// variables, and which is told.
+    Init(Init),
     /// Check a configuration without running it: exit code 0 if it is good, 2 if not. Problems and
     /// warnings are told on standard error, each with file, line and column.
     Check {
@@ -138,6 +143,7 @@ impl Cli {
                 upgrade_socket,
                 log_format,
             } => return serve(&config, upgrade_socket, log_format),
+            Command::Init(order) => init::init(&order),
             Command::Check { file, config } => check(&file.or(config).unwrap_or_default()),
             Command::Schema { markdown } => print_schema(markdown),
             Command::Status { place, show } => ask(operate::status(place, show)),
