@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pool::{Cause, Glance, HostView, Phase, Pool};
+use crate::pool::{Condition, Glance, HostView, Pool};
 
 /// More would be no help.
 const MAX_HOSTS: usize = 8;
@@ -20,16 +20,14 @@ fn told(pool: &Glance) -> String {
 }
 
 fn condition(host: &HostView) -> String {
-    match host.phase {
-        _ if host.draining => "is draining".to_owned(),
-        Phase::Unknown => "is not checked yet".to_owned(),
-        Phase::Ejected {
-            cause: Cause::Misconfigured,
-            ..
-        } => "refuses the proxy's key".to_owned(),
-        Phase::NotReady { .. } => "is not ready".to_owned(),
-        Phase::Ejected { .. } => "is ejected".to_owned(),
-        Phase::Up | Phase::Trial => load(host),
+    match host.condition() {
+        Condition::Up | Condition::Busy | Condition::Trial => load(host),
+        Condition::Unknown => "is not checked yet".to_owned(),
+        Condition::Misconfigured => "refuses the proxy's key".to_owned(),
+        Condition::NotReady => "is not ready".to_owned(),
+        out @ (Condition::Ejected | Condition::Draining | Condition::Drained) => {
+            format!("is {out}")
+        }
     }
 }
 
@@ -59,6 +57,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::pool::{Cause, Phase};
 
     fn host(name: &str, phase: Phase, change: impl FnOnce(&mut HostView)) -> HostView {
         let mut host = HostView::for_testing(name.parse().unwrap(), phase);
@@ -84,12 +83,15 @@ mod tests {
             host("d", ejected(Cause::Connect), |_| ()),
             host("e", ejected(Cause::Misconfigured), |_| ()),
             host("f", Phase::Up, |host| host.draining = true),
+            host("i", Phase::Unknown, |host| {
+                (host.in_flight, host.draining) = (1, true);
+            }),
             host("g", Phase::Unknown, |_| ()),
             host("h", Phase::NotReady { trial: false }, |_| ()),
         ];
         let expected = "a has 2 of 2 slots in use, b is full for 4 s, \
             c has 1 of 1 slots in use, others use 3, d is ejected, e refuses the proxy's key, \
-            f is draining, g is not checked yet, h is not ready";
+            f is drained, i is draining, g is not checked yet, h is not ready";
         assert_eq!(told(&Glance { hosts, more: 0 }), expected);
     }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::refusals;
 use super::respond::{self, Reply};
 use crate::message::Reports;
-use crate::pool::{Glance, HostView, Model, Phase, Pool, PoolView, Running};
+use crate::pool::{Glance, HostView, Model, Pool, PoolView, Running};
 
 /// Names of models that are looked at to see which there are in all: hosts mostly have the same …
 const MOST_SEEN: usize = 65_536;
@@ -129,7 +129,7 @@ fn health(pool: &PoolView, reports: &Reports) -> Health {
 
 /// Why no host can serve, for people.
 fn why_down(pool: &Glance) -> String {
-    let hosts = pool.told(|host| format!("{} ({})", host.name, state(host)));
+    let hosts = pool.told(|host| format!("{} ({})", host.name, host.condition().as_str()));
     format!("no host can serve: {hosts}")
 }
 
@@ -193,7 +193,7 @@ pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
     };
     let hosts = joined(pool, reports).map(|(host, info)| HostInfo {
         name: host.name.to_string(),
-        state: state(host),
+        state: host.condition().as_str(),
         in_flight: host.in_flight,
         max_concurrent: host.capacity,
         info: info.map(|info| Info {
@@ -324,21 +324,6 @@ fn device(infos: &[&Info]) -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-fn state(host: &HostView) -> &'static str {
-    match host.phase {
-        Phase::Unknown => "unknown",
-        _ if host.draining => "draining",
-        Phase::Up if host.is_busy() => "busy",
-        Phase::Up => "up",
-        Phase::Trial => "trial",
-        Phase::NotReady { .. } => "not_ready",
-        Phase::Ejected { cause, .. } => match cause {
-            crate::pool::Cause::Misconfigured => "misconfigured",
-            _ => "ejected",
-        },
-    }
-}
-
 fn count(hosts: usize) -> String {
     if hosts == 1 {
         "1 host".to_owned()
@@ -364,7 +349,8 @@ mod tests {
     use crate::config::{HostName, Policy};
     use crate::dispatch::shortage;
     use crate::pool::{
-        Cause, Check, Demand, HostFacts, HostId, HostSpec, Label, Settings, Tells, Thresholds, Work,
+        Cause, Check, Demand, HostFacts, HostId, HostSpec, Label, Phase, Settings, Tells,
+        Thresholds, Work,
     };
 
     fn name(name: &str) -> HostName {
