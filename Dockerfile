@@ -26,13 +26,15 @@ COPY Cargo.toml Cargo.lock ./
 COPY backend/Cargo.toml backend/
 COPY backend/encoder/Cargo.toml backend/encoder/
 COPY bench/load/Cargo.toml bench/load/
-COPY framing/Cargo.toml framing/
-COPY metrics/Cargo.toml metrics/
-COPY places/Cargo.toml places/
-COPY upkeep/Cargo.toml upkeep/
-COPY wire/Cargo.toml wire/
-RUN mkdir -p src backend/src backend/encoder/src bench/load/src framing/src metrics/src places/src upkeep/src wire/src tests/blackbox \
- && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs framing/src/lib.rs metrics/src/lib.rs places/src/lib.rs upkeep/src/lib.rs wire/src/lib.rs \
+COPY crates/framing/Cargo.toml crates/framing/
+COPY crates/metrics/Cargo.toml crates/metrics/
+COPY crates/places/Cargo.toml crates/places/
+COPY crates/upkeep/Cargo.toml crates/upkeep/
+COPY crates/wire/Cargo.toml crates/wire/
+RUN mkdir -p src backend/src backend/encoder/src bench/load/src crates/framing/src crates/metrics/src crates/places/src \
+    crates/upkeep/src crates/wire/src tests/blackbox \
+ && touch src/lib.rs backend/src/lib.rs backend/encoder/src/lib.rs \
+ && for crate in crates/*; do touch "$crate/src/lib.rs"; done \
  && for main in src/main.rs backend/src/main.rs bench/load/src/main.rs tests/blackbox/main.rs; do \
         echo 'fn main() {}' > "$main"; \
     done
@@ -41,13 +43,13 @@ RUN mkdir -p src backend/src backend/encoder/src bench/load/src framing/src metr
 FROM manifests AS proxy-build
 RUN cargo build --locked --profile dist --package gpu-bridge
 COPY . .
-RUN find src framing metrics upkeep wire -name '*.rs' -exec touch {} + \
+RUN find src crates -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge
 
 FROM manifests AS backend-build
 RUN cargo build --locked --profile dist --package gpu-bridge-backend
 COPY . .
-RUN find backend framing metrics upkeep wire -name '*.rs' -exec touch {} + \
+RUN find backend crates -name '*.rs' -exec touch {} + \
  && cargo build --locked --profile dist --package gpu-bridge-backend
 
 # No package is installed here and no account is made: the binaries need the C library, and the
