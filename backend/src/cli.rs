@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use gpu_bridge_upkeep::{Log, announce};
 use tracing::{error, info, warn};
 
@@ -18,6 +18,7 @@ use crate::hub::Token;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions, Fleet};
+use crate::probe::{self, Question};
 use crate::server::{self, Server};
 use crate::settings::{Downloads, Settings};
 
@@ -30,8 +31,18 @@ const USAGE: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(version, about, long_about, max_term_width = 100)]
 pub struct Cli {
+    /// What to do instead of running the host
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// IP address and port to listen on; port 0 lets the system choose
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8765")]
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_LISTEN",
+        value_name = "ADDR",
+        default_value = "0.0.0.0:8765",
+        global = true
+    )]
     pub(crate) listen: String,
 
     /// Key that clients must present in X-API-Key; empty or not given: everybody may ask.
@@ -236,9 +247,24 @@ pub struct Cli {
     pub(crate) log: String,
 }
 
+/// What can be asked of the program.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask the host that runs here (on --listen) whether it lives: exit code 0 if so. For probes of
+    /// containers
+    Health {
+        /// Ask whether one of its models can be used instead
+        #[arg(long)]
+        ready: bool,
+    },
+}
+
 /// Runs the program; the exit code is 2 for settings that cannot be used and 1 for other failures.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Health { ready }) = cli.command {
+        return health(&cli.listen, ready);
+    }
     let metrics = match Metrics::new(api::ENGINE) {
         Ok(metrics) => Arc::new(metrics),
         Err(fault) => {
@@ -265,6 +291,24 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn health(listen: &str, ready: bool) -> ExitCode {
+    let question = if ready {
+        Question::Ready
+    } else {
+        Question::Health
+    };
+    let asked = match listen.parse() {
+        Ok(listen) => probe::ask(listen, question),
+        Err(_) => Err(anyhow::anyhow!("--listen is no IP:PORT")),
+    };
+    let Err(fault) = asked else {
+        return ExitCode::SUCCESS;
+    };
+    // If standard error is closed, the exit code tells it all the same.
+    let _ = writeln!(std::io::stderr(), "{fault:#}");
+    ExitCode::FAILURE
 }
 
 fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {

@@ -99,6 +99,15 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Ask the running proxy whether it lives: exit code 0 if so. For probes of containers.
+    #[command(after_help = EXIT_CODES)]
+    Health {
+        /// Ask whether a host can serve instead; not for what restarts the proxy, which mends no host.
+        #[arg(long)]
+        ready: bool,
+        #[command(flatten)]
+        place: Where,
+    },
     /// Let a host finish what it has and send it nothing new. Lasts until `undrain` or a restart.
     #[command(after_help = EXIT_CODES)]
     Drain {
@@ -149,6 +158,7 @@ impl Cli {
             Command::Status { place, show } => ask(operate::status(place, show)),
             Command::Hosts { place } => ask(operate::hosts(place)),
             Command::Explain { id, json, place } => ask(operate::explain(place, &id, json)),
+            Command::Health { ready, place } => ask(operate::health(place, ready)),
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
             Command::Reload { place } => ask(operate::reload(place)),

@@ -67,6 +67,12 @@ pub(super) async fn hosts(place: Where) -> Result<(), Failure> {
     print(&lines.collect::<String>())
 }
 
+pub(super) async fn health(place: Where, ready: bool) -> Result<(), Failure> {
+    let path = if ready { "/readyz" } else { "/healthz" };
+    let _: serde_json::Value = Client::from_environment(place)?.get(path).await?;
+    Ok(())
+}
+
 pub(super) async fn order(place: Where, order: Order, host: &str) -> Result<(), Failure> {
     let client = Client::from_environment(place)?;
     let word = match order {

@@ -35,6 +35,7 @@ mod edges_limits;
 mod edges_tls;
 mod faults;
 mod hangs;
+mod health;
 mod init;
 mod kept;
 mod leaving;

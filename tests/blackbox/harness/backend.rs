@@ -41,7 +41,7 @@ impl Backend {
         models: &Path,
         variables: &[(&str, &str)],
     ) -> Self {
-        let mut command = Command::new(program());
+        let mut command = Command::new(Self::program());
         command
             .args(["--listen", "127.0.0.1:0"])
             .arg("--models-dir")
@@ -62,12 +62,24 @@ impl Backend {
 
     /// The same without models, and allowed no more than so many open files.
     pub(crate) async fn start_with_files(name: &str, limit: u32) -> Self {
-        let mut command = Command::new(program());
+        let mut command = Command::new(Self::program());
         command.args(["--listen", "127.0.0.1:0"]);
         let mut process = Process::start(name, &mut with_open_files(&command, limit));
         let address = process.announced("listening on http://").await;
         let url = format!("http://{address}");
         Self { process, url }
+    }
+
+    /// Cargo builds it into the folder of the proxy, but only when asked.
+    pub(crate) fn program() -> PathBuf {
+        let proxy = Path::new(env!("CARGO_BIN_EXE_gpu-bridge"));
+        let program = proxy.with_file_name("gpu-bridge-backend");
+        let shown = program.display();
+        assert!(
+            program.exists(),
+            "{shown} is missing: run `cargo build --workspace --bins`"
+        );
+        program
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -83,17 +95,6 @@ impl Backend {
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
-}
-
-/// Cargo builds it into the folder of the proxy, but only when asked.
-fn program() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_gpu-bridge")).with_file_name("gpu-bridge-backend");
-    assert!(
-        program.exists(),
-        "{} is missing: run `cargo build --workspace --bins`",
-        program.display()
-    );
-    program
 }
 
 fn models() -> PathBuf {
