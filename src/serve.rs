@@ -11,19 +11,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use arc_swap::ArcSwap;
 use gpu_bridge_places::Places;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 
 use self::files::Shares;
 use self::running::{Prepared, Running, Stopping};
-use crate::admin::access::Access;
 use crate::admin::{Admin, Streams};
 use crate::budget::Budget;
-use crate::config::{self, Config};
+use crate::config::{Config, Current};
 use crate::dispatch::Dispatcher;
-use crate::gateway::{Aggregates, Auth, Certificates, Forwarding, Handler, Listener};
+use crate::gateway::{Aggregates, Handler, Listener};
 use crate::live::{self, Live};
 use crate::pool::{Event, EventKind, Pool, Transition};
 use crate::reload::Reloader;
@@ -151,7 +149,7 @@ fn keep_time(parts: &Parts) {
 
 /// The wired modules.
 struct Parts {
-    access: Access,
+    config: Current,
     pool: Pool,
     hosts: Arc<Hosts>,
     observers: Observers,
@@ -162,8 +160,6 @@ struct Parts {
     admin_places: Places,
     close_idle: watch::Receiver<bool>,
     handler: Arc<Handler<Hosts>>,
-    /// In the order of `listen`.
-    certificates: Vec<Option<Arc<Certificates>>>,
     reloader: Reloader,
 }
 
@@ -176,7 +172,6 @@ impl Parts {
         shares: Shares,
         stopping: &Stopping,
     ) -> Self {
-        let certificates = certificates(&config.listen);
         let observers = Observers {
             metrics: Arc::clone(&metrics),
             recent: Arc::default(),
@@ -184,46 +179,37 @@ impl Parts {
         };
         let budget = Budget::new(config.limits.max_buffered);
         let pool = pool(&config, Arc::clone(&metrics));
-        let hosts = Hosts::new(
-            live::upstream_settings(&config),
-            budget.clone(),
-            metrics.upkeep.clone(),
-        );
+        let config = Current::new(config);
+        let hosts = Hosts::new(config.clone(), budget.clone(), metrics.upkeep.clone());
         let hosts = Arc::new(hosts);
         let reports = Arc::clone(&hosts);
         let handler = Arc::new(Handler {
-            auth: Arc::new(Auth::new(config.auth.keys.clone())),
-            settings: ArcSwap::from_pointee(live::gateway_settings(&config)),
-            forwarding: ArcSwap::from_pointee(Forwarding::new(&config.headers)),
+            config: config.clone(),
             pool: pool.clone(),
             aggregates: Aggregates::new(pool.clone(), Box::new(move || reports.reports())),
             dispatcher: Dispatcher::new(
                 pool.clone(),
                 Arc::clone(&hosts),
-                live::dispatch_settings(&config),
+                config.clone(),
                 Arc::clone(&metrics),
             ),
             budget: budget.clone(),
             observers: observers.clone(),
             stopping: stopping.accepting.subscribe(),
         });
-        let access = Access::new(config.admin.key.clone());
         let places = metrics.process.places("clients", shares.clients);
         let admin_places = metrics.process.places("admin", shares.operators);
         metrics.process.limit_connections(shares.clients);
         let live = Live {
-            access: access.clone(),
+            config: config.clone(),
             pool: pool.clone(),
             membership: Membership::new(pool.clone(), Arc::clone(&hosts)),
-            hosts: Arc::clone(&hosts),
-            certificates: certificates.clone(),
-            handler: Arc::clone(&handler),
         };
-        live.apply(&config);
-        let apply = Box::new(move |config: &Config| live.apply(config));
-        let reloader = Reloader::new(file, config, apply, metrics);
+        live.apply(config.snapshot());
+        let apply = Box::new(move |config: Arc<Config>| live.apply(config));
+        let reloader = Reloader::new(file, config.clone(), apply, metrics);
         Self {
-            access,
+            config,
             pool,
             hosts,
             observers,
@@ -232,14 +218,13 @@ impl Parts {
             admin_places,
             close_idle: stopping.idle.subscribe(),
             handler,
-            certificates,
             reloader,
         }
     }
 
     fn admin(&self, closing: watch::Receiver<bool>) -> Admin {
         Admin {
-            access: self.access.clone(),
+            config: self.config.clone(),
             reloader: self.reloader.clone(),
             stopping: self.handler.stopping.clone(),
             closing,
@@ -251,11 +236,12 @@ impl Parts {
         }
     }
 
-    fn listener(&self, certificates: Option<Arc<Certificates>>) -> Arc<Listener<Hosts>> {
+    /// `position`: in `listen`.
+    fn listener(&self, position: usize) -> Arc<Listener<Hosts>> {
         Arc::new(Listener::new(
             Arc::clone(&self.handler),
             self.places.clone(),
-            certificates,
+            position,
             self.close_idle.clone(),
         ))
     }
@@ -293,15 +279,6 @@ fn log(event: &Event) {
         EventKind::Undrained => tracing::info!(%host, "host gets requests again"),
         EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
     }
-}
-
-/// The certificate of each address that has one.
-fn certificates(wanted: &[config::Listen]) -> Vec<Option<Arc<Certificates>>> {
-    let of = |listen: &config::Listen| {
-        let tls = listen.tls.clone();
-        tls.map(|tls| Arc::new(Certificates::new(tls)))
-    };
-    wanted.iter().map(of).collect()
 }
 
 struct Signals {

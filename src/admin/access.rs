@@ -13,9 +13,7 @@
 //! addresses and localhost are taken as `Host`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use gpu_bridge_wire::API_KEY_HEADER;
 
@@ -34,12 +32,6 @@ pub(super) enum Need {
     Look,
     /// To change something.
     Operate,
-}
-
-/// Decides; see the module. Clones share the key.
-#[derive(Clone, Debug)]
-pub struct Access {
-    key: Arc<ArcSwapOption<Secret>>,
 }
 
 /// Why somebody may not.
@@ -66,48 +58,29 @@ impl Denied {
     }
 }
 
-impl Access {
-    /// `key`: none = local by default.
-    pub fn new(key: Option<Secret>) -> Self {
-        Self {
-            key: Arc::new(ArcSwapOption::from_pointee(key)),
+/// May a request with these headers from `peer` do what it needs? `key`: [`Admin::key`](crate::config::Admin).
+pub(super) fn decide(
+    key: Option<&Secret>,
+    need: Need,
+    peer: IpAddr,
+    headers: &HeaderMap,
+) -> Result<(), Denied> {
+    match key {
+        Some(key) if !presented(headers).any(|presented| key.matches(presented)) => {
+            return Err(Denied::Key);
         }
-    }
-
-    /// Asks for this key from now on.
-    pub fn set(&self, key: Option<Secret>) {
-        self.key.store(key.map(Arc::new));
-    }
-
-    /// Is there a key to be shown?
-    pub(super) fn has_key(&self) -> bool {
-        self.key.load().is_some()
-    }
-
-    /// May a request with these headers from `peer` do what it needs?
-    pub(super) fn decide(
-        &self,
-        need: Need,
-        peer: IpAddr,
-        headers: &HeaderMap,
-    ) -> Result<(), Denied> {
-        match &*self.key.load() {
-            Some(key) if !presented(headers).any(|presented| key.matches(presented)) => {
-                return Err(Denied::Key);
-            }
-            None if need != Need::Scrape && !is_called_locally(headers) => {
-                return Err(Denied::Name);
-            }
-            None if need == Need::Operate && (!is_this_machine(peer) || is_relayed(headers)) => {
-                return Err(Denied::Remote);
-            }
-            _ => {}
+        None if need != Need::Scrape && !is_called_locally(headers) => {
+            return Err(Denied::Name);
         }
-        if need == Need::Operate && !headers.contains_key(MARK) {
-            return Err(Denied::Mark);
+        None if need == Need::Operate && (!is_this_machine(peer) || is_relayed(headers)) => {
+            return Err(Denied::Remote);
         }
-        Ok(())
+        _ => {}
     }
+    if need == Need::Operate && !headers.contains_key(MARK) {
+        return Err(Denied::Mark);
+    }
+    Ok(())
 }
 
 /// Sidecars of service meshes connect from other addresses of the loopback network.
@@ -163,11 +136,16 @@ mod tests {
         peer: &str,
         headers: &[(&str, &str)],
     ) -> Result<(), Denied> {
-        let access = Access::new(key.map(|key| Secret::from(key.to_owned())));
+        let key = key.map(|key| Secret::from(key.to_owned()));
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::try_from(*name).unwrap(), value.parse().unwrap()));
-        access.decide(need, peer.parse().unwrap(), &headers.collect())
+        super::decide(
+            key.as_ref(),
+            need,
+            peer.parse().unwrap(),
+            &headers.collect(),
+        )
     }
 
     #[test]

@@ -34,11 +34,12 @@ use gpu_bridge_places::{Asking, Place, Places};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use self::access::{Access, Need};
+use self::access::Need;
 pub use self::events::Streams;
 pub use self::server::MAX_CONNECTIONS;
 use self::view::PoolState;
 use crate::budget::Budget;
+use crate::config::Current;
 use crate::pool::{Pool, PoolView};
 use crate::reload::Reloader;
 use crate::telemetry::{Metrics, Recent};
@@ -47,7 +48,7 @@ use crate::telemetry::{Metrics, Recent};
 #[derive(Clone)]
 pub struct Admin {
     /// Who may.
-    pub access: Access,
+    pub config: Current,
     /// The pool.
     pub pool: Pool,
     /// The metrics.
@@ -104,7 +105,7 @@ fn router(admin: Admin) -> Router {
         .route("/api/v1/hosts/{name}/drain", post(api::drain))
         .route("/api/v1/hosts/{name}/undrain", post(api::undrain));
     let guarded = |routes: Router<Admin>, need| {
-        let guard = middleware::from_fn_with_state((admin.access.clone(), need), guard);
+        let guard = middleware::from_fn_with_state((admin.config.clone(), need), guard);
         routes.route_layer(guard)
     };
     open.merge(guarded(scraped, Need::Scrape))
@@ -132,16 +133,17 @@ async fn seated(
 }
 
 async fn guard(
-    State((access, need)): State<(Access, Need)>,
+    State((config, need)): State<(Current, Need)>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(place): Extension<Place>,
     request: Request,
     next: Next,
 ) -> Response {
-    match access.decide(need, peer.ip(), request.headers()) {
+    let key = config.get().admin.key.clone();
+    match access::decide(key.as_ref(), need, peer.ip(), request.headers()) {
         Ok(()) => {
             let asking = Asking {
-                shows_key: access.has_key(),
+                shows_key: key.is_some(),
                 transfers: true,
             };
             let _visit = place.ask(asking);

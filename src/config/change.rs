@@ -52,7 +52,7 @@ impl Change {
         let hosts = listed(&old.pool.hosts, &new.pool.hosts, HOST, |host| &host.name);
         let hosts = hosts.map(|(host, happened)| Difference::Host(host.name.clone(), happened));
         let keys = listed(&old.auth.keys, &new.auth.keys, KEY, |key| &key.name);
-        let keys = keys.map(|(key, happened)| Difference::Key(key.name.clone(), happened));
+        let keys = keys.map(|(key, happened)| Difference::Key(key.name.to_string(), happened));
         let settings = SETTINGS.iter().filter_map(|setting| {
             Some(Difference::Setting {
                 path: setting.name,

@@ -11,6 +11,7 @@
 //! hold the two together, defaults included. `serde_yaml` (deprecated upstream) is used here and nowhere else.
 
 mod change;
+mod current;
 mod excerpt;
 mod expand;
 mod host;
@@ -28,13 +29,14 @@ mod syntax;
 mod text;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::{Change, Difference, Happened};
+pub use current::Current;
 pub use host::{HostName, HostUrl};
 pub use network::Network;
 pub use problem::{ConfigError, Problem};
@@ -123,7 +125,7 @@ pub struct Auth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientKey {
     /// Shown in logs.
-    pub name: String,
+    pub name: Arc<str>,
     /// What the client sends.
     pub key: Secret,
     /// Requests of a higher priority are served first; 0 unless set.
@@ -240,6 +242,14 @@ pub struct Headers {
     pub forwarded: bool,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+}
+
+impl Headers {
+    /// Is this a proxy whose word is taken?
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let mut trusted = self.trusted_proxies.iter();
+        trusted.any(|range| range.contains(address))
+    }
 }
 
 /// Section `queue`.

@@ -1,11 +1,13 @@
 //! How far one request has come, and how much longer it may wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::history::History;
-use super::{NoHost, Refusal, Settings};
+use super::{NoHost, Refusal};
+use crate::config::Config;
 use crate::message::Call;
 use crate::pool::{Model, Pool, Ticket};
 use crate::telemetry::Journal;
@@ -13,8 +15,8 @@ use crate::telemetry::Journal;
 /// See the module.
 pub(super) struct Itinerary<'a> {
     pub(super) call: &'a Call,
-    /// As they were when it came.
-    pub(super) settings: Settings,
+    /// As it was when it came.
+    pub(super) config: Arc<Config>,
     /// Its place in line.
     pub(super) ticket: Ticket,
     pub(super) history: History,
@@ -31,15 +33,15 @@ pub(super) struct Itinerary<'a> {
 impl<'a> Itinerary<'a> {
     pub(super) fn new(
         call: &'a Call,
-        settings: Settings,
+        config: Arc<Config>,
         ticket: Ticket,
         journal: &'a Journal,
     ) -> Self {
         Self {
             call,
-            settings,
             ticket,
-            history: History::new(settings.max_faulted_hosts),
+            history: History::new(config.retries.max_faulted_hosts),
+            config,
             journal,
             queued: Duration::ZERO,
             returning: false,
@@ -53,7 +55,7 @@ impl<'a> Itinerary<'a> {
 
     /// How much longer it may wait, as long as it is not in line.
     pub(super) fn left(&self) -> Duration {
-        let left = self.settings.max_wait.saturating_sub(self.queued);
+        let left = self.config.queue.max_wait.saturating_sub(self.queued);
         let client = self.call.deadline.left();
         client.map_or(left, |client| client.min(left))
     }

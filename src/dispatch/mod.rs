@@ -15,12 +15,10 @@ mod race;
 mod retry_budget;
 mod shortage;
 
-use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -29,7 +27,7 @@ use self::itinerary::Itinerary;
 use self::race::{End, Ended};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
-use crate::config::HostName;
+use crate::config::{Current, HostName};
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
 use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
 use crate::telemetry::{Journal, Metrics, Waiting};
@@ -38,26 +36,11 @@ use crate::upstream::Upstream;
 /// Only who waits for longer finds out what for: it costs a look at the pool.
 const WORTH_ASKING: Duration = Duration::from_millis(100);
 
-/// How long and how often is tried.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Bound on the time that a request waits for leases, in all.
-    pub max_wait: Duration,
-    /// Bound on one attempt.
-    pub attempt: Duration,
-    /// Different hosts that may break a request.
-    pub max_faulted_hosts: NonZeroU32,
-    /// Retries after faults, as a share of all requests.
-    pub retry_percent: u32,
-    /// Try stragglers on an idle sibling as well.
-    pub hedge: bool,
-}
-
 /// Sends requests to hosts until one delivers.
 pub struct Dispatcher<U> {
     pool: Pool,
     upstream: Arc<U>,
-    settings: ArcSwap<Settings>,
+    config: Current,
     budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
 }
@@ -144,19 +127,14 @@ impl From<TurnedAway> for Refusal {
 
 impl<U: Upstream> Dispatcher<U> {
     /// Puts the parts together.
-    pub fn new(pool: Pool, upstream: Arc<U>, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(pool: Pool, upstream: Arc<U>, config: Current, metrics: Arc<Metrics>) -> Self {
         Self {
             pool,
             upstream,
-            settings: ArcSwap::from_pointee(settings),
+            config,
             budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
             metrics,
         }
-    }
-
-    /// Changes the settings for requests that come from now on.
-    pub fn set(&self, settings: Settings) {
-        self.settings.store(Arc::new(settings));
     }
 
     /// Gets an answer for `call`. Dropping the future gives up the place in line or the lease.
@@ -164,9 +142,9 @@ impl<U: Upstream> Dispatcher<U> {
     /// # Errors
     /// [`NoHost`] if no host delivered.
     pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, NoHost> {
-        let settings = **self.settings.load();
-        self.budget().deposit(settings.retry_percent);
-        let mut way = Itinerary::new(call, settings, self.pool.ticket(), journal);
+        let config = self.config.snapshot();
+        self.budget().deposit(config.retries.budget_percent);
+        let mut way = Itinerary::new(call, config, self.pool.ticket(), journal);
         let found = call.deadline.bound(self.find(&mut way)).await;
         match found {
             Ok(Ok(delivery)) => Ok(delivery),

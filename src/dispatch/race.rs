@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Dispatcher;
 use super::itinerary::Itinerary;
-use super::{Dispatcher, Settings};
 use crate::message::Answer;
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry;
@@ -41,7 +41,7 @@ impl<U: Upstream> Dispatcher<U> {
     /// Runs `call` on the host of `lease`. Returns one attempt, or two of which at most the last
     /// delivers.
     pub(super) async fn run(&self, lease: Lease, way: &Itinerary<'_>) -> Vec<Ended> {
-        let hedge_after = if way.settings.hedge {
+        let hedge_after = if way.config.retries.hedge {
             lease.straggles_after()
         } else {
             None
@@ -77,15 +77,15 @@ impl<U: Upstream> Dispatcher<U> {
 
     /// One attempt. If it fails, its lease is given back at once.
     async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
-        let (call, history, settings) = (way.call, &way.history, way.settings);
+        let (call, history, longest) = (way.call, &way.history, way.config.timeouts.attempt);
         let started = Instant::now();
         let trace = call.trace.map(Context::child);
         let note = way
             .journal
             .attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
         let terms = Terms {
-            limit: limit(lease, settings),
-            longest: settings.attempt,
+            limit: limit(lease, longest),
+            longest,
             fresh: history.is_broken(),
             trace,
         };
@@ -171,9 +171,9 @@ async fn race(
 }
 
 /// How long an attempt may take: many times what it should, but never more than the operator says.
-fn limit(lease: &Lease, settings: Settings) -> Duration {
-    lease.expected().map_or(settings.attempt, |expected| {
+fn limit(lease: &Lease, longest: Duration) -> Duration {
+    lease.expected().map_or(longest, |expected| {
         let adapted = expected.saturating_mul(PATIENCE).max(LEAST_LIMIT);
-        adapted.min(settings.attempt)
+        adapted.min(longest)
     })
 }

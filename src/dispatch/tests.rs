@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
 use crate::budget::Budget;
-use crate::config::Policy;
+use crate::config::{Current, Policy};
 use crate::message::{Deadline, Payload};
 use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Tells, Thresholds};
 use crate::upstream::{Doubt, Terms, Verdict};
@@ -136,16 +136,6 @@ fn pool_settings() -> pool::Settings {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
-        max_wait: 30 * SECOND,
-        attempt: 60 * SECOND,
-        max_faulted_hosts: NonZeroU32::new(2).unwrap(),
-        retry_percent: 20,
-        hedge: false,
-    }
-}
-
 /// A host with one slot.
 fn spec(position: usize) -> HostSpec {
     HostSpec {
@@ -161,7 +151,6 @@ struct Scene {
     upstream: Arc<Scripted>,
     dispatcher: Dispatcher<Scripted>,
     pool_settings: pool::Settings,
-    settings: Settings,
 }
 
 impl Scene {
@@ -181,15 +170,14 @@ impl Scene {
             calls: Mutex::default(),
             hangs: Mutex::default(),
         });
-        let settings = settings();
         let metrics = Arc::new(Metrics::new().unwrap());
-        let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings, metrics);
+        let config = Current::for_testing("");
+        let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), config, metrics);
         let scene = Self {
             pool,
             upstream,
             dispatcher,
             pool_settings,
-            settings,
         };
         scene.sign_of_life();
         scene
@@ -524,10 +512,8 @@ async fn a_straggler_is_tried_on_an_idle_sibling_too_and_the_first_answer_wins()
     for _ in 0..300 {
         scene.run().await.0.unwrap();
     }
-    scene.dispatcher.set(Settings {
-        hedge: true,
-        ..scene.settings
-    });
+    let hedging = Current::for_testing("retries: {hedge: true}").snapshot();
+    scene.dispatcher.config.set(hedging);
     scene.upstream.hang_next(1);
     let started = Instant::now();
     let run = tokio::time::timeout(60 * SECOND, scene.run());

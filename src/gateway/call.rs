@@ -9,11 +9,12 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, header};
 
 use super::auth::Identity;
-use super::forwarding::{Forwarding, Origin};
+use super::forwarding::{self, Origin};
 use super::peek::Peek;
 use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
+use crate::config;
 use crate::headers::{self, HopByHop};
 use crate::message::{Call, Deadline, Payload};
 use crate::pool::{Demand, Label};
@@ -46,7 +47,7 @@ impl Request<'_> {
         body: Payload,
         peek: Peek,
         deadline: Deadline,
-        forwarding: &Forwarding,
+        settings: &config::Headers,
     ) -> Call {
         let demand = Demand {
             label: Label {
@@ -63,7 +64,7 @@ impl Request<'_> {
         if self.trace.is_some() {
             retrace(&mut headers);
         }
-        forwarding.tell(self.origin, authority(self.head), &mut headers);
+        forwarding::tell(settings, self.origin, authority(self.head), &mut headers);
         Call {
             method: self.head.method.clone(),
             target: target(self.route, self.head.uri.query()),

@@ -11,7 +11,7 @@ use pingora::protocols::SocketDigest;
 use pingora::protocols::l4::socket::SocketAddr;
 
 use super::session::Session;
-use crate::config::{self, Network};
+use crate::config;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -22,13 +22,6 @@ const OTHERS: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-real-ip"),
 ];
-
-/// What is told, and who is believed.
-#[derive(Clone, Debug)]
-pub struct Forwarding {
-    trusted: Vec<Network>,
-    forwarded: bool,
-}
 
 /// Where one request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,64 +35,60 @@ pub(super) struct Origin {
     pub(super) client: Option<IpAddr>,
 }
 
-impl Forwarding {
-    /// As configured.
-    pub fn new(headers: &config::Headers) -> Self {
-        Self {
-            trusted: headers.trusted_proxies.clone(),
-            forwarded: headers.forwarded,
-        }
-    }
+/// Where the request of `session` comes from, for who believes whom these settings say.
+pub(super) fn origin(settings: &config::Headers, session: &Session<'_>) -> Origin {
+    let headers = &session.head().headers;
+    judge(settings, session.peer(), session.is_tls(), headers)
+}
 
-    /// Where the request of `session` comes from.
-    pub(super) fn origin(&self, session: &Session<'_>) -> Origin {
-        self.judge(session.peer(), session.is_tls(), &session.head().headers)
-    }
-
-    fn judge(&self, peer: Option<IpAddr>, is_tls: bool, headers: &HeaderMap) -> Origin {
-        let is_trusted = peer.is_some_and(|peer| self.trusts(peer));
-        let mut client = peer;
-        if is_trusted {
-            // From the right; an entry that can't be read ends what can be known.
-            for entry in list(headers, &FORWARDED_FOR).into_iter().rev() {
-                let Some(address) = parse(&entry) else { break };
-                client = Some(address);
-                if !self.trusts(address) {
-                    break;
-                }
+fn judge(
+    settings: &config::Headers,
+    peer: Option<IpAddr>,
+    is_tls: bool,
+    headers: &HeaderMap,
+) -> Origin {
+    let is_trusted = peer.is_some_and(|peer| settings.trusts(peer));
+    let mut client = peer;
+    if is_trusted {
+        // From the right; an entry that can't be read ends what can be known.
+        for entry in list(headers, &FORWARDED_FOR).into_iter().rev() {
+            let Some(address) = parse(&entry) else { break };
+            client = Some(address);
+            if !settings.trusts(address) {
+                break;
             }
         }
-        Origin {
-            peer,
-            is_trusted,
-            is_tls,
-            client,
+    }
+    Origin {
+        peer,
+        is_trusted,
+        is_tls,
+        client,
+    }
+}
+
+/// Tells hosts: changes `headers`, which are the client's.
+pub(super) fn tell(
+    settings: &config::Headers,
+    origin: &Origin,
+    host: Option<&str>,
+    headers: &mut HeaderMap,
+) {
+    if !origin.is_trusted {
+        for name in OTHERS.iter().chain([&FORWARDED_FOR, &FORWARDED_PROTO]) {
+            headers.remove(name);
         }
     }
-
-    /// Is this a proxy whose word is taken?
-    pub(super) fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|range| range.contains(address))
+    if let Some(peer) = origin.peer {
+        append(headers, &FORWARDED_FOR, &peer.to_string());
     }
-
-    /// Tells hosts: changes `headers`, which are the client's.
-    pub(super) fn tell(&self, origin: &Origin, host: Option<&str>, headers: &mut HeaderMap) {
-        if !origin.is_trusted {
-            for name in OTHERS.iter().chain([&FORWARDED_FOR, &FORWARDED_PROTO]) {
-                headers.remove(name);
-            }
-        }
-        if let Some(peer) = origin.peer {
-            append(headers, &FORWARDED_FOR, &peer.to_string());
-        }
-        let proto = if origin.is_tls { "https" } else { "http" };
-        headers
-            .entry(FORWARDED_PROTO)
-            .or_insert(HeaderValue::from_static(proto));
-        if self.forwarded {
-            let element = element(origin.peer, proto, host);
-            append(headers, &header::FORWARDED, &element);
-        }
+    let proto = if origin.is_tls { "https" } else { "http" };
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(proto));
+    if settings.forwarded {
+        let element = element(origin.peer, proto, host);
+        append(headers, &header::FORWARDED, &element);
     }
 }
 
@@ -161,10 +150,11 @@ fn parse(entry: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    fn forwarding(trusted: &[&str], forwarded: bool) -> Forwarding {
-        Forwarding {
-            trusted: trusted.iter().map(|range| range.parse().unwrap()).collect(),
+    fn settings(trusted: &[&str], forwarded: bool) -> config::Headers {
+        config::Headers {
+            served_by: true,
             forwarded,
+            trusted_proxies: trusted.iter().map(|range| range.parse().unwrap()).collect(),
         }
     }
 
@@ -182,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_client_is_the_rightmost_address_that_is_no_trusted_proxy() {
-        let forwarding = forwarding(&["10.0.0.0/8"], false);
+        let settings = settings(&["10.0.0.0/8"], false);
         let table: &[(&str, &[&str], &str)] = &[
             ("192.0.2.9", &["203.0.113.1"], "192.0.2.9"),
             ("10.0.0.1", &[], "10.0.0.1"),
@@ -208,20 +198,20 @@ mod tests {
             for line in *lines {
                 headers.append(FORWARDED_FOR, line.parse().unwrap());
             }
-            let origin = forwarding.judge(Some(ip(peer)), false, &headers);
+            let origin = judge(&settings, Some(ip(peer)), false, &headers);
             assert_eq!(origin.client, Some(ip(expected)), "{peer} {lines:?}");
         }
     }
 
     fn told(
-        forwarding: &Forwarding,
+        settings: &config::Headers,
         peer: &str,
         is_tls: bool,
         lines: &[(&'static str, &str)],
     ) -> HeaderMap {
         let mut headers = headers(lines);
-        let origin = forwarding.judge(Some(ip(peer)), is_tls, &headers);
-        forwarding.tell(&origin, Some("proxy.example:8765"), &mut headers);
+        let origin = judge(settings, Some(ip(peer)), is_tls, &headers);
+        tell(settings, &origin, Some("proxy.example:8765"), &mut headers);
         headers
     }
 
@@ -237,7 +227,7 @@ mod tests {
     #[test]
     fn what_a_stranger_claims_is_replaced() {
         let headers = told(
-            &forwarding(&["10.0.0.0/8"], false),
+            &settings(&["10.0.0.0/8"], false),
             "192.0.2.9",
             false,
             CLAIMS,
@@ -250,12 +240,7 @@ mod tests {
 
     #[test]
     fn what_a_trusted_proxy_says_is_added_to() {
-        let headers = told(
-            &forwarding(&["10.0.0.0/8"], true),
-            "10.0.0.1",
-            false,
-            CLAIMS,
-        );
+        let headers = told(&settings(&["10.0.0.0/8"], true), "10.0.0.1", false, CLAIMS);
         let chain = "203.0.113.1, 203.0.113.2, 10.0.0.1";
         assert_eq!(headers["x-forwarded-for"], chain);
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -271,7 +256,7 @@ mod tests {
             .each_ref()
             .map(|(name, value)| (*name, value.as_str()));
         let headers = told(
-            &forwarding(&["10.0.0.0/8"], false),
+            &settings(&["10.0.0.0/8"], false),
             "10.0.0.1",
             false,
             &claims,
@@ -281,7 +266,7 @@ mod tests {
 
     #[test]
     fn forwarded_is_written_if_asked_for_with_ipv6_quoted() {
-        let headers = told(&forwarding(&[], true), "2001:db8::7", true, &[]);
+        let headers = told(&settings(&[], true), "2001:db8::7", true, &[]);
         let forwarded = "for=\"[2001:db8::7]\";host=\"proxy.example:8765\";proto=https";
         assert_eq!(headers["forwarded"], forwarded);
         assert_eq!(headers["x-forwarded-proto"], "https");

@@ -2,10 +2,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use gpu_bridge_framing::{BadHead, HeadLimits, check_fields};
+use gpu_bridge_framing::{BadHead, check_fields};
 use gpu_bridge_places::{Asking, Full, Place, Visit};
 use gpu_bridge_wire::openai::Form;
 use http::request::Parts;
@@ -14,11 +12,11 @@ use http::{HeaderMap, HeaderName, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::aggregate::Aggregates;
-use super::auth::{Auth, Identity, Unauthorized};
+use super::auth::{self, Identity, Unauthorized};
 use super::body::{self, BodyError};
 use super::call::{self, Request};
-use super::forwarding::{Forwarding, Origin};
-use super::http1::{Bounds, NoRequest};
+use super::forwarding::{self, Origin};
+use super::http1::NoRequest;
 use super::openai::NotRead;
 use super::peek::Peek;
 use super::record::Record;
@@ -27,7 +25,7 @@ use super::route::{self, NoRoute, Route};
 use super::session::{Session, Unsent};
 use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
-use crate::config::HostName;
+use crate::config::{Current, HostName};
 use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
 use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
@@ -41,48 +39,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
 
-/// Bounds on what a client may send.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Bytes of a body.
-    pub max_body: usize,
-    /// Bytes of the head of a request.
-    pub max_head: usize,
-    /// Headers of a request.
-    pub max_headers: usize,
-    /// Time for the head of a request, and for a TLS handshake.
-    pub client_head: Duration,
-    /// Time for a body to arrive, and for each write of an answer.
-    pub client_read: Duration,
-    /// How long a connection may idle between two requests.
-    pub client_idle: Duration,
-    /// Connections from one address; none = its [share](gpu_bridge_places::Places::share).
-    pub max_connections_per_client: Option<usize>,
-    /// Name the host that answered in `X-Served-By`.
-    pub served_by: bool,
-}
-
-impl Settings {
-    pub(super) fn heads(&self) -> Bounds {
-        Bounds {
-            limits: HeadLimits {
-                bytes: self.max_head,
-                headers: self.max_headers,
-            },
-            head: self.client_head,
-            idle: self.client_idle,
-        }
-    }
-}
-
 /// Everything a request needs.
 pub struct Handler<U> {
-    /// Who may use it.
-    pub auth: Arc<Auth>,
-    /// Bounds.
-    pub settings: ArcSwap<Settings>,
-    /// What hosts are told of clients.
-    pub forwarding: ArcSwap<Forwarding>,
+    /// Who may use it, within which bounds, and what hosts are told of clients.
+    pub config: Current,
     /// For what the proxy refuses itself.
     pub pool: Pool,
     /// For what it answers itself.
@@ -106,7 +66,7 @@ struct Asked {
 impl Asked {
     fn asking(&self) -> Asking {
         Asking {
-            shows_key: matches!(self.identity, Ok(Identity::Client(_))),
+            shows_key: matches!(self.identity, Ok(Identity::Client { .. })),
             transfers: self.identity.is_ok() && self.route.is_ok_and(Route::is_compute),
         }
     }
@@ -134,11 +94,6 @@ enum Outgoing {
 }
 
 impl<U: Upstream> Handler<U> {
-    /// The bounds as they are now.
-    pub(super) fn settings(&self) -> Settings {
-        **self.settings.load()
-    }
-
     /// Handles one request.
     ///
     /// # Errors
@@ -150,7 +105,7 @@ impl<U: Upstream> Handler<U> {
     ) -> Result<(), Unsent> {
         let headers = &session.head().headers;
         let id = request_id::choose(headers.get(request_id::HEADER));
-        let origin = self.forwarding.load().origin(session);
+        let origin = forwarding::origin(&self.config.get().headers, session);
         let mut record = Record::new(&self.observers, id, origin.client);
         record.told.trace = self.observers.trace(headers);
         let mut guest = Guest {
@@ -189,7 +144,7 @@ impl<U: Upstream> Handler<U> {
         let path = route::normalise(head.uri.path());
         let asked = Asked {
             route: Route::find(&head.method, &path),
-            identity: self.auth.identify(&head.headers),
+            identity: auth::identify(&self.config.get().auth.keys, &head.headers),
         };
         record.asked(&head.method, asked.route.ok());
         let answer = match place.ask(asked.asking()) {
@@ -244,7 +199,7 @@ impl<U: Upstream> Handler<U> {
 
     /// Heads of HTTP/1 that are not as they should be don't come this far.
     fn check_head(&self, head: &Parts) -> Result<(), BadHead> {
-        let limit = self.settings().max_headers;
+        let limit = self.config.get().limits.max_headers;
         if head.version != Version::HTTP_2 {
             return Ok(());
         }
@@ -294,7 +249,7 @@ impl<U: Upstream> Handler<U> {
             identity,
             trace: self.observers.context(record.told.trace),
         };
-        let mut call = request.into_call(body, peek, deadline, &self.forwarding.load());
+        let mut call = request.into_call(body, peek, deadline, &self.config.get().headers);
         if form.is_some() {
             openai::address(&mut call.headers);
         }
@@ -322,11 +277,8 @@ impl<U: Upstream> Handler<U> {
         session: &mut Session<'_>,
         route: Route,
     ) -> Result<(Payload, Peek, Option<Form>), Outgoing> {
-        let Settings {
-            max_body,
-            client_read,
-            ..
-        } = self.settings();
+        let config = self.config.snapshot();
+        let (max_body, patience) = (config.limits.max_body, config.timeouts.client_read);
         let is_dialect = route == Route::Embeddings;
         let headers = &session.head().headers;
         if let Some(coded) = gpu_bridge_framing::coded(headers) {
@@ -344,7 +296,7 @@ impl<U: Upstream> Handler<U> {
         };
         let reserved = self.budget.open();
         let mut peek = peek::Reader::new(route.on_hosts());
-        let body = body::read(session, limit, client_read, reserved, &mut peek).await;
+        let body = body::read(session, limit, patience, reserved, &mut peek).await;
         let body = body.map_err(|error| self.refuse_body(session, &error))?;
         if !is_dialect {
             return Ok((body, peek.finish(), None));
@@ -479,7 +431,7 @@ impl<U: Upstream> Handler<U> {
             let timing = respond::timing(&record.journal);
             headers.insert(SERVER_TIMING, respond::header_value(&timing));
         }
-        if let Some(host) = host.filter(|_| self.settings().served_by) {
+        if let Some(host) = host.filter(|_| self.config.get().headers.served_by) {
             headers.insert(SERVED_BY, respond::header_value(host.as_ref()));
         }
     }

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::handler::Handler;
 use super::metered::Metered;
 use super::session::Session;
+use crate::config;
 use crate::upstream::Upstream;
 
 /// Requests at once on one connection; what RFC 9113 recommends at least.
@@ -43,22 +44,26 @@ pub(super) async fn serve<U: Upstream>(
     place: &Place,
     stopping: &watch::Receiver<bool>,
 ) {
-    let settings = handler.settings();
+    let config::Timeouts {
+        client_head,
+        client_idle,
+        ..
+    } = handler.config.get().timeouts;
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let options = options(settings.max_head);
+    let options = options(handler.config.get().limits.max_head);
     let flood = Arc::new(Notify::new());
     let stream: Stream = Box::new(Metered::new(stream, &flood));
     let handshake = server::handshake(stream, Some(options));
-    let Ok(Ok(mut connection)) = timeout(settings.client_head, handshake).await else {
+    let Ok(Ok(mut connection)) = timeout(client_head, handshake).await else {
         return;
     };
     // Until the first request.
-    let mut idle = settings.client_head;
+    let mut idle = client_head;
     let mut stopping = stopping.clone();
     // The client has been told that it is to send nothing more (GOAWAY).
     let mut is_ending = false;
@@ -94,9 +99,9 @@ pub(super) async fn serve<U: Upstream>(
         };
         match accepted {
             Ok(Some(H2Accept::Session(request))) => {
-                let patience = handler.settings().client_read;
+                let patience = handler.config.get().timeouts.client_read;
                 let session = Session::http2(ServerSession::new_http2(request), patience);
-                idle = settings.client_idle;
+                idle = client_idle;
                 requests.spawn(handle(Arc::clone(handler), session, place.clone()));
             }
             Ok(Some(H2Accept::Rejected)) if rejected < MAX_REJECTED => rejected += 1,
@@ -113,7 +118,7 @@ pub(super) async fn serve<U: Upstream>(
     connection.abrupt_shutdown(ENHANCE_YOUR_CALM.into());
     // Best effort: a client that is not reading loses nothing it has a right to.
     let closed = poll_fn(|context| connection.poll_closed(context));
-    let _ = timeout(settings.client_head, closed).await;
+    let _ = timeout(client_head, closed).await;
 }
 
 fn options(max_head: usize) -> H2Options {

@@ -16,6 +16,7 @@ use gpu_bridge_places::{Full, Place, Places};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::l4::stream::Stream as TcpStream;
 use pingora::protocols::{ALPN, GetSocketDigest as _, Peek as _, SocketDigest, Stream};
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,31 +28,31 @@ use super::http1::{self, Then};
 use super::http2;
 use super::refusals;
 use super::respond::Reply;
-use super::tls::Certificates;
 use crate::upstream::Upstream;
 
 /// Serves the connections of one address.
 pub struct Listener<U> {
     handler: Arc<Handler<U>>,
     places: Places,
-    certificates: Option<Arc<Certificates>>,
+    /// Which of the addresses of the configuration.
+    position: usize,
     close_idle: watch::Receiver<bool>,
 }
 
 impl<U: Upstream> Listener<U> {
-    /// `certificates`: none = without TLS. `close_idle`: connections of HTTP/1 without a request are
+    /// `position`: in `listen`. `close_idle`: connections of HTTP/1 without a request are
     /// closed once it is true; those of HTTP/2 can be told to send nothing more, and are, as soon as
     /// nothing is accepted any more.
     pub fn new(
         handler: Arc<Handler<U>>,
         places: Places,
-        certificates: Option<Arc<Certificates>>,
+        position: usize,
         close_idle: watch::Receiver<bool>,
     ) -> Self {
         Self {
             handler,
             places,
-            certificates,
+            position,
             close_idle,
         }
     }
@@ -111,21 +112,30 @@ impl<U: Upstream> Listener<U> {
 
     /// A place for a new connection. A trusted proxy stands for many clients: it may have any number.
     fn enter(&self, peer: IpAddr) -> Result<Place, Full> {
-        let forwarding = self.handler.forwarding.load();
-        let most = self.handler.settings().max_connections_per_client;
-        let most = most.unwrap_or_else(|| self.places.share());
-        let client = Some(peer).filter(|peer| !forwarding.trusts(*peer));
+        let config = self.handler.config.get();
+        let most = config.limits.max_connections_per_client;
+        let most = most.map_or_else(|| self.places.share(), |most| most.get() as usize);
+        let client = Some(peer).filter(|peer| !config.headers.trusts(*peer));
         self.places.enter(client, most, Instant::now())
+    }
+
+    /// With what the next handshake is done; `None`: there is none. A certificate that is replaced touches no
+    /// connection.
+    fn tls(&self) -> Option<Arc<ServerConfig>> {
+        let config = self.handler.config.get();
+        let tls = config.listen.get(self.position)?.tls.as_ref()?;
+        Some(Arc::clone(&tls.settings))
     }
 
     /// Does the TLS handshake, if there is to be one. `None`: it failed.
     async fn secure(&self, stream: Stream) -> Option<Stream> {
-        let Some(certificates) = &self.certificates else {
+        let Some(settings) = self.tls() else {
             return Some(stream);
         };
         let peer = peer_of(stream.get_socket_digest().as_deref());
-        let handshake = handshake(tcp(stream)?, certificates);
-        let problem = match timeout(self.handler.settings().client_head, handshake).await {
+        let handshake = handshake(tcp(stream)?, settings);
+        let patience = self.handler.config.get().timeouts.client_head;
+        let problem = match timeout(patience, handshake).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(problem)) => problem,
             Err(_) => Failure::Probe("not finished in time (timeouts.client_head)".to_owned()),
@@ -146,7 +156,7 @@ impl<U: Upstream> Listener<U> {
     async fn turn_away(&self, mut stream: Stream, full: Full) {
         self.handler.observers.metrics.process.refused_connection();
         // Over TLS nothing can be said without a handshake, and that is work for one more.
-        if self.certificates.is_none() {
+        if self.tls().is_none() {
             // Best effort: a client that is not reading loses nothing it has a right to.
             let answer = http1::last_answer(refusals::no_place(full));
             let _ = stream.write_all(&answer).await;
@@ -164,7 +174,7 @@ async fn farewell(mut stream: TcpStream, reply: Reply) {
     }
 }
 
-async fn handshake(mut stream: TcpStream, certificates: &Certificates) -> Result<Stream, Failure> {
+async fn handshake(mut stream: TcpStream, settings: Arc<ServerConfig>) -> Result<Stream, Failure> {
     let mut first = [0];
     // If there is none, the handshake will say why.
     let peeked = stream.try_peek(&mut first).await;
@@ -172,7 +182,7 @@ async fn handshake(mut stream: TcpStream, certificates: &Certificates) -> Result
         farewell(stream, refusals::no_tls()).await;
         return Err(Failure::Probe("the client spoke plain HTTP".to_owned()));
     }
-    let acceptor = Acceptor::from_server_config(certificates.current());
+    let acceptor = Acceptor::from_server_config(settings);
     let secured = acceptor.tls_handshake(stream).await;
     secured
         .map(|stream| Box::new(stream) as Stream)

@@ -29,12 +29,8 @@ mod request_id;
 mod respond;
 mod route;
 mod session;
-mod tls;
 
 pub use aggregate::Aggregates;
-pub use auth::{Auth, Client, Identity, Unauthorized};
-pub use forwarding::Forwarding;
-pub use handler::{Handler, Settings};
+pub use handler::Handler;
 pub use listener::Listener;
 pub use request_id::{HEADER as REQUEST_ID, is_sane as is_request_id};
-pub use tls::Certificates;

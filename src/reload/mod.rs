@@ -18,11 +18,11 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::config::{self, Change, Config, ConfigError, Sources};
+use crate::config::{self, Change, Config, ConfigError, Current, Sources};
 use crate::telemetry::Metrics;
 
-/// What takes a good configuration over.
-pub type Apply = Box<dyn Fn(&Config) + Send + Sync>;
+/// Makes a good configuration the current one.
+pub type Apply = Box<dyn Fn(Arc<Config>) + Send + Sync>;
 
 /// How what runs stands to the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Reloader(Arc<Shared>);
 
 struct Shared {
     file: PathBuf,
+    /// What runs.
+    config: Current,
     apply: Apply,
     metrics: Arc<Metrics>,
     /// Held through a reload, which may have to wait for files.
@@ -48,8 +50,6 @@ struct Shared {
 }
 
 struct State {
-    /// What runs.
-    running: Config,
     standing: Standing,
     /// What was looked into last, for a configuration that was taken over or refused.
     sources: Sources,
@@ -57,16 +57,16 @@ struct State {
 
 impl Reloader {
     /// `config` runs; it was read from `file`.
-    pub fn new(file: PathBuf, config: Config, apply: Apply, metrics: Arc<Metrics>) -> Self {
+    pub fn new(file: PathBuf, config: Current, apply: Apply, metrics: Arc<Metrics>) -> Self {
         metrics.reloads.started(SystemTime::now());
-        let sources = config.sources.clone();
+        let sources = config.get().sources.clone();
         Self(Arc::new(Shared {
             file,
+            config,
             apply,
             metrics,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
-                running: config,
                 standing: Standing::default(),
                 sources,
             }),
@@ -85,11 +85,6 @@ impl Reloader {
             self.refuse(error);
         }
         taken_over
-    }
-
-    /// What runs.
-    pub fn config(&self) -> Config {
-        self.0.state.lock().running.clone()
     }
 
     /// How what runs stands to the file.
@@ -115,17 +110,15 @@ impl Reloader {
     /// Only by who has the turn: nobody else changes the state meanwhile, and those who look at it need
     /// not wait.
     fn take_over(&self, config: &Config) -> Change {
-        let before = self.config();
+        let before = self.0.config.snapshot();
         let change = Change::between(&before, config);
-        let running = config.taken_over(&before);
-        (self.0.apply)(&running);
+        (self.0.apply)(Arc::new(config.taken_over(&before)));
         self.0.metrics.reloads.succeeded(SystemTime::now());
         for warning in &config.warnings {
             tracing::warn!("{}", warning.in_file(&self.0.file));
         }
         tell(&change);
         *self.0.state.lock() = State {
-            running,
             standing: Standing {
                 refused: Vec::new(),
                 needs_restart: change.needs_restart().map(ToString::to_string).collect(),

@@ -14,9 +14,8 @@ use tokio::time::timeout;
 
 use super::{Parts, Signals};
 use crate::admin;
-use crate::gateway::Certificates;
+use crate::config::Current;
 use crate::pool::Pool;
-use crate::reload::Reloader;
 use crate::restart::Sockets;
 use crate::telemetry::{Metrics, Watched};
 
@@ -49,7 +48,7 @@ pub(super) struct Running {
     pub(super) pool: Pool,
     stopping: Stopping,
     places: Places,
-    reloader: Reloader,
+    config: Current,
     listeners: JoinSet<()>,
 }
 
@@ -92,22 +91,22 @@ impl Running {
             admin::serve(Arc::clone(&admin), operators.clone(), admin_places.clone())
         }));
         let pool = parts.pool.clone();
-        let (places, reloader) = (parts.places.clone(), parts.reloader.clone());
+        let (places, config) = (parts.places.clone(), parts.config.clone());
         let mut listeners = JoinSet::new();
-        for (socket, certificates) in std::iter::zip(clients, &parts.certificates) {
-            let (listener, socket) = (parts.listener(certificates.clone()), Arc::new(socket));
+        for (position, socket) in clients.into_iter().enumerate() {
+            let (listener, socket) = (parts.listener(position), Arc::new(socket));
             let accepting = stopping.accepting.subscribe();
             listeners.spawn(parts.observers.metrics.upkeep.keep("listen", move || {
                 Arc::clone(&listener).run(Arc::clone(&socket), accepting.clone())
             }));
         }
-        watch_certificates(&addresses, &parts.certificates, &parts.observers.metrics);
-        announce(&addresses, &parts.certificates, admin_address);
+        watch_certificates(&addresses, &config, &parts.observers.metrics);
+        announce(&addresses, &config, admin_address);
         Self {
             pool,
             stopping,
             places,
-            reloader,
+            config,
             listeners,
         }
     }
@@ -140,7 +139,7 @@ impl Running {
 
     /// As the configuration has it now.
     fn shutdown_time(&self) -> Duration {
-        self.reloader.config().timeouts.shutdown
+        self.config.get().timeouts.shutdown
     }
 
     /// Waits until all that was accepted is counted, and nothing more will be.
@@ -178,31 +177,25 @@ fn listening(sockets: &Sockets) -> Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
     Ok((listeners, addresses))
 }
 
-fn watch_certificates(
-    addresses: &[SocketAddr],
-    certificates: &[Option<Arc<Certificates>>],
-    metrics: &Metrics,
-) {
-    for (address, certificates) in std::iter::zip(addresses, certificates) {
-        let Some(certificates) = certificates.clone() else {
-            continue;
-        };
+fn watch_certificates(addresses: &[SocketAddr], config: &Current, metrics: &Metrics) {
+    for (position, address) in addresses.iter().enumerate() {
+        let config = config.clone();
         metrics.process.watch(Watched {
             address: address.to_string(),
-            not_after: Box::new(move || certificates.not_after()),
+            not_after: Box::new(move || {
+                let config = config.get();
+                let tls = config.listen.get(position)?.tls.as_ref()?;
+                Some(tls.identity.not_after())
+            }),
         });
     }
 }
 
 /// On standard output, for people and scripts. Nothing depends on whether it takes that.
-fn announce(
-    addresses: &[SocketAddr],
-    certificates: &[Option<Arc<Certificates>>],
-    admin: SocketAddr,
-) {
+fn announce(addresses: &[SocketAddr], config: &Current, admin: SocketAddr) {
     let mut text = String::new();
-    for (address, certificates) in std::iter::zip(addresses, certificates) {
-        let scheme = if certificates.is_some() {
+    for (address, listen) in std::iter::zip(addresses, &config.get().listen) {
+        let scheme = if listen.tls.is_some() {
             "https"
         } else {
             "http"

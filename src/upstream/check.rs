@@ -17,13 +17,14 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
 
+use super::Target;
 use super::exchange::{Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::meaning::{Key, Meaning, meaning};
 use super::readiness;
 use super::told::{Load, Told};
 use super::trouble::Trouble;
-use super::{Settings, Target};
+use crate::config;
 use crate::pool::{Check, HostId, Pool, Tells};
 
 /// Answers to checks beyond this size are nonsense: models are told by the thousand, in names of 200 bytes …
@@ -91,11 +92,11 @@ impl Checker {
     }
 
     async fn check(&self) -> Check {
-        if let Err(trouble) = self.target.has_address(self.settings().check).await {
+        if let Err(trouble) = self.target.has_address(self.settings().timeout).await {
             return ours(trouble);
         }
         let asked = Clock::now();
-        let limit = self.settings().check;
+        let limit = self.settings().timeout;
         let health = self.health(asked + limit).await;
         if asked.elapsed() > limit + LATE {
             return ours(Trouble::Halted);
@@ -131,7 +132,7 @@ impl Checker {
     }
 
     async fn refresh_info(&self, until: Clock) {
-        let age = self.settings().check_interval;
+        let age = self.settings().interval;
         if self.target.info_is_older_than(age, Instant::now())
             && let Probe::Body(info) = self.get::<Info>("/info", until).await
         {
@@ -186,7 +187,7 @@ impl Checker {
     ) -> Probe<T> {
         match timeout_at(until, self.fetch(address, path)).await {
             Ok(Ok(reply) | Err(reply)) => reply,
-            Err(_) => Probe::TooLate(Trouble::Silent(self.settings().check)),
+            Err(_) => Probe::TooLate(Trouble::Silent(self.settings().timeout)),
         }
     }
 
@@ -219,8 +220,8 @@ impl Checker {
             .map_err(|error| bad_answer(unreadable(&error)))
     }
 
-    fn settings(&self) -> Settings {
-        **self.means.settings.load()
+    fn settings(&self) -> config::Health {
+        self.means.config.get().health
     }
 }
 
@@ -340,14 +341,13 @@ mod tests {
     use std::net::TcpListener;
     use std::num::NonZeroU32;
 
-    use arc_swap::ArcSwap;
     use pingora::connectors::TransportConnector;
 
     use super::super::kept::Kept;
     use super::super::testing::member;
     use super::*;
     use crate::budget::Budget;
-    use crate::config::Policy;
+    use crate::config::{Current, Policy};
     use crate::pool::{self, Thresholds};
 
     const LIMIT: Duration = Duration::from_secs(2);
@@ -364,11 +364,6 @@ mod tests {
             max_waiting_bytes: 1,
             check_interval: LIMIT,
         };
-        let settings_of_hosts = Settings {
-            connect: LIMIT,
-            check: LIMIT,
-            check_interval: LIMIT,
-        };
         let url = format!("http://{}", silent.local_addr().unwrap());
         let pool = Pool::new(settings, 1, Box::new(|_| ()));
         let member = member("a", &url);
@@ -379,7 +374,7 @@ mod tests {
             means: Arc::new(Means {
                 connector: TransportConnector::new(None),
                 kept: Kept::default(),
-                settings: ArcSwap::from_pointee(settings_of_hosts),
+                config: Current::for_testing("health: {timeout: 2s}"),
                 budget: Budget::new(1 << 20),
             }),
             pool,

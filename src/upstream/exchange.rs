@@ -245,7 +245,7 @@ impl Exchange {
 impl Destination {
     /// A connection of its own. Those that are kept make room if this machine is short of something.
     async fn connect(&self, means: &Means) -> Result<Stream, Failure> {
-        let within = means.settings.load().connect;
+        let within = means.config.get().timeouts.connect;
         let peer = self.target.peer(self.address, within);
         // Boxed, as it is large and rare: it would weigh on each request that finds a kept connection.
         let open = || Box::pin(means.connector.new_stream(&peer));

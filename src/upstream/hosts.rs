@@ -18,8 +18,9 @@ use super::background::Background;
 use super::check::Checker;
 use super::kept::Kept;
 use super::trouble::Trouble;
-use super::{Member, Settings, Target, Terms, Upstream, Verdict};
+use super::{Member, Target, Terms, Upstream, Verdict};
 use crate::budget::Budget;
+use crate::config::Current;
 use crate::message::{Call, Reports};
 use crate::pool::{HostId, Pool};
 
@@ -43,18 +44,18 @@ struct Entry {
 pub(super) struct Means {
     pub(super) connector: TransportConnector,
     pub(super) kept: Kept,
-    pub(super) settings: ArcSwap<Settings>,
+    pub(super) config: Current,
     /// Bounds the answers that are held.
     pub(super) budget: Budget,
 }
 
 impl Hosts {
     /// No hosts yet. `budget` bounds the answers that are held, `upkeep` keeps the checks alive.
-    pub fn new(settings: Settings, budget: Budget, upkeep: Upkeep) -> Self {
+    pub fn new(config: Current, budget: Budget, upkeep: Upkeep) -> Self {
         let means = Means {
             connector: TransportConnector::new(None),
             kept: Kept::default(),
-            settings: ArcSwap::from_pointee(settings),
+            config,
             budget,
         };
         Self {
@@ -63,11 +64,6 @@ impl Hosts {
             means: Arc::new(means),
             upkeep,
         }
-    }
-
-    /// Talks to hosts like this from now on.
-    pub fn set_settings(&self, settings: Settings) {
-        self.means.settings.store(Arc::new(settings));
     }
 
     /// Puts these hosts in the place of those there are, here and in `pool`. Needs a runtime.

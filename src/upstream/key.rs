@@ -36,7 +36,7 @@ pub(super) async fn ask(target: &Arc<Target>, means: &Means) -> Key {
     {
         return key;
     }
-    let within = means.settings.load().check;
+    let within = means.config.get().health.timeout;
     let key = timeout(within, look(target, means)).await;
     let key = key.unwrap_or(Key::Taken);
     *known = Some((Instant::now(), key));

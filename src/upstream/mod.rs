@@ -67,14 +67,3 @@ pub struct Terms {
     /// The attempt's span, if the host is to be told of it.
     pub trace: Option<Context>,
 }
-
-/// How hosts are talked to.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Bound on making a connection.
-    pub connect: Duration,
-    /// Bound on each request of a health check.
-    pub check: Duration,
-    /// Time between two checks of a host that is well; how old its `/info` may get.
-    pub check_interval: Duration,
-}

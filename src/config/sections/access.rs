@@ -149,7 +149,7 @@ fn client_key(item: &Section<'_>) -> Option<ClientKey> {
     let max_concurrent = item.optional_positive("max_concurrent");
     let max_per_second = item.optional_positive("max_per_second");
     Some(ClientKey {
-        name: name?.to_string(),
+        name: name?.as_ref().into(),
         key: key?,
         priority: u8::try_from(priority).unwrap_or(u8::MAX),
         max_concurrent,

@@ -119,7 +119,12 @@ fn scene(
         moved: Mutex::default(),
     });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), settings(), metrics);
+    let dispatcher = Dispatcher::new(
+        pool.clone(),
+        Arc::clone(&upstream),
+        Current::for_testing(""),
+        metrics,
+    );
     (dispatcher, upstream, pool)
 }
 

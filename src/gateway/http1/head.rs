@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
+use crate::config::Config;
 
 /// What a client of HTTP/2 sends first if it knows that the server speaks it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
@@ -22,12 +23,25 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// Bounds on heads.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::gateway) struct Bounds {
-    pub(in crate::gateway) limits: HeadLimits,
+pub(super) struct Bounds {
+    pub(super) limits: HeadLimits,
     /// Time for a head, from its first byte or from the start of its connection.
-    pub(in crate::gateway) head: Duration,
+    pub(super) head: Duration,
     /// Time between two requests.
-    pub(in crate::gateway) idle: Duration,
+    pub(super) idle: Duration,
+}
+
+impl From<&Config> for Bounds {
+    fn from(config: &Config) -> Self {
+        Self {
+            limits: HeadLimits {
+                bytes: config.limits.max_head,
+                headers: config.limits.max_headers,
+            },
+            head: config.timeouts.client_head,
+            idle: config.timeouts.client_idle,
+        }
+    }
 }
 
 /// A request, without its body.

@@ -22,12 +22,13 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 pub(super) use self::exchange::Exchange;
-use self::head::Heads;
-pub(super) use self::head::{Bounds, NoRequest};
+pub(super) use self::head::NoRequest;
+use self::head::{Bounds, Heads};
 use super::handler::Handler;
 use super::refusals;
 use super::respond::{self, Reply};
 use super::session::{Length, Session};
+use crate::config;
 use crate::upstream::Upstream;
 
 /// How a connection went on.
@@ -45,9 +46,12 @@ pub(super) async fn serve<U: Upstream>(
     place: &Place,
     stopping: &watch::Receiver<bool>,
 ) -> Then {
-    let settings = handler.settings();
-    let mut heads = Heads::new(settings.heads(), stopping.clone());
-    let one_request = settings.max_head.saturating_add(settings.max_body);
+    let config::Limits {
+        max_head, max_body, ..
+    } = handler.config.get().limits;
+    let bounds = Bounds::from(&**handler.config.get());
+    let mut heads = Heads::new(bounds, stopping.clone());
+    let one_request = max_head.saturating_add(max_body);
     let mut connection = Connection::new(stream, &handler.budget, one_request);
     loop {
         let next = tokio::select! {
@@ -59,7 +63,11 @@ pub(super) async fn serve<U: Upstream>(
             Ok(request) => request,
             Err(problem) => return end(handler, connection, &heads, &problem).await,
         };
-        let exchange = Exchange::new(&mut connection, request, handler.settings().client_read);
+        let exchange = Exchange::new(
+            &mut connection,
+            request,
+            handler.config.get().timeouts.client_read,
+        );
         let mut session = Session::Http1(exchange);
         // An error here: the connection broke, and the record of the request says so.
         // Boxed, so that a connection that idles holds nothing of it.
@@ -107,7 +115,7 @@ async fn refuse<U: Upstream>(
     if heads.wants_no_body() {
         reply.body = Bytes::new();
     }
-    let patience = handler.settings().client_head;
+    let patience = handler.config.get().timeouts.client_head;
     let last = async {
         let answer = last_answer(reply);
         if connection

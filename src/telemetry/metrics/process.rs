@@ -24,8 +24,8 @@ pub struct ProcessMetrics {
 pub struct Watched {
     /// Where clients connect to.
     pub address: String,
-    /// When it ends, in seconds since 1970.
-    pub not_after: Box<dyn Fn() -> i64 + Send>,
+    /// When it ends, in seconds since 1970; `None`: the address is one of plain HTTP.
+    pub not_after: Box<dyn Fn() -> Option<i64> + Send>,
 }
 
 /// An open connection, until it is dropped.
@@ -118,9 +118,9 @@ impl ProcessMetrics {
 
     fn read_certificates(&self) -> Option<MetricFamily> {
         let certificates = self.certificates.lock();
-        let samples = certificates.iter().map(|certificate| {
+        let samples = certificates.iter().filter_map(|certificate| {
             let labels = vec![("address", certificate.address.as_str())];
-            (labels, (certificate.not_after)() as f64)
+            Some((labels, (certificate.not_after)()? as f64))
         });
         let help = "When the certificate of an address ends, in seconds since 1970.";
         family(

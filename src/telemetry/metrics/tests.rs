@@ -156,7 +156,7 @@ fn certificates_are_read_at_each_scrape() {
     let read = Arc::clone(&ends);
     metrics.process.watch(Watched {
         address: "[::1]:443".to_owned(),
-        not_after: Box::new(move || read.load(Ordering::Relaxed)),
+        not_after: Box::new(move || Some(read.load(Ordering::Relaxed))),
     });
     let line = |ends| {
         let name = "gpu_bridge_certificate_not_after_timestamp_seconds";
