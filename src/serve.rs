@@ -159,7 +159,7 @@ struct Parts {
     /// For operators.
     admin_places: Places,
     close_idle: watch::Receiver<bool>,
-    handler: Arc<Handler<Hosts>>,
+    handler: Arc<Handler>,
     reloader: Reloader,
 }
 
@@ -189,7 +189,7 @@ impl Parts {
             aggregates: Aggregates::new(pool.clone(), Box::new(move || reports.reports())),
             dispatcher: Dispatcher::new(
                 pool.clone(),
-                Arc::clone(&hosts),
+                hosts.clone(),
                 config.clone(),
                 Arc::clone(&metrics),
             ),
@@ -237,7 +237,7 @@ impl Parts {
     }
 
     /// `position`: in `listen`.
-    fn listener(&self, position: usize) -> Arc<Listener<Hosts>> {
+    fn listener(&self, position: usize) -> Arc<Listener> {
         Arc::new(Listener::new(
             Arc::clone(&self.handler),
             self.places.clone(),

@@ -37,9 +37,9 @@ use crate::upstream::Upstream;
 const WORTH_ASKING: Duration = Duration::from_millis(100);
 
 /// Sends requests to hosts until one delivers.
-pub struct Dispatcher<U> {
+pub struct Dispatcher {
     pool: Pool,
-    upstream: Arc<U>,
+    upstream: Arc<dyn Upstream>,
     config: Current,
     budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
@@ -125,9 +125,14 @@ impl From<TurnedAway> for Refusal {
     }
 }
 
-impl<U: Upstream> Dispatcher<U> {
+impl Dispatcher {
     /// Puts the parts together.
-    pub fn new(pool: Pool, upstream: Arc<U>, config: Current, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        pool: Pool,
+        upstream: Arc<dyn Upstream>,
+        config: Current,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             pool,
             upstream,

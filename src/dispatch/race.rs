@@ -12,7 +12,7 @@ use crate::message::Answer;
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry;
 use crate::telemetry::trace::Context;
-use crate::upstream::{Doubt, Terms, Upstream, Verdict};
+use crate::upstream::{Doubt, Terms, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
 const LEAST_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(super) enum End {
     },
 }
 
-impl<U: Upstream> Dispatcher<U> {
+impl Dispatcher {
     /// Runs `call` on the host of `lease`. Returns one attempt, or two of which at most the last
     /// delivers.
     pub(super) async fn run(&self, lease: Lease, way: &Itinerary<'_>) -> Vec<Ended> {

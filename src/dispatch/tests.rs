@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Mutex;
 
+use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
@@ -40,6 +41,7 @@ impl Scripted {
     }
 }
 
+#[async_trait]
 impl Upstream for Scripted {
     async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         self.calls.lock().unwrap().push(host);
@@ -149,7 +151,7 @@ fn spec(position: usize) -> HostSpec {
 struct Scene {
     pool: Pool,
     upstream: Arc<Scripted>,
-    dispatcher: Dispatcher<Scripted>,
+    dispatcher: Dispatcher,
     pool_settings: pool::Settings,
 }
 
@@ -172,7 +174,7 @@ impl Scene {
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = Current::for_testing("");
-        let dispatcher = Dispatcher::new(pool.clone(), Arc::clone(&upstream), config, metrics);
+        let dispatcher = Dispatcher::new(pool.clone(), upstream.clone(), config, metrics);
         let scene = Self {
             pool,
             upstream,

@@ -30,7 +30,6 @@ use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
 use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
-use crate::upstream::Upstream;
 
 /// Names the host that answered.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
@@ -40,7 +39,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
 
 /// Everything a request needs.
-pub struct Handler<U> {
+pub struct Handler {
     /// Who may use it, within which bounds, and what hosts are told of clients.
     pub config: Current,
     /// For what the proxy refuses itself.
@@ -48,7 +47,7 @@ pub struct Handler<U> {
     /// For what it answers itself.
     pub aggregates: Aggregates,
     /// For what hosts answer.
-    pub dispatcher: Dispatcher<U>,
+    pub dispatcher: Dispatcher,
     /// The bytes that may be held.
     pub budget: Budget,
     /// Who is told of each request.
@@ -93,7 +92,7 @@ enum Outgoing {
     ClientGone,
 }
 
-impl<U: Upstream> Handler<U> {
+impl Handler {
     /// Handles one request.
     ///
     /// # Errors

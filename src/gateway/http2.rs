@@ -21,7 +21,6 @@ use super::handler::Handler;
 use super::metered::Metered;
 use super::session::Session;
 use crate::config;
-use crate::upstream::Upstream;
 
 /// Requests at once on one connection; what RFC 9113 recommends at least.
 const MAX_STREAMS: u32 = 100;
@@ -38,8 +37,8 @@ const MAX_REJECTED: usize = 32;
 const NO_ERROR: u32 = 0;
 
 /// Serves a connection.
-pub(super) async fn serve<U: Upstream>(
-    handler: &Arc<Handler<U>>,
+pub(super) async fn serve(
+    handler: &Arc<Handler>,
     stream: Stream,
     place: &Place,
     stopping: &watch::Receiver<bool>,
@@ -131,7 +130,7 @@ fn options(max_head: usize) -> H2Options {
     options
 }
 
-async fn handle<U: Upstream>(handler: Arc<Handler<U>>, mut session: Session<'_>, place: Place) {
+async fn handle(handler: Arc<Handler>, mut session: Session<'_>, place: Place) {
     // An error here: the client has gone, and the record of the request says so.
     let _ = handler.handle(&mut session, &place).await;
 }

@@ -28,23 +28,22 @@ use super::http1::{self, Then};
 use super::http2;
 use super::refusals;
 use super::respond::Reply;
-use crate::upstream::Upstream;
 
 /// Serves the connections of one address.
-pub struct Listener<U> {
-    handler: Arc<Handler<U>>,
+pub struct Listener {
+    handler: Arc<Handler>,
     places: Places,
     /// Which of the addresses of the configuration.
     position: usize,
     close_idle: watch::Receiver<bool>,
 }
 
-impl<U: Upstream> Listener<U> {
+impl Listener {
     /// `position`: in `listen`. `close_idle`: connections of HTTP/1 without a request are
     /// closed once it is true; those of HTTP/2 can be told to send nothing more, and are, as soon as
     /// nothing is accepted any more.
     pub fn new(
-        handler: Arc<Handler<U>>,
+        handler: Arc<Handler>,
         places: Places,
         position: usize,
         close_idle: watch::Receiver<bool>,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use gpu_bridge_upkeep::Upkeep;
 use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;
@@ -148,6 +149,7 @@ impl Entry {
     }
 }
 
+#[async_trait]
 impl Upstream for Hosts {
     async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict {
         let entries = self.entries.load_full();

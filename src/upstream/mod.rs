@@ -39,19 +39,17 @@ pub use membership::Membership;
 pub use target::Target;
 pub use verdict::{Doubt, Verdict};
 
+use async_trait::async_trait;
+
 use crate::message::Call;
 use crate::pool::HostId;
 use crate::telemetry::trace::Context;
 
 /// What can be asked of hosts; a seam for tests.
-pub trait Upstream: Send + Sync + 'static {
+#[async_trait]
+pub trait Upstream: Send + Sync {
     /// Tries `call` once on `host`. Dropping the future closes the connection.
-    fn attempt(
-        &self,
-        host: HostId,
-        call: &Call,
-        terms: Terms,
-    ) -> impl Future<Output = Verdict> + Send;
+    async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict;
 }
 
 /// What is particular to one attempt.

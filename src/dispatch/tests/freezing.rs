@@ -50,6 +50,7 @@ impl Freezing {
     }
 }
 
+#[async_trait]
 impl Upstream for Freezing {
     async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         if host == self.first {
@@ -89,11 +90,7 @@ async fn moved(
     moved.map(|moved| moved - start)
 }
 
-fn scene(
-    at: Instant,
-    work: Duration,
-    check: Duration,
-) -> (Dispatcher<Freezing>, Arc<Freezing>, Pool) {
+fn scene(at: Instant, work: Duration, check: Duration) -> (Dispatcher, Arc<Freezing>, Pool) {
     let pool_settings = pool::Settings {
         thresholds: Thresholds {
             healthy_after: NonZeroU32::MIN,
@@ -121,7 +118,7 @@ fn scene(
     let metrics = Arc::new(Metrics::new().unwrap());
     let dispatcher = Dispatcher::new(
         pool.clone(),
-        Arc::clone(&upstream),
+        upstream.clone(),
         Current::for_testing(""),
         metrics,
     );

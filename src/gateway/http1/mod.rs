@@ -29,7 +29,6 @@ use super::refusals;
 use super::respond::{self, Reply};
 use super::session::{Length, Session};
 use crate::config;
-use crate::upstream::Upstream;
 
 /// How a connection went on.
 pub(super) enum Then {
@@ -40,8 +39,8 @@ pub(super) enum Then {
 }
 
 /// Serves a connection.
-pub(super) async fn serve<U: Upstream>(
-    handler: &Handler<U>,
+pub(super) async fn serve(
+    handler: &Handler,
     stream: Stream,
     place: &Place,
     stopping: &watch::Receiver<bool>,
@@ -82,8 +81,8 @@ pub(super) async fn serve<U: Upstream>(
 }
 
 /// There is no request, or none that can be answered here.
-async fn end<U: Upstream>(
-    handler: &Handler<U>,
+async fn end(
+    handler: &Handler,
     mut connection: Connection,
     heads: &Heads,
     problem: &NoRequest,
@@ -102,8 +101,8 @@ async fn end<U: Upstream>(
 }
 
 /// Says why there is no request, and closes the connection.
-async fn refuse<U: Upstream>(
-    handler: &Handler<U>,
+async fn refuse(
+    handler: &Handler,
     connection: &mut Connection,
     heads: &Heads,
     problem: &NoRequest,
