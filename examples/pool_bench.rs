@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use gpu_bridge::config::Policy;
 use gpu_bridge::pool::{
-    Check, Demand, HostFacts, HostSpec, Lease, Model, Outcome, Pool, Settings, Tells, Thresholds,
-    Waiting, Work,
+    Check, Demand, HostSpec, Lease, Model, Outcome, Pool, Settings, Tells, Thresholds, Waiting,
+    Work,
 };
+use gpu_bridge_wire::Info;
 
 const CLIENTS: usize = 16;
 const MODELS: usize = 4;
@@ -114,9 +115,9 @@ fn pool(hosts: usize, waiting: usize, policy: Policy) -> Pool {
         let models = (0..MODELS).map(|model| format!("embed:{model}"));
         pool.told(
             id,
-            HostFacts {
-                models: models.collect(),
-                ..HostFacts::default()
+            Info {
+                loaded_models: models.collect(),
+                ..Info::default()
             },
         );
     }

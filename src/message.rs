@@ -1,22 +1,19 @@
-//! What travels between the gateway and the hosts: a call, its answer, and what is known of a host.
+//! What travels between the gateway and the hosts: a call and its answer.
 //!
 //! Bodies are lists of the chunks as they were read, so that holding a body for repetition copies
 //! nothing, and each holds its reservation of the common byte budget.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use gpu_bridge_wire::Info;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Exhausted, Reservation};
-use crate::pool::{Demand, HostId};
+use crate::pool::Demand;
 use crate::telemetry::trace::Context;
 
 /// A client's request, whole, ready to be attempted any number of times.
@@ -242,9 +239,6 @@ pub enum Cut {
     #[error("the answer did not get through in time")]
     TooSlow,
 }
-
-/// The last `/info` of each host that ever gave one.
-pub type Reports = HashMap<HostId, Arc<Info>>;
 
 #[cfg(test)]
 mod tests {

@@ -182,11 +182,10 @@ impl Parts {
         let config = Current::new(config);
         let hosts = Hosts::new(config.clone(), budget.clone(), metrics.upkeep.clone());
         let hosts = Arc::new(hosts);
-        let reports = Arc::clone(&hosts);
         let handler = Arc::new(Handler {
             config: config.clone(),
             pool: pool.clone(),
-            aggregates: Aggregates::new(pool.clone(), Box::new(move || reports.reports())),
+            aggregates: Aggregates::new(pool.clone()),
             dispatcher: Dispatcher::new(
                 pool.clone(),
                 hosts.clone(),

@@ -255,12 +255,14 @@ impl From<&PoolView> for QueueState {
 
 impl HostState {
     fn new(host: &HostView, rates: Rates, models: usize) -> Self {
-        let loaded = &host.facts.models;
+        let info = host.info.as_deref();
+        let loaded = info.map_or(&[][..], |info| &info.loaded_models);
+        let device = info.map(|info| &info.device_name);
         let until = words::until(host).map(|time| rounded(time.as_secs_f64()));
         Self {
             name: host.name.to_string(),
             url: host.endpoint.clone(),
-            device: host.facts.device.clone(),
+            device: device.filter(|name| !name.is_empty()).cloned(),
             state: host.condition(),
             why: words::why(host, rates.minute),
             until_seconds: until,
@@ -275,8 +277,8 @@ impl HostState {
                 .map(|slowness| rounded(slowness.max(f64::MIN_POSITIVE).recip())),
             models: loaded.iter().take(models).cloned().collect(),
             more_models: loaded.len().saturating_sub(models),
-            vram_total_mb: host.facts.vram_total_mb,
-            vram_used_mb: host.facts.vram_used_mb,
+            vram_total_mb: info.and_then(|info| info.vram_total_mb),
+            vram_used_mb: info.and_then(|info| info.vram_used_mb),
             problem: (host.condition() != State::NotReady)
                 .then(|| host.problem.clone())
                 .flatten(),

@@ -8,13 +8,14 @@ use std::num::NonZeroU32;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use gpu_bridge_wire::Info;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::*;
 use crate::budget::Budget;
 use crate::config::{Current, Policy};
 use crate::message::{Deadline, Payload};
-use crate::pool::{self, Check, Demand, HostFacts, HostId, HostSpec, Model, Tells, Thresholds};
+use crate::pool::{self, Check, Demand, HostId, HostSpec, Model, Tells, Thresholds};
 use crate::upstream::{Doubt, Terms, Verdict};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -193,18 +194,18 @@ impl Scene {
                     slots: Tells::Nothing,
                 },
             );
-            let facts = HostFacts {
-                models: vec!["embed:m".to_owned()],
-                ..HostFacts::default()
+            let info = Info {
+                loaded_models: vec!["embed:m".to_owned()],
+                ..Info::default()
             };
-            self.pool.told(id, facts);
+            self.pool.told(id, info);
         }
     }
 
     /// Hosts tell that nothing is in their memory.
     fn forget_models(&self) {
         for (id, _) in self.pool.hosts() {
-            self.pool.told(id, HostFacts::default());
+            self.pool.told(id, Info::default());
         }
     }
 

@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use super::refusals;
 use super::respond::{self, Reply};
-use crate::message::Reports;
 use crate::pool::{Glance, HostView, Model, Pool, PoolView, Running};
 
 /// Names of models that are looked at to see which there are in all: hosts mostly have the same …
@@ -29,15 +28,12 @@ const MOST_HOSTS: usize = 8;
 /// See the module.
 pub struct Aggregates {
     pool: Pool,
-    /// What the hosts last told of themselves.
-    reports: Box<dyn Fn() -> Reports + Send + Sync>,
     made: Mutex<Option<Arc<Made>>>,
 }
 
 /// What has been made of one view of the pool, as far as somebody asked for it.
 struct Made {
     view: Arc<PoolView>,
-    reports: Reports,
     health: OnceLock<Bytes>,
     info: OnceLock<Bytes>,
     status: OnceLock<Bytes>,
@@ -46,11 +42,10 @@ struct Made {
 }
 
 impl Aggregates {
-    /// Of `pool`, whose hosts tell of themselves what `reports` says.
-    pub fn new(pool: Pool, reports: Box<dyn Fn() -> Reports + Send + Sync>) -> Self {
+    /// Of `pool`.
+    pub fn new(pool: Pool) -> Self {
         Self {
             pool,
-            reports,
             made: Mutex::default(),
         }
     }
@@ -62,12 +57,12 @@ impl Aggregates {
             return refusals::down((!is_stranger).then(why));
         }
         let made = self.made();
-        ok(&made.health, || health(&made.view, &made.reports))
+        ok(&made.health, || health(&made.view))
     }
 
     pub(super) fn info(&self) -> Reply {
         let made = self.made();
-        ok(&made.info, || info(&made.view, &made.reports))
+        ok(&made.info, || info(&made.view))
     }
 
     pub(super) fn status(&self) -> Reply {
@@ -95,7 +90,6 @@ impl Aggregates {
         }
         let new = Arc::new(Made {
             view,
-            reports: (self.reports)(),
             health: OnceLock::new(),
             info: OnceLock::new(),
             status: OnceLock::new(),
@@ -119,10 +113,10 @@ fn ok<T: Serialize>(body: &OnceLock<Bytes>, make: impl FnOnce() -> T) -> Reply {
     Reply::of_json(StatusCode::OK, body.clone())
 }
 
-fn health(pool: &PoolView, reports: &Reports) -> Health {
+fn health(pool: &PoolView) -> Health {
     Health {
         status: Health::OK.to_owned(),
-        device: device(&infos(pool, reports)),
+        device: device(&infos(pool)),
         ready: None,
     }
 }
@@ -136,8 +130,10 @@ fn why_down(pool: &Glance) -> String {
 /// What hosts tell that they can serve, or have in memory.
 fn models(pool: &PoolView) -> BTreeSet<String> {
     let told = pool.hosts.iter().map(|host| {
-        let available = host.facts.available.iter().flatten();
-        host.facts.models.iter().chain(available)
+        let info = host.info.iter();
+        let available = info.clone().flat_map(|info| &info.available_models);
+        info.flat_map(|info| &info.loaded_models)
+            .chain(available.flatten())
     });
     union(pool, told).into_iter().cloned().collect()
 }
@@ -172,8 +168,8 @@ struct HostInfo {
 }
 
 /// Sums up what the hosts told of themselves.
-pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
-    let infos = infos(pool, reports);
+pub(super) fn info(pool: &PoolView) -> PoolInfo {
+    let infos = infos(pool);
     let most = pool.listed_models();
     let names: Vec<&str> = infos.iter().map(|info| info.device_name.as_str()).collect();
     let engines: BTreeSet<&str> = infos
@@ -191,12 +187,12 @@ pub(super) fn info(pool: &PoolView, reports: &Reports) -> PoolInfo {
         loaded_models: models.into_iter().cloned().collect(),
         available_models: None,
     };
-    let hosts = joined(pool, reports).map(|(host, info)| HostInfo {
+    let hosts = pool.hosts.iter().map(|host| HostInfo {
         name: host.name.to_string(),
         state: host.condition().as_str(),
         in_flight: host.in_flight,
         max_concurrent: host.capacity,
-        info: info.map(|info| Info {
+        info: host.info.as_ref().map(|info| Info {
             loaded_models: info.loaded_models.iter().take(most).cloned().collect(),
             // Part of a list would be taken for all of it.
             available_models: info
@@ -301,18 +297,10 @@ fn sum_of(numbers: impl Iterator<Item = u32>) -> u32 {
     numbers.fold(0, u32::saturating_add)
 }
 
-/// Each host with what it last told, if it ever told anything.
-fn joined<'a>(
-    pool: &'a PoolView,
-    reports: &'a Reports,
-) -> impl Iterator<Item = (&'a HostView, Option<&'a Info>)> {
-    let hosts = pool.hosts.iter();
-    hosts.map(|host| (host, reports.get(&host.id).map(AsRef::as_ref)))
-}
-
 /// What is known of the hosts, in their order.
-fn infos<'a>(pool: &'a PoolView, reports: &'a Reports) -> Vec<&'a Info> {
-    joined(pool, reports).filter_map(|(_, info)| info).collect()
+fn infos(pool: &PoolView) -> Vec<&Info> {
+    let told = pool.hosts.iter().filter_map(|host| host.info.as_deref());
+    told.collect()
 }
 
 /// A GPU if any host has one.
@@ -349,8 +337,7 @@ mod tests {
     use crate::config::{HostName, Policy};
     use crate::dispatch::shortage;
     use crate::pool::{
-        Cause, Check, Demand, HostFacts, HostId, HostSpec, Label, Phase, Settings, Tells,
-        Thresholds, Work,
+        Cause, Check, Demand, HostId, HostSpec, Label, Phase, Settings, Tells, Thresholds, Work,
     };
 
     fn name(name: &str) -> HostName {
@@ -386,11 +373,13 @@ mod tests {
         }
     }
 
-    fn reports<const N: usize>(reports: [Info; N]) -> Reports {
-        let numbered = reports.into_iter().enumerate();
-        numbered
-            .map(|(position, info)| (id(position), Arc::new(info)))
-            .collect()
+    /// Hosts of these phases, which told this.
+    fn telling<const N: usize>(phases: [Phase; N], told: [Info; N]) -> PoolView {
+        let mut pool = view(&phases, 0);
+        for (host, info) in std::iter::zip(&mut pool.hosts, told) {
+            host.info = Some(Arc::new(info));
+        }
+        pool
     }
 
     fn out() -> Phase {
@@ -403,11 +392,11 @@ mod tests {
 
     #[test]
     fn health_is_ok_while_one_host_serves() {
-        let reports = reports([
+        let told = [
             report(0, "cpu", None, &[]),
             report(1, "cuda", Some(10), &[]),
-        ]);
-        let ok = health(&view(&[out(), Phase::Up], 0), &reports);
+        ];
+        let ok = health(&telling([out(), Phase::Up], told));
         assert_eq!((ok.status.as_str(), ok.device.as_str()), ("ok", "cuda"));
         let down = Glance {
             hosts: view(&[out(), Phase::Unknown], 0).hosts,
@@ -439,22 +428,17 @@ mod tests {
             weight: NonZeroU32::MIN,
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
-        let models: Vec<_> = (0..1000).map(|number| format!("embed:{number}")).collect();
+        let models = (0..1000).map(|number| format!("embed:{number}"));
         let info = Arc::new(Info {
             device: "cpu".to_owned(),
-            loaded_models: models.clone(),
+            loaded_models: models.collect(),
             ..Info::default()
-        });
-        let facts = Arc::new(HostFacts {
-            models,
-            ..HostFacts::default()
         });
         for id in &ids {
             pool.checked(*id, check);
-            pool.told(*id, Arc::clone(&facts));
+            pool.told(*id, Arc::clone(&info));
         }
-        let reports: Reports = ids.iter().map(|id| (*id, Arc::clone(&info))).collect();
-        let aggregates = Aggregates::new(pool.clone(), Box::new(move || reports.clone()));
+        let aggregates = Aggregates::new(pool.clone());
         (pool, aggregates)
     }
 
@@ -544,11 +528,11 @@ mod tests {
 
     #[test]
     fn info_sums_memory_and_unites_models() {
-        let reports = reports([
+        let told = [
             report(0, "cuda", Some(11_000), &["embed:a", "embed:b"]),
             report(1, "cuda", Some(24_000), &["embed:b", "bertscore:c"]),
-        ]);
-        let info = serde_json::to_value(info(&view(&[Phase::Up, out()], 0), &reports)).unwrap();
+        ];
+        let info = serde_json::to_value(info(&telling([Phase::Up, out()], told))).unwrap();
         assert_eq!(info["device_name"], "2 hosts: card 0, card 1");
         assert_eq!(
             (&info["vram_total_mb"], &info["vram_used_mb"]),
@@ -566,7 +550,7 @@ mod tests {
     #[test]
     fn info_of_hosts_that_told_nothing_has_all_keys() {
         let pool = view(&[Phase::Up, Phase::Unknown], 0);
-        let info = serde_json::to_value(info(&pool, &Reports::new())).unwrap();
+        let info = serde_json::to_value(info(&pool)).unwrap();
         assert_eq!(info["vram_total_mb"], Value::Null);
         assert_eq!(info["device"], "unknown");
         assert_eq!(info["loaded_models"], json!([]));
@@ -575,13 +559,13 @@ mod tests {
 
     #[test]
     fn what_hosts_told_goes_to_the_host_that_told_it() {
-        let mut reports = reports([
+        let told = [
             report(0, "cpu", None, &[]),
             report(1, "cpu", None, &["embed:b"]),
-        ]);
-        reports.remove(&id(0));
-        let pool = view(&[Phase::Up, Phase::Up], 0);
-        let info = serde_json::to_value(info(&pool, &reports)).unwrap();
+        ];
+        let mut pool = telling([Phase::Up, Phase::Up], told);
+        pool.hosts[0].info = None;
+        let info = serde_json::to_value(info(&pool)).unwrap();
         assert_eq!(info["hosts"][0].get("loaded_models"), None);
         assert_eq!(info["hosts"][1]["loaded_models"], json!(["embed:b"]));
     }

@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gpu_bridge_wire::Info;
+
 use super::HostId;
 use super::avoid::Proof;
 use super::capacity::Capacity;
@@ -37,21 +39,6 @@ pub struct HostSpec {
     pub weight: NonZeroU32,
 }
 
-/// What a host tells of itself, as far as it matters for who gets what.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// What computes there, in its own words.
-    pub device: Option<String>,
-    /// Models in memory, as `embed:NAME` and `bertscore:NAME`.
-    pub models: Vec<String>,
-    /// All that it can serve, in the same form; `None` if it doesn't tell.
-    pub available: Option<Vec<String>>,
-    /// Device memory in MB.
-    pub vram_total_mb: Option<u64>,
-    /// Device memory in use in MB.
-    pub vram_used_mb: Option<u64>,
-}
-
 /// One host of the pool.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -64,7 +51,8 @@ pub(super) struct Host {
     /// What its leases are expected to take in all, on an average host.
     pub(super) outstanding: Sum,
     pub(super) slowness: Slowness,
-    pub(super) facts: Arc<HostFacts>,
+    /// What it last told of itself, if it ever told anything.
+    pub(super) info: Option<Arc<Info>>,
     pub(super) models: Models,
     life: u64,
     pub(super) last_granted: u64,
@@ -106,7 +94,7 @@ impl Host {
             meter: Meter::default(),
             outstanding: Sum::default(),
             slowness,
-            facts: Arc::default(),
+            info: None,
             models: Models::default(),
             life: 0,
             last_granted: 0,
@@ -199,19 +187,22 @@ impl Host {
     }
 
     /// It told what it is. Returns whether it may have other models than before.
-    pub(super) fn tell(&mut self, facts: Arc<HostFacts>) -> bool {
-        if Arc::ptr_eq(&facts, &self.facts) && self.models.are_as_told() {
+    pub(super) fn tell(&mut self, info: Arc<Info>) -> bool {
+        let known = self.info.as_ref();
+        if known.is_some_and(|known| Arc::ptr_eq(&info, known)) && self.models.are_as_told() {
             return false;
         }
-        let is_news = self.models.tell(&facts.models, facts.available.as_deref());
-        self.facts = facts;
+        let available = info.available_models.as_deref();
+        let is_news = self.models.tell(&info.loaded_models, available);
+        self.info = Some(info);
         is_news
     }
 
     /// Share of its memory that is in use, 0 to 1; 1 if unknown, as the plugin has it.
     pub(super) fn memory_used(&self) -> f64 {
-        match (self.facts.vram_used_mb, self.facts.vram_total_mb) {
-            (Some(used), Some(total)) if total > 0 => used as f64 / total as f64,
+        let info = self.info.as_ref();
+        match info.map(|info| (info.vram_used_mb, info.vram_total_mb)) {
+            Some((Some(used), Some(total))) if total > 0 => used as f64 / total as f64,
             _ => 1.0,
         }
     }

@@ -50,13 +50,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gpu_bridge_wire::Info;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;
 
 pub use avoid::{Avoid, Proof};
 pub use demand::{Demand, Label, Model, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
-pub use host::{HostFacts, HostSpec};
+pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
 pub use limits::{LimitReached, Limits};
 pub use queue::Ticket;
@@ -295,9 +296,9 @@ impl Pool {
     }
 
     /// Takes in what `host` tells of itself.
-    pub fn told(&self, host: HostId, facts: impl Into<Arc<HostFacts>>) {
-        let facts = facts.into();
-        self.update_and_grant(|state, _| state.told(host, facts));
+    pub fn told(&self, host: HostId, info: impl Into<Arc<Info>>) {
+        let info = info.into();
+        self.update_and_grant(|state, _| state.told(host, info));
     }
 
     /// Leases of `host` that are out.

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_wire::Info;
 use serde::{Deserialize, Serialize};
 
 use super::HostId;
 use super::demand::Demand;
 use super::health::{Cause, Phase};
-use super::host::HostFacts;
 use super::usage::Usage;
 use crate::config::{HostName, Policy};
 
@@ -173,8 +173,8 @@ pub struct HostView {
     /// How many times as long as the median of the hosts that have served it takes for the same work;
     /// `None` before it has served, and in a [`Glance`].
     pub slowness: Option<f64>,
-    /// What it told of itself.
-    pub facts: Arc<HostFacts>,
+    /// What it last told of itself, if it ever told anything.
+    pub info: Option<Arc<Info>>,
 }
 
 impl PoolView {
@@ -223,7 +223,7 @@ impl HostView {
             starting: false,
             weight: NonZeroU32::MIN,
             slowness: None,
-            facts: Arc::default(),
+            info: None,
         }
     }
 

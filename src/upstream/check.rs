@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use gpu_bridge_wire::{Health, Info};
 use http::StatusCode;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
@@ -50,6 +51,8 @@ const LATE: Duration = Duration::from_millis(500);
 pub(super) struct Checker {
     pub(super) host: HostId,
     pub(super) target: Arc<Target>,
+    /// When it last told of itself, and what.
+    pub(super) told: Mutex<Option<(Instant, Told)>>,
     pub(super) means: Arc<Means>,
     pub(super) pool: Pool,
 }
@@ -132,18 +135,20 @@ impl Checker {
     }
 
     async fn refresh_info(&self, until: Clock) {
-        let age = self.settings().interval;
-        if self.target.info_is_older_than(age, Instant::now())
+        let (age, now) = (self.settings().interval, Instant::now());
+        let before = self.told.lock().clone();
+        let is_fresh = |(at, _): &(Instant, Told)| now.duration_since(*at) < age;
+        if !before.as_ref().is_some_and(is_fresh)
             && let Probe::Body(info) = self.get::<Info>("/info", until).await
         {
-            let before = self.target.told();
+            let before = before.map(|(_, told)| told);
             let was_too_many = before.as_ref().is_some_and(|before| before.too_many);
             let told = Told::new(info, before);
             if told.too_many && !was_too_many {
                 tracing::warn!(host = %self.target.name(), "host names too many models: those beyond are not known of it");
             }
-            self.pool.told(self.host, Arc::clone(&told.facts));
-            self.target.has_told(told, Instant::now());
+            self.pool.told(self.host, Arc::clone(&told.info));
+            *self.told.lock() = Some((Instant::now(), told));
         }
     }
 
@@ -371,6 +376,7 @@ mod tests {
         Checker {
             host,
             target: Arc::new(Target::new(&member)),
+            told: Mutex::default(),
             means: Arc::new(Means {
                 connector: TransportConnector::new(None),
                 kept: Kept::default(),

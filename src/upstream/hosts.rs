@@ -22,7 +22,7 @@ use super::trouble::Trouble;
 use super::{Member, Target, Terms, Upstream, Verdict};
 use crate::budget::Budget;
 use crate::config::Current;
-use crate::message::{Call, Reports};
+use crate::message::Call;
 use crate::pool::{HostId, Pool};
 
 /// See the module.
@@ -110,17 +110,11 @@ impl Hosts {
         self.means.kept.keep_time().await;
     }
 
-    /// What each host last told of itself.
-    pub fn reports(&self) -> Reports {
-        let entries = self.entries.load();
-        let report = |(id, entry): (&HostId, &Entry)| Some((*id, entry.target.info()?));
-        entries.iter().filter_map(report).collect()
-    }
-
     fn keep_checking(&self, host: HostId, target: &Arc<Target>, pool: &Pool) -> Background {
         let checker = Arc::new(Checker {
             host,
             target: Arc::clone(target),
+            told: Mutex::default(),
             means: Arc::clone(&self.means),
             pool: pool.clone(),
         });

@@ -1,13 +1,13 @@
-//! One host as something to connect to: its address, our key for it, and what it last told.
+//! One host as something to connect to: its address, and our key for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::BytesMut;
-use gpu_bridge_wire::{API_KEY_HEADER, Info};
+use gpu_bridge_wire::API_KEY_HEADER;
 use http::{HeaderName, HeaderValue, Method, header};
 use memchr::memmem::Finder;
 use pingora::upstreams::peer::HttpPeer;
@@ -18,7 +18,6 @@ use super::kept;
 use super::key::Known;
 use super::request::Request;
 use super::tls::Tls;
-use super::told::Told;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
 use crate::message::Answer;
@@ -38,12 +37,6 @@ enum Whereabouts {
     Known,
     /// Its name has been looked up in vain.
     Unknown(Trouble),
-}
-
-#[derive(Debug)]
-struct ToldAt {
-    at: Instant,
-    told: Told,
 }
 
 /// See the module.
@@ -67,7 +60,6 @@ pub struct Target {
     whereabouts: watch::Sender<Whereabouts>,
     /// It was not found there when it was checked last.
     is_astray: AtomicBool,
-    told: ArcSwapOption<ToldAt>,
     key: Known,
 }
 
@@ -100,7 +92,6 @@ impl Target {
             current: ArcSwapOption::new(address.map(Arc::new)),
             whereabouts: watch::Sender::new(whereabouts),
             is_astray: AtomicBool::new(false),
-            told: ArcSwapOption::empty(),
             key: Known::default(),
         }
     }
@@ -272,28 +263,6 @@ impl Target {
     /// What was found of our key.
     pub(super) fn key(&self) -> &Known {
         &self.key
-    }
-
-    /// It told this at `at`.
-    pub(super) fn has_told(&self, told: Told, at: Instant) {
-        self.told.store(Some(Arc::new(ToldAt { at, told })));
-    }
-
-    /// What it told last, if it ever told anything.
-    pub(super) fn told(&self) -> Option<Told> {
-        self.told.load().as_ref().map(|last| last.told.clone())
-    }
-
-    /// Is its last `/info` older than `age`, or missing?
-    pub(super) fn info_is_older_than(&self, age: Duration, now: Instant) -> bool {
-        let told = self.told.load();
-        told.as_ref()
-            .is_none_or(|last| now.duration_since(last.at) >= age)
-    }
-
-    /// Its last `/info`, if it ever gave one.
-    pub(super) fn info(&self) -> Option<Arc<Info>> {
-        self.told().map(|told| told.info)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gpu_bridge_wire::{Info, QueueStatus};
 use serde::Deserialize;
 
-use crate::pool::{HostFacts, Model, Slots};
+use crate::pool::{Model, Slots};
 
 /// Models in each of a host's two lists. A host of ours tells of 2,000 at most; servers of adapters may
 /// have some thousand.
@@ -23,8 +23,6 @@ const MOST_MEMORY: u64 = 1 << 32;
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) info: Arc<Info>,
-    /// What of it matters for who gets what.
-    pub(super) facts: Arc<HostFacts>,
     /// It named more models than are kept.
     pub(super) too_many: bool,
 }
@@ -36,7 +34,6 @@ impl Told {
         match before {
             Some(before) if *before.info == info => Self { too_many, ..before },
             _ => Self {
-                facts: Arc::new(facts(&info)),
                 info: Arc::new(info),
                 too_many,
             },
@@ -73,16 +70,6 @@ fn bound(info: &mut Info) -> bool {
         }
     }
     too_many
-}
-
-fn facts(info: &Info) -> HostFacts {
-    HostFacts {
-        device: Some(info.device_name.clone()).filter(|device| !device.is_empty()),
-        models: info.loaded_models.clone(),
-        available: info.available_models.clone(),
-        vram_total_mb: info.vram_total_mb,
-        vram_used_mb: info.vram_used_mb,
-    }
 }
 
 /// The part of a `/status` that matters here.
@@ -129,18 +116,18 @@ mod tests {
         assert!(told.too_many);
         let json = serde_json::to_string(&*told.info).unwrap();
         assert!(json.len() < 20 * MOST_MODELS, "{}", json.len());
-        assert_eq!(told.facts.models.len(), MOST_MODELS);
-        assert_eq!(told.facts.available, None, "not a part of it");
-        assert_eq!(told.facts.vram_total_mb, Some(MOST_MEMORY));
+        assert_eq!(told.info.loaded_models.len(), MOST_MODELS);
+        assert_eq!(told.info.available_models, None, "not a part of it");
+        assert_eq!(told.info.vram_total_mb, Some(MOST_MEMORY));
 
         let info = |loaded_models| Info {
             loaded_models,
             ..Info::default()
         };
         let told = Told::new(info(vec![long, "embed:a".to_owned()]), None);
-        assert_eq!(told.facts.models, ["embed:a"]);
+        assert_eq!(told.info.loaded_models, ["embed:a"]);
         let all = Told::new(info(names(MOST_MODELS)), None);
-        assert!(!all.too_many && all.facts.models.len() == MOST_MODELS);
+        assert!(!all.too_many && all.info.loaded_models.len() == MOST_MODELS);
     }
 
     #[test]
@@ -151,9 +138,9 @@ mod tests {
         };
         let first = Told::new(info(), None);
         let again = Told::new(info(), Some(first.clone()));
-        assert!(Arc::ptr_eq(&first.facts, &again.facts));
+        assert!(Arc::ptr_eq(&first.info, &again.info));
         let other = Told::new(Info::default(), Some(again));
-        assert!(other.facts.models.is_empty());
+        assert!(other.info.loaded_models.is_empty());
     }
 
     #[test]

@@ -305,7 +305,7 @@ impl State {
             starting: host.capacity.is_starting(),
             weight: host.spec.weight,
             slowness: median.and_then(|median| Some(host.slowness.measured()? / median)),
-            facts: Arc::clone(&host.facts),
+            info: host.info.clone(),
         }
     }
 

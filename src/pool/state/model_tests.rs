@@ -1,8 +1,9 @@
 //! Hosts that differ in models.
 
+use gpu_bridge_wire::Info;
+
 use super::tests::{has, join_with, phase, pool, with_model};
 use super::*;
-use crate::pool::host::HostFacts;
 use crate::pool::{Check, Outcome, TurnedAway};
 
 const A: HostId = HostId(0);
@@ -14,12 +15,12 @@ fn model(name: &str) -> Model {
     Model::new(name).unwrap()
 }
 
-fn can_serve(models: &[&str]) -> HostFacts {
-    let facts = has(&[]);
+fn can_serve(models: &[&str]) -> Info {
+    let info = has(&[]);
     let available = models.iter().map(|model| (*model).to_owned()).collect();
-    HostFacts {
-        available: Some(available),
-        ..facts
+    Info {
+        available_models: Some(available),
+        ..info
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use gpu_bridge_wire::Info;
+
 use super::{EventKind, Grant, State, find};
 use crate::pool::avoid::Proof;
 use crate::pool::demand::Model;
 use crate::pool::health::{Cause, Phase};
-use crate::pool::host::HostFacts;
 use crate::pool::{Check, HostId, Outcome, Tells};
 
 impl State {
@@ -150,9 +151,9 @@ impl State {
     }
 
     /// `id` told what it is.
-    pub(in crate::pool) fn told(&mut self, id: HostId, facts: impl Into<Arc<HostFacts>>) {
+    pub(in crate::pool) fn told(&mut self, id: HostId, info: impl Into<Arc<Info>>) {
         if let Some(host) = self.host_mut(id)
-            && host.tell(facts.into())
+            && host.tell(info.into())
         {
             self.models_changed = true;
         }

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 
+use gpu_bridge_wire::Info;
 use proptest::prelude::*;
 
 use super::*;
 use crate::pool::avoid::Avoid;
 use crate::pool::health::Phase;
-use crate::pool::host::{HostFacts, HostSpec};
+use crate::pool::host::HostSpec;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::Entry;
 use crate::pool::{Check, Model, Outcome, Slots, Tells, Work};
@@ -301,13 +302,13 @@ impl World {
             let names = models.iter().map(|number| format!("embed:{number}"));
             names.collect()
         };
-        let facts = HostFacts {
-            models: named(loaded),
-            available: all.map(named),
-            ..HostFacts::default()
+        let info = Info {
+            loaded_models: named(loaded),
+            available_models: all.map(named),
+            ..Info::default()
         };
         if let Some(host) = self.host(which) {
-            self.state.told(host, facts);
+            self.state.told(host, info);
         }
     }
 

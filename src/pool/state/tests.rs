@@ -3,10 +3,12 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use gpu_bridge_wire::Info;
+
 use super::timing::{FIRST_RECHECK, POLL_WHILE_WAITING, RECHECK_WHILE_WAITING};
 use super::*;
 use crate::pool::avoid::{Avoid, Proof};
-use crate::pool::host::{HostFacts, HostSpec};
+use crate::pool::host::HostSpec;
 use crate::pool::{Check, Model, Outcome, Phase, Slots, Tells, TurnedAway, Work};
 
 const A: HostId = HostId(0);
@@ -584,10 +586,10 @@ pub(super) fn with_model(name: &str) -> Demand {
     }
 }
 
-pub(super) fn has(models: &[&str]) -> HostFacts {
-    HostFacts {
-        models: models.iter().map(|model| (*model).to_owned()).collect(),
-        ..HostFacts::default()
+pub(super) fn has(models: &[&str]) -> Info {
+    Info {
+        loaded_models: models.iter().map(|model| (*model).to_owned()).collect(),
+        ..Info::default()
     }
 }
 

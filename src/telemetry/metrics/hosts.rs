@@ -218,19 +218,25 @@ const READINGS: [Reading<HostView>; 16] = [
         kind: Kind::Gauge,
         name: "host_loaded_models",
         help: "Models in a host's memory, as it last told.",
-        read: |host| Some(host.facts.models.len() as f64),
+        read: |host| {
+            Some(
+                host.info
+                    .as_ref()
+                    .map_or(0, |info| info.loaded_models.len()) as f64,
+            )
+        },
     },
     Reading {
         kind: Kind::Gauge,
         name: "host_vram_total_bytes",
         help: "Device memory of a host, if it tells.",
-        read: |host| host.facts.vram_total_mb.map(bytes),
+        read: |host| host.info.as_ref()?.vram_total_mb.map(bytes),
     },
     Reading {
         kind: Kind::Gauge,
         name: "host_vram_used_bytes",
         help: "Device memory of a host that is in use, if it tells.",
-        read: |host| host.facts.vram_used_mb.map(bytes),
+        read: |host| host.info.as_ref()?.vram_used_mb.map(bytes),
     },
 ];
 

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gpu_bridge_wire::Info;
+
 use super::*;
 use crate::config::HostName;
 use crate::pool::{Cause, HostView, Phase, Usage};
@@ -89,7 +91,10 @@ fn a_host_is_told_as_the_pool_has_it() {
         leased: Duration::from_secs(2),
         items: 7,
     };
-    Arc::make_mut(&mut host.facts).vram_total_mb = Some(2);
+    host.info = Some(Arc::new(Info {
+        vram_total_mb: Some(2),
+        ..Info::default()
+    }));
     let text = render(&Metrics::new().unwrap(), &pool(vec![host]));
     for line in [
         r#"gpu_bridge_host_state{host="a",state="up"} 1"#,
