@@ -4,15 +4,14 @@
 //! time in the same push, so that its own clock does not matter.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::view::Level;
 use super::words;
-use crate::telemetry::{Group, Happened, HostSample, News, RequestRecord, Sample};
+use crate::telemetry::{Group, Happened, News, RequestRecord, Sample, millis, since_1970};
 
 /// See the module.
 #[derive(Debug, Serialize)]
@@ -23,32 +22,11 @@ pub(super) struct Push<'a> {
     /// As `GET /api/v1/pool` tells it.
     pool: &'a RawValue,
     /// Seconds that are over, oldest first.
-    samples: Vec<SampleState>,
+    samples: Vec<&'a Sample>,
     /// What happened to hosts, oldest first.
     events: Vec<EventState>,
     /// Requests that did not go smoothly, oldest first.
     incidents: Vec<IncidentState>,
-}
-
-#[derive(Debug, Serialize)]
-struct SampleState {
-    at_ms: u64,
-    answered: u32,
-    refused: u32,
-    failed: u32,
-    waiting: usize,
-    hosts: BTreeMap<String, HostSampleState>,
-}
-
-#[derive(Debug, Serialize)]
-struct HostSampleState {
-    answered: u32,
-    busy: u32,
-    failed: u32,
-    in_flight: u32,
-    foreign: u32,
-    p50_ms: Option<u64>,
-    p99_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,18 +68,14 @@ struct AttemptState {
 }
 
 impl<'a> Push<'a> {
-    pub(super) fn new(pool: &'a RawValue, stopping: bool, news: &News, now: SystemTime) -> Self {
+    pub(super) fn new(pool: &'a RawValue, stopping: bool, news: &'a News, now: SystemTime) -> Self {
         let events = news.events.iter();
         let incidents = news.incidents.iter();
         Self {
             at_ms: since_1970(now),
             stopping,
             pool,
-            samples: news
-                .samples
-                .iter()
-                .map(|sample| sample_of(sample))
-                .collect(),
+            samples: news.samples.iter().map(AsRef::as_ref).collect(),
             events: events
                 .map(|(number, happened)| event_of(*number, happened))
                 .collect(),
@@ -109,32 +83,6 @@ impl<'a> Push<'a> {
                 .map(|(number, incident)| incident_of(*number, incident))
                 .collect(),
         }
-    }
-}
-
-fn sample_of(sample: &Sample) -> SampleState {
-    let hosts = sample.hosts.iter();
-    SampleState {
-        at_ms: since_1970(sample.at),
-        answered: sample.answered,
-        refused: sample.refused,
-        failed: sample.failed,
-        waiting: sample.waiting,
-        hosts: hosts
-            .map(|(name, host)| (name.to_string(), host_of(host)))
-            .collect(),
-    }
-}
-
-fn host_of(host: &HostSample) -> HostSampleState {
-    HostSampleState {
-        answered: host.answered,
-        busy: host.busy,
-        failed: host.failed,
-        in_flight: host.in_flight,
-        foreign: host.foreign,
-        p50_ms: host.p50.map(millis),
-        p99_ms: host.p99.map(millis),
     }
 }
 
@@ -173,17 +121,10 @@ fn incident_of(number: u64, record: &RequestRecord) -> IncidentState {
     }
 }
 
-fn since_1970(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    millis(since.unwrap_or_default())
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -218,7 +159,8 @@ mod tests {
         });
         let pool = RawValue::from_string(r#"{"ready":true}"#.to_owned()).unwrap();
 
-        let push = Push::new(&pool, false, &activity.news(0), now);
+        let news = activity.news(0);
+        let push = Push::new(&pool, false, &news, now);
 
         let json = serde_json::to_value(&push).unwrap();
         assert_eq!(json["pool"], json!({"ready": true}));

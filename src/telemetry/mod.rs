@@ -13,7 +13,7 @@ mod request_record;
 pub mod trace;
 
 pub use activity::{
-    Activity, Counts, End, Group, Happened, HostSample, Lately, News, Rates, Sample,
+    Activity, Counts, End, Group, Happened, Lately, News, Rates, Sample, millis, since_1970,
 };
 pub use finished::Finished;
 pub use journal::{Attempting, Journal, Story, Waiting};

@@ -375,7 +375,7 @@ mod tests {
         let host = pool.set_hosts(vec![member.spec()])[0];
         Checker {
             host,
-            target: Arc::new(Target::new(&member)),
+            target: Arc::new(Target::new(member)),
             told: Mutex::default(),
             means: Arc::new(Means {
                 connector: TransportConnector::new(None),

@@ -27,19 +27,13 @@ use crate::pool::{HostId, Pool};
 
 /// See the module.
 pub struct Hosts {
-    entries: ArcSwap<Entries>,
+    targets: ArcSwap<Targets>,
     checks: Mutex<HashMap<HostId, Background>>,
     means: Arc<Means>,
     pub(super) upkeep: Upkeep,
 }
 
-type Entries = HashMap<HostId, Entry>;
-
-#[derive(Clone)]
-struct Entry {
-    member: Member,
-    target: Arc<Target>,
-}
+type Targets = HashMap<HostId, Arc<Target>>;
 
 /// What talking to any host takes.
 pub(super) struct Means {
@@ -60,7 +54,7 @@ impl Hosts {
             budget,
         };
         Self {
-            entries: ArcSwap::default(),
+            targets: ArcSwap::default(),
             checks: Mutex::default(),
             means: Arc::new(means),
             upkeep,
@@ -71,38 +65,38 @@ impl Hosts {
     pub fn set(&self, pool: &Pool, members: Vec<Member>) {
         // Held to the end, so that of two changes at once the later one stays.
         let mut checks = self.checks.lock();
-        let before = self.entries.load_full();
+        let before = self.targets.load_full();
         let ids = pool.set_hosts(members.iter().map(Member::spec).collect());
-        let after: Entries = ids
+        let after: Targets = ids
             .into_iter()
             .zip(members)
-            .map(|(id, member)| (id, Entry::new(member, before.get(&id))))
+            .map(|(id, member)| (id, target(member, before.get(&id))))
             .collect();
         let after = Arc::new(after);
         // First this, then the checks: a host gets requests as soon as a check has found it well.
-        self.entries.store(Arc::clone(&after));
+        self.targets.store(Arc::clone(&after));
         checks.retain(|id, _| match (before.get(id), after.get(id)) {
-            (Some(before), Some(after)) => Arc::ptr_eq(&before.target, &after.target),
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after),
             _ => false,
         });
-        for (id, entry) in &*after {
+        for (id, target) in &*after {
             checks
                 .entry(*id)
-                .or_insert_with(|| self.keep_checking(*id, &entry.target, pool));
+                .or_insert_with(|| self.keep_checking(*id, target, pool));
         }
     }
 
     /// Takes in a look-up of `name`: the addresses that are known of it, or why there are none.
     pub(super) fn looked_up(&self, name: &str, known: &[IpAddr], trouble: Trouble) {
-        for entry in self.entries.load().values() {
-            entry.target.looked_up(name, known, trouble);
+        for target in self.targets.load().values() {
+            target.looked_up(name, known, trouble);
         }
     }
 
     /// Is a host with that name not to be found where it is said to be?
     pub(super) fn is_sought(&self, name: &str) -> bool {
-        let entries = self.entries.load();
-        entries.values().any(|entry| entry.target.is_sought(name))
+        let targets = self.targets.load();
+        targets.values().any(|target| target.is_sought(name))
     }
 
     /// Closes kept connections whose time is over, for ever.
@@ -125,40 +119,33 @@ impl Hosts {
     }
 }
 
-impl Entry {
-    /// Keeps the target of `before`, which is the same host, if the way to it is the same; else where it
-    /// is.
-    fn new(member: Member, before: Option<&Self>) -> Self {
-        let same = before.filter(|before| before.member.is_reached_like(&member));
-        if let Some(before) = same {
-            let target = Arc::clone(&before.target);
-            return Self { member, target };
-        }
-        let target = Target::new(&member);
-        if let Some(before) = before {
-            target.is_where(&before.target);
-        }
-        let target = Arc::new(target);
-        Self { member, target }
+/// That of `before`, which is the same host, if the way to it is the same; else one that knows where it is.
+fn target(member: Member, before: Option<&Arc<Target>>) -> Arc<Target> {
+    if let Some(same) = before.filter(|before| before.reaches(&member)) {
+        return Arc::clone(same);
     }
+    let target = Target::new(member);
+    if let Some(before) = before {
+        target.is_where(before);
+    }
+    Arc::new(target)
 }
 
 #[async_trait]
 impl Upstream for Hosts {
     async fn attempt(&self, host: HostId, call: &Call, terms: Terms) -> Verdict {
-        let entries = self.entries.load_full();
-        let Some(entry) = entries.get(&host) else {
+        let target = self.targets.load().get(&host).cloned();
+        let Some(target) = target else {
             return Verdict::Fault {
                 sent: false,
                 reason: "the host was removed just now".to_owned(),
             };
         };
         let attempt = Attempt {
-            target: Arc::clone(&entry.target),
+            target,
             means: &self.means,
             terms,
         };
-        drop(entries);
         attempt.run(call).await
     }
 }

@@ -17,7 +17,6 @@ use super::Member;
 use super::kept;
 use super::key::Known;
 use super::request::Request;
-use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::config::{HostName, HostUrl};
 use crate::message::Answer;
@@ -42,12 +41,9 @@ enum Whereabouts {
 /// See the module.
 #[derive(Debug)]
 pub struct Target {
-    name: HostName,
-    /// Its name goes into requests even where the address is known.
-    url: HostUrl,
+    member: Member,
     /// Nothing needs to be looked up.
     is_fixed: bool,
-    tls: Option<Arc<Tls>>,
     /// Tells its connections from those of every other target, whatever their settings have in
     /// common.
     group: u64,
@@ -65,7 +61,7 @@ pub struct Target {
 
 impl Target {
     /// Nothing is looked up or connected yet.
-    pub fn new(member: &Member) -> Self {
+    pub fn new(member: Member) -> Self {
         static GROUPS: AtomicU64 = AtomicU64::new(1);
         let host = &member.host;
         let api_key = host.api_key.as_ref().and_then(|secret| {
@@ -82,10 +78,7 @@ impl Target {
             None => Whereabouts::Unasked,
         };
         Self {
-            name: host.name.clone(),
-            url: host.url.clone(),
             is_fixed: fixed.is_some(),
-            tls: member.tls.clone(),
             group: GROUPS.fetch_add(1, Ordering::Relaxed),
             api_key,
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
@@ -93,12 +86,23 @@ impl Target {
             whereabouts: watch::Sender::new(whereabouts),
             is_astray: AtomicBool::new(false),
             key: Known::default(),
+            member,
         }
     }
 
     /// Its name in the configuration.
     pub fn name(&self) -> &HostName {
-        &self.name
+        &self.member.host.name
+    }
+
+    /// Its name goes into requests even where the address is known.
+    fn url(&self) -> &HostUrl {
+        &self.member.host.url
+    }
+
+    /// Is `member` reached in the same way?
+    pub(super) fn reaches(&self, member: &Member) -> bool {
+        self.member.is_reached_like(member)
     }
 
     /// Where to connect; `None` if its name has never been resolved.
@@ -113,12 +117,12 @@ impl Target {
 
     /// The host at one of its addresses, for pingora.
     pub(super) fn peer(&self, address: SocketAddr, connect: Duration) -> HttpPeer {
-        let server_name = self.tls.as_ref().map(|tls| tls.server_name());
+        let server_name = self.member.tls.as_ref().map(|tls| tls.server_name());
         let name = server_name.unwrap_or_default().to_owned();
-        let mut peer = HttpPeer::new(address, self.tls.is_some(), name);
+        let mut peer = HttpPeer::new(address, self.member.tls.is_some(), name);
         peer.options.connection_timeout = Some(connect);
         peer.options.total_connection_timeout = Some(connect);
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.member.tls {
             tls.apply(&mut peer);
         }
         peer
@@ -146,10 +150,10 @@ impl Target {
     /// Takes in a look-up of the name in its URL, whoever else has that name in theirs. The address in
     /// use stays in use while it is among those found, whatever their order; all stay if none is found.
     pub(super) fn looked_up(&self, name: &str, found: &[IpAddr], trouble: Trouble) {
-        if self.is_fixed || self.url.host() != name {
+        if self.is_fixed || self.url().host() != name {
             return;
         }
-        let port = self.url.port();
+        let port = self.url().port();
         let found: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         let Some(first) = found.first() else {
             let known = Whereabouts::Known;
@@ -188,7 +192,7 @@ impl Target {
 
     /// Might another look-up of `name` find it?
     pub(super) fn is_sought(&self, name: &str) -> bool {
-        !self.is_fixed && self.url.host() == name && self.is_astray.load(Ordering::Relaxed)
+        !self.is_fixed && self.url().host() == name && self.is_astray.load(Ordering::Relaxed)
     }
 
     /// Waits for the first look-up, but not longer than `within`.
@@ -227,7 +231,7 @@ impl Target {
     /// the query, as HTTP has it.
     pub(super) fn request(&self, method: &Method, path: &str) -> Request {
         let mut request = Request::new(method, path);
-        request.header(&header::HOST, self.url.authority().as_bytes());
+        request.header(&header::HOST, self.url().authority().as_bytes());
         if let Some(key) = &self.api_key {
             request.header(&KEY, key.as_bytes());
         }
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
 
     fn target(url: &str) -> Target {
-        Target::new(&member("a", url))
+        Target::new(member("a", url))
     }
 
     fn address(target: &Target) -> Option<String> {
@@ -292,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn a_discovered_host_keeps_its_address_and_its_name() {
         let host = member("a", "https://does-not-exist.invalid:9");
-        let target = Target::new(&host.at("10.0.0.7".parse().unwrap()));
+        let target = Target::new(host.at("10.0.0.7".parse().unwrap()));
         assert_eq!(target.has_address(WITHIN).await, Ok(()));
         assert_eq!(address(&target).as_deref(), Some("10.0.0.7:9"));
         let peer = target.peer(target.address().unwrap(), WITHIN);

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 use self::events::Events;
@@ -57,10 +58,11 @@ struct Inner {
     faults: Ring<Arc<RequestRecord>>,
 }
 
-/// One second.
-#[derive(Clone, Debug, PartialEq)]
+/// One second, as the live page gets it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     /// Its end.
+    #[serde(rename = "at_ms", serialize_with = "as_since_1970")]
     pub at: SystemTime,
     /// Requests that were answered.
     pub answered: u32,
@@ -75,7 +77,7 @@ pub struct Sample {
 }
 
 /// One second of one host.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct HostSample {
     /// Attempts that were answered.
     pub answered: u32,
@@ -88,8 +90,10 @@ pub struct HostSample {
     /// Requests of others that run there.
     pub foreign: u32,
     /// Over the last minute.
+    #[serde(rename = "p50_ms", serialize_with = "as_millis")]
     pub p50: Option<Duration>,
     /// Over the last minute.
+    #[serde(rename = "p99_ms", serialize_with = "as_millis")]
     pub p99: Option<Duration>,
 }
 
@@ -114,6 +118,26 @@ pub struct News {
     /// Requests that were refused or met a fault, which may have been hidden from their clients. Oldest
     /// first, each with its number.
     pub incidents: Vec<(u64, Arc<RequestRecord>)>,
+}
+
+/// For pages: milliseconds since 1970.
+pub fn since_1970(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    millis(since.unwrap_or_default())
+}
+
+/// For pages: whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn as_since_1970<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(since_1970(*time))
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn as_millis<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(millis).serialize(to)
 }
 
 impl Default for Activity {
