@@ -57,6 +57,7 @@ mod real_backends;
 mod reload;
 mod scheduling;
 mod secrets;
+mod shipped;
 mod shutdown;
 mod smuggling;
 mod speed;
