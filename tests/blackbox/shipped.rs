@@ -172,15 +172,15 @@ async fn kustomize_builds_what_kubernetes_knows() {
     if !has("kubectl", "building what is for Kubernetes").await {
         return;
     }
-    let mut build = Command::new("kubectl");
+    let mut kubectl = Command::new("kubectl");
     let (code, built, errors) =
-        Process::run(build.arg("kustomize").arg(config("kubernetes"))).await;
+        Process::run(kubectl.arg("kustomize").arg(config("kubernetes"))).await;
     assert_eq!(code, Some(0), "{errors}");
     let names = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
     let built = documents(&built);
-    let built_names: BTreeSet<_> = built.iter().map(names).collect();
+    let names_of_all: BTreeSet<_> = built.iter().map(names).collect();
     assert_eq!(
-        built_names,
+        names_of_all,
         BTreeSet::from(["gpu-bridge".to_owned(), "gpu-bridge-backend".to_owned()])
     );
     if !has("kubernetes-validate", "asking Kubernetes' schemas").await {
