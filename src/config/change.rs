@@ -397,7 +397,6 @@ const SETTINGS: &[Setting<Config>] = &[
     setting!(live queue.max_wait),
     setting!(live retries.max_faulted_hosts),
     setting!(live retries.budget_percent),
-    setting!(live retries.hedge),
     setting!(live timeouts.connect),
     setting!(live timeouts.attempt),
     setting!(live timeouts.client_head),

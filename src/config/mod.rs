@@ -229,8 +229,6 @@ pub struct Retries {
     pub max_faulted_hosts: NonZeroU32,
     /// Attempts after faults, as a share of all requests in percent; more are delayed.
     pub budget_percent: u32,
-    /// Try a straggler on an idle sibling as well.
-    pub hedge: bool,
 }
 
 /// Section `headers`.

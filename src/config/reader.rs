@@ -25,6 +25,11 @@ use super::text::{self, unreadable};
 use super::{Surroundings, names};
 use crate::tls_files::{self, Authorities, BadPem, Identity};
 
+/// Settings that there were once, and why there are none now and what to write instead.
+const REMOVED: [(&str, &str); 1] = [(
+    "retries.hedge",
+    "since what hangs is moved to a sibling in any case; delete it",
+)];
 /// Longer ones are mistakes, and would overflow sums with the time of day.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
@@ -424,12 +429,14 @@ impl<'a> Section<'a> {
 
     fn refuse(&self, key: &str, known: &[&str]) {
         let path = self.path_of(key);
+        let removed = REMOVED.iter().find(|(removed, _)| *removed == path);
         let meant = names::nearest(key, known.iter().copied());
-        let text = match meant {
-            Some(meant) => format!("unknown key; did you mean {meant}?"),
-            None => format!("unknown key; known here are {}", known.join(", ")),
+        let text = match (removed, meant) {
+            (Some((_, why)), _) => format!("was removed, {why}"),
+            (None, Some(meant)) => format!("unknown key; did you mean {meant}?"),
+            (None, None) => format!("unknown key; known here are {}", known.join(", ")),
         };
-        if meant.is_some() || names::looks_like_a_setting(key) {
+        if removed.is_some() || meant.is_some() || names::looks_like_a_setting(key) {
             self.report.add(&path, true, &text);
         } else {
             // Perhaps a secret in the wrong place, as in `key:SECRET` without a space.

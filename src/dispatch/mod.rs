@@ -9,9 +9,9 @@
 //! What a verdict means for the request is decided in [`history`], without I/O; this loop carries
 //! it out.
 
+mod attempt;
 mod history;
 mod itinerary;
-mod race;
 mod retry_budget;
 mod shortage;
 
@@ -22,9 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use self::attempt::End;
 use self::history::History;
 use self::itinerary::Itinerary;
-use self::race::{End, Ended};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::{Current, HostName};
@@ -171,19 +171,15 @@ impl Dispatcher {
                 Err(refusal) => return self.conclude(way, refusal),
             };
             way.sets_off(joined);
-            let ended = self.run(lease, way).await;
+            let end = self.attempt(&lease, way).await;
             way.comes_back();
-            for Ended { lease, end } in ended {
-                match end {
-                    End::Delivered(answer) => {
-                        return Ok(self.deliver(&lease, answer, way));
-                    }
-                    End::Failed { verdict, proof } => {
-                        self.metrics.requests.retried(verdict.as_str());
-                        let may_lack = self.may_lack(model, lease.host());
-                        way.history
-                            .record(lease.host(), lease.name(), verdict, proof, may_lack);
-                    }
+            match end {
+                End::Delivered(answer) => return Ok(self.deliver(&lease, answer, way)),
+                End::Failed { verdict, proof } => {
+                    self.metrics.requests.retried(verdict.as_str());
+                    let may_lack = self.may_lack(model, lease.host());
+                    way.history
+                        .record(lease.host(), lease.name(), verdict, proof, may_lack);
                 }
             }
             if self.is_over(model, &way.history) {

@@ -25,30 +25,12 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Scripted {
     scripts: Mutex<HashMap<HostId, VecDeque<Verdict>>>,
     calls: Mutex<Vec<HostId>>,
-    hangs: Mutex<usize>,
-}
-
-impl Scripted {
-    /// Never ends the next so many attempts.
-    fn hang_next(&self, attempts: usize) {
-        *self.hangs.lock().unwrap() = attempts;
-    }
-
-    fn hangs(&self) -> bool {
-        let mut hangs = self.hangs.lock().unwrap();
-        let now = *hangs > 0;
-        *hangs = hangs.saturating_sub(1);
-        now
-    }
 }
 
 #[async_trait]
 impl Upstream for Scripted {
     async fn attempt(&self, host: HostId, _call: &Call, _terms: Terms) -> Verdict {
         self.calls.lock().unwrap().push(host);
-        if self.hangs() {
-            std::future::pending::<()>().await;
-        }
         tokio::time::sleep(SECOND).await;
         let mut scripts = self.scripts.lock().unwrap();
         let next = scripts.get_mut(&host).and_then(VecDeque::pop_front);
@@ -171,7 +153,6 @@ impl Scene {
         let upstream = Arc::new(Scripted {
             scripts: Mutex::new(scripts),
             calls: Mutex::default(),
-            hangs: Mutex::default(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = Current::for_testing("");
@@ -507,44 +488,4 @@ async fn a_storm_of_retries_is_slowed_down_and_not_failed() {
         assert_eq!(task.await.unwrap(), Ok(StatusCode::OK));
     }
     assert!(started.elapsed() > 2 * SECOND, "{:?}", started.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_straggler_is_tried_on_an_idle_sibling_too_and_the_first_answer_wins() {
-    let scene = Scene::new(vec![vec![], vec![]]);
-    for _ in 0..300 {
-        scene.run().await.0.unwrap();
-    }
-    let hedging = Current::for_testing("retries: {hedge: true}").snapshot();
-    scene.dispatcher.config.set(hedging);
-    scene.upstream.hang_next(1);
-    let started = Instant::now();
-    let run = tokio::time::timeout(60 * SECOND, scene.run());
-    let (result, journal) = run.await.expect("the sibling's answer");
-    assert_eq!(result, Ok(StatusCode::OK));
-    assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
-    let words = words(&journal);
-    assert_eq!(words, ["abandoned", "deliver"]);
-    let in_flight: Vec<_> = scene
-        .pool
-        .view()
-        .hosts
-        .iter()
-        .map(|h| h.in_flight)
-        .collect();
-    assert_eq!(in_flight, [0, 0]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn hedges_are_off_unless_asked_for() {
-    let scene = Scene::new(vec![vec![], vec![]]);
-    for _ in 0..300 {
-        scene.run().await.0.unwrap();
-    }
-    scene.upstream.hang_next(1);
-    let journal = Journal::default();
-    let call = call();
-    let attempt = scene.dispatcher.dispatch(&call, &journal);
-    assert!(tokio::time::timeout(5 * SECOND, attempt).await.is_err());
-    assert_eq!(journal.story().attempts.len(), 1);
 }

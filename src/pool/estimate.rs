@@ -103,7 +103,6 @@ pub(super) struct Estimator {
     loads: HashMap<Model, Average>,
     /// Over all models, for those not seen yet.
     cost: Average,
-    ratios: Ratios,
     answers: u32,
 }
 
@@ -113,7 +112,6 @@ impl Default for Estimator {
             costs: HashMap::new(),
             loads: HashMap::new(),
             cost: Average::new(FIRST_COST),
-            ratios: Ratios::default(),
             answers: 0,
         }
     }
@@ -158,9 +156,6 @@ impl Estimator {
         let known = self.costs.get(&demand.model).copied();
         if let Some(cost) = known {
             let ratio = took / (units * cost.value * host.factor());
-            if cost.samples >= ENOUGH && host.0.samples >= ENOUGH {
-                self.ratios.record(ratio);
-            }
             let ratio = ratio.clamp(*RATIOS.start(), *RATIOS.end());
             host.0.record(host.factor() * ratio);
         }
@@ -205,74 +200,11 @@ impl Estimator {
             .get(model)
             .map_or(FIRST_LOAD, |load| seconds(load.value))
     }
-
-    /// How many times their expected time all but one of a hundred requests take at most; `None`
-    /// while too little has been seen.
-    pub(super) fn straggler_ratio(&self) -> Option<f64> {
-        self.ratios.p99()
-    }
 }
 
 /// Tolerates nonsense, which would panic in `Duration::from_secs_f64`.
 pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-}
-
-/// Buckets of [`Ratios`]: four for each doubling, from 1/16 to 256.
-const BUCKETS: usize = 48;
-/// Ratios kept before the old ones lose half their weight.
-const MEMORY: u32 = 2000;
-/// Ratios before their 99th percentile means something.
-const ENOUGH_FOR_P99: u32 = 200;
-
-/// How far requests stray from what was expected: a histogram on a logarithmic scale, which forgets.
-#[derive(Debug)]
-struct Ratios {
-    buckets: [u32; BUCKETS],
-    count: u32,
-}
-
-impl Default for Ratios {
-    fn default() -> Self {
-        Self {
-            buckets: [0; BUCKETS],
-            count: 0,
-        }
-    }
-}
-
-impl Ratios {
-    fn record(&mut self, ratio: f64) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "clamped to the range of buckets"
-        )]
-        let bucket = ((ratio.log2() + 4.0) * 4.0).clamp(0.0, (BUCKETS - 1) as f64) as usize;
-        self.buckets[bucket] += 1;
-        self.count += 1;
-        if self.count > MEMORY {
-            for bucket in &mut self.buckets {
-                *bucket /= 2;
-            }
-            self.count = self.buckets.iter().sum();
-        }
-    }
-
-    /// The upper edge of the bucket that the 99th percentile falls into.
-    fn p99(&self) -> Option<f64> {
-        if self.count < ENOUGH_FOR_P99 {
-            return None;
-        }
-        let mut above = self.count / 100;
-        for (bucket, count) in self.buckets.iter().enumerate().rev() {
-            if *count > above {
-                return Some(((bucket + 1) as f64 / 4.0 - 4.0).exp2());
-            }
-            above -= count;
-        }
-        None
-    }
 }
 
 #[cfg(test)]
@@ -378,22 +310,6 @@ mod tests {
             estimator.load_time(&model) < Duration::from_secs(2),
             "never negative"
         );
-    }
-
-    #[test]
-    fn stragglers_are_those_beyond_the_99th_percentile() {
-        let mut ratios = Ratios::default();
-        for number in 0..1000 {
-            assert_eq!(ratios.p99().is_some(), number >= 200);
-            ratios.record(if number % 50 == 0 { 8.0 } else { 1.0 });
-        }
-        let p99 = ratios.p99().unwrap();
-        assert!((8.0..10.0).contains(&p99), "{p99}");
-        for _ in 0..10_000 {
-            ratios.record(1.0);
-        }
-        let p99 = ratios.p99().unwrap();
-        assert!(p99 < 1.5, "forgets: {p99}");
     }
 
     #[test]

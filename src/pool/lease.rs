@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::state::{Grant, OVERDUE};
-use super::{Avoid, Cause, HostId, Outcome, Pool, Proof, Ticket, TurnedAway};
+use super::{Cause, HostId, Outcome, Pool, Proof, Ticket, TurnedAway};
 use crate::config::HostName;
 
 /// A request's place in line; dropping it leaves the line.
@@ -152,17 +152,6 @@ impl Lease {
             () = worry => Cause::Hung,
             cause = told => cause.unwrap_or(Cause::Hung),
         }
-    }
-
-    /// A second lease, on an idle sibling, because this one's request straggles. `None` if there is
-    /// none to spare.
-    pub fn hedge(&self, avoid: &Avoid) -> Option<Lease> {
-        self.pool.hedge(&self.grant, avoid)
-    }
-
-    /// After how long this request counts as a straggler; `None` if that is not known.
-    pub fn straggles_after(&self) -> Option<Duration> {
-        self.pool.straggles_after(self.expected()?)
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,

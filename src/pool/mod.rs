@@ -418,16 +418,6 @@ impl Pool {
         }
     }
 
-    fn hedge(&self, first: &Grant, avoid: &Avoid) -> Option<Lease> {
-        let mut inner = self.lock();
-        let grant = inner.state.hedge(first, avoid.clone(), now())?;
-        self.lease(&inner, grant)
-    }
-
-    fn straggles_after(&self, expected: Duration) -> Option<Duration> {
-        self.lock().state.straggles_after(expected)
-    }
-
     fn finish(&self, grant: &Grant, outcome: Outcome) -> Proof {
         let host = grant.host;
         let (proof, signals) = self.update(|inner, now| {

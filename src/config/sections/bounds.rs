@@ -78,7 +78,6 @@ pub(super) fn retries(section: &Section<'_>) -> Retries {
     Retries {
         max_faulted_hosts: section.positive("max_faulted_hosts", TWO),
         budget_percent: section.count("budget_percent", 20, 1..=1000),
-        hedge: section.flag("hedge", false),
     }
 }
 

@@ -65,7 +65,7 @@ fn host_problems(hosts: &str) -> Vec<String> {
 fn every_bound_is_taken_over() {
     let text = "health: {interval: 1m, timeout: 250ms, healthy_after: 3, unhealthy_after: 4}\n\
         queue: {max_waiting: 0, max_bytes: 5MB, max_wait: 1h}\n\
-        retries: {max_faulted_hosts: 3, budget_percent: 50, hedge: true}\n\
+        retries: {max_faulted_hosts: 3, budget_percent: 50}\n\
         timeouts: {connect: 2s, attempt: 3s, client_head: 4s, client_read: 5s, client_idle: 6s, shutdown: 7s}\n\
         limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_connections_per_client: 5, max_head: 8KiB, max_headers: 50}\n";
     let config = read(&with_minimal(text)).unwrap();
@@ -85,7 +85,6 @@ fn every_bound_is_taken_over() {
     let retries = Retries {
         max_faulted_hosts: count(3),
         budget_percent: 50,
-        hedge: true,
     };
     let timeouts = Timeouts {
         connect: seconds(2),

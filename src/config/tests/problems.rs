@@ -38,10 +38,10 @@ fn problems_say_where_and_what_instead() {
             &["2:25: health.healthy_after: must be a whole number from 1 to 4294967295"],
         ),
         (
-            "retries: {budget_percent: 0, hedge: maybe}",
+            "retries: {budget_percent: 0, hedge: true}",
             &[
                 "2:27: retries.budget_percent: must be a whole number from 1 to 1000",
-                "2:37: retries.hedge: must be true or false",
+                "2:30: retries.hedge: was removed, since what hangs is moved to a sibling in any case; delete it",
             ],
         ),
         (

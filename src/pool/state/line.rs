@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Grant, State};
-use crate::pool::avoid::{Avoid, Proof};
+use crate::pool::avoid::Avoid;
 use crate::pool::demand::Demand;
-use crate::pool::host::Host;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::{Entry, Line, Ticket};
 use crate::pool::reach::Reach;
@@ -15,10 +14,6 @@ use crate::pool::{HostId, TurnedAway};
 /// may be invented. All hosts together hold fewer in memory, and each step looks at the first request for
 /// each model on each host.
 const MOST_MODELS: usize = 64;
-/// Hedges are at most one in so many leases …
-const LEASES_FOR_A_HEDGE: u32 = 20;
-/// … and no more than that at once after a quiet time.
-const MOST_HEDGES: u32 = 10;
 
 impl State {
     /// Puts a request in line. Call [`Self::grant`] next, then, for a newcomer, [`Self::admit`].
@@ -178,7 +173,6 @@ impl State {
         now: Instant,
     ) -> Grant {
         self.grants += 1;
-        self.hedge_credit = (self.hedge_credit + 1).min(MOST_HEDGES * LEASES_FOR_A_HEDGE);
         let number = self.grants;
         let mut grant = Grant {
             ticket,
@@ -204,51 +198,5 @@ impl State {
         }
         self.running.insert((ticket, id), grant.clone());
         grant
-    }
-
-    /// A second lease, on another host, for a request that takes long on its first: only of a slot
-    /// that nobody waits for, and only for one in [`LEASES_FOR_A_HEDGE`].
-    pub(in crate::pool) fn hedge(
-        &mut self,
-        first: &Grant,
-        avoid: Avoid,
-        now: Instant,
-    ) -> Option<Grant> {
-        let client = first.demand.client.as_ref();
-        let may = self.queue.clients.may_return(client) && !self.wants_slots(now);
-        if !may || self.hedge_credit < LEASES_FOR_A_HEDGE {
-            return None;
-        }
-        let mut avoid = avoid;
-        let proof = self.host(first.host).map_or(Proof::default(), Host::proof);
-        avoid.add(first.host, true, proof);
-        let entry = Entry {
-            demand: first.demand.clone(),
-            avoid,
-            joined: now,
-            seconds: first.seconds,
-            sure: first.seconds,
-            returning: true,
-        };
-        let scene = Scene {
-            hosts: &self.hosts,
-            policy: self.settings.policy,
-            estimator: &self.estimator,
-            now,
-        };
-        let line = Line {
-            seconds: first.seconds,
-            since: now,
-        };
-        let Placement::On { host, cold: false } = scene.place(&entry, line) else {
-            return None;
-        };
-        self.hedge_credit -= LEASES_FOR_A_HEDGE;
-        let client = first.demand.client.as_ref();
-        self.queue.clients.lease(client, true, now);
-        let Entry {
-            demand, seconds, ..
-        } = entry;
-        Some(self.lease_out(first.ticket, demand, seconds, host, false, now))
     }
 }

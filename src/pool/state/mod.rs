@@ -116,8 +116,6 @@ pub(super) struct State {
     estimator: Estimator,
     rng: SmallRng,
     grants: u64,
-    /// Grows with each lease; hedges are paid from it.
-    hedge_credit: u32,
     /// When time alone will find a host for one that waits for its model.
     reconsider: Option<Instant>,
     events: Vec<Event>,
@@ -147,7 +145,6 @@ impl State {
             estimator: Estimator::default(),
             rng: SmallRng::seed_from_u64(seed),
             grants: 0,
-            hedge_credit: 0,
             reconsider: None,
             events: Vec::new(),
             lost: Vec::new(),

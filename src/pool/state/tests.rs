@@ -802,30 +802,6 @@ fn what_runs_on_a_host_that_breaks_answers_is_moved() {
 }
 
 #[test]
-fn hedges_take_idle_siblings_only_and_are_few() {
-    let now = Instant::now();
-    let mut state = pool(&[25, 1], now);
-    for _ in 0..26 {
-        join(&mut state);
-    }
-    let grants = state.grant(now);
-    let first = grants.iter().find(|grant| grant.host == A).unwrap();
-    let on_b = grants.iter().find(|grant| grant.host == B).unwrap();
-    assert!(
-        state.hedge(first, Avoid::default(), now).is_none(),
-        "B is full"
-    );
-    state.finish(on_b, ANSWERED, now);
-    let hedge = state.hedge(first, Avoid::default(), now).unwrap();
-    assert_eq!(hedge.host, B);
-    state.finish(&hedge, ANSWERED, now);
-    assert!(
-        state.hedge(first, Avoid::default(), now).is_none(),
-        "one in twenty"
-    );
-}
-
-#[test]
 fn a_large_pool_is_polled_with_moderation() {
     let now = Instant::now();
     let mut state = pool(&[1; 200], now);
@@ -1093,23 +1069,4 @@ fn a_full_line_makes_room_by_those_that_could_not_run_anyway() {
     }
     let more = join_with(&mut state, of_client("few"), now);
     assert_eq!(state.admit(more, 30 * SECOND, now), Err(TurnedAway::Full));
-}
-
-#[test]
-fn a_client_at_its_limit_gets_no_hedge() {
-    let now = Instant::now();
-    let mut state = limited(&[2, 2], 1, 0, now);
-    for client in ["many", "few"] {
-        let mut grants = Vec::new();
-        for _ in 0..40 {
-            join_with(&mut state, of_client(client), now);
-            grants = state.grant(now);
-            let hedge = state.hedge(&grants[0], Avoid::default(), now);
-            assert!(client == "many" || hedge.is_none());
-            for grant in grants.iter().chain(&hedge) {
-                state.finish(grant, ANSWERED, now);
-            }
-        }
-        assert_eq!(grants.len(), 1);
-    }
 }

@@ -32,12 +32,6 @@ pub(super) const RECHECK_NOT_READY: Duration = Duration::from_secs(1);
 static NOWHERE: Avoid = Avoid::none();
 
 impl State {
-    /// When to hedge a request that should take that long.
-    pub(in crate::pool) fn straggles_after(&self, expected: Duration) -> Option<Duration> {
-        let ratio = self.estimator.straggler_ratio()?;
-        Some(seconds(expected.as_secs_f64() * ratio))
-    }
-
     /// How long to wait before the next check of `id`, after the last one.
     pub(in crate::pool) fn check_delay(&self, id: HostId, now: Instant) -> Duration {
         let interval = self.settings.check_interval;

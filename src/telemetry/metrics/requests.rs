@@ -17,7 +17,6 @@ pub struct RequestMetrics {
     sent: IntCounter,
     queue_wait: Histogram,
     retries: IntCounterVec,
-    hedges: IntCounter,
 }
 
 /// Why the proxy itself refused a request.
@@ -159,10 +158,6 @@ impl RequestMetrics {
                 "Attempts that did not end the request, by the verdict that was the reason.",
                 &["reason"],
             )?,
-            hedges: make.counter(
-                "hedges_total",
-                "Attempts made beside another one that took long.",
-            )?,
         })
     }
 
@@ -204,10 +199,5 @@ impl RequestMetrics {
     /// An attempt did not end its request.
     pub fn retried(&self, verdict: &str) {
         self.retries.with_label_values(&[verdict]).inc();
-    }
-
-    /// An attempt is made beside another one.
-    pub fn hedged(&self) {
-        self.hedges.inc();
     }
 }

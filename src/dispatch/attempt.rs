@@ -1,7 +1,5 @@
-//! One attempt, or two where the first straggles and a sibling idles (hedging: Dean and Barroso, "The
-//! Tail at Scale", 2013).
+//! One attempt on the host of a lease, and what its end means for lease, host and metrics.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,12 +17,6 @@ const LEAST_LIMIT: Duration = Duration::from_secs(10);
 /// … and after this many times what it should take.
 const PATIENCE: u32 = 20;
 
-/// An attempt that has ended, and its lease.
-pub(super) struct Ended {
-    pub(super) lease: Lease,
-    pub(super) end: End,
-}
-
 /// How an attempt ended.
 pub(super) enum End {
     /// With the client's answer.
@@ -38,45 +30,8 @@ pub(super) enum End {
 }
 
 impl Dispatcher {
-    /// Runs `call` on the host of `lease`. Returns one attempt, or two of which at most the last
-    /// delivers.
-    pub(super) async fn run(&self, lease: Lease, way: &Itinerary<'_>) -> Vec<Ended> {
-        let hedge_after = if way.config.retries.hedge {
-            lease.straggles_after()
-        } else {
-            None
-        };
-        let hedge;
-        let (first, second) = {
-            let mut running = pin!(self.attempt(&lease, way));
-            let in_time = match hedge_after {
-                None => Some(running.as_mut().await),
-                Some(after) => tokio::time::timeout(after, running.as_mut()).await.ok(),
-            };
-            hedge = match in_time {
-                Some(_) => None,
-                None => lease.hedge(way.history.avoid()),
-            };
-            match (in_time, &hedge) {
-                (Some(end), _) => (Some(end), None),
-                (None, None) => (Some(running.await), None),
-                (None, Some(other)) => {
-                    self.metrics.requests.hedged();
-                    race(running, self.attempt(other, way)).await
-                }
-            }
-        };
-        let leases = std::iter::once(lease).chain(hedge);
-        let ended = leases.zip([first, second]);
-        let mut ended: Vec<Ended> = ended
-            .filter_map(|(lease, end)| end.map(|end| Ended { lease, end }))
-            .collect();
-        ended.sort_by_key(|ended| ended.end.delivers());
-        ended
-    }
-
-    /// One attempt. If it fails, its lease is given back at once.
-    async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
+    /// One attempt on the host of `lease`, which is given back at once if it fails.
+    pub(super) async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
         let (call, history, longest) = (way.call, &way.history, way.config.timeouts.attempt);
         let started = Instant::now();
         let trace = call.trace.map(Context::child);
@@ -126,12 +81,6 @@ fn conclude(verdict: Verdict, lease: &Lease) -> End {
     End::Failed { verdict, proof }
 }
 
-impl End {
-    fn delivers(&self) -> bool {
-        matches!(self, Self::Delivered(_))
-    }
-}
-
 /// How an attempt counts for its host if it does, and with which time if that says how fast it is.
 fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<Duration>)> {
     use telemetry::End;
@@ -149,24 +98,6 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
         | Verdict::Moved { .. }
         | Verdict::Misconfigured { .. } => Some((End::Badly, None)),
         Verdict::Ours { .. } => None,
-    }
-}
-
-/// How both ended, unless the one that ends first delivers: then the other is given up.
-async fn race(
-    first: impl Future<Output = End>,
-    second: impl Future<Output = End>,
-) -> (Option<End>, Option<End>) {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    tokio::select! {
-        end = &mut first => {
-            let other = if end.delivers() { None } else { Some(second.await) };
-            (Some(end), other)
-        }
-        end = &mut second => {
-            let other = if end.delivers() { None } else { Some(first.await) };
-            (other, Some(end))
-        }
     }
 }
 
