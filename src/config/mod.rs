@@ -28,12 +28,7 @@ mod sources;
 mod syntax;
 mod text;
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 pub use change::{Change, Difference, Happened};
 pub use current::Current;
@@ -41,9 +36,11 @@ pub use host::{HostName, HostUrl};
 pub use network::Network;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
+pub use sections::{
+    Admin, Auth, ClientKey, ClientTls, Discover, Headers, Health, Host, Limits, Listen, Policy,
+    Pool, Queue, Retries, ServerTls, Timeouts,
+};
 pub use sources::Sources;
-
-use crate::tls_files::{Authorities, Identity};
 
 /// Problems, and warnings, that are told; nobody reads more at once.
 const MOST_PROBLEMS: usize = 100;
@@ -75,224 +72,6 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The files that it was made of, and that a change of makes it out of date.
     pub sources: Sources,
-}
-
-/// An item of `listen`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Port 0: any free one.
-    pub address: SocketAddr,
-    /// HTTPS instead of HTTP.
-    pub tls: Option<ServerTls>,
-}
-
-/// How the proxy proves itself to clients.
-#[derive(Clone, Debug)]
-pub struct ServerTls {
-    /// Its certificate and key.
-    pub identity: Identity,
-    /// Clients must present a certificate signed by one of these.
-    pub client_ca: Option<Authorities>,
-    /// What follows from both.
-    pub settings: Arc<rustls::ServerConfig>,
-}
-
-impl PartialEq for ServerTls {
-    fn eq(&self, other: &Self) -> bool {
-        (&self.identity, &self.client_ca) == (&other.identity, &other.client_ca)
-    }
-}
-
-impl Eq for ServerTls {}
-
-/// Section `admin`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Port 0: any free one.
-    pub address: SocketAddr,
-    /// What operations ask for; `None`: they are open to everybody who can connect.
-    pub key: Option<Secret>,
-}
-
-/// Section `auth`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    /// None: everybody may.
-    pub keys: Vec<ClientKey>,
-}
-
-/// A client that may use the proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientKey {
-    /// Shown in logs.
-    pub name: Arc<str>,
-    /// What the client sends.
-    pub key: Secret,
-    /// Requests of a higher priority are served first; 0 unless set.
-    pub priority: u8,
-    /// Requests that it may have in the proxy at once.
-    pub max_concurrent: Option<NonZeroU32>,
-    /// Requests that it may send each second, on average; as many may come at once.
-    pub max_per_second: Option<NonZeroU32>,
-}
-
-/// Section `pool`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pool {
-    /// Which host gets a request.
-    pub policy: Policy,
-    /// At least one; names and URLs are unique.
-    pub hosts: Vec<Host>,
-    /// Whom to ask for the addresses of hosts' names; `None`: whom the system asks.
-    pub resolver: Option<SocketAddr>,
-}
-
-/// Which of the hosts that can take a request gets it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// The one with the least expected work outstanding.
-    #[default]
-    LeastBusy,
-    /// The one that rested longest.
-    RoundRobin,
-    /// The one with the smallest share of its memory in use.
-    LeastVram,
-}
-
-/// As in the file.
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LeastBusy => "least-busy",
-            Self::RoundRobin => "round-robin",
-            Self::LeastVram => "least-vram",
-        })
-    }
-}
-
-/// One host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    /// Unique in the pool.
-    pub name: HostName,
-    /// Where it is.
-    pub url: HostUrl,
-    /// Our key for it.
-    pub api_key: Option<Secret>,
-    /// Its slots, if the operator knows better than the host.
-    pub max_concurrent: Option<NonZeroU32>,
-    /// Its share of the work compared with others; 1 unless set.
-    pub weight: NonZeroU32,
-    /// How to prove ourselves and whom to trust, for an `https` URL.
-    pub tls: ClientTls,
-    /// One host for each address that the name in its URL stands for.
-    pub discover: Option<Discover>,
-}
-
-/// How the proxy connects to a host over TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientTls {
-    /// Whom to trust instead of the system's authorities.
-    pub ca: Option<Authorities>,
-    /// Our certificate and its key, for hosts that ask for one.
-    pub identity: Option<Identity>,
-    /// The name that the host's certificate must have, if it is not that of the URL.
-    pub server_name: Option<String>,
-    /// Accept any certificate.
-    pub insecure: bool,
-}
-
-/// How the hosts behind a name are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Discover {
-    /// Time between two look-ups; `None`: as long as the answer says that it holds.
-    pub interval: Option<Duration>,
-}
-
-/// Section `health`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// Time between two checks of a host that is well.
-    pub interval: Duration,
-    /// Bound on the answer to a check.
-    pub timeout: Duration,
-    /// Good checks that bring a host back.
-    pub healthy_after: NonZeroU32,
-    /// Failed checks, or faults, that eject a host.
-    pub unhealthy_after: NonZeroU32,
-}
-
-/// Section `retries`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retries {
-    /// Different hosts that may break one request before it is given up.
-    pub max_faulted_hosts: NonZeroU32,
-    /// Attempts after faults, as a share of all requests in percent; more are delayed.
-    pub budget_percent: u32,
-}
-
-/// Section `headers`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Headers {
-    /// Name the host that answered in `X-Served-By`.
-    pub served_by: bool,
-    /// Send hosts `Forwarded` (RFC 7239) beside `X-Forwarded-For`.
-    pub forwarded: bool,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<Network>,
-}
-
-impl Headers {
-    /// Is this a proxy whose word is taken?
-    pub fn trusts(&self, address: IpAddr) -> bool {
-        let mut trusted = self.trusted_proxies.iter();
-        trusted.any(|range| range.contains(address))
-    }
-}
-
-/// Section `queue`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Queue {
-    /// Requests that may wait at once.
-    pub max_waiting: usize,
-    /// Bytes that they may hold together; half of `limits.max_buffered` unless set.
-    pub max_bytes: usize,
-    /// Time that a request may wait.
-    pub max_wait: Duration,
-}
-
-/// Section `timeouts`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Bound on connecting to a host.
-    pub connect: Duration,
-    /// Bound on one attempt on a host.
-    pub attempt: Duration,
-    /// Bound on the arrival of a request's head, from its first byte or the start of its connection.
-    pub client_head: Duration,
-    /// Bound on the arrival of a client's body.
-    pub client_read: Duration,
-    /// How long a client's connection may idle between two requests.
-    pub client_idle: Duration,
-    /// Bound on finishing what runs when the proxy stops.
-    pub shutdown: Duration,
-}
-
-/// Section `limits`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one body.
-    pub max_body: usize,
-    /// Bytes of all bodies and answers together.
-    pub max_buffered: usize,
-    /// Connections of clients.
-    pub max_connections: usize,
-    /// Of one address; none = three quarters of those that there may be.
-    pub max_connections_per_client: Option<NonZeroU32>,
-    /// Bytes of a request's head.
-    pub max_head: usize,
-    /// Headers of a request.
-    pub max_headers: usize,
 }
 
 /// The world that a configuration refers to; given, so that tests can make one up.

@@ -1,17 +1,95 @@
 //! Who reaches the proxy, and where: `listen`, `admin`, `auth`, `headers`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::{refuse_repeated, values};
+use crate::config::Secret;
 use crate::config::reader::Section;
-use crate::config::{
-    Admin, Auth, ClientKey, Config, Headers, HostName, Listen, Network, ServerTls,
-};
-use crate::tls_files;
+use crate::config::{Config, HostName, Network};
+use crate::tls_files::{self, Authorities, Identity};
 
 const DEFAULT_LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, gpu_bridge_wire::DEFAULT_PORT);
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9765);
+
+/// An item of `listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<ServerTls>,
+}
+
+/// How the proxy proves itself to clients.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// Clients must present a certificate signed by one of these.
+    pub client_ca: Option<Authorities>,
+    /// What follows from both.
+    pub settings: Arc<rustls::ServerConfig>,
+}
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.identity, &self.client_ca) == (&other.identity, &other.client_ca)
+    }
+}
+
+impl Eq for ServerTls {}
+
+/// Section `admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// What operations ask for; `None`: they are open to everybody who can connect.
+    pub key: Option<Secret>,
+}
+
+/// Section `auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// None: everybody may.
+    pub keys: Vec<ClientKey>,
+}
+
+/// A client that may use the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// Shown in logs.
+    pub name: Arc<str>,
+    /// What the client sends.
+    pub key: Secret,
+    /// Requests of a higher priority are served first; 0 unless set.
+    pub priority: u8,
+    /// Requests that it may have in the proxy at once.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// Requests that it may send each second, on average; as many may come at once.
+    pub max_per_second: Option<NonZeroU32>,
+}
+
+/// Section `headers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Name the host that answered in `X-Served-By`.
+    pub served_by: bool,
+    /// Send hosts `Forwarded` (RFC 7239) beside `X-Forwarded-For`.
+    pub forwarded: bool,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Headers {
+    /// Is this a proxy whose word is taken?
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let mut trusted = self.trusted_proxies.iter();
+        trusted.any(|range| range.contains(address))
+    }
+}
 
 pub(super) fn listen(root: &Section<'_>) -> Option<Vec<Listen>> {
     let listed = root.list("listen", |item| {

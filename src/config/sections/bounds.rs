@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::reader::Section;
-use crate::config::{Health, Limits, Queue, Retries, Timeouts};
 
 /// Longer heads, and more headers than 256, can't be parsed.
 const LARGEST_HEAD: usize = 256 << 10;
@@ -16,6 +15,73 @@ const LONGEST_INTERVAL: Duration = Duration::from_mins(5);
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+
+/// Section `health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Time between two checks of a host that is well.
+    pub interval: Duration,
+    /// Bound on the answer to a check.
+    pub timeout: Duration,
+    /// Good checks that bring a host back.
+    pub healthy_after: NonZeroU32,
+    /// Failed checks, or faults, that eject a host.
+    pub unhealthy_after: NonZeroU32,
+}
+
+/// Section `retries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Different hosts that may break one request before it is given up.
+    pub max_faulted_hosts: NonZeroU32,
+    /// Attempts after faults, as a share of all requests in percent; more are delayed.
+    pub budget_percent: u32,
+}
+
+/// Section `queue`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Requests that may wait at once.
+    pub max_waiting: usize,
+    /// Bytes that they may hold together; half of `limits.max_buffered` unless set.
+    pub max_bytes: usize,
+    /// Time that a request may wait.
+    pub max_wait: Duration,
+}
+
+/// Section `timeouts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Bound on connecting to a host.
+    pub connect: Duration,
+    /// Bound on one attempt on a host.
+    pub attempt: Duration,
+    /// Bound on the arrival of a request's head, from its first byte or the start of its connection.
+    pub client_head: Duration,
+    /// Bound on the arrival of a client's body.
+    pub client_read: Duration,
+    /// How long a client's connection may idle between two requests.
+    pub client_idle: Duration,
+    /// Bound on finishing what runs when the proxy stops.
+    pub shutdown: Duration,
+}
+
+/// Section `limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one body.
+    pub max_body: usize,
+    /// Bytes of all bodies and answers together.
+    pub max_buffered: usize,
+    /// Connections of clients.
+    pub max_connections: usize,
+    /// Of one address; none = three quarters of those that there may be.
+    pub max_connections_per_client: Option<NonZeroU32>,
+    /// Bytes of a request's head.
+    pub max_head: usize,
+    /// Headers of a request.
+    pub max_headers: usize,
+}
 
 pub(super) fn health(section: &Section<'_>) -> Health {
     let health = Health {

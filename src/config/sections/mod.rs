@@ -7,6 +7,9 @@ mod pool;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+pub use access::{Admin, Auth, ClientKey, Headers, Listen, ServerTls};
+pub use bounds::{Health, Limits, Queue, Retries, Timeouts};
+pub use pool::{ClientTls, Discover, Host, Policy, Pool};
 use serde_yaml::Value;
 
 use super::reader::Section;

@@ -1,6 +1,7 @@
 //! The hosts: `pool`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,10 +9,85 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::{refuse_repeated, values};
+use crate::config::Secret;
 use crate::config::reader::Section;
-use crate::config::{ClientTls, Discover, Host, HostName, HostUrl, Policy, Pool};
+use crate::config::{HostName, HostUrl};
+use crate::tls_files::{Authorities, Identity};
 
 const MISSING_HOSTS: &str = "is missing; list at least one host with name and url";
+
+/// Section `pool`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Which host gets a request.
+    pub policy: Policy,
+    /// At least one; names and URLs are unique.
+    pub hosts: Vec<Host>,
+    /// Whom to ask for the addresses of hosts' names; `None`: whom the system asks.
+    pub resolver: Option<SocketAddr>,
+}
+
+/// Which of the hosts that can take a request gets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// The one with the least expected work outstanding.
+    #[default]
+    LeastBusy,
+    /// The one that rested longest.
+    RoundRobin,
+    /// The one with the smallest share of its memory in use.
+    LeastVram,
+}
+
+/// As in the file.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LeastBusy => "least-busy",
+            Self::RoundRobin => "round-robin",
+            Self::LeastVram => "least-vram",
+        })
+    }
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Unique in the pool.
+    pub name: HostName,
+    /// Where it is.
+    pub url: HostUrl,
+    /// Our key for it.
+    pub api_key: Option<Secret>,
+    /// Its slots, if the operator knows better than the host.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// Its share of the work compared with others; 1 unless set.
+    pub weight: NonZeroU32,
+    /// How to prove ourselves and whom to trust, for an `https` URL.
+    pub tls: ClientTls,
+    /// One host for each address that the name in its URL stands for.
+    pub discover: Option<Discover>,
+}
+
+/// How the proxy connects to a host over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Whom to trust instead of the system's authorities.
+    pub ca: Option<Authorities>,
+    /// Our certificate and its key, for hosts that ask for one.
+    pub identity: Option<Identity>,
+    /// The name that the host's certificate must have, if it is not that of the URL.
+    pub server_name: Option<String>,
+    /// Accept any certificate.
+    pub insecure: bool,
+}
+
+/// How the hosts behind a name are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// Time between two look-ups; `None`: as long as the answer says that it holds.
+    pub interval: Option<Duration>,
+}
 
 pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
     let policy = policy(section);
