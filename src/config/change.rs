@@ -416,10 +416,8 @@ const SETTINGS: &[Setting<Config>] = &[
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::{Surroundings, parse, schema};
+    use crate::config::schema;
 
     const OLD: &str = "
 auth: {keys: [{name: ann, key: one}, {name: bob, key: two}]}
@@ -428,11 +426,7 @@ queue: {max_wait: 10s}
 ";
 
     fn config(text: &str) -> Config {
-        let surroundings = Surroundings {
-            variable: &|_| None,
-            folder: Path::new(""),
-        };
-        parse(text, &surroundings).unwrap()
+        Config::for_testing(text)
     }
 
     #[test]

@@ -35,11 +35,19 @@ impl Current {
     /// With these sections, and a host.
     #[cfg(test)]
     pub(crate) fn for_testing(sections: &str) -> Self {
+        let hosts = "pool: {hosts: [{name: a, url: 'http://a'}]}";
+        Self::new(Config::for_testing(&format!("{hosts}\n{sections}\n")))
+    }
+}
+
+#[cfg(test)]
+impl Config {
+    /// What this text says.
+    pub(crate) fn for_testing(text: &str) -> Self {
         let surroundings = super::Surroundings {
             variable: &|_| None,
             folder: std::path::Path::new(""),
         };
-        let text = format!("pool: {{hosts: [{{name: a, url: 'http://a'}}]}}\n{sections}\n");
-        Self::new(super::parse(&text, &surroundings).unwrap())
+        super::parse(text, &surroundings).unwrap()
     }
 }

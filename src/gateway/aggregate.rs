@@ -185,7 +185,7 @@ pub(super) fn info(pool: &PoolView) -> PoolInfo {
         pytorch_version: engines.into_iter().collect::<Vec<_>>().join(", "),
         cuda_version: infos.iter().find_map(|info| info.cuda_version.clone()),
         loaded_models: models.into_iter().cloned().collect(),
-        available_models: None,
+        ..Info::default()
     };
     let hosts = pool.hosts.iter().map(|host| HostInfo {
         name: host.name.to_string(),
@@ -367,9 +367,8 @@ mod tests {
             vram_total_mb: vram,
             vram_used_mb: vram.map(|mb| mb / 2),
             pytorch_version: "candle".to_owned(),
-            cuda_version: None,
             loaded_models: models.iter().map(|model| (*model).to_owned()).collect(),
-            available_models: None,
+            ..Info::default()
         }
     }
 

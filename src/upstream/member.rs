@@ -1,6 +1,7 @@
 //! A host as it is to be: what the configuration says of it, at one address if it was discovered.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::tls::Tls;
@@ -55,9 +56,14 @@ impl Member {
 
     /// Is it connected to in the same way, with the same key?
     pub(super) fn is_reached_like(&self, other: &Self) -> bool {
-        self.endpoint() == other.endpoint()
-            && self.tls == other.tls
-            && self.host.api_key == other.host.api_key
+        let way = |member: &Self| config::Host {
+            // What the pool decides by, and how hosts are found.
+            max_concurrent: None,
+            weight: NonZeroU32::MIN,
+            discover: None,
+            ..member.host.clone()
+        };
+        self.address == other.address && way(self) == way(other)
     }
 }
 

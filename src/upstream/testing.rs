@@ -1,22 +1,12 @@
 //! Hosts for this module's tests.
 
-use std::num::NonZeroU32;
-
 use super::Member;
-use crate::config::{ClientTls, Discover, Host};
+use crate::config::{Config, Discover};
 
 /// A host with nothing special about it.
 pub(super) fn member(name: &str, url: &str) -> Member {
-    let host = Host {
-        name: name.parse().unwrap(),
-        url: url.parse().unwrap(),
-        api_key: None,
-        max_concurrent: None,
-        weight: NonZeroU32::MIN,
-        tls: ClientTls::default(),
-        discover: None,
-    };
-    Member::new(&host)
+    let hosts = format!("pool: {{hosts: [{{name: '{name}', url: '{url}'}}]}}");
+    Member::new(&Config::for_testing(&hosts).pool.hosts[0])
 }
 
 /// One that stands for all that are found behind its name.

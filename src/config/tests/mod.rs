@@ -8,6 +8,9 @@ mod spelling;
 mod tls;
 mod warnings;
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
