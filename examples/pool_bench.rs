@@ -131,7 +131,7 @@ fn join(pool: &Pool, number: usize) -> Waiting {
         model: Model::new(&format!("embed:{}", number % MODELS)),
         work: Work {
             items: 1,
-            characters: 100,
+            bytes: 100,
         },
         bytes: 100,
         ..Demand::default()

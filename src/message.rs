@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Exhausted, Reservation};
 use crate::pool::Demand;
-use crate::telemetry::trace::Context;
+use crate::telemetry::trace::TraceContext;
 
 /// A client's request, whole, ready to be attempted any number of times.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Call {
     /// The method.
     pub method: Method,
     /// Path and query for hosts: the route's own path, and the client's query.
-    pub target: String,
+    pub path: String,
     /// End-to-end headers to pass on; never the client's credentials.
     pub headers: HeaderMap,
     /// The body.
@@ -32,7 +32,7 @@ pub struct Call {
     /// Until when its client wants the answer.
     pub deadline: Deadline,
     /// Our span, if hosts are to be told of it instead of the client's.
-    pub trace: Option<Context>,
+    pub trace: Option<TraceContext>,
 }
 
 /// Until when a client wants its answer, if it said so.

@@ -72,11 +72,11 @@ pub async fn serve(
         () = signals.stop() => return Ok(()),
     }
     let running = Running::start(&parts, prepared, stopping);
-    restart::notify(restart::State::Serving);
+    restart::notify(restart::Notice::Serving);
 
     tokio::select! {
         () = signals.stop() => {
-            restart::notify(restart::State::Stopping);
+            restart::notify(restart::Notice::Stopping);
             drop((upgrade, sockets));
             running.stop(&mut signals).await;
         }

@@ -102,7 +102,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::telemetry::{Attempt, Wait};
+    use crate::telemetry::{Tried, Wait};
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -116,7 +116,7 @@ mod tests {
         record.model = Some("embed:m".to_owned());
         record.total = millis(3408);
         record.request_bytes = 4310;
-        let attempt = |host: &str, after, took, verdict: &'static str| Attempt {
+        let attempt = |host: &str, after, took, verdict: &'static str| Tried {
             host: host.to_owned(),
             after: millis(after),
             took,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{summary, words};
 use crate::config::Change;
-pub use crate::pool::Condition as State;
+pub use crate::pool::Condition;
 use crate::pool::{HostView, PoolView};
 use crate::reload::Standing;
 use crate::telemetry::{Lately, Rates};
@@ -143,7 +143,7 @@ pub struct HostState {
     #[serde(default)]
     pub device: Option<String>,
     /// In one word.
-    pub state: State,
+    pub state: Condition,
     /// Why it gets less than it could; `None` if nothing stands in the way.
     pub why: Option<String>,
     /// When the state may end by itself, if that is known.
@@ -279,7 +279,7 @@ impl HostState {
             more_models: loaded.len().saturating_sub(models),
             vram_total_mb: info.and_then(|info| info.vram_total_mb),
             vram_used_mb: info.and_then(|info| info.vram_used_mb),
-            problem: (host.condition() != State::NotReady)
+            problem: (host.condition() != Condition::NotReady)
                 .then(|| host.problem.clone())
                 .flatten(),
             attempts: rates.into(),

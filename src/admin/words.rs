@@ -190,7 +190,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::admin::view::{PoolState, State};
+    use crate::admin::view::{Condition, PoolState};
     use crate::pool::PoolView;
     use crate::telemetry::Lately;
 
@@ -220,8 +220,8 @@ mod tests {
         }
     }
 
-    /// State and reason as shown.
-    fn shown(host: HostView) -> (State, String) {
+    /// Condition and reason as shown.
+    fn shown(host: HostView) -> (Condition, String) {
         let pool = PoolView::for_testing(vec![host]);
         let host = PoolState::new(&pool, &Lately::default()).hosts.remove(0);
         (host.state, host.why.unwrap_or_default())
@@ -233,56 +233,56 @@ mod tests {
         let up = |change: fn(&mut HostView)| changed(Phase::Up, change);
         let busy = || up(|host| host.busy_for = Some(Duration::from_millis(3200)));
         let table = [
-            (host(Phase::Up), State::Up, ""),
-            (host(Phase::Unknown), State::Unknown, "not checked yet"),
+            (host(Phase::Up), Condition::Up, ""),
+            (host(Phase::Unknown), Condition::Unknown, "not checked yet"),
             (
                 changed(Phase::Unknown, |host| host.problem = problem()),
-                State::Unknown,
+                Condition::Unknown,
                 "not up yet: its /health answers 404",
             ),
             (
                 changed(Phase::Up, |host| host.problem = problem()),
-                State::Up,
+                Condition::Up,
                 "up, but its last check failed: its /health answers 404",
             ),
             (
                 host(Phase::Trial),
-                State::Trial,
+                Condition::Trial,
                 "on trial: one request at a time until one is answered well",
             ),
             (
                 busy(),
-                State::Busy,
+                Condition::Busy,
                 "it said that it is full; it is asked again in 4 s",
             ),
             (
                 up(|host| host.foreign = 1),
-                State::Up,
+                Condition::Up,
                 "others use 1 of its slots",
             ),
             (
                 up(|host| host.foreign = 3),
-                State::Up,
+                Condition::Up,
                 "requests of others use all of its slots",
             ),
             (
                 up(|host| (host.slots, host.starting) = (1, true)),
-                State::Up,
+                Condition::Up,
                 "back for a short time: its slots are opened one by one",
             ),
             (
                 up(|host| host.slots = 1),
-                State::Up,
+                Condition::Up,
                 "it turned requests away, so it gets fewer at once for a while",
             ),
             (
                 drained(up(|host| host.slots = 0), 2),
-                State::Draining,
+                Condition::Draining,
                 "drained by an operator; 2 requests still run",
             ),
             (
                 drained(busy(), 0),
-                State::Drained,
+                Condition::Drained,
                 "drained by an operator; it said that it is full; it is asked again in 4 s",
             ),
         ];
@@ -297,45 +297,45 @@ mod tests {
         let table = [
             (
                 out(Cause::Connect, |_| {}),
-                State::Ejected,
+                Condition::Ejected,
                 "it does not accept connections; back after a good check",
             ),
             (
                 out(Cause::Checks, |host| {
                     host.next_check = Some(Duration::from_millis(3500));
                 }),
-                State::Ejected,
+                Condition::Ejected,
                 "its health checks fail; back after a good check, next in 4 s",
             ),
             (
                 out(Cause::Hung, |host| host.next_check = Some(Duration::ZERO)),
-                State::Ejected,
+                Condition::Ejected,
                 "its health checks get no answer; back after a good check, which is under way",
             ),
             (
                 out(Cause::Answers, |host| {
                     host.hold_left = Duration::from_secs(8);
                 }),
-                State::Ejected,
+                Condition::Ejected,
                 "it broke requests (reset, cut, late, or with errors of its own); not back before 8 s",
             ),
             (
                 out(Cause::Misconfigured, |_| {}),
-                State::Misconfigured,
+                Condition::Misconfigured,
                 "it refuses the proxy's API key; correct its api_key; back after a good check",
             ),
             (
                 out(Cause::Connect, |host| {
                     host.problem = Some("its name can't be resolved".to_owned());
                 }),
-                State::Ejected,
+                Condition::Ejected,
                 "its name can't be resolved; back after a good check",
             ),
             (
                 out(Cause::Answers, |host| {
                     host.problem = Some("its /health answers 404".to_owned());
                 }),
-                State::Ejected,
+                Condition::Ejected,
                 "it broke requests (reset, cut, late, or with errors of its own), and its /health \
                  answers 404; back after a good check",
             ),

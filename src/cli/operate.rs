@@ -9,7 +9,7 @@ use super::client::{Client, Where};
 use super::failure::Failure;
 use super::{print, table};
 use crate::admin::story;
-use crate::admin::view::{HostState, PoolState, Reloaded, State};
+use crate::admin::view::{Condition, HostState, PoolState, Reloaded};
 use crate::gateway::is_request_id;
 
 const POOL: &str = "/api/v1/pool";
@@ -122,8 +122,8 @@ fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
 fn outcome(host: &HostState) -> String {
     let name = &host.name;
     match (host.state, host.in_flight) {
-        (State::Drained, _) => format!("{name} is drained: nothing of ours runs there\n"),
-        (State::Draining, running) => {
+        (Condition::Drained, _) => format!("{name} is drained: nothing of ours runs there\n"),
+        (Condition::Draining, running) => {
             format!("{name} gets nothing new; requests that still run there: {running}\n")
         }
         (state, _) => format!("{name} may get requests again; it is {state}\n"),

@@ -2,7 +2,7 @@
 
 use gpu_bridge_upkeep::{columns as columns_of, cut};
 
-use crate::admin::view::{HostState, PoolState, State};
+use crate::admin::view::{Condition, HostState, PoolState};
 
 const GREEN: &str = "\x1b[32m";
 const YELLOW: &str = "\x1b[33m";
@@ -199,11 +199,15 @@ fn line(row: &Row, columns: &[Column], style: Option<(usize, &str)>) -> String {
     line
 }
 
-fn colour(state: State) -> &'static str {
+fn colour(state: Condition) -> &'static str {
     match state {
-        State::Up => GREEN,
-        State::Busy | State::Trial | State::Unknown | State::Draining | State::Drained => YELLOW,
-        State::NotReady | State::Ejected | State::Misconfigured => RED,
+        Condition::Up => GREEN,
+        Condition::Busy
+        | Condition::Trial
+        | Condition::Unknown
+        | Condition::Draining
+        | Condition::Drained => YELLOW,
+        Condition::NotReady | Condition::Ejected | Condition::Misconfigured => RED,
     }
 }
 
@@ -212,7 +216,7 @@ mod tests {
     use super::*;
     use crate::admin::view::{ConfigurationState, QueueState, RatesState, Summary};
 
-    fn host(name: &str, state: State) -> HostState {
+    fn host(name: &str, state: Condition) -> HostState {
         HostState {
             name: name.to_owned(),
             url: String::new(),
@@ -237,10 +241,10 @@ mod tests {
     }
 
     fn pool() -> PoolState {
-        let mut busy = host("rtx-2080ti", State::Busy);
+        let mut busy = host("rtx-2080ti", Condition::Busy);
         busy.why = Some("it said that it is full; it is asked again in 4 s".to_owned());
         busy.slots = 1;
-        let mut up = host("b", State::Up);
+        let mut up = host("b", Condition::Up);
         up.models = vec!["embed:all-MiniLM-L6-v2".to_owned()];
         (up.vram_used_mb, up.vram_total_mb) = (Some(1536), Some(24_576));
         up.speed = Some(2.5);

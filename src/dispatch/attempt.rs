@@ -9,7 +9,7 @@ use super::itinerary::Itinerary;
 use crate::message::Answer;
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry;
-use crate::telemetry::trace::Context;
+use crate::telemetry::trace::TraceContext;
 use crate::upstream::{Doubt, Terms, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
@@ -34,7 +34,7 @@ impl Dispatcher {
     pub(super) async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
         let (call, history, longest) = (way.call, &way.history, way.config.timeouts.attempt);
         let started = Instant::now();
-        let trace = call.trace.map(Context::child);
+        let trace = call.trace.map(TraceContext::child);
         let note = way
             .journal
             .attempt(lease.name().as_ref(), trace.map(|trace| trace.span));

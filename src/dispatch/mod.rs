@@ -30,7 +30,7 @@ pub use self::shortage::shortage;
 use crate::config::{Current, HostName};
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
 use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
-use crate::telemetry::{Journal, Metrics, Waiting};
+use crate::telemetry::{Journal, Metrics, NotedWait};
 use crate::upstream::Upstream;
 
 /// Only who waits for longer finds out what for: it costs a look at the pool.
@@ -274,7 +274,7 @@ impl Dispatcher {
         &self,
         way: &mut Itinerary<'_>,
         left: Duration,
-        note: &Waiting,
+        note: &NotedWait,
     ) -> Option<Result<Lease, Refusal>> {
         let (avoid, pause) = way.history.pause()?;
         note.because("the proxy's machine is short of descriptors, ports or memory".to_owned());
@@ -289,7 +289,7 @@ impl Dispatcher {
     }
 
     /// Waits until the budget covers a retry.
-    async fn budgeted(&self, note: &Waiting) {
+    async fn budgeted(&self, note: &NotedWait) {
         loop {
             let withdrawn = self.budget().withdraw(Instant::now().into_std());
             let Err(wait) = withdrawn else {

@@ -54,7 +54,7 @@ fn answer(status: StatusCode) -> Answer {
 fn call() -> Call {
     Call {
         method: Method::POST,
-        target: "/embed".to_owned(),
+        path: "/embed".to_owned(),
         headers: HeaderMap::new(),
         body: payload(),
         demand: Demand {

@@ -577,10 +577,7 @@ mod tests {
                     route: "embed",
                 },
                 model: model.and_then(Model::new),
-                work: Work {
-                    items: 7,
-                    characters: 0,
-                },
+                work: Work { items: 7, bytes: 0 },
                 ..Demand::default()
             },
             host: name(host),

@@ -18,7 +18,7 @@ use crate::config;
 use crate::headers::{self, HopByHop};
 use crate::message::{Call, Deadline, Payload};
 use crate::pool::{Demand, Label};
-use crate::telemetry::trace::{Context, TRACEPARENT, TRACESTATE};
+use crate::telemetry::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// How long the client is going to wait for its answer, in seconds from when its request has arrived.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
@@ -37,7 +37,7 @@ pub(super) struct Request<'a> {
     pub(super) origin: &'a Origin,
     pub(super) identity: &'a Identity,
     /// Our span, if hosts are to be told of it.
-    pub(super) trace: Option<Context>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Request<'_> {
@@ -67,7 +67,7 @@ impl Request<'_> {
         forwarding::tell(settings, self.origin, authority(self.head), &mut headers);
         Call {
             method: self.head.method.clone(),
-            target: target(self.route, self.head.uri.query()),
+            path: path(self.route, self.head.uri.query()),
             headers,
             body,
             demand,
@@ -104,14 +104,14 @@ fn authority(head: &Parts) -> Option<&str> {
 }
 
 /// What a host is asked: the route's own path, and the client's query.
-fn target(route: Route, query: Option<&str>) -> String {
+fn path(route: Route, query: Option<&str>) -> String {
     let path = route.path();
     query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 /// Makes room for our span. What others noted in the trace goes on if they did so in this one.
 fn retrace(headers: &mut HeaderMap) {
-    if Context::of(headers).is_none() {
+    if TraceContext::of(headers).is_none() {
         headers.remove(TRACESTATE);
     }
     headers.remove(TRACEPARENT);

@@ -33,7 +33,7 @@ const DATA: u8 = 0;
 
 /// Reads the heads of frames, and skips all else.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct Flood {
     /// What is left of the allowance; `None`: it did not suffice.
     left: Option<usize>,
     as_of: Instant,
@@ -45,7 +45,7 @@ pub(super) struct Meter {
     kind: u8,
 }
 
-impl Meter {
+impl Flood {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             left: Some(ALLOWANCE),
@@ -131,9 +131,9 @@ mod tests {
         frame
     }
 
-    fn meter() -> (Meter, Instant) {
+    fn meter() -> (Flood, Instant) {
         let now = Instant::now();
-        let mut meter = Meter::new(now);
+        let mut meter = Flood::new(now);
         meter.read(&[b'x'; PREFACE], now);
         (meter, now)
     }

@@ -16,13 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::flood::Meter;
+use super::flood::Flood;
 
 /// A connection of HTTP/2 on which frames are paid for.
 #[derive(Debug)]
 pub(super) struct Metered {
     inner: Stream,
-    meter: Meter,
+    meter: Flood,
     /// Told when the client can't pay; from then on nothing of it is read.
     spent: Arc<Notify>,
     linger: Linger,
@@ -32,7 +32,7 @@ impl Metered {
     pub(super) fn new(inner: Stream, spent: &Arc<Notify>) -> Self {
         Self {
             inner,
-            meter: Meter::new(Instant::now()),
+            meter: Flood::new(Instant::now()),
             spent: Arc::clone(spent),
             linger: Linger::default(),
         }

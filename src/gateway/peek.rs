@@ -116,7 +116,7 @@ impl Reader {
             model,
             work: Work {
                 items,
-                characters: self.length,
+                bytes: self.length,
             },
         }
     }
@@ -269,7 +269,7 @@ mod tests {
         let whole = peek(route, &[body.as_bytes()]);
         let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
         assert_eq!(whole, peek(route, &bytes), "in single bytes: {body}");
-        assert_eq!(whole.work.characters, body.len() as u64);
+        assert_eq!(whole.work.bytes, body.len() as u64);
         let model = whole.model.map(|model| model.as_str().to_owned());
         (model, whole.work.items)
     }

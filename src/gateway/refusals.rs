@@ -16,7 +16,7 @@ use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
 use crate::dispatch::{NoHost, Refusal};
 use crate::pool::{LimitReached, Model};
-use crate::telemetry::{Attempt, Reason};
+use crate::telemetry::{Reason, Tried};
 
 /// What to do next, where the body must not say it.
 pub(super) const HINT: HeaderName = HeaderName::from_static("x-hint");
@@ -147,7 +147,7 @@ pub(super) fn coded_body(coded: &Coded) -> Reply {
 /// Without a host's answer. `shortage`: what the hosts are up to.
 pub(super) fn no_host(
     NoHost { refusal, limit }: NoHost,
-    attempts: &[Attempt],
+    attempts: &[Tried],
     shortage: impl FnOnce() -> String,
     wait: u64,
 ) -> Reply {
@@ -219,7 +219,7 @@ pub(super) fn down(details: Option<String>) -> Reply {
 }
 
 /// Each host that failed. The reasons are for operators: they name addresses.
-fn tried(attempts: &[Attempt]) -> String {
+fn tried(attempts: &[Tried]) -> String {
     let tried = attempts.iter();
     let tried = tried.map(|attempt| format!("{}: {}", attempt.host, attempt.verdict));
     tried.collect::<Vec<_>>().join(", ")
@@ -247,8 +247,8 @@ mod tests {
         body["detail"].as_str().unwrap().to_owned()
     }
 
-    fn attempt(host: &str, verdict: &'static str) -> Attempt {
-        Attempt {
+    fn attempt(host: &str, verdict: &'static str) -> Tried {
+        Tried {
             host: host.to_owned(),
             after: Duration::ZERO,
             took: None,

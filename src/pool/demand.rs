@@ -37,14 +37,14 @@ impl Model {
 pub struct Work {
     /// Texts, or pairs of texts.
     pub items: u32,
-    /// Characters in all, roughly.
-    pub characters: u64,
+    /// Bytes in all: about as many as characters.
+    pub bytes: u64,
 }
 
 impl Work {
     /// In units of what one character costs.
     pub(super) fn units(self) -> f64 {
-        (f64::from(self.items) * ITEM + self.characters as f64).max(LEAST)
+        (f64::from(self.items) * ITEM + self.bytes as f64).max(LEAST)
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
             model: Model::new(model),
             work: Work {
                 items,
-                characters: u64::from(items) * 68,
+                bytes: u64::from(items) * 68,
             },
             ..Demand::default()
         }

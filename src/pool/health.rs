@@ -34,7 +34,7 @@ const MAX_JITTER: f64 = 0.25;
 
 /// What a decision on one host depends on beside the host.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Context {
+pub(super) struct Circumstances {
     /// The time.
     pub(super) now: Instant,
     /// Drawn at random from 0 to 1.
@@ -236,7 +236,11 @@ impl Health {
     }
 
     /// `cause`: what the host is ejected for if it is.
-    pub(super) fn failed_check(&mut self, cause: Cause, context: Context) -> Option<Transition> {
+    pub(super) fn failed_check(
+        &mut self,
+        cause: Cause,
+        context: Circumstances,
+    ) -> Option<Transition> {
         self.failed_checks = self.failed_checks.saturating_add(1);
         match &mut self.phase {
             Phase::Ejected {
@@ -260,7 +264,11 @@ impl Health {
     }
 
     /// A check got no answer. `confirmed`: nor did a request meanwhile, which counts as another check.
-    pub(super) fn silent_check(&mut self, confirmed: bool, context: Context) -> Option<Transition> {
+    pub(super) fn silent_check(
+        &mut self,
+        confirmed: bool,
+        context: Circumstances,
+    ) -> Option<Transition> {
         self.failed_checks = self.failed_checks.saturating_add(confirmed.into());
         self.failed_check(Cause::Hung, context)
     }
@@ -290,7 +298,7 @@ impl Health {
     }
 
     /// The host broke or refused a request.
-    pub(super) fn fault(&mut self, cause: Cause, context: Context) -> Option<Transition> {
+    pub(super) fn fault(&mut self, cause: Cause, context: Circumstances) -> Option<Transition> {
         match self.phase {
             Phase::Trial => Some(self.eject(cause, context)),
             Phase::Up | Phase::NotReady { .. } => {
@@ -305,7 +313,7 @@ impl Health {
     }
 
     /// The host refuses our key: out at once, since every further request would be refused too.
-    pub(super) fn misconfigured(&mut self, context: Context) -> Option<Transition> {
+    pub(super) fn misconfigured(&mut self, context: Circumstances) -> Option<Transition> {
         let known = matches!(
             self.phase,
             Phase::Ejected {
@@ -333,7 +341,7 @@ impl Health {
         Transition::Trial
     }
 
-    fn eject(&mut self, cause: Cause, context: Context) -> Transition {
+    fn eject(&mut self, cause: Cause, context: Circumstances) -> Transition {
         let hold = if cause.seen_by_checks() {
             Duration::ZERO
         } else {
@@ -363,8 +371,8 @@ mod tests {
     }
 
     /// At `now`, without jitter, among others.
-    fn at(now: Instant) -> Context {
-        Context {
+    fn at(now: Instant) -> Circumstances {
+        Circumstances {
             now,
             jitter: 0.0,
             is_last: false,
@@ -530,7 +538,7 @@ mod tests {
     #[test]
     fn a_host_that_answers_badly_is_kept_while_no_other_serves() {
         let now = Instant::now();
-        let last = Context {
+        let last = Circumstances {
             is_last: true,
             ..at(now)
         };
@@ -547,7 +555,7 @@ mod tests {
     #[test]
     fn holds_are_spread() {
         let now = Instant::now();
-        let context = Context {
+        let context = Circumstances {
             jitter: 1.0,
             ..at(now)
         };

@@ -16,7 +16,7 @@ use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
 use super::models::Models;
 use super::sum::Sum;
-use super::usage::Meter;
+use super::usage::UsageMeter;
 use crate::config::HostName;
 
 /// A busy host is left alone for at least this long, so that `Retry-After: 0` can't make a hot loop.
@@ -47,7 +47,7 @@ pub(super) struct Host {
     pub(super) health: Health,
     pub(super) capacity: Capacity,
     pub(super) in_flight: u32,
-    pub(super) meter: Meter,
+    pub(super) meter: UsageMeter,
     /// What its leases are expected to take in all, on an average host.
     pub(super) outstanding: Sum,
     pub(super) slowness: Slowness,
@@ -91,7 +91,7 @@ impl Host {
             spec,
             health: Health::new(thresholds),
             in_flight: 0,
-            meter: Meter::default(),
+            meter: UsageMeter::default(),
             outstanding: Sum::default(),
             slowness,
             info: None,

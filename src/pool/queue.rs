@@ -507,14 +507,11 @@ mod tests {
 
     const A: HostId = HostId(0);
 
-    fn demand(client: &str, priority: u8, characters: u64) -> Demand {
+    fn demand(client: &str, priority: u8, bytes: u64) -> Demand {
         Demand {
             client: Some(client.into()),
             priority,
-            work: Work {
-                items: 0,
-                characters,
-            },
+            work: Work { items: 0, bytes },
             ..Demand::default()
         }
     }

@@ -22,12 +22,12 @@ pub struct Usage {
 
 /// Keeps a [`Usage`].
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct UsageMeter {
     usage: Usage,
     read: Option<Instant>,
 }
 
-impl Meter {
+impl UsageMeter {
     /// Up to `now`, since the last reading, so many leases were out.
     pub(super) fn read(&mut self, leases: u32, now: Instant) -> Usage {
         let last = self.read.replace(now).unwrap_or(now);
@@ -53,7 +53,7 @@ mod tests {
     fn time_is_counted_while_leases_are_out() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut meter = Meter::default();
+        let mut meter = UsageMeter::default();
         meter.read(0, at(0));
         meter.read(0, at(10));
         meter.read(1, at(11));
@@ -65,14 +65,14 @@ mod tests {
 
     #[test]
     fn nothing_is_counted_before_the_first_reading() {
-        let mut meter = Meter::default();
+        let mut meter = UsageMeter::default();
         let usage = meter.read(2, Instant::now());
         assert_eq!(usage, Usage::default());
     }
 
     #[test]
     fn items_add_up() {
-        let mut meter = Meter::default();
+        let mut meter = UsageMeter::default();
         meter.computed(3);
         meter.computed(u32::MAX);
         let usage = meter.read(0, Instant::now());

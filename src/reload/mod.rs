@@ -46,10 +46,10 @@ struct Shared {
     /// Held through a reload, which may have to wait for files.
     turn: tokio::sync::Mutex<()>,
     /// Never held for long.
-    state: Mutex<State>,
+    last_read: Mutex<LastRead>,
 }
 
-struct State {
+struct LastRead {
     standing: Standing,
     /// What was looked into last, for a configuration that was taken over or refused.
     sources: Sources,
@@ -66,7 +66,7 @@ impl Reloader {
             apply,
             metrics,
             turn: tokio::sync::Mutex::default(),
-            state: Mutex::new(State {
+            last_read: Mutex::new(LastRead {
                 standing: Standing::default(),
                 sources,
             }),
@@ -89,7 +89,7 @@ impl Reloader {
 
     /// How what runs stands to the file.
     pub fn standing(&self) -> Standing {
-        self.0.state.lock().standing.clone()
+        self.0.last_read.lock().standing.clone()
     }
 
     /// Reloads whenever one of the files is changed, for ever.
@@ -107,7 +107,7 @@ impl Reloader {
         }
     }
 
-    /// Only by who has the turn: nobody else changes the state meanwhile, and those who look at it need
+    /// Only by who has the turn: nobody else changes what is known meanwhile, and those who look at it need
     /// not wait.
     fn take_over(&self, config: &Config) -> Change {
         let before = self.0.config.snapshot();
@@ -118,7 +118,7 @@ impl Reloader {
             tracing::warn!("{}", warning.in_file(&self.0.file));
         }
         tell(&change);
-        *self.0.state.lock() = State {
+        *self.0.last_read.lock() = LastRead {
             standing: Standing {
                 refused: Vec::new(),
                 needs_restart: change.needs_restart().map(ToString::to_string).collect(),
@@ -134,14 +134,14 @@ impl Reloader {
             tracing::error!("{problem}");
         }
         tracing::error!("the new configuration is refused; the old one goes on");
-        let mut state = self.0.state.lock();
-        state.standing.refused = error.lines().collect();
-        state.sources = error.sources().clone();
+        let mut last_read = self.0.last_read.lock();
+        last_read.standing.refused = error.lines().collect();
+        last_read.sources = error.sources().clone();
     }
 
     /// The files that the last configuration was made of, as they were then.
     fn sources(&self) -> Sources {
-        self.0.state.lock().sources.clone()
+        self.0.last_read.lock().sources.clone()
     }
 }
 

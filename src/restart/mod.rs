@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 pub use activation::activated;
-pub use notify::{State, notify};
+pub use notify::{Notice, notify};
 pub use sockets::{Role, Socket, SocketName, Sockets};
 pub use upgrade::Upgrade;
 

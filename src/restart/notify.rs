@@ -7,9 +7,9 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Where the process is at.
+/// What a supervisor is to know of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Notice {
     /// It serves; after an upgrade it is the service's main process from now on.
     Serving,
     /// It was told to stop.
@@ -17,19 +17,19 @@ pub enum State {
 }
 
 /// Tells it.
-pub fn notify(state: State) {
+pub fn notify(notice: Notice) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
-    if let Err(error) = send(&socket, &message(state, std::process::id())) {
+    if let Err(error) = send(&socket, &message(notice, std::process::id())) {
         tracing::warn!(%error, "systemd can't be told of the service's state (NOTIFY_SOCKET)");
     }
 }
 
-fn message(state: State, pid: u32) -> String {
-    match state {
-        State::Serving => format!("READY=1\nMAINPID={pid}"),
-        State::Stopping => "STOPPING=1".to_owned(),
+fn message(notice: Notice, pid: u32) -> String {
+    match notice {
+        Notice::Serving => format!("READY=1\nMAINPID={pid}"),
+        Notice::Stopping => "STOPPING=1".to_owned(),
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
         let path = folder.path().join("notify");
         let systemd = UnixDatagram::bind(&path).unwrap();
 
-        send(path.as_os_str(), &message(State::Serving, 7)).unwrap();
+        send(path.as_os_str(), &message(Notice::Serving, 7)).unwrap();
 
         let mut received = [0; 64];
         let length = systemd.recv(&mut received).unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::request_record::{ABANDONED, Attempt, RUNNING, RequestRecord, Wait};
+use super::request_record::{ABANDONED, RUNNING, RequestRecord, Tried, Wait};
 use super::trace::SpanId;
 
 /// Longer texts, such as a chain of errors, are cut.
@@ -40,7 +40,7 @@ pub struct Story {
     /// Each time in line, however short.
     pub waits: Vec<Wait>,
     /// Each attempt, in order.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<Tried>,
     waits_left_out: LeftOut,
     attempts_left_out: LeftOut,
 }
@@ -83,7 +83,7 @@ impl LeftOut {
 
 /// A wait that lasts until this is dropped.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct NotedWait {
     journal: Journal,
     number: usize,
     started: Instant,
@@ -91,7 +91,7 @@ pub struct Waiting {
 
 /// An attempt that runs until this is dropped.
 #[derive(Debug)]
-pub struct Attempting {
+pub struct NotedAttempt {
     journal: Journal,
     number: usize,
 }
@@ -117,7 +117,7 @@ impl Journal {
     }
 
     /// Begins to wait for a host.
-    pub fn wait(&self) -> Waiting {
+    pub fn wait(&self) -> NotedWait {
         let after = self.elapsed();
         let wait = Wait {
             after,
@@ -126,7 +126,7 @@ impl Journal {
         };
         let story = &mut *self.story.lock();
         let left_out = &mut story.waits_left_out;
-        Waiting {
+        NotedWait {
             journal: self.clone(),
             number: left_out.push(&mut story.waits, wait, |wait| wait.took),
             started: self.started + after,
@@ -134,8 +134,8 @@ impl Journal {
     }
 
     /// Begins an attempt.
-    pub fn attempt(&self, host: &str, span_id: Option<SpanId>) -> Attempting {
-        let attempt = Attempt {
+    pub fn attempt(&self, host: &str, span_id: Option<SpanId>) -> NotedAttempt {
+        let attempt = Tried {
             host: host.to_owned(),
             after: self.elapsed(),
             took: None,
@@ -145,7 +145,7 @@ impl Journal {
         };
         let story = &mut *self.story.lock();
         let left_out = &mut story.attempts_left_out;
-        Attempting {
+        NotedAttempt {
             journal: self.clone(),
             number: left_out.push(&mut story.attempts, attempt, |attempt| attempt.took),
         }
@@ -208,7 +208,7 @@ fn covered(spans: impl Iterator<Item = (Duration, Duration)>) -> Duration {
     sum
 }
 
-impl Waiting {
+impl NotedWait {
     /// When it began.
     pub fn started(&self) -> Instant {
         self.started
@@ -223,7 +223,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for NotedWait {
     fn drop(&mut self) {
         let now = self.journal.elapsed();
         let story = &mut *self.journal.story.lock();
@@ -233,7 +233,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Attempting {
+impl NotedAttempt {
     /// The attempt has ended; dropped without it, it was abandoned.
     pub fn end(self, verdict: &'static str, reason: Option<String>) {
         let story = &mut *self.journal.story.lock();
@@ -245,7 +245,7 @@ impl Attempting {
     }
 }
 
-impl Drop for Attempting {
+impl Drop for NotedAttempt {
     fn drop(&mut self) {
         let now = self.journal.elapsed();
         let story = &mut *self.journal.story.lock();

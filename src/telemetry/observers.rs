@@ -8,7 +8,7 @@ use super::finished::Finished;
 use super::metrics::Metrics;
 use super::recent::Recent;
 use super::request_record::RequestRecord;
-use super::trace::{Context, Trace};
+use super::trace::{Trace, TraceContext};
 
 /// The variables that say where traces go; without one of them they go nowhere.
 pub const TRACES_WANTED: [&str; 2] = [
@@ -40,7 +40,7 @@ impl Observers {
     /// The place of a request with these headers in its trace. Spans of ours are made only if they
     /// are going to be exported.
     pub fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
-        let client = Context::of(headers);
+        let client = TraceContext::of(headers);
         match self.exporter {
             Some(_) => Some(Trace::ours(client)),
             None => client.map(Trace::told),
@@ -48,7 +48,7 @@ impl Observers {
     }
 
     /// What hosts are told of the trace; `None`: what the client told.
-    pub fn context(&self, trace: Option<Trace>) -> Option<Context> {
+    pub fn context(&self, trace: Option<Trace>) -> Option<TraceContext> {
         let is_ours = self.exporter.is_some();
         trace.filter(|_| is_ours).map(Trace::context)
     }

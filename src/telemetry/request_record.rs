@@ -43,7 +43,7 @@ pub struct RequestRecord {
     /// The times that it waited for a host.
     pub waits: Vec<Wait>,
     /// Each try on a host, in order.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<Tried>,
     /// How many there were between the first and the last of these, if they were too many.
     #[serde(default)]
     pub attempts_left_out: usize,
@@ -80,7 +80,7 @@ pub struct Wait {
 
 /// One try on one host.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Attempt {
+pub struct Tried {
     /// Which host.
     pub host: String,
     /// When it began.
@@ -285,7 +285,7 @@ mod tests {
         record.trace = Some(Trace::ours(None));
         record.total = Duration::from_micros(1_234_567);
         record.first_byte = Some(Duration::from_millis(5));
-        record.attempts.push(Attempt {
+        record.attempts.push(Tried {
             host: "a".to_owned(),
             after: Duration::from_millis(3),
             took: None,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-/// Carries a [`Context`].
+/// Carries a [`TraceContext`].
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What tracing systems add to it; means nothing without it.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -32,7 +32,7 @@ pub struct SpanId(NonZeroU64);
 
 /// One span of one trace, as it is told to those that work for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Context {
+pub struct TraceContext {
     /// The trace.
     pub trace: TraceId,
     /// The span.
@@ -59,7 +59,7 @@ pub struct Trace {
 #[error("not a trace context of the form 00-TRACE-SPAN-FLAGS")]
 pub struct Invalid;
 
-impl Context {
+impl TraceContext {
     /// The one that a request's headers tell, if they tell exactly one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
@@ -85,7 +85,7 @@ impl Context {
 
 impl Trace {
     /// As told by the client, for the log alone.
-    pub fn told(client: Context) -> Self {
+    pub fn told(client: TraceContext) -> Self {
         Self {
             trace_id: client.trace,
             span_id: client.span,
@@ -95,7 +95,7 @@ impl Trace {
     }
 
     /// With a span of ours, in the client's trace if it has one.
-    pub fn ours(client: Option<Context>) -> Self {
+    pub fn ours(client: Option<TraceContext>) -> Self {
         Self {
             trace_id: client.map_or_else(TraceId::random, |client| client.trace),
             span_id: SpanId::random(),
@@ -105,8 +105,8 @@ impl Trace {
     }
 
     /// What those are told that work for this request.
-    pub fn context(self) -> Context {
-        Context {
+    pub fn context(self) -> TraceContext {
+        TraceContext {
             trace: self.trace_id,
             span: self.span_id,
             sampled: self.sampled,
@@ -136,7 +136,7 @@ impl SpanId {
     }
 }
 
-impl FromStr for Context {
+impl FromStr for TraceContext {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
@@ -159,7 +159,7 @@ impl FromStr for Context {
     }
 }
 
-impl fmt::Display for Context {
+impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags = u8::from(self.sampled) * SAMPLED;
         write!(f, "00-{}-{}-{flags:02x}", self.trace, self.span)
@@ -314,24 +314,24 @@ mod tests {
             ("", false),
         ];
         for (text, is_good) in table {
-            assert_eq!(text.parse::<Context>().is_ok(), is_good, "{text}");
+            assert_eq!(text.parse::<TraceContext>().is_ok(), is_good, "{text}");
         }
-        assert_eq!(GOOD.parse::<Context>().unwrap().to_string(), GOOD);
+        assert_eq!(GOOD.parse::<TraceContext>().unwrap().to_string(), GOOD);
     }
 
     #[test]
     fn headers_must_tell_exactly_one() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Context::of(&headers), None);
+        assert_eq!(TraceContext::of(&headers), None);
         headers.append(TRACEPARENT, GOOD.parse().unwrap());
-        assert!(Context::of(&headers).is_some());
+        assert!(TraceContext::of(&headers).is_some());
         headers.append(TRACEPARENT, GOOD.parse().unwrap());
-        assert_eq!(Context::of(&headers), None);
+        assert_eq!(TraceContext::of(&headers), None);
     }
 
     #[test]
     fn our_span_stands_below_the_clients_and_keeps_its_decision() {
-        let client: Context = GOOD.replace("-01", "-00").parse().unwrap();
+        let client: TraceContext = GOOD.replace("-01", "-00").parse().unwrap();
         let ours = Trace::ours(Some(client));
         assert_eq!(ours.trace_id, client.trace);
         assert_eq!(ours.parent_id, Some(client.span));

@@ -20,7 +20,7 @@ use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
-use crate::telemetry::trace::{Context, TRACEPARENT};
+use crate::telemetry::trace::{TRACEPARENT, TraceContext};
 
 /// Answers up to this size are held whole. The largest legal one, 100 embeddings of 4,096 numbers,
 /// is about 9 MB.
@@ -120,8 +120,8 @@ impl Attempt<'_> {
     }
 }
 
-fn request_for(target: &Target, call: &Call, trace: Option<Context>) -> BytesMut {
-    let mut request = target.request(&call.method, &call.target);
+fn request_for(target: &Target, call: &Call, trace: Option<TraceContext>) -> BytesMut {
+    let mut request = target.request(&call.method, &call.path);
     for (name, value) in &call.headers {
         request.header(name, value.as_bytes());
     }

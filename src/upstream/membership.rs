@@ -40,11 +40,11 @@ pub struct Membership {
 struct Shared {
     pool: Pool,
     hosts: Arc<Hosts>,
-    state: Mutex<State>,
+    inputs: Mutex<Inputs>,
 }
 
 #[derive(Default)]
-struct State {
+struct Inputs {
     configured: Vec<Member>,
     /// By the name that was looked up.
     found: HashMap<String, Found>,
@@ -74,9 +74,13 @@ struct LookUp {
 impl Membership {
     /// Nobody yet.
     pub fn new(pool: Pool, hosts: Arc<Hosts>) -> Self {
-        let state = Mutex::default();
+        let inputs = Mutex::default();
         Self {
-            shared: Arc::new(Shared { pool, hosts, state }),
+            shared: Arc::new(Shared {
+                pool,
+                hosts,
+                inputs,
+            }),
             look_ups: Mutex::default(),
         }
     }
@@ -100,10 +104,10 @@ impl Membership {
 
 impl Shared {
     fn configure(&self, configured: Vec<Member>, questions: &HashMap<String, Question>) {
-        let mut state = self.state.lock();
-        let mut before = std::mem::take(&mut state.found);
-        state.configured = configured;
-        state.found = questions
+        let mut inputs = self.inputs.lock();
+        let mut before = std::mem::take(&mut inputs.found);
+        inputs.configured = configured;
+        inputs.found = questions
             .iter()
             .map(|(name, question)| {
                 let before = before.remove(name);
@@ -118,13 +122,13 @@ impl Shared {
                 (name.clone(), found)
             })
             .collect();
-        self.apply(&state);
+        self.apply(&inputs);
     }
 
     /// When to ask again.
     fn take_in(&self, question: &Question, answer: Answer) -> Duration {
-        let mut state = self.state.lock();
-        let found = state.found.get_mut(&question.name);
+        let mut inputs = self.inputs.lock();
+        let found = inputs.found.get_mut(&question.name);
         let Some(found) = found.filter(|found| found.question == *question) else {
             // Nobody asks this any more; the task is about to end.
             return Duration::MAX;
@@ -135,12 +139,12 @@ impl Shared {
         let is_new = !found.known.addresses().eq(before);
         let known = found.known.addresses().count();
         if let Some(news) = step.news {
-            tell(&state.configured, question, known, news);
+            tell(&inputs.configured, question, known, news);
         }
         if is_new {
-            self.apply(&state);
+            self.apply(&inputs);
         } else {
-            self.deliver(&state, &question.name);
+            self.deliver(&inputs, &question.name);
         }
         step.next
     }
@@ -158,20 +162,20 @@ impl Shared {
         }
     }
 
-    fn apply(&self, state: &State) {
-        let members = discovery::members(&state.configured, |name| {
-            let found = state.found.get(name);
+    fn apply(&self, inputs: &Inputs) {
+        let members = discovery::members(&inputs.configured, |name| {
+            let found = inputs.found.get(name);
             found.into_iter().flat_map(|found| found.known.addresses())
         });
         self.hosts.set(&self.pool, members);
-        for name in state.found.keys() {
-            self.deliver(state, name);
+        for name in inputs.found.keys() {
+            self.deliver(inputs, name);
         }
     }
 
     /// Tells the hosts with that name where they are.
-    fn deliver(&self, state: &State, name: &str) {
-        let found = state.found.get(name);
+    fn deliver(&self, inputs: &Inputs, name: &str) {
+        let found = inputs.found.get(name);
         if let Some((found, answer)) = found.and_then(|found| Some((found, found.answer.as_ref()?)))
         {
             let addresses: Vec<_> = found.known.addresses().collect();

@@ -43,7 +43,7 @@ use async_trait::async_trait;
 
 use crate::message::Call;
 use crate::pool::HostId;
-use crate::telemetry::trace::Context;
+use crate::telemetry::trace::TraceContext;
 
 /// What can be asked of hosts; a seam for tests.
 #[async_trait]
@@ -63,5 +63,5 @@ pub struct Terms {
     /// on a kept connection gets a second try there.
     pub fresh: bool,
     /// The attempt's span, if the host is to be told of it.
-    pub trace: Option<Context>,
+    pub trace: Option<TraceContext>,
 }

@@ -6,7 +6,7 @@ use super::{Grant, State};
 use crate::pool::avoid::Avoid;
 use crate::pool::demand::Demand;
 use crate::pool::placement::{Placement, Scene};
-use crate::pool::queue::{Entry, Line, Ticket};
+use crate::pool::queue::{Entry, Ticket};
 use crate::pool::reach::Reach;
 use crate::pool::{HostId, TurnedAway};
 

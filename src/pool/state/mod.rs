@@ -27,7 +27,7 @@ use super::HostId;
 use super::avoid::Avoid;
 use super::demand::{Demand, Model};
 use super::estimate::{Estimator, median};
-use super::health::{Cause, Context, Thresholds, Transition};
+use super::health::{Cause, Circumstances, Thresholds, Transition};
 use super::host::Host;
 use super::limits::{LimitReached, Limits};
 use super::placement::is_desperate;
@@ -320,9 +320,9 @@ impl State {
         find(&self.hosts, id).and_then(|position| self.hosts.get_mut(position))
     }
 
-    fn context(&mut self, id: HostId, now: Instant) -> Context {
+    fn context(&mut self, id: HostId, now: Instant) -> Circumstances {
         let others = self.hosts.iter().filter(|host| host.id != id);
-        Context {
+        Circumstances {
             now,
             jitter: self.rng.random(),
             is_last: !others.into_iter().any(Host::is_serving),

@@ -232,7 +232,7 @@ impl World {
             model: model(number),
             work: Work {
                 items: 1,
-                characters: 100,
+                bytes: 100,
             },
             bytes,
             ..Demand::default()

@@ -846,10 +846,7 @@ fn what_a_host_is_used_for_is_counted_and_looking_at_it_changes_nothing() {
     let at = |seconds| start + SECOND * seconds;
     let mut state = pool(&[2], start);
     let demand = Demand {
-        work: Work {
-            items: 5,
-            characters: 0,
-        },
+        work: Work { items: 5, bytes: 0 },
         ..Demand::default()
     };
     join_with(&mut state, demand.clone(), start);

@@ -8,7 +8,7 @@ use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceFlags, TraceState
 use opentelemetry::{InstrumentationScope, KeyValue, SpanId, TraceId};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::super::request_record::{ABANDONED, Attempt, CLIENT_GONE, RequestRecord, Wait};
+use super::super::request_record::{ABANDONED, CLIENT_GONE, RequestRecord, Tried, Wait};
 use super::super::trace::{self, Trace};
 
 /// One for the request, and one for each wait and attempt below it.
@@ -133,7 +133,7 @@ fn queue(record: &RequestRecord, wait: &Wait) -> Span {
     }
 }
 
-fn attempt(record: &RequestRecord, number: usize, tried: &Attempt) -> Span {
+fn attempt(record: &RequestRecord, number: usize, tried: &Tried) -> Span {
     let is_good = ["deliver", ABANDONED].contains(&&*tried.verdict);
     let mut attributes = vec![
         KeyValue::new("http.request.method", record.method.to_string()),
