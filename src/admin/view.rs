@@ -132,7 +132,7 @@ impl From<&Change> for Reloaded {
 }
 
 /// One host.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct HostState {
     /// Its name in the configuration.
     pub name: String,

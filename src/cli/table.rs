@@ -219,24 +219,12 @@ mod tests {
     fn host(name: &str, state: Condition) -> HostState {
         HostState {
             name: name.to_owned(),
-            url: String::new(),
-            device: None,
             state,
-            why: None,
-            until_seconds: None,
-            draining: false,
             in_flight: 1,
             slots: 2,
             capacity: 2,
-            foreign: 0,
             weight: 1,
-            speed: None,
-            models: Vec::new(),
-            more_models: 0,
-            vram_total_mb: None,
-            vram_used_mb: None,
-            problem: None,
-            attempts: RatesState::default(),
+            ..HostState::default()
         }
     }
 

@@ -26,6 +26,43 @@
 //! | `state` | all of it together |
 //!
 //! The pool knows nothing of HTTP or sockets; it never talks to a host.
+//!
+//! ```
+//! use std::num::NonZeroU32;
+//! use std::time::Duration;
+//!
+//! use gpu_bridge::config::Policy;
+//! use gpu_bridge::pool::{
+//!     Check, Demand, HostSpec, Outcome, Pool, Settings, Tells, Thresholds,
+//! };
+//!
+//! let one = NonZeroU32::MIN;
+//! let settings = Settings {
+//!     policy: Policy::LeastBusy,
+//!     thresholds: Thresholds { healthy_after: one, unhealthy_after: one },
+//!     max_waiting: 10,
+//!     max_waiting_bytes: 1 << 20,
+//!     check_interval: Duration::from_secs(5),
+//! };
+//! let pool = Pool::new(settings, 1, Box::new(|event| println!("{event:?}")));
+//! let host = HostSpec {
+//!     name: "a".parse()?,
+//!     endpoint: "http://a".to_owned(),
+//!     max_concurrent: Some(one),
+//!     weight: one,
+//! };
+//! let host = pool.set_hosts(vec![host])[0];
+//! // None serves before its first good check.
+//! pool.checked(host, &Check::Good { slots: Tells::Nothing });
+//!
+//! let join = || pool.join(pool.ticket(), &Demand::default(), Duration::from_secs(30));
+//! let (mut first, mut second) = (join()?, join()?);
+//! let lease = first.try_lease().expect("the slot is free")?;
+//! assert!(second.try_lease().is_none(), "there is one slot");
+//! lease.finish(Outcome::Answered { timed: true });
+//! assert!(second.try_lease().is_some(), "it was next in line");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod avoid;
 mod capacity;

@@ -74,10 +74,11 @@ pub struct Running {
 }
 
 /// What a host is up to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// Not checked yet.
+    #[default]
     Unknown,
     /// Takes requests.
     Up,
