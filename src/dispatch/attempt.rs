@@ -32,7 +32,7 @@ pub(super) enum End {
 impl Dispatcher {
     /// One attempt on the host of `lease`, which is given back at once if it fails.
     pub(super) async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
-        let (call, history, longest) = (way.call, &way.history, way.config.timeouts.attempt);
+        let (call, history, longest) = (way.call, &way.history, way.longest);
         let started = Instant::now();
         let trace = call.trace.map(TraceContext::child);
         let note = way

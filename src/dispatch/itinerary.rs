@@ -1,6 +1,5 @@
 //! How far one request has come, and how much longer it may wait.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,8 +14,10 @@ use crate::telemetry::Journal;
 /// See the module.
 pub(super) struct Itinerary<'a> {
     pub(super) call: &'a Call,
-    /// As it was when it came.
-    pub(super) config: Arc<Config>,
+    /// For which it may wait for leases, in all.
+    max_wait: Duration,
+    /// For which one attempt may last.
+    pub(super) longest: Duration,
     /// Its place in line.
     pub(super) ticket: Ticket,
     pub(super) history: History,
@@ -33,7 +34,7 @@ pub(super) struct Itinerary<'a> {
 impl<'a> Itinerary<'a> {
     pub(super) fn new(
         call: &'a Call,
-        config: Arc<Config>,
+        config: &Config,
         ticket: Ticket,
         journal: &'a Journal,
     ) -> Self {
@@ -41,7 +42,8 @@ impl<'a> Itinerary<'a> {
             call,
             ticket,
             history: History::new(config.retries.max_faulted_hosts),
-            config,
+            max_wait: config.queue.max_wait,
+            longest: config.timeouts.attempt,
             journal,
             queued: Duration::ZERO,
             returning: false,
@@ -55,7 +57,7 @@ impl<'a> Itinerary<'a> {
 
     /// How much longer it may wait, as long as it is not in line.
     pub(super) fn left(&self) -> Duration {
-        let left = self.config.queue.max_wait.saturating_sub(self.queued);
+        let left = self.max_wait.saturating_sub(self.queued);
         let client = self.call.deadline.left();
         client.map_or(left, |client| client.min(left))
     }

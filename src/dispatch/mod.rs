@@ -147,9 +147,7 @@ impl Dispatcher {
     /// # Errors
     /// [`NoHost`] if no host delivered.
     pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, NoHost> {
-        let config = self.config.snapshot();
-        self.budget().deposit(config.retries.budget_percent);
-        let mut way = Itinerary::new(call, config, self.pool.ticket(), journal);
+        let mut way = self.set_out(call, journal);
         let found = call.deadline.bound(self.find(&mut way)).await;
         match found {
             Ok(Ok(delivery)) => Ok(delivery),
@@ -159,6 +157,12 @@ impl Dispatcher {
             Ok(Err(refusal)) => Err(way.give_up(refusal, &self.pool)),
             Err(TooLate) => Err(way.give_up(Refusal::TooLate, &self.pool)),
         }
+    }
+
+    fn set_out<'a>(&self, call: &'a Call, journal: &'a Journal) -> Itinerary<'a> {
+        let config = self.config.get();
+        self.budget().deposit(config.retries.budget_percent);
+        Itinerary::new(call, &config, self.pool.ticket(), journal)
     }
 
     /// From host to host.

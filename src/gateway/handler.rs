@@ -276,8 +276,8 @@ impl Handler {
         session: &mut Session<'_>,
         route: Route,
     ) -> Result<(Payload, Peek, Option<Form>), Outgoing> {
-        let config = self.config.snapshot();
-        let (max_body, patience) = (config.limits.max_body, config.timeouts.client_read);
+        let max_body = self.config.get().limits.max_body;
+        let patience = self.config.get().timeouts.client_read;
         let is_dialect = route == Route::Embeddings;
         let headers = &session.head().headers;
         if let Some(coded) = gpu_bridge_framing::coded(headers) {
