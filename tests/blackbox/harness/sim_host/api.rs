@@ -144,9 +144,9 @@ impl Api {
             vram_total_mb: Some(11_000),
             vram_used_mb: Some(1_000),
             pytorch_version: "sim".to_owned(),
-            cuda_version: Some("13.0".to_owned()),
             loaded_models: self.loaded_models(),
             available_models: self.available_models(),
+            ..Info::default()
         })
     }
 
