@@ -1,7 +1,7 @@
 //! A worker for the benchmark: embeds what it is told to and says how long it took.
 //!
 //! ```text
-//! encode_bench --model DIR [--threads N] [--engine ours|candle]   work on stdin, times on stdout
+//! encode_bench --model DIR [--threads N] [--engine ours|ours-bf16|candle]   work on stdin, times on stdout
 //! encode_bench --gemm-peak [--threads N]                          {"gflops": …}
 //! ```
 //!
@@ -21,6 +21,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use clap::{Parser, ValueEnum};
+use gpu_bridge_backend::device::Precision;
 use gpu_bridge_backend::engine::{Cancellation, Engine, Progress};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use gpu_bridge_encoder::ops;
@@ -44,6 +45,7 @@ struct Cli {
 #[derive(Clone, Copy, ValueEnum)]
 enum Which {
     Ours,
+    OursBf16,
     Candle,
 }
 
@@ -72,7 +74,8 @@ fn main() -> Result<()> {
     }
     let folder = cli.model.context("--model is missing")?;
     let worker: Box<dyn Worker> = match cli.engine {
-        Which::Ours => Box::new(Ours::load(&folder, cli.threads)?),
+        Which::Ours => Box::new(Ours::load(&folder, cli.threads, Precision::F32)?),
+        Which::OursBf16 => Box::new(Ours::load(&folder, cli.threads, Precision::Bf16)?),
         Which::Candle => Box::new(Candle::load(&folder)?),
     };
     let counter = tokenizer(&folder)?;
@@ -101,7 +104,7 @@ struct Ours {
 }
 
 impl Ours {
-    fn load(folder: &Path, threads: NonZeroUsize) -> Result<Self> {
+    fn load(folder: &Path, threads: NonZeroUsize, precision: Precision) -> Result<Self> {
         let model = folder
             .to_str()
             .context("the folder's name is not UTF-8")?
@@ -112,6 +115,7 @@ impl Ours {
         };
         let options = EngineOptions {
             threads,
+            precision,
             ..EngineOptions::default()
         };
         let engine = CandleEngine::new(sources, options)?;

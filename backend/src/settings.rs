@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use gpu_bridge_encoder::Factors;
 use gpu_bridge_upkeep::Filter;
 use thiserror::Error;
 
@@ -57,7 +58,7 @@ pub struct Settings {
     pub api: Options,
     /// Where the models run.
     pub devices: DeviceChoices,
-    /// How precisely, on GPUs.
+    /// How precisely.
     pub precision: Precision,
     /// Threads that compute.
     pub threads: NonZeroUsize,
@@ -263,13 +264,16 @@ impl Check {
         DeviceChoices::default()
     }
 
-    /// The processor knows one precision.
+    /// The processor knows f32 and, where it has instructions for it, bf16.
     fn precision(&mut self, text: &str, devices: &DeviceChoices) -> Precision {
         let on_gpus_only = devices.iter().all(DeviceChoice::is_gpu);
+        let bf16 = Factors::Bf16.are_native();
         let allowed = match text.parse() {
             Ok(precision @ (Precision::Auto | Precision::F32)) => return precision,
             Ok(precision) if on_gpus_only => return precision,
-            Ok(_) => "auto or f32 on the processor",
+            Ok(Precision::Bf16) if bf16 => return Precision::Bf16,
+            Ok(_) if bf16 => "auto, f32 or bf16 on the processor",
+            Ok(_) => "auto or f32 on this processor, which lacks AVX-512 BF16",
             Err(_) => "auto, f32, f16 or bf16",
         };
         self.wrong("GPU_BRIDGE_DTYPE (--dtype)", text, allowed);

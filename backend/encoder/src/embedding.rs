@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use crate::encoder::ForwardError;
+use crate::kernels::gemm::Epilogue;
 use crate::kernels::norm::LayerNorm;
 use crate::limits::{Limits, to_index};
-use crate::linear::Linear;
+use crate::linear::{Factors, Linear};
 use crate::weights::{LinearWeights, Matrix, NormWeights, Shape, ShapeError};
 
 /// Tokens that one task works on.
@@ -86,7 +87,11 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
-    pub(crate) fn build(weights: EmbeddingWeights, shape: &Shape) -> Result<Self, ShapeError> {
+    pub(crate) fn build(
+        weights: EmbeddingWeights,
+        shape: &Shape,
+        factors: Factors,
+    ) -> Result<Self, ShapeError> {
         let limits = weights.limits();
         let EmbeddingWeights {
             words,
@@ -103,8 +108,9 @@ impl Embedding {
         if let Some((rows, _)) = &positions {
             rows.expect("the position embedding", rows.rows, width)?;
         }
+        let sizes = (width, shape.hidden);
         let projection = projection
-            .map(|linear| Linear::build("the embedding's projection", linear, width, shape.hidden));
+            .map(|linear| Linear::build("the embedding's projection", linear, sizes, factors));
         Ok(Self {
             limits,
             words,
@@ -148,7 +154,7 @@ impl Embedding {
                         let width = self.words.columns;
                         let mut words = vec![0.0; tokens.len() * width];
                         self.look_up(tokens, width, &mut words);
-                        projection.apply(&words, rows, None, None);
+                        projection.apply(&mut Vec::new(), &words, rows, Epilogue::default());
                     }
                 }
                 self.norm.apply(rows);

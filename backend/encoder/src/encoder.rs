@@ -11,6 +11,7 @@ use crate::hidden::Hidden;
 use crate::kernels::gemm::TILE;
 use crate::kernels::norm::LayerNorm;
 use crate::layer::{self, Convolution, Layer, LayerWeights};
+use crate::linear::Factors;
 use crate::position::Relation;
 use crate::scratch::{Reusable, Shelf, bytes_of, sized};
 use crate::threads::Threads;
@@ -29,6 +30,7 @@ pub struct Encoder {
     embedding: Embedding,
     layers: Vec<Layer>,
     last_norm: Option<LayerNorm>,
+    factors: Factors,
     threads: Threads,
     batch_buffers: Shelf<Buffers>,
     row_buffers: Shelf<layer::Scratch>,
@@ -98,6 +100,7 @@ impl Encoder {
         shape: Shape,
         relation: Relation,
         embedding: EmbeddingWeights,
+        factors: Factors,
         threads: Threads,
     ) -> Result<Self, ShapeError> {
         shape.check()?;
@@ -105,11 +108,12 @@ impl Encoder {
             table.expect("the bias of distances", classes.classes(), shape.heads)?;
         }
         Ok(Self {
-            embedding: Embedding::build(embedding, &shape)?,
+            embedding: Embedding::build(embedding, &shape, factors)?,
             shape,
             relation,
             layers: Vec::new(),
             last_norm: None,
+            factors,
             threads,
             batch_buffers: Shelf::default(),
             row_buffers: Shelf::default(),
@@ -129,7 +133,8 @@ impl Encoder {
                 table.expect("the positions", classes.classes(), self.shape.hidden)?;
             }
         }
-        self.layers.push(Layer::build(layer, self.shape)?);
+        self.layers
+            .push(Layer::build(layer, self.shape, self.factors)?);
         Ok(())
     }
 

@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use crate::attention::Positions;
-use crate::kernels::gemm::Activation;
+use crate::kernels::bf16::Pair;
+use crate::kernels::gemm::{Activation, Epilogue, Rows};
 use crate::kernels::norm::LayerNorm;
-use crate::linear::Linear;
+use crate::linear::{Factors, Linear};
 use crate::ops;
 use crate::position::Rotation;
 use crate::scratch::{Reusable, bytes_of, sized};
@@ -78,6 +79,7 @@ pub(crate) struct Scratch {
     normed: Vec<f32>,
     wide: Vec<f32>,
     narrow: Vec<f32>,
+    rounded: Vec<Pair>,
 }
 
 impl Reusable for Scratch {
@@ -88,13 +90,18 @@ impl Reusable for Scratch {
             normed,
             wide,
             narrow,
+            rounded,
         } = self;
-        bytes_of(&[context, sum, normed, wide, narrow])
+        bytes_of(&[context, sum, normed, wide, narrow]) + bytes_of(&[rounded])
     }
 }
 
 impl Layer {
-    pub(crate) fn build(weights: LayerWeights, shape: Shape) -> Result<Self, ShapeError> {
+    pub(crate) fn build(
+        weights: LayerWeights,
+        shape: Shape,
+        factors: Factors,
+    ) -> Result<Self, ShapeError> {
         let head = shape.head();
         if weights.rotation.is_some() && !head.is_multiple_of(2) {
             return Err(ShapeError::Rotation { head });
@@ -113,21 +120,19 @@ impl Layer {
         let attention_norm = attention_norm.map(|norm| norm.build("the attention's norm", hidden));
         let convolution = weights
             .convolution
-            .map(|weights| Convolution::build(weights, hidden));
+            .map(|weights| Convolution::build(weights, hidden, factors));
         let positions = weights
             .positions
             .map(|(keys, queries)| Positions { keys, queries });
+        let linear = |what, weights, sizes| Linear::build(what, weights, sizes, factors);
+        let qkv = (hidden, 3 * hidden);
+        let down = (intermediate, hidden);
         Ok(Self {
-            qkv: Linear::build("queries, keys and values", weights.qkv, hidden, 3 * hidden)?,
-            output: Linear::build("the attention's output", weights.output, hidden, hidden)?,
+            qkv: linear("queries, keys and values", weights.qkv, qkv)?,
+            output: linear("the attention's output", weights.output, (hidden, hidden))?,
             attention_norm: attention_norm.transpose()?,
-            up: Linear::build("the feed-forward layer", weights.up, hidden, wide)?,
-            down: Linear::build(
-                "the feed-forward output",
-                weights.down,
-                intermediate,
-                hidden,
-            )?,
+            up: linear("the feed-forward layer", weights.up, (hidden, wide))?,
+            down: linear("the feed-forward output", weights.down, down)?,
             feed_norm: weights.feed_norm.build("the feed-forward norm", hidden)?,
             rotation: weights.rotation,
             window: weights.window,
@@ -156,15 +161,19 @@ impl Layer {
         places: &[usize],
         qkv: &mut [f32],
     ) {
-        match &self.attention_norm {
-            Some(norm) if self.shape.norm_first => {
-                let normed = sized(&mut scratch.normed, hidden.len());
-                normed.copy_from_slice(hidden);
-                norm.apply(normed);
-                self.qkv.apply(normed, qkv, None, None);
-            }
-            _ => self.qkv.apply(hidden, qkv, None, None),
+        let mut input = hidden;
+        if let Some(norm) = self
+            .attention_norm
+            .as_ref()
+            .filter(|_| self.shape.norm_first)
+        {
+            let normed = sized(&mut scratch.normed, hidden.len());
+            normed.copy_from_slice(hidden);
+            norm.apply(normed);
+            input = normed;
         }
+        let nothing = Epilogue::default();
+        self.qkv.apply(&mut scratch.rounded, input, qkv, nothing);
         if let Some(rotation) = self.rotation {
             self.rotate(rotation, places, qkv);
         }
@@ -198,42 +207,59 @@ impl Layer {
             row.copy_from_slice(part);
         }
         let sum = sized(&mut scratch.sum, hidden.len());
-        self.output.apply(gathered, sum, None, Some(hidden));
+        let add = residual(hidden, self.shape.hidden);
+        self.output.apply(&mut scratch.rounded, gathered, sum, add);
+        let Scratch {
+            normed,
+            wide,
+            narrow,
+            rounded,
+            ..
+        } = scratch;
         if self.shape.norm_first {
-            let normed = sized(&mut scratch.normed, hidden.len());
+            let normed = sized(normed, hidden.len());
             normed.copy_from_slice(sum);
             self.feed_norm.apply(normed);
-            self.feed(&mut scratch.wide, &mut scratch.narrow, normed, sum, hidden);
+            self.feed((wide, narrow, rounded), normed, sum, hidden);
             return;
         }
         if let Some(norm) = &self.attention_norm {
             norm.apply(sum);
         }
-        self.feed(&mut scratch.wide, &mut scratch.narrow, sum, sum, hidden);
+        self.feed((wide, narrow, rounded), sum, sum, hidden);
         self.feed_norm.apply(hidden);
     }
 
-    /// `out` = the feed-forward layer of `input`, plus `residual`.
+    /// `out` = the feed-forward layer of `input`, plus `before`.
     fn feed(
         &self,
-        wide: &mut Vec<f32>,
-        narrow: &mut Vec<f32>,
+        (wide, narrow, rounded): (&mut Vec<f32>, &mut Vec<f32>, &mut Vec<Pair>),
         input: &[f32],
-        residual: &[f32],
+        before: &[f32],
         out: &mut [f32],
     ) {
         let rows = input.len() / self.shape.hidden;
         let wide = sized(wide, rows * self.up.outputs());
+        let add = residual(before, self.shape.hidden);
+        let mut activate = Epilogue::default();
         if !self.shape.gated {
-            self.up
-                .apply(input, wide, Some(self.shape.activation), None);
-            self.down.apply(wide, out, None, Some(residual));
+            activate.activation = Some(self.shape.activation);
+            self.up.apply(rounded, input, wide, activate);
+            self.down.apply(rounded, wide, out, add);
             return;
         }
-        self.up.apply(input, wide, None, None);
+        self.up.apply(rounded, input, wide, activate);
         let narrow = sized(narrow, rows * self.shape.intermediate);
         ops::gate(self.shape.activation, wide, narrow, self.shape.intermediate);
-        self.down.apply(narrow, out, None, Some(residual));
+        self.down.apply(rounded, narrow, out, add);
+    }
+}
+
+/// Adds `rows`, which have `length` numbers.
+fn residual(rows: &[f32], length: usize) -> Epilogue<'_> {
+    Epilogue {
+        residual: Some(Rows::new(rows, length)),
+        ..Epilogue::default()
     }
 }
 
@@ -247,10 +273,14 @@ pub(crate) struct Convolution {
 }
 
 impl Convolution {
-    fn build(weights: ConvolutionWeights, hidden: usize) -> Result<Self, ShapeError> {
-        let inputs = weights.width * hidden;
+    fn build(
+        weights: ConvolutionWeights,
+        hidden: usize,
+        factors: Factors,
+    ) -> Result<Self, ShapeError> {
+        let sizes = (weights.width * hidden, hidden);
         Ok(Self {
-            kernel: Linear::build("the convolution", weights.kernel, inputs, hidden)?,
+            kernel: Linear::build("the convolution", weights.kernel, sizes, factors)?,
             width: weights.width,
             activation: weights.activation,
             norm: weights.norm.build("the convolution's norm", hidden)?,
@@ -281,8 +311,12 @@ impl Convolution {
             }
         }
         let sum = sized(&mut scratch.sum, output.len());
+        let add_activated = Epilogue {
+            activation: Some(self.activation),
+            ..residual(output, hidden)
+        };
         self.kernel
-            .apply(seen, sum, Some(self.activation), Some(output));
+            .apply(&mut scratch.rounded, seen, sum, add_activated);
         self.norm.apply(sum);
         output.copy_from_slice(sum);
     }

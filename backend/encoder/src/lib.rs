@@ -40,6 +40,7 @@ pub use hidden::Hidden;
 pub use kernels::gemm::Activation;
 pub use layer::{ConvolutionWeights, LayerWeights};
 pub use limits::Limits;
+pub use linear::Factors;
 pub use position::{Distances, Relation, Rotation};
 pub use rayon::ThreadPoolBuildError;
 pub use threads::Threads;

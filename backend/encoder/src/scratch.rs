@@ -35,15 +35,15 @@ impl<T: Reusable> Shelf<T> {
 }
 
 /// Bytes that these buffers hold.
-pub(crate) fn bytes_of(buffers: &[&Vec<f32>]) -> usize {
+pub(crate) fn bytes_of<T>(buffers: &[&Vec<T>]) -> usize {
     let numbers: usize = buffers.iter().map(|buffer| buffer.capacity()).sum();
-    size_of::<f32>() * numbers
+    size_of::<T>() * numbers
 }
 
 /// `buffer` with `length` numbers of any value.
-pub(crate) fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+pub(crate) fn sized<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
     if buffer.len() < length {
-        buffer.resize(length, 0.0);
+        buffer.resize(length, T::default());
     }
     &mut buffer[..length]
 }

@@ -17,7 +17,8 @@ pub enum Precision {
     F32,
     /// 16 bits, 11 of them significant, up to 65,504.
     F16,
-    /// 16 bits, 8 of them significant, in the range of 32: for what overflows in [`F16`](Self::F16).
+    /// 16 bits, 8 of them significant, in the range of 32: for what overflows in [`F16`](Self::F16), and
+    /// for processors that multiply it faster. There, only what linear layers multiply is rounded to it.
     Bf16,
 }
 

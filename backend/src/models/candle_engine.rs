@@ -37,7 +37,7 @@ const TOKENS_PER_GPU: usize = 16 * 1024;
 pub struct EngineOptions {
     /// Where models run.
     pub device: Device,
-    /// How precisely they are computed on a GPU.
+    /// How precisely they are computed.
     pub precision: Precision,
     /// Threads that compute on the processor.
     pub threads: NonZeroUsize,

@@ -126,9 +126,11 @@ impl Embedder {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
     use gpu_bridge_encoder::Threads;
 
     use super::*;
+    use crate::device::Precision;
     use crate::engine::Cancellation;
     use crate::metrics::EngineMetrics;
     use crate::models::test_support::{folder_with, golden, golden_json};
@@ -166,7 +168,8 @@ mod tests {
         ] {
             std::fs::copy(from.join(name), folder.path().join(name)).expect(name);
         }
-        let place = Place::Processor(Threads::new(NonZeroUsize::MIN).expect("threads"));
+        let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
+        let place = Place::new(Device::Cpu, Precision::F32, threads);
         let embedder = Embedder::load(folder.path(), &place, usize::MAX).expect("loads");
         let file = golden_json("pipeline/embeddings.json");
         let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");

@@ -219,15 +219,21 @@ fn devices_are_given_with_commas_between() {
 }
 
 #[test]
-fn precision_is_one_of_four_and_the_processor_s_is_f32() {
+fn precision_is_one_of_four_and_the_processor_has_those_that_it_can_compute() {
     let wrong = problem("--dtype=float16");
     assert!(wrong.contains("GPU_BRIDGE_DTYPE (--dtype)"), "{wrong}");
     assert!(wrong.contains("auto, f32, f16 or bf16"), "{wrong}");
+    let bf16 = settings(&["--dtype=bf16"]).map(|settings| settings.precision);
+    let allowed = if Factors::Bf16.are_native() {
+        assert_eq!(bf16, Ok(Precision::Bf16));
+        "auto, f32 or bf16 on the processor"
+    } else {
+        let refused = bf16.unwrap_err().to_string();
+        assert!(refused.contains("lacks AVX-512 BF16"), "{refused}");
+        "auto or f32 on this processor"
+    };
     let not_here = problem("--dtype=f16");
-    assert!(
-        not_here.contains("auto or f32 on the processor"),
-        "{not_here}"
-    );
+    assert!(not_here.contains(allowed), "{not_here}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Numbers against those of the Python implementations (`tests/golden/README.md` says which).
 
+use gpu_bridge_backend::device::Precision;
 use gpu_bridge_backend::engine::{Engine, EngineError, Scores, Scoring};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
 
 use crate::support::{
-    MINILM, Watcher, change_setting, copy_of, engine_over, golden, golden_json, minilm,
+    MINILM, Watcher, change_setting, copy_of, engine_over, golden, golden_json, minilm, minilm_in,
 };
 
 const EMBEDDING_TOLERANCE: f32 = 1e-5;
@@ -50,9 +51,15 @@ fn expect_scores(engine: &CandleEngine, model: &str, items: &[Value]) {
     expect_scored(engine, model, items, &Scoring::default());
 }
 
-/// Scores all pairs of `items` in one request and expects the reference's numbers. Where those
-/// depend on the rest of the batch, an item has the pair's own as `single`.
+/// Scores all pairs of `items` in one request and expects the reference's numbers.
 fn expect_scored(engine: &CandleEngine, model: &str, items: &[Value], scoring: &Scoring) {
+    let worst = largest_error(engine, model, items, scoring);
+    assert!(worst < SCORE_TOLERANCE, "{model}: {worst:e}");
+}
+
+/// The largest difference of a score. Where the reference's depend on the rest of the batch, an item has
+/// the pair's own as `single`.
+fn largest_error(engine: &CandleEngine, model: &str, items: &[Value], scoring: &Scoring) -> f32 {
     let (candidates, references) = (texts(items, "candidate"), texts(items, "reference"));
     let watcher = Watcher::patient();
     let scores = engine
@@ -73,7 +80,7 @@ fn expect_scored(engine: &CandleEngine, model: &str, items: &[Value], scoring: &
         "{model}: {} pairs, largest difference {worst:e}",
         items.len()
     );
-    assert!(worst < SCORE_TOLERANCE, "{model}: {worst:e}");
+    worst
 }
 
 #[test]
@@ -102,6 +109,36 @@ fn embeddings_agree_with_sentence_transformers() {
         items.len()
     );
     assert!(worst < EMBEDDING_TOLERANCE, "largest difference {worst:e}");
+}
+
+/// What is promised of bf16 on the processor; without the instructions for it the numbers are the same.
+#[test]
+fn embeddings_in_bf16_keep_their_direction() {
+    let items = items("numerics/embed_minilm_public.json");
+    let texts = texts(&items, "text");
+    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
+        let engine = minilm_in(precision, 6);
+        let embeddings = engine.embed(MINILM, &texts, &Watcher::patient());
+        embeddings.expect("embeddings").rows
+    });
+    // All have length 1.
+    let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let least = exact.iter().zip(&rounded).map(cosine).fold(1.0, f32::min);
+    println!("bf16: {} texts, least cosine {least}", items.len());
+    assert!((0.9999..0.999_999).contains(&least), "{least}");
+}
+
+#[test]
+fn scores_in_bf16_stay_near_those_of_bert_score() {
+    for layer in [3, 6] {
+        let items = items(&format!("numerics/bertscore_minilm_L{layer}_public.json"));
+        let engine = minilm_in(Precision::Bf16, layer);
+        let worst = largest_error(&engine, MINILM, &items, &Scoring::default());
+        assert!(
+            (SCORE_TOLERANCE..5e-3).contains(&worst),
+            "layer {layer}: {worst:e}"
+        );
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use gpu_bridge_backend::device::Precision;
 use gpu_bridge_backend::engine::{Cancellation, Progress};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::Value;
@@ -56,6 +57,10 @@ pub(crate) fn change_setting(path: &Path, key: &str, value: Value) {
 
 /// An engine over one folder of models, and the baselines in `tests/golden`.
 pub(crate) fn engine_over(models_dir: PathBuf, layers: &[(&str, usize)]) -> CandleEngine {
+    engine_in(Precision::Auto, models_dir, layers)
+}
+
+fn engine_in(precision: Precision, models_dir: PathBuf, layers: &[(&str, usize)]) -> CandleEngine {
     let sources = ModelSources {
         models_dir: Some(models_dir),
         baselines: Some(golden("rescale_baseline")),
@@ -67,6 +72,7 @@ pub(crate) fn engine_over(models_dir: PathBuf, layers: &[(&str, usize)]) -> Cand
     let bertscore_layers: BTreeMap<String, usize> = layers.collect();
     let embed_batch = NonZeroUsize::new(32).expect("not 0");
     let options = EngineOptions {
+        precision,
         embed_batch,
         bertscore_layers,
         ..EngineOptions::default()
@@ -81,6 +87,11 @@ pub(crate) fn tiny() -> CandleEngine {
 
 /// An engine that has all-MiniLM-L6-v2, whose `BERTScore` compares `layer`.
 pub(crate) fn minilm(layer: usize) -> CandleEngine {
+    minilm_in(Precision::Auto, layer)
+}
+
+/// The same, in the given precision.
+pub(crate) fn minilm_in(precision: Precision, layer: usize) -> CandleEngine {
     let folder = std::env::var_os("GPU_BRIDGE_TEST_MODELS");
     let folder = folder.map_or_else(|| repository().join(".models"), PathBuf::from);
     let weights = folder.join(MINILM).join("model.safetensors");
@@ -89,7 +100,7 @@ pub(crate) fn minilm(layer: usize) -> CandleEngine {
         "{} is missing: run `make model`",
         weights.display()
     );
-    engine_over(folder, &[(MINILM, layer)])
+    engine_in(precision, folder, &[(MINILM, layer)])
 }
 
 pub(crate) fn strings(texts: &[&str]) -> Vec<String> {

@@ -55,7 +55,7 @@ fn start(shape: Shape, relation: Relation, threads: usize) -> Result<Encoder, Sh
     };
     let threads = NonZeroUsize::new(threads).expect("some");
     let threads = Threads::new(threads).expect("threads");
-    Encoder::new(shape, relation, embedding, threads)
+    Encoder::new(shape, relation, embedding, Factors::F32, threads)
 }
 
 fn layer(shape: Shape) -> LayerWeights {

@@ -6,12 +6,15 @@
 //! cache while all panels pass over it. (Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication"; the packing of the left side that they describe gained nothing here, since a
 //! tile's few rows are streams that the prefetcher follows.)
+//!
+//! Both sides are `f32`, or both are pairs of bf16 (see [`bf16`](super::bf16)); a [`Step`] multiplies them.
+//! Sums are `f32` in any case.
 
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{MAX_WIDTH, Panels, most_registers};
+use super::panels::{MAX_WIDTH, Packed, Panels, most_registers};
 use super::simd::{self, Add, Times, dispatch};
 
 /// Rows of a tile.
@@ -34,17 +37,17 @@ pub enum Activation {
 
 /// Rows of numbers that lie `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
-    pub(crate) data: &'a [f32],
+pub(crate) struct Rows<'a, T = f32> {
+    pub(crate) data: &'a [T],
     pub(crate) stride: usize,
 }
 
-impl<'a> Rows<'a> {
-    pub(crate) fn new(data: &'a [f32], stride: usize) -> Self {
+impl<'a, T: Copy> Rows<'a, T> {
+    pub(crate) fn new(data: &'a [T], stride: usize) -> Self {
         Self { data, stride }
     }
 
-    fn from(self, row: usize) -> &'a [f32] {
+    fn from(self, row: usize) -> &'a [T] {
         &self.data[row * self.stride..]
     }
 }
@@ -62,10 +65,10 @@ pub(crate) struct Epilogue<'a> {
 }
 
 /// `out` = epilogue(A · B) for `rows` rows of A.
-pub(crate) struct Product<'a> {
+pub(crate) struct Product<'a, T = f32> {
     pub(crate) rows: usize,
-    pub(crate) a: Rows<'a>,
-    pub(crate) b: &'a Panels,
+    pub(crate) a: Rows<'a, T>,
+    pub(crate) b: &'a Panels<T>,
     /// The part of the depth to sum over: columns of A (counted from the first of this range) and
     /// rows of B.
     pub(crate) depth: Range<usize>,
@@ -74,9 +77,9 @@ pub(crate) struct Product<'a> {
     pub(crate) epilogue: Epilogue<'a>,
 }
 
-impl<'a> Product<'a> {
+impl<'a, T: Packed> Product<'a, T> {
     /// With all of B.
-    pub(crate) fn new(rows: usize, a: Rows<'a>, b: &'a Panels) -> Self {
+    pub(crate) fn new(rows: usize, a: Rows<'a, T>, b: &'a Panels<T>) -> Self {
         let panels = 0..b.columns().div_ceil(b.width().max(1));
         Self {
             rows,
@@ -87,7 +90,9 @@ impl<'a> Product<'a> {
             epilogue: Epilogue::default(),
         }
     }
+}
 
+impl Product<'_> {
     /// Computes into `out`, whose rows are `stride` apart.
     pub(crate) fn write(self, out: &mut [f32], stride: usize) {
         dispatch(Multiply {
@@ -98,8 +103,47 @@ impl<'a> Product<'a> {
     }
 }
 
-pub(super) struct Multiply<'a> {
-    pub(super) product: Product<'a>,
+/// How the inner loop multiplies, in registers of `S`.
+pub(super) trait Step<S: Simd>: Copy {
+    /// What is multiplied.
+    type Number: Packed;
+    /// As many of them as there are sums in a register.
+    type Register: Copy;
+
+    fn registers(panel: &[Self::Number]) -> &[Self::Register];
+
+    fn splat(self, s: S, a: Self::Number) -> Self::Register;
+
+    /// sum + a · b
+    fn add_product(self, s: S, sum: S::f32s, a: Self::Register, b: Self::Register) -> S::f32s;
+}
+
+/// Plain numbers.
+#[derive(Clone, Copy)]
+struct Single;
+
+impl<S: Simd> Step<S> for Single {
+    type Number = f32;
+    type Register = S::f32s;
+
+    #[inline(always)]
+    fn registers(panel: &[f32]) -> &[S::f32s] {
+        S::as_simd_f32s(panel).0
+    }
+
+    #[inline(always)]
+    fn splat(self, s: S, a: f32) -> S::f32s {
+        s.splat_f32s(a)
+    }
+
+    #[inline(always)]
+    fn add_product(self, s: S, sum: S::f32s, a: S::f32s, b: S::f32s) -> S::f32s {
+        s.mul_add_e_f32s(a, b, sum)
+    }
+}
+
+pub(super) struct Multiply<'a, T = f32> {
+    pub(super) product: Product<'a, T>,
     pub(super) out: &'a mut [f32],
     pub(super) stride: usize,
 }
@@ -109,53 +153,70 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let registers = self.product.b.width() / S::F32_LANES;
-        debug_assert!(registers <= most_registers(S::F32_LANES));
-        match registers {
-            4 => self.run::<S, 4>(s),
-            2 => self.run::<S, 2>(s),
-            _ => self.run::<S, 1>(s),
-        }
+        self.run(s, Single);
     }
 }
 
-impl Multiply<'_> {
+impl<T: Packed> Multiply<'_, T> {
     #[inline(always)]
-    fn run<S: Simd, const N: usize>(mut self, s: S) {
+    pub(super) fn run<S: Simd>(self, s: S, step: impl Step<S, Number = T>) {
+        let registers = self.product.b.width() / S::F32_LANES;
+        debug_assert!(registers <= most_registers(S::F32_LANES));
+        match registers {
+            4 => self.pass::<S, 4>(s, step),
+            2 => self.pass::<S, 2>(s, step),
+            _ => self.pass::<S, 1>(s, step),
+        }
+    }
+
+    #[inline(always)]
+    fn pass<S: Simd, const N: usize>(mut self, s: S, step: impl Step<S, Number = T>) {
         let panels = self.product.panels.clone();
         for start in (0..self.product.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.product.rows);
             for panel in panels.clone() {
-                self.column_of_tiles::<S, N>(s, start..end, panel);
+                self.column_of_tiles::<S, N>(s, step, start..end, panel);
             }
         }
     }
 
     #[inline(always)]
-    fn column_of_tiles<S: Simd, const N: usize>(&mut self, s: S, rows: Range<usize>, panel: usize) {
+    fn column_of_tiles<S: Simd, const N: usize>(
+        &mut self,
+        s: S,
+        step: impl Step<S, Number = T>,
+        rows: Range<usize>,
+        panel: usize,
+    ) {
         let mut row = rows.start;
         while row + TILE <= rows.end {
-            self.tile::<S, TILE, N>(s, row, panel);
+            self.tile::<S, TILE, N>(s, step, row, panel);
             row += TILE;
         }
         if row + 4 <= rows.end {
-            self.tile::<S, 4, N>(s, row, panel);
+            self.tile::<S, 4, N>(s, step, row, panel);
             row += 4;
         }
         if row + 2 <= rows.end {
-            self.tile::<S, 2, N>(s, row, panel);
+            self.tile::<S, 2, N>(s, step, row, panel);
             row += 2;
         }
         if row < rows.end {
-            self.tile::<S, 1, N>(s, row, panel);
+            self.tile::<S, 1, N>(s, step, row, panel);
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize>(&mut self, s: S, row: usize, panel: usize) {
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        step: impl Step<S, Number = T>,
+        row: usize,
+        panel: usize,
+    ) {
         let Product { a, b, depth, .. } = &self.product;
-        let (numbers, _) = S::as_simd_f32s(b.panel(panel, depth.start, depth.end));
-        let sums = sums::<S, M, N>(s, a.from(row), a.stride, numbers);
+        let numbers = b.panel(panel, depth.start, depth.end);
+        let sums = sums::<S, _, M, N>(s, step, a.from(row), a.stride, numbers);
         let column = (panel - self.product.panels.start) * b.width();
         let width = b.width().min(b.columns() - panel * b.width());
         for (nth, sums) in sums.into_iter().enumerate() {
@@ -169,21 +230,22 @@ impl Multiply<'_> {
 
 /// The sums of `M` rows of A (`stride` apart) against one panel: the inner loop.
 #[inline(always)]
-fn sums<S: Simd, const M: usize, const N: usize>(
+fn sums<S: Simd, K: Step<S>, const M: usize, const N: usize>(
     s: S,
-    a: &[f32],
+    step: K,
+    a: &[K::Number],
     stride: usize,
-    panel: &[S::f32s],
+    panel: &[K::Number],
 ) -> [[S::f32s; N]; M] {
-    let (panel, _) = panel.as_chunks::<N>();
+    let (panel, _) = K::registers(panel).as_chunks::<N>();
     let depth = panel.len();
-    let rows: [&[f32]; M] = std::array::from_fn(|i| &a[i * stride..i * stride + depth]);
+    let rows: [&[K::Number]; M] = std::array::from_fn(|i| &a[i * stride..i * stride + depth]);
     let mut sums = [[s.splat_f32s(0.0); N]; M];
     for (k, b) in panel.iter().enumerate() {
         for i in 0..M {
-            let a = s.splat_f32s(rows[i][k]);
+            let a = step.splat(s, rows[i][k]);
             for j in 0..N {
-                sums[i][j] = s.mul_add_e_f32s(a, b[j], sums[i][j]);
+                sums[i][j] = step.add_product(s, sums[i][j], a, b[j]);
             }
         }
     }

@@ -5,31 +5,50 @@
 //! B: k × n, width w          panel 0              panel 1
 //!                     [B[0][0..w], B[1][0..w], …] [B[0][w..2w], …]   columns beyond n are 0
 //! ```
+//!
+//! A [`Packed`] cell may hold several rows of the matrix: then "row" means so many of them.
 
 use super::simd::{Lanes, dispatch};
+
+/// What a register of a packed matrix holds one of in each of its lanes.
+pub(crate) trait Packed: Copy + Default {
+    /// Numbers that follow each other in a column.
+    const NUMBERS: usize;
+
+    /// From at most so many numbers; what is missing is 0.
+    fn pack(numbers: &[f32]) -> Self;
+}
+
+impl Packed for f32 {
+    const NUMBERS: usize = 1;
+
+    fn pack(numbers: &[f32]) -> Self {
+        numbers.first().copied().unwrap_or_default()
+    }
+}
 
 /// The widest panel: four registers of 16 numbers.
 pub(crate) const MAX_WIDTH: usize = 64;
 
 /// The right-hand side of a product: `k` rows, `n` columns.
 #[derive(Clone, Debug)]
-pub(crate) struct Panels {
+pub(crate) struct Panels<T = f32> {
     /// Of the registers that multiply it.
     lanes: usize,
     width: usize,
     rows: usize,
     columns: usize,
-    data: Vec<f32>,
+    data: Vec<T>,
 }
 
-impl Default for Panels {
+impl<T: Packed> Default for Panels<T> {
     /// An empty one, for the registers that [`dispatch`] finds.
     fn default() -> Self {
         Self::for_lanes(dispatch(Lanes))
     }
 }
 
-impl Panels {
+impl<T: Packed> Panels<T> {
     /// An empty one, for registers of so many numbers.
     pub(super) fn for_lanes(lanes: usize) -> Self {
         Self {
@@ -48,43 +67,29 @@ impl Panels {
         panels
     }
 
-    /// Replaces the content: column j of B is the `j`th of `columns`, each `rows` long.
+    /// Replaces the content: column j of B is the `j`th of `columns`, each `length` long.
     pub(crate) fn fill_transposed<'a>(
         &mut self,
-        rows: usize,
+        length: usize,
         mut columns: impl ExactSizeIterator<Item = &'a [f32]>,
     ) {
-        self.reset(rows, columns.len());
-        for panel in self.data.chunks_exact_mut((rows * self.width).max(1)) {
+        self.reset(length.div_ceil(T::NUMBERS), columns.len());
+        for panel in self.data.chunks_exact_mut((self.rows * self.width).max(1)) {
             let own: [&[f32]; MAX_WIDTH] =
                 std::array::from_fn(|nth| take_if(&mut columns, nth < self.width));
             let count = own.iter().take_while(|column| !column.is_empty()).count();
             for (i, cells) in panel.chunks_exact_mut(self.width).enumerate() {
+                let from = i * T::NUMBERS;
+                let to = (from + T::NUMBERS).min(length);
                 for (cell, column) in cells.iter_mut().zip(&own[..count]) {
-                    *cell = column[i];
+                    *cell = T::pack(&column[from..to]);
                 }
             }
         }
     }
 
-    /// Replaces the content: row i of B is the `i`th of `rows`, each `columns` long.
-    pub(crate) fn fill<'a>(
-        &mut self,
-        columns: usize,
-        rows: impl ExactSizeIterator<Item = &'a [f32]>,
-    ) {
-        self.reset(rows.len(), columns);
-        let (width, stride) = (self.width, self.width * self.rows);
-        for (i, row) in rows.enumerate() {
-            for (panel, cells) in row.chunks(width).enumerate() {
-                let start = panel * stride + i * width;
-                self.data[start..start + cells.len()].copy_from_slice(cells);
-            }
-        }
-    }
-
     /// The numbers of B's rows `from..to` in panel `panel`.
-    pub(crate) fn panel(&self, panel: usize, from: usize, to: usize) -> &[f32] {
+    pub(crate) fn panel(&self, panel: usize, from: usize, to: usize) -> &[T] {
         let start = panel * self.rows * self.width;
         &self.data[start + from * self.width..start + to * self.width]
     }
@@ -104,7 +109,7 @@ impl Panels {
 
     /// Bytes that this holds.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<f32>() * self.data.len()
+        size_of_val(self.data.as_slice())
     }
 
     fn reset(&mut self, rows: usize, columns: usize) {
@@ -113,7 +118,25 @@ impl Panels {
         self.columns = columns;
         let padded = columns.next_multiple_of(self.width);
         self.data.clear();
-        self.data.resize(rows * padded, 0.0);
+        self.data.resize(rows * padded, T::default());
+    }
+}
+
+impl Panels {
+    /// Replaces the content: row i of B is the `i`th of `rows`, each `columns` long.
+    pub(crate) fn fill<'a>(
+        &mut self,
+        columns: usize,
+        rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    ) {
+        self.reset(rows.len(), columns);
+        let (width, stride) = (self.width, self.width * self.rows);
+        for (i, row) in rows.enumerate() {
+            for (panel, cells) in row.chunks(width).enumerate() {
+                let start = panel * stride + i * width;
+                self.data[start..start + cells.len()].copy_from_slice(cells);
+            }
+        }
     }
 }
 
@@ -174,7 +197,7 @@ mod tests {
             let columns: Vec<Vec<f32>> = (0..n)
                 .map(|j| b.iter().map(|row| row[j]).collect())
                 .collect();
-            let mut panels = Panels::for_lanes(lanes);
+            let mut panels = Panels::<f32>::for_lanes(lanes);
             panels.fill(n, b.iter().map(Vec::as_slice));
             expect_cells(&panels);
             panels.fill_transposed(k, columns.iter().map(Vec::as_slice));
@@ -186,7 +209,7 @@ mod tests {
     #[test]
     fn cells_beyond_the_last_column_are_zero() {
         for lanes in LANES {
-            let mut panels = Panels::for_lanes(lanes);
+            let mut panels = Panels::<f32>::for_lanes(lanes);
             panels.fill(1, [[7.0].as_slice()].into_iter());
             panels.fill(1, [[8.0].as_slice()].into_iter());
             let row = panels.panel(0, 0, 1);

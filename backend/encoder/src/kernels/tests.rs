@@ -5,10 +5,11 @@ use std::f64::consts::PI;
 use proptest::prelude::*;
 use pulp::{Simd, WithSimd};
 
+use super::bf16::{Native, Pair, round_rows};
 use super::gemm::{Activation, Epilogue, Multiply, Product, Rows};
 use super::instruction_set::InstructionSet;
 use super::norm::{Apply, LayerNorm};
-use super::panels::Panels;
+use super::panels::{Packed, Panels};
 use super::simd::{self, ExpMinus, Unary};
 use super::softmax::Exponentials;
 
@@ -142,6 +143,37 @@ impl Case {
         panels
     }
 
+    /// The columns of B, one after the other.
+    fn columns_of_b(&self) -> Vec<f32> {
+        let cells = (0..self.columns * self.depth).map(|nth| (nth % self.depth, nth / self.depth));
+        cells.map(|(k, j)| self.b[k * self.columns + j]).collect()
+    }
+
+    /// A · B of rounded numbers, which `run` multiplies in registers of so many `lanes`.
+    fn product_of_pairs(&self, lanes: usize, run: impl FnOnce(Multiply<'_, Pair>)) -> Vec<f32> {
+        let mut panels = Panels::<Pair>::for_lanes(lanes);
+        let columns = self.columns_of_b();
+        panels.fill_transposed(self.depth, columns.chunks_exact(self.depth));
+        let mut rounded = vec![Pair::MAX; self.rows * panels.rows()];
+        round_rows(&self.a, self.depth, &mut rounded);
+        let mut out = vec![f32::NAN; self.rows * self.columns];
+        run(Multiply {
+            product: Product::new(self.rows, Rows::new(&rounded, panels.rows()), &panels),
+            out: &mut out,
+            stride: self.columns,
+        });
+        out
+    }
+
+    /// The same by the plain formula.
+    fn expected_of_pairs(&self, row: usize, column: usize) -> f64 {
+        let products = (0..self.depth).map(|k| {
+            let a = self.a[row * self.depth + k];
+            rounded(a) * rounded(self.b[k * self.columns + column])
+        });
+        products.sum()
+    }
+
     /// The whole product, with everything that may follow it.
     fn whole(&self, set: InstructionSet) -> Vec<f32> {
         let panels = self.panels(set);
@@ -197,7 +229,78 @@ impl Case {
     }
 }
 
+/// The nearest number with 8 significant bits; of two, the one whose last bit is 0. Zero, and numbers
+/// that are neither tiny nor huge.
+fn rounded(x: f32) -> f64 {
+    let x = f64::from(x);
+    if x == 0.0 {
+        return x;
+    }
+    let unit = 2.0_f64.powi(7) / 2.0_f64.powf(x.abs().log2().floor());
+    (x * unit).round_ties_even() / unit
+}
+
+/// As an `f32`, the half of a pair that is in its `lower` bits or in the upper ones.
+fn half(pair: Pair, lower: bool) -> f32 {
+    f32::from_bits(if lower {
+        pair << 16
+    } else {
+        pair & 0xFFFF_0000
+    })
+}
+
+#[test]
+fn numbers_are_rounded_to_the_nearest_of_8_bits_ties_to_even() {
+    let ties = [1.003_906_25, 1.011_718_75, -1.003_906_25, 0.0, -0.0, 3.0];
+    for x in ties.into_iter().chain(grid(1000.0)).filter(|x| !x.is_nan()) {
+        let [both, one] = [Pair::pack(&[x, -x]), Pair::pack(&[x])];
+        assert!(
+            (f64::from(half(both, true)) - rounded(x)).abs() < f64::EPSILON,
+            "{x}"
+        );
+        assert!(
+            (f64::from(half(both, false)) - rounded(-x)).abs() < f64::EPSILON,
+            "{x}"
+        );
+        assert_eq!((one & 0xFFFF, one >> 16), (both & 0xFFFF, 0), "{x}");
+    }
+    for x in [
+        f32::NAN,
+        f32::from_bits(0xFFFF_FFFF),
+        f32::from_bits(0x7F80_0001),
+    ] {
+        assert!(half(Pair::pack(&[x]), true).is_nan(), "{:x}", x.to_bits());
+    }
+    let largest = [f32::MAX, f32::INFINITY].map(|x| half(Pair::pack(&[x]), true));
+    assert_eq!(largest, [f32::INFINITY; 2]);
+}
+
 proptest! {
+    #[test]
+    fn rows_are_rounded_as_single_numbers_are(row in prop::collection::vec(-1e30_f32..1e30, 0..40)) {
+        let mut pairs = vec![0; row.len().div_ceil(2)];
+        round_rows(&row, row.len().max(1), &mut pairs);
+        let singly: Vec<Pair> = row.chunks(2).map(Pair::pack).collect();
+        prop_assert_eq!(pairs, singly);
+    }
+
+    #[test]
+    fn products_of_pairs_agree_with_plain_sums(case in case()) {
+        let mut results: Vec<(String, Vec<f32>)> = InstructionSet::all()
+            .into_iter()
+            .map(|set| (format!("{set:?}"), case.product_of_pairs(set.lanes(), |op| set.run(op))))
+            .collect();
+        if let Some(native) = Native::find() {
+            results.push(("native".to_owned(), case.product_of_pairs(16, |op| native.run(op))));
+        }
+        for (set, out) in results {
+            for (nth, ours) in out.iter().enumerate() {
+                let plain = case.expected_of_pairs(nth / case.columns, nth % case.columns);
+                prop_assert!((f64::from(*ours) - plain).abs() < 1e-4, "{}: {} {}", set, ours, plain);
+            }
+        }
+    }
+
     #[test]
     fn products_agree_with_plain_sums(case in case()) {
         for set in InstructionSet::all() {

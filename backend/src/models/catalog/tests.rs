@@ -1,10 +1,12 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use candle_core::Device;
 use gpu_bridge_encoder::Threads;
 use tempfile::TempDir;
 
 use super::*;
+use crate::device::Precision;
 use crate::engine::Cancellation;
 use crate::metrics::EngineMetrics;
 use crate::models::encoder::Place;
@@ -44,11 +46,8 @@ fn catalog(models: &TempDir, layers: &[(&str, usize)], budget: u64) -> Catalog {
     };
     let downloads = Downloads::new(None, &[]);
     let threads = Threads::new(std::num::NonZeroUsize::MIN).expect("threads");
-    let loader = Loader::new(
-        Place::Processor(threads),
-        usize::MAX,
-        EngineMetrics::default(),
-    );
+    let place = Place::new(Device::Cpu, Precision::F32, threads);
+    let loader = Loader::new(place, usize::MAX, EngineMetrics::default());
     Catalog::new(sources, downloads, layers.collect(), loader, policy)
 }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use gpu_bridge_encoder::{
-    EmbeddingWeights, Encoder, ForwardError, Hidden, LayerWeights, NormWeights, Relation, Shape,
-    Stop, Threads,
+    EmbeddingWeights, Encoder, Factors, ForwardError, Hidden, LayerWeights, NormWeights, Relation,
+    Shape, Stop, Threads,
 };
 use thiserror::Error;
 
@@ -128,15 +128,20 @@ impl Encode for Encoder {
 }
 
 impl Assemble for Encoder {
-    type Place = Threads;
+    type Place = Processor;
 
     fn start(
-        place: &Threads,
+        place: &Processor,
         shape: Shape,
         relation: Relation,
         embedding: EmbeddingWeights,
     ) -> Result<Self, CheckpointError> {
-        Ok(Self::new(shape, relation, embedding, place.clone())?)
+        let factors = match place.precision {
+            Precision::Bf16 => Factors::Bf16,
+            Precision::Auto | Precision::F32 | Precision::F16 => Factors::F32,
+        };
+        let threads = place.threads.clone();
+        Ok(Self::new(shape, relation, embedding, factors, threads)?)
     }
 
     fn push(&mut self, layer: LayerWeights) -> Result<(), CheckpointError> {
@@ -148,11 +153,19 @@ impl Assemble for Encoder {
     }
 }
 
+/// The processor.
+#[derive(Clone, Debug)]
+pub(crate) struct Processor {
+    pub(crate) threads: Threads,
+    /// bf16, or else 32 bits.
+    pub(crate) precision: Precision,
+}
+
 /// Where encoders run.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    /// On the processor, in 32-bit floats.
-    Processor(Threads),
+    /// With our own encoder.
+    Processor(Processor),
     /// On a device that candle drives.
     Device(TensorPlace),
 }
@@ -161,7 +174,7 @@ impl Place {
     /// On `device`, in the given precision; the processor computes on `threads`.
     pub(crate) fn new(device: Device, precision: Precision, threads: Threads) -> Self {
         match device {
-            Device::Cpu => Self::Processor(threads),
+            Device::Cpu => Self::Processor(Processor { threads, precision }),
             device => Self::Device(TensorPlace { device, precision }),
         }
     }
@@ -169,7 +182,10 @@ impl Place {
     /// The same with the precision that `purpose` asks for.
     pub(crate) fn serving(&self, purpose: Purpose) -> Self {
         match self {
-            Self::Processor(threads) => Self::Processor(threads.clone()),
+            Self::Processor(Processor { threads, precision }) => Self::Processor(Processor {
+                threads: threads.clone(),
+                precision: precision.serving(purpose),
+            }),
             Self::Device(TensorPlace { device, precision }) => Self::Device(TensorPlace {
                 device: device.clone(),
                 precision: precision.serving(purpose),
@@ -177,7 +193,7 @@ impl Place {
         }
     }
 
-    /// Bytes of a weight, at most.
+    /// Bytes of a weight, at most. (The processor keeps the vectors of words in 32 bits in any case.)
     pub(crate) fn bytes_per_number(&self) -> u64 {
         match self {
             Self::Processor(_) => Precision::F32.bytes(),
@@ -197,9 +213,7 @@ pub(crate) fn load(
     place: &Place,
 ) -> Result<Arc<dyn Encode>, LoadError> {
     Ok(match place {
-        Place::Processor(threads) => {
-            Arc::new(assemble::<Encoder>(folder, config, layers, threads)?)
-        }
+        Place::Processor(place) => Arc::new(assemble::<Encoder>(folder, config, layers, place)?),
         Place::Device(place) => Arc::new(assemble::<TensorEncoder>(folder, config, layers, place)?),
     })
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::checkpoint::Assemble;
 use super::tensor::{TensorEncoder, TensorPlace};
-use super::{Encode, EncodeError, assemble};
+use super::{Encode, EncodeError, Processor, assemble};
 use crate::device::Precision;
 use crate::models::config::EncoderConfig;
 use crate::models::error::LoadError;
@@ -39,8 +39,11 @@ trait Tested: Assemble + Encode {
 }
 
 impl Tested for Encoder {
-    fn place() -> Threads {
-        Threads::new(NonZeroUsize::new(3).expect("not 0")).expect("threads")
+    fn place() -> Processor {
+        Processor {
+            threads: Threads::new(NonZeroUsize::new(3).expect("not 0")).expect("threads"),
+            precision: Precision::F32,
+        }
     }
 
     fn drop_last_norm(&mut self) {
@@ -132,6 +135,41 @@ macro_rules! every_layer_agrees_with_the_reference {
 every_layer_agrees_with_the_reference! {
     bert roberta xlm_roberta deberta_v1 deberta_v1_span24
     distilbert mpnet deberta_v2 deberta_v2_conv modernbert
+}
+
+/// What bf16 costs where weights are random, which is worse than where they were trained: the angle
+/// between a token's states in both precisions, for all architectures.
+#[test]
+fn bf16_changes_directions_little_in_every_architecture() {
+    let all = "bert roberta xlm_roberta deberta_v1 deberta_v1_span24 distilbert mpnet deberta_v2 \
+               deberta_v2_conv modernbert";
+    for model in all.split_whitespace() {
+        let folder = golden(&format!("tiny/{model}"));
+        let config = EncoderConfig::read(&folder).expect(model);
+        let place = Processor {
+            precision: Precision::Bf16,
+            ..Encoder::place()
+        };
+        let encoder: Encoder = assemble(&folder, &config, config.layers, &place).expect(model);
+        assert!(Encode::bytes(&encoder) < Encode::bytes(&tiny(model, config.layers)));
+        let references = references(model);
+        let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();
+        let exact = tiny(model, config.layers).forward(&batch).expect(model);
+        let rounded = encoder.forward(&batch).expect(model);
+        let width = Encode::width(&encoder);
+        let mut least = 1.0_f32;
+        for (a, b) in exact.sequences().zip(rounded.sequences()) {
+            let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
+            least = rows.map(|(a, b)| cosine(a, b)).fold(least, f32::min);
+        }
+        println!("{model}: least cosine {least}");
+        assert!((0.999..0.999_999).contains(&least), "{model}: {least}");
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]

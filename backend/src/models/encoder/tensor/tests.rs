@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::models::config::EncoderConfig;
+use crate::models::encoder::Processor;
 use crate::models::encoder::checkpoint::Checkpoint;
 use crate::models::test_support::folder_with;
 
@@ -87,13 +88,21 @@ fn batch() -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// Our own encoder, in 32 bits.
+fn processor(config: &EncoderConfig) -> Encoder {
+    let place = Processor {
+        threads: Threads::new(NonZeroUsize::MIN).expect("threads"),
+        precision: Precision::F32,
+    };
+    random(config, &place)
+}
+
 /// The largest difference between the processor's encoder and the tensors' one in `precision`.
 fn difference(config: &EncoderConfig, precision: Precision) -> f32 {
-    let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
     let device = Device::Cpu;
     let ids = batch();
     let batch: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let one = random::<Encoder>(config, &threads).forward(&batch);
+    let one = processor(config).forward(&batch);
     let other = random::<TensorEncoder>(config, &TensorPlace { device, precision });
     let (one, other) = (one.expect("forward"), Encode::forward(&other, &batch));
     let other = other.expect("forward");
@@ -217,9 +226,8 @@ fn bytes_are_those_of_the_precision() {
         ))
     };
     assert_eq!(bytes(Precision::F32), 2 * bytes(Precision::F16));
-    let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
     // The processor's weights are padded to full panels.
-    let processor = Encode::bytes(&random::<Encoder>(&config, &threads));
+    let processor = Encode::bytes(&processor(&config));
     assert!(bytes(Precision::F32) <= processor);
 }
 
