@@ -40,7 +40,7 @@ archives: preflight ## Release archives with checksums, in target/archives (TARG
 model: preflight ## Fetch all-MiniLM-L6-v2 into .models/ (MODEL_DIR=... to copy it from there)
 	@python3 scripts/fetch-model.py
 
-bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorch and candle (QUICK=1: a try)
+bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorch, OpenVINO, ONNX Runtime and candle (QUICK=1: a try)
 	cargo build --release --locked --package gpu-bridge-backend --example encode_bench
 	@$(or $(BENCH_PYTHON),$(BENCH_VENV)/bin/python) bench/backend_bench.py \
 		--bin-dir "$(RELEASE)" $(if $(filter-out 0,$(QUICK)),--quick)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measure gpu-bridge-backend against plain candle, PyTorch and the Python service.
+"""Measure gpu-bridge-backend against candle, PyTorch, OpenVINO, ONNX Runtime
+and the Python service.
 
 Part A compares the engines alone, part B the services over HTTP; both print their tables. Without
 --quick all goes to RESULTS.md beside this file. `make bench-backend` builds what this needs.

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import texts
+from machine import simd_flags
 from texts import TextSet
 from workers import Done, Worker, WorkerError, gemm_peak
 
 WARM_UPS = 2
 
-OURS, CANDLE, TORCH = "ours", "candle", "torch"
+OURS, CANDLE, TORCH, OPENVINO, ONNX = "ours", "candle", "torch", "OpenVINO", "ONNX Runtime"
+OURS_BF16, TORCH_BF16, OPENVINO_BF16 = "ours bf16", "torch bf16", "OpenVINO bf16"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SetResult:
     texts: TextSet
     mixed: bool
     timings: dict[str, Timing]
-    difference: float  # largest between the engines' first embeddings
+    difference: float  # largest between the first embeddings of the engines in f32
     flop: float  # of one forward pass
 
 
@@ -60,13 +62,20 @@ def measure(
     encode_bench: Path, python: str, model: Path, threads: int, rounds: int
 ) -> ForwardResult:
     """Runs part A."""
-    torch_worker = str(Path(__file__).with_name("torch_worker.py"))
     options = ["--model", str(model), "--threads", str(threads)]
+    ours = [str(encode_bench), *options, "--engine"]
+    peer = [python, str(Path(__file__).with_name("peer_worker.py")), *options, "--backend"]
     commands = {
-        OURS: [str(encode_bench), *options, "--engine", "ours"],
-        CANDLE: [str(encode_bench), *options, "--engine", "candle"],
-        TORCH: [python, torch_worker, *options],
+        OURS: [*ours, "ours"],
+        CANDLE: [*ours, "candle"],
+        TORCH: [*peer, "torch"],
+        OPENVINO: [*peer, "openvino"],
+        ONNX: [*peer, "onnx"],
     }
+    if "avx512_bf16" in simd_flags(Path("/proc/cpuinfo").read_text()):
+        commands[OURS_BF16] = [*ours, "ours-bf16"]
+        commands[TORCH_BF16] = [*peer, "torch", "--dtype", "bf16"]
+        commands[OPENVINO_BF16] = [*peer, "openvino", "--dtype", "bf16"]
     peaks = []
     sets = []
     with ExitStack() as stack:
@@ -94,7 +103,8 @@ def text_sets() -> tuple[TextSet, ...]:
 def measure_set(
     workers: Sequence[Worker], text_set: TextSet, model: Path, rounds: int
 ) -> SetResult:
-    firsts = [warm_up(worker, text_set).first for worker in workers]
+    firsts = {worker.name: warm_up(worker, text_set).first for worker in workers}
+    exact = [first for name, first in firsts.items() if "bf16" not in name]
     seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for number in range(rounds):
         turn = number % len(workers)
@@ -104,7 +114,7 @@ def measure_set(
         texts=text_set,
         mixed=len(set(text_set.lengths)) > 1,
         timings={name: Timing(tuple(values)) for name, values in seconds.items()},
-        difference=largest_difference(firsts),
+        difference=largest_difference(exact),
         flop=forward_flop(model, text_set.lengths),
     )
 

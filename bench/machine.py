@@ -12,6 +12,7 @@ from contenders import OPTIONAL, Programs
 
 PYTHON_PACKAGES = (
     "torch", "sentence-transformers", "transformers", "tokenizers", "bert-score",
+    "openvino", "onnxruntime", "optimum-intel", "optimum-onnx",
     "fastapi", "uvicorn", "httptools", "uvloop",
 )  # fmt: skip
 CRATES = ("candle-core", "candle-transformers", "tokenizers")

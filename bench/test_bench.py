@@ -52,8 +52,14 @@ class Forward(unittest.TestCase):
     def test_a_target_is_met_by_the_median(self) -> None:
         timings = {"ours": Timing((1.0, 2.0, 3.0)), "torch": Timing((3.0, 3.0, 9.0))}
         found = SetResult(texts.equal_lengths(1, 4, 1), False, timings, 0.0, 1.0)
-        self.assertEqual(report.ratio_cells(found, "torch", 1.5), ("1.50× (3.00×)", "1.5×: met"))
-        self.assertEqual(report.ratio_cells(found, "torch", 1.6)[1], "1.6×: missed")
+        cells = ("1.50× (3.00×)", "1.5×: met")
+        self.assertEqual(report.ratio_cells(found, "ours", "torch", 1.5), cells)
+        self.assertEqual(report.ratio_cells(found, "ours", "torch", 1.6)[1], "1.6×: missed")
+
+    def test_who_did_not_run_is_not_compared_with(self) -> None:
+        timings = {name: Timing((1.0,)) for name in ("ours", "torch", "OpenVINO bf16")}
+        found = SetResult(texts.equal_lengths(1, 4, 1), False, timings, 0.0, 1.0)
+        self.assertEqual([row[1:3] for row in report.ratio_rows(found)], [("ours", "torch")])
 
     def test_the_difference_is_the_largest_of_any_two_in_any_place(self) -> None:
         rows = [[1.0, 2.0], [1.5, 2.0], [0.5, 2.5]]
