@@ -129,7 +129,7 @@ pub(crate) use native::Native;
     reason = "an instruction that not every processor has; see the arguments inside"
 )]
 mod native {
-    use std::arch::x86_64::_mm512_dpbf16_ps;
+    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
 
     use pulp::x86::V4;
@@ -179,7 +179,12 @@ mod native {
         fn add_product(self, _: V4, sum: f32x16, a: u32x16, b: u32x16) -> f32x16 {
             // SAFETY: `find` saw that the processor has the instruction; all these types are 64 bytes of
             // which any value will do.
-            unsafe { transmute(_mm512_dpbf16_ps(transmute(sum), transmute(a), transmute(b))) }
+            unsafe {
+                let sum = transmute::<f32x16, __m512>(sum);
+                let a = transmute::<u32x16, __m512bh>(a);
+                let b = transmute::<u32x16, __m512bh>(b);
+                transmute::<__m512, f32x16>(_mm512_dpbf16_ps(sum, a, b))
+            }
         }
     }
 }
