@@ -251,7 +251,16 @@ fn half(pair: Pair, lower: bool) -> f32 {
 
 #[test]
 fn numbers_are_rounded_to_the_nearest_of_8_bits_ties_to_even() {
-    let ties = [1.003_906_25, 1.011_718_75, -1.003_906_25, 0.0, -0.0, 3.0];
+    /// Half of the last significant bit of numbers from 1 to 2.
+    const HALF_A_BIT: f32 = 1.0 / 256.0;
+    let ties = [
+        1.0 + HALF_A_BIT,
+        1.0 + 3.0 * HALF_A_BIT,
+        -1.0 - HALF_A_BIT,
+        0.0,
+        -0.0,
+        3.0,
+    ];
     for x in ties.into_iter().chain(grid(1000.0)).filter(|x| !x.is_nan()) {
         let [both, one] = [Pair::pack(&[x, -x]), Pair::pack(&[x])];
         assert!(
@@ -271,8 +280,9 @@ fn numbers_are_rounded_to_the_nearest_of_8_bits_ties_to_even() {
     ] {
         assert!(half(Pair::pack(&[x]), true).is_nan(), "{:x}", x.to_bits());
     }
-    let largest = [f32::MAX, f32::INFINITY].map(|x| half(Pair::pack(&[x]), true));
-    assert_eq!(largest, [f32::INFINITY; 2]);
+    for x in [f32::MAX, f32::INFINITY] {
+        assert!(half(Pair::pack(&[x]), true).is_infinite(), "{x}");
+    }
 }
 
 proptest! {
