@@ -17,7 +17,6 @@
 //! - [`reload`], [`live`]: a new configuration for a proxy that runs.
 //! - [`telemetry`]: logs and metrics.
 //! - [`restart`]: the listening sockets, and their way from one process to the next.
-//! - [`tls_files`]: certificates and keys in files.
 //! - [`serve`]: wires all of them and runs until a signal says stop.
 
 pub mod admin;
@@ -35,5 +34,4 @@ pub mod reload;
 pub mod restart;
 pub mod serve;
 pub mod telemetry;
-pub mod tls_files;
 pub mod upstream;

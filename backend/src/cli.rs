@@ -21,6 +21,7 @@ use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions, Fle
 use crate::probe::{self, Question};
 use crate::server::{self, Server};
 use crate::settings::{Downloads, Settings};
+use crate::tls;
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
@@ -45,7 +46,21 @@ pub struct Cli {
     )]
     pub(crate) listen: String,
 
-    /// Key that clients must present in X-API-Key; empty or not given: everybody may ask.
+    /// Serve HTTPS with the certificate in this PEM file, then those that vouch for it. The file is
+    /// followed: once it is replaced, new connections get the new one
+    #[arg(
+        long,
+        env = "GPU_BRIDGE_TLS_CERTIFICATE",
+        value_name = "FILE",
+        global = true
+    )]
+    pub(crate) tls_certificate: Option<PathBuf>,
+
+    /// Its key, without a passphrase
+    #[arg(long, env = "GPU_BRIDGE_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Key that clients must present in X-API-Key or as a bearer token; empty or not given: everybody may ask.
     /// Prefer the variable: other users of the machine can read the flags of a process
     #[arg(long, env = "API_KEY", value_name = "KEY", hide_env_values = true)]
     pub(crate) api_key: Option<ApiKey>,
@@ -265,7 +280,7 @@ pub(crate) enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(Command::Health { ready }) = cli.command {
-        return health(&cli.listen, ready);
+        return health(&cli, ready);
     }
     let metrics = match Metrics::new(api::ENGINE) {
         Ok(metrics) => Arc::new(metrics),
@@ -295,14 +310,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn health(listen: &str, ready: bool) -> ExitCode {
+fn health(cli: &Cli, ready: bool) -> ExitCode {
     let question = if ready {
         Question::Ready
     } else {
         Question::Health
     };
-    let asked = match listen.parse() {
-        Ok(listen) => probe::ask(listen, question),
+    let asked = match cli.listen.parse() {
+        Ok(listen) => probe::ask(listen, cli.tls_certificate.is_some(), question),
         Err(_) => Err(anyhow::anyhow!("--listen is no IP:PORT")),
     };
     let Err(fault) = asked else {
@@ -329,6 +344,7 @@ fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         service: api::router(services, settings.api),
         connections: server::allow_open_files(settings.max_connections),
         connections_per_client: settings.max_connections_per_client,
+        tls: settings.tls.map(tls::acceptor).transpose()?,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));
@@ -376,8 +392,13 @@ async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow
     let stop = server::stop_signal()?;
     let listener = server::bind(listen).await?;
     let address = listener.local_addr()?;
+    let scheme = if server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     // Scripts can wait for it.
-    announce(format!("listening on http://{address}\n"));
+    announce(format!("listening on {scheme}://{address}\n"));
     info!(%address, "listening");
     tokio::task::spawn_blocking(move || engine.warm_up());
     server.serve(listener, stop).await;

@@ -3,6 +3,7 @@
 //! - [`cli`] reads flags and environment and wires the parts; [`settings`] is what they come to.
 //! - [`api`] speaks HTTP: who may ask, what a valid request is, how many run at once.
 //! - [`server`] owns the socket and the end of the process.
+//! - [`tls`] makes it HTTPS.
 //! - `probe` asks a host that runs, for probes of containers.
 //! - [`models`] computes. [`engine`] is the seam: the HTTP side calls it, `models` implements it,
 //!   and neither knows the other. [`device`] says which processor the models run on, [`memory`] how
@@ -24,3 +25,4 @@ pub mod models;
 mod probe;
 pub mod server;
 pub mod settings;
+pub mod tls;

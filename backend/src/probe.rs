@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gpu_bridge_upkeep::printable;
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::tls;
 
 /// Both questions are answered from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,13 +27,14 @@ pub(crate) enum Question {
 }
 
 /// Good if the host that listens on `listen` says yes.
-pub(crate) fn ask(listen: SocketAddr, question: Question) -> anyhow::Result<()> {
+pub(crate) fn ask(listen: SocketAddr, over_tls: bool, question: Question) -> anyhow::Result<()> {
     let path = match question {
         Question::Health => "/health",
         Question::Ready => "/ready",
     };
     let address = reachable(listen);
-    let answer = exchange(address, path).with_context(|| format!("no answer from {address}"))?;
+    let answer =
+        exchange(address, over_tls, path).with_context(|| format!("no answer from {address}"))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split_ascii_whitespace().nth(1) {
@@ -44,11 +48,19 @@ pub(crate) fn ask(listen: SocketAddr, question: Question) -> anyhow::Result<()> 
     }
 }
 
-fn exchange(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+fn exchange(address: SocketAddr, over_tls: bool, path: &str) -> anyhow::Result<Vec<u8>> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    if !over_tls {
+        return Ok(converse(stream, &request)?);
+    }
+    let session = ClientConnection::new(tls::of_this_machine()?, address.ip().into())?;
+    Ok(converse(StreamOwned::new(session, stream), &request)?)
+}
+
+fn converse(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;

@@ -15,14 +15,17 @@ use gpu_bridge_framing::{HeadLimits, Strict};
 use gpu_bridge_places::Room;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
+use crate::api::Https;
 use crate::metrics::HttpMetrics;
 
 /// How long running requests may take to finish once the service is told to stop.
@@ -63,6 +66,18 @@ pub struct Server {
     pub connections_per_client: Option<usize>,
     /// Counts connections.
     pub metrics: HttpMetrics,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsAcceptor>,
+}
+
+/// A connection that is let in.
+struct Guest {
+    service: Router,
+    tls: Option<TlsAcceptor>,
+    /// Sees to it that requests which run are finished.
+    watcher: Watcher,
+    /// Changes when the host stops.
+    stopping: watch::Receiver<()>,
 }
 
 /// Listens on `address`.
@@ -98,7 +113,7 @@ impl Server {
         let most = self
             .connections_per_client
             .unwrap_or_else(|| places.share());
-        let http = http();
+        let (_serving, stopping) = watch::channel(());
         let mut stop = pin!(stop);
         loop {
             let (stream, peer, room) = tokio::select! {
@@ -112,14 +127,15 @@ impl Server {
                 self.turn_away(stream, room);
                 continue;
             };
-            let stream = Strict::new(stream, HEADS);
-            let router = self.service.clone().layer(Extension(place.clone()));
-            let service = TowerToHyperService::new(router.layer(Extension(stream.refusal())));
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            let connection = connections.watch(connection);
+            let guest = Guest {
+                service: self.service.clone().layer(Extension(place.clone())),
+                tls: self.tls.clone(),
+                watcher: connections.watcher(),
+                stopping: stopping.clone(),
+            };
             let counted = self.metrics.connection();
             tokio::spawn(async move {
-                let held = place.hold(FIRST_REQUEST, connection).await;
+                let held = place.hold(FIRST_REQUEST, guest.serve(stream)).await;
                 if let Some(Err(error)) = held {
                     debug!(%error, "a connection broke off");
                 }
@@ -130,6 +146,9 @@ impl Server {
 
     fn turn_away(&self, mut stream: TcpStream, room: Room) {
         self.metrics.refused_connection();
+        if self.tls.is_some() {
+            return; // A handshake would cost more than the news is worth.
+        }
         let length = NO_PLACE.len();
         let answer = format!(
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
@@ -139,6 +158,32 @@ impl Server {
             let _room = room;
             stream.write_all(answer.as_bytes()).await
         }));
+    }
+}
+
+impl Guest {
+    async fn serve(mut self, stream: TcpStream) -> anyhow::Result<()> {
+        let Some(tls) = self.tls.take() else {
+            return self.converse(stream).await;
+        };
+        let secure = tokio::select! {
+            secure = tls.accept(stream) => secure.context("no TLS handshake")?,
+            // The other end is dropped: nobody who has asked for nothing yet holds up the end.
+            _ = self.stopping.changed() => return Ok(()),
+        };
+        self.service = self.service.layer(Extension(Https));
+        self.converse(secure).await
+    }
+
+    async fn converse<S>(self, stream: S) -> anyhow::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = Strict::new(stream, HEADS);
+        let service = self.service.layer(Extension(stream.refusal()));
+        let service = TowerToHyperService::new(service);
+        let connection = http().serve_connection(TokioIo::new(stream), service);
+        Ok(self.watcher.watch(connection).await?)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::api::{Limits, Options};
 use crate::cli::Cli;
 use crate::device::{DeviceChoice, DeviceChoices, HAS_CUDA, Precision};
 use crate::models::ModelSources;
+use crate::tls::TlsFiles;
 
 /// Each running request keeps one of the runtime's 512 blocking threads busy; half of them stay
 /// free for everything else.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Of these, what one address may have; `None`: three quarters.
     pub max_connections_per_client: Option<usize>,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsFiles>,
     /// The HTTP side.
     pub api: Options,
     /// Where the models run.
@@ -132,6 +135,7 @@ impl Settings {
             ),
             max_connections_per_client: check
                 .connections_per_client(&cli.max_connections_per_client),
+            tls: check.tls(cli),
             api: check.api(cli, devices.first),
             precision: check.precision(&cli.dtype, &devices),
             devices,
@@ -202,6 +206,26 @@ impl Check {
             self.wrong("--listen", text, "IP:PORT, such as 0.0.0.0:8765 or [::1]:0");
             SocketAddr::from(([0, 0, 0, 0], 0))
         })
+    }
+
+    fn tls(&mut self, cli: &Cli) -> Option<TlsFiles> {
+        match (cli.tls_certificate.clone(), cli.tls_key.clone()) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.wrong(
+                    "GPU_BRIDGE_TLS_KEY (--tls-key)",
+                    "",
+                    "the certificate's key",
+                );
+                None
+            }
+            (None, Some(_)) => {
+                let setting = "GPU_BRIDGE_TLS_CERTIFICATE (--tls-certificate)";
+                self.wrong(setting, "", "the key's certificate");
+                None
+            }
+        }
     }
 
     fn api(&mut self, cli: &Cli, device: DeviceChoice) -> Options {

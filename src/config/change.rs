@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{ClientKey, Config, Discover, Host, HostName, Listen, Policy};
-use crate::tls_files::{Authorities, Identity};
+use gpu_bridge_certificates::{Authorities, Identity};
 
 /// The differences, in the order of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::report::Report;
 use super::secret::Secret;
 use super::text::{self, unreadable};
 use super::{Surroundings, names};
-use crate::tls_files::{self, Authorities, BadPem, Identity};
+use gpu_bridge_certificates::{self as certificates, Authorities, BadPem, Identity};
 
 /// Settings that there were once, and why there are none now and what to write instead.
 const REMOVED: [(&str, &str); 1] = [(
@@ -202,17 +202,17 @@ impl<'a> Section<'a> {
 
     /// The certificate and key under the keys of these names, if both are there and fit together.
     pub(super) fn identity(&self) -> Option<Identity> {
-        let chain = self.pem("certificate", tls_files::certificates);
-        let key = self.pem("key", tls_files::private_key);
+        let chain = self.pem("certificate", certificates::certificates);
+        let key = self.pem("key", certificates::private_key);
         let ((certificate, chain), (key, private)) = chain.zip(key)?;
         self.doubt("certificate", &chain);
-        if !tls_files::is_in_order(&chain) {
+        if !certificates::is_in_order(&chain) {
             self.warn(
                 "certificate",
                 "holds certificates that do not sign one another in their order; not everybody will follow",
             );
         }
-        match tls_files::fit_together(&chain, &private) {
+        match certificates::fit_together(&chain, &private) {
             Err(error @ BadPem::Version) => {
                 self.problem("certificate", format!("{} {error}", certificate.display()))
             }
@@ -228,7 +228,7 @@ impl<'a> Section<'a> {
 
     /// Those in the file under `key`.
     pub(super) fn authorities(&self, key: &'static str) -> Option<Authorities> {
-        let (path, certificates) = self.pem(key, tls_files::authorities)?;
+        let (path, certificates) = self.pem(key, certificates::authorities)?;
         self.doubt(key, &certificates);
         Some(Authorities { path, certificates })
     }
@@ -252,7 +252,7 @@ impl<'a> Section<'a> {
     }
 
     fn doubt(&self, key: &'static str, chain: &[CertificateDer<'_>]) {
-        for doubt in tls_files::doubts(chain, SystemTime::now()) {
+        for doubt in certificates::doubts(chain, SystemTime::now()) {
             self.warn(key, &doubt);
         }
     }

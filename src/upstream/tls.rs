@@ -10,7 +10,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 
 use crate::config::{ClientTls, HostUrl};
-use crate::tls_files::{Authorities, Identity};
+use gpu_bridge_certificates::{Authorities, Identity};
 
 /// See the module. Two are equal if they connect in the same way.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ mod activation;
 mod aggregates;
 mod answers;
 mod auth;
+mod backend_tls;
 mod blame;
 mod bodies;
 mod busy;

@@ -1,9 +1,7 @@
-//! Who may ask: one shared key in `X-API-Key`, or everybody where none is configured.
+//! Who may ask: one shared key in `X-API-Key` or as a bearer token, or everybody where none is configured.
 //!
 //! Checked before anything else, so that without the key nobody learns which paths exist. Only
-//! `/health` and `/ready`, exactly, are open, for load balancers and orchestrators. `/metrics` and
-//! OpenAI's API take the key as a bearer token too, since that is what Prometheus
-//! (`authorization: credentials:`) and clients of that API can send.
+//! `/health` and `/ready`, exactly, are open, for load balancers and orchestrators.
 
 use std::fmt;
 
@@ -48,16 +46,16 @@ impl fmt::Debug for ApiKey {
 
 /// True if a request for `path` with `headers` may go on; `key` is `None` where auth is off.
 pub(super) fn permits(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
-    key.is_none() || route::is_open(path) || shows(key, path, headers)
+    key.is_none() || route::is_open(path) || shows(key, headers)
 }
 
 /// True if it shows the key that there is.
-pub(super) fn shows(key: Option<&ApiKey>, path: &str, headers: &HeaderMap) -> bool {
+pub(super) fn shows(key: Option<&ApiKey>, headers: &HeaderMap) -> bool {
     let Some(key) = key else { return false };
     headers
         .get(API_KEY_HEADER)
         .is_some_and(|presented| key.matches(presented.as_bytes()))
-        || route::takes_bearer(path) && bearer(headers).is_some_and(|token| key.matches(token))
+        || bearer(headers).is_some_and(|token| key.matches(token))
 }
 
 /// The token of `Authorization: Bearer TOKEN`; the scheme's case doesn't matter (RFC 9110 §11.1).
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_opens_the_metrics_and_openai_s_api_alone() {
+    fn a_bearer_token_opens_what_the_key_opens() {
         let key = ApiKey::from("s3cret-Key".to_owned());
         let table = [
             ("/metrics", "Bearer s3cret-Key", true),
@@ -122,9 +120,9 @@ mod tests {
             ("/v1/embeddings", "Bearer s3cret-Key", true),
             ("/v1/other", "Bearer s3cret-Key", true),
             ("/v1/models", "Bearer wrong", false),
-            ("/v10", "Bearer s3cret-Key", false),
-            ("/metrics/", "Bearer s3cret-Key", false),
-            ("/info", "Bearer s3cret-Key", false),
+            ("/nope", "Bearer s3cret-Key", true),
+            ("/embed", "Bearer s3cret-Key", true),
+            ("/info", "Bearer s3cret-Key2", false),
         ];
         for (path, value, expected) in table {
             let headers =

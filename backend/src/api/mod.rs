@@ -75,6 +75,10 @@ pub struct Options {
     pub device: String,
 }
 
+/// Marks requests that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Https;
+
 /// Requests that may wait for a model at once; far below the runtime's 512 blocking threads.
 const MOST_LOADING: usize = 64;
 
@@ -168,7 +172,7 @@ async fn answer(app: &Arc<App>, exchange: &mut Exchange) -> Result<Answer, ApiEr
     let decision = route::decide(&head.method, path);
     let is_permitted = auth::permits(key, path, &head.headers);
     let asking = Asking {
-        shows_key: auth::shows(key, path, &head.headers),
+        shows_key: auth::shows(key, &head.headers),
         transfers: is_permitted && matches!(decision, Decision::Serve(Route::Compute(_))),
     };
     // A connection that had to make room, and can't have another place, ends in any case.
@@ -253,12 +257,14 @@ fn redirect(path: &str, head: &Parts) -> Answer {
         .query()
         .map(|query| format!("?{query}"))
         .unwrap_or_default();
+    let is_secure = head.extensions.get::<Https>().is_some();
+    let scheme = if is_secure { "https" } else { "http" };
     let host = head
         .headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let base = host
-        .map(|host| format!("http://{host}"))
+        .map(|host| format!("{scheme}://{host}"))
         .unwrap_or_default();
     let mut answer = Answer::new(Bytes::new());
     *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;

@@ -43,7 +43,7 @@ static ROUTES: [(&str, Method, Route); 10] = [
     ("/embed", Method::POST, Route::Compute(Task::Embed)),
     ("/bertscore", Method::POST, Route::Compute(Task::Bertscore)),
     ("/openapi.json", Method::GET, Route::OpenApi),
-    (METRICS, Method::GET, Route::Metrics),
+    ("/metrics", Method::GET, Route::Metrics),
     (
         openai::EMBEDDINGS,
         Method::POST,
@@ -59,14 +59,6 @@ const READY: &str = "/ready";
 /// there.
 pub(super) fn is_open(path: &str) -> bool {
     [HEALTH, READY].contains(&path)
-}
-
-/// The path that scrapers know.
-const METRICS: &str = "/metrics";
-
-/// True for the paths whose clients can present a key as a bearer token only.
-pub(super) fn takes_bearer(path: &str) -> bool {
-    path == METRICS || openai::speaks(path)
 }
 
 /// The meaning of `method` on `path` (without query string).

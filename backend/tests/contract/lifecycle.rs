@@ -48,6 +48,7 @@ pub(crate) async fn start_for(engine: FakeEngine, options: Options, connections:
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = Server {
+        tls: None,
         metrics: services.metrics.http.clone(),
         service: api::router(services, options),
         connections,

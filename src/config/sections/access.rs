@@ -8,7 +8,7 @@ use super::{refuse_repeated, values};
 use crate::config::Secret;
 use crate::config::reader::Section;
 use crate::config::{Config, HostName, Network};
-use crate::tls_files::{self, Authorities, Identity};
+use gpu_bridge_certificates::{self as certificates, Authorities, Identity};
 
 const DEFAULT_LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, gpu_bridge_wire::DEFAULT_PORT);
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9765);
@@ -157,7 +157,7 @@ fn server_tls(section: &Section<'_>) -> Option<ServerTls> {
     }
     let client_ca = section.authorities("client_ca");
     let identity = identity?;
-    match tls_files::server(&identity, client_ca.as_ref()) {
+    match certificates::server(&identity, client_ca.as_ref()) {
         Ok(settings) => Some(ServerTls {
             identity,
             client_ca,

@@ -12,7 +12,7 @@ use super::{refuse_repeated, values};
 use crate::config::Secret;
 use crate::config::reader::Section;
 use crate::config::{HostName, HostUrl};
-use crate::tls_files::{Authorities, Identity};
+use gpu_bridge_certificates::{Authorities, Identity};
 
 const MISSING_HOSTS: &str = "is missing; list at least one host with name and url";
 

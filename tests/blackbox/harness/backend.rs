@@ -19,7 +19,7 @@ impl Backend {
 
     /// Starts one that admits holders of `api_key` and has one slot; returns once its models are loaded.
     pub(crate) async fn start(name: &str, api_key: &str) -> Self {
-        let backend = Self::start_with(name, api_key, &models()).await;
+        let backend = Self::start_with(name, api_key, &Self::models()).await;
         let url = backend.url();
         eventually("the models are loaded", async || {
             let ready = reqwest::get(format!("{url}/ready")).await;
@@ -53,11 +53,8 @@ impl Backend {
             .env("RUST_LOG", "info")
             .envs(variables.iter().copied());
         let mut process = Process::start(name, &mut command);
-        let address = process.announced("listening on http://").await;
-        Self {
-            process,
-            url: format!("http://{address}"),
-        }
+        let url = process.announced("listening on ").await;
+        Self { process, url }
     }
 
     /// The same without models, and allowed no more than so many open files.
@@ -82,6 +79,21 @@ impl Backend {
         program
     }
 
+    /// Where the model is that `make model` fetches.
+    pub(crate) fn models() -> PathBuf {
+        let models = std::env::var_os("GPU_BRIDGE_TEST_MODELS").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join(".models"),
+            PathBuf::from,
+        );
+        assert!(
+            models.join(Self::MODEL).join("model.safetensors").exists(),
+            "{} is not in {}: run `make model`",
+            Self::MODEL,
+            models.display()
+        );
+        models
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -95,21 +107,4 @@ impl Backend {
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
-}
-
-fn models() -> PathBuf {
-    let models = std::env::var_os("GPU_BRIDGE_TEST_MODELS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".models"),
-        PathBuf::from,
-    );
-    assert!(
-        models
-            .join(Backend::MODEL)
-            .join("model.safetensors")
-            .exists(),
-        "{} is not in {}: run `make model`",
-        Backend::MODEL,
-        models.display()
-    );
-    models
 }
