@@ -205,6 +205,7 @@ shown!(
     SocketAddr,
     super::HostUrl,
     super::Network,
+    super::PageOrigin,
     Policy
 );
 
@@ -412,6 +413,7 @@ const SETTINGS: &[Setting<Config>] = &[
     setting!(live headers.served_by),
     setting!(live headers.forwarded),
     setting!(live headers.trusted_proxies),
+    setting!(live cors.allow_origins),
 ];
 
 #[cfg(test)]

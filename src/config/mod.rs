@@ -17,6 +17,7 @@ mod expand;
 mod host;
 mod names;
 mod network;
+mod origin;
 mod places;
 mod problem;
 mod reader;
@@ -34,11 +35,12 @@ pub use change::{Change, Difference, Happened};
 pub use current::Current;
 pub use host::{HostName, HostUrl};
 pub use network::Network;
+pub use origin::PageOrigin;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, ClientKey, ClientTls, Discover, Headers, Health, Host, Limits, Listen, Policy,
-    Pool, Queue, Retries, ServerTls, Timeouts,
+    Admin, Auth, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host, Limits, Listen,
+    Policy, Pool, Queue, Retries, ServerTls, Timeouts,
 };
 pub use sources::Sources;
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is said of a request to hosts and clients.
     pub headers: Headers,
+    /// Which pages may use it.
+    pub cors: Cors,
     /// What can be used, but is perhaps not what is meant; to be shown to the operator.
     pub warnings: Vec<Problem>,
     /// The files that it was made of, and that a change of makes it out of date.

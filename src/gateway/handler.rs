@@ -15,6 +15,7 @@ use super::aggregate::Aggregates;
 use super::auth::{self, Identity, Unauthorized};
 use super::body::{self, BodyError};
 use super::call::{self, Request};
+use super::cors;
 use super::forwarding::{self, Origin};
 use super::http1::NoRequest;
 use super::openai::NotRead;
@@ -176,6 +177,9 @@ impl Handler {
         if let Err(bad) = self.check_head(head) {
             let reply = Reply::error(bad.status(), NoRequest::Bad(bad).to_string());
             return Outgoing::Own(reply.because(Reason::BadHead));
+        }
+        if let Some(reply) = cors::preflight(&self.config.get().cors.allow_origins, head) {
+            return Outgoing::Own(reply);
         }
         let is_stranger = asked.identity.is_err();
         let identity = match asked.identity {
@@ -401,7 +405,7 @@ impl Handler {
             Outgoing::Own(mut reply) => {
                 record.refuse(&mut reply);
                 let status = reply.status;
-                self.tell(&mut reply.headers, None, record);
+                self.tell(&mut reply.headers, session.head(), None, record);
                 (status, write_own(session, reply).await?)
             }
             Outgoing::Host {
@@ -410,7 +414,8 @@ impl Handler {
                 why,
             } => {
                 record.told.why = why;
-                self.tell(&mut delivery.answer.headers, Some(&delivery.host), record);
+                let headers = &mut delivery.answer.headers;
+                self.tell(headers, session.head(), Some(&delivery.host), record);
                 let bytes = respond::deliver(&mut delivery, session, deadline).await?;
                 (delivery.answer.status, bytes)
             }
@@ -422,15 +427,23 @@ impl Handler {
         Ok(Some((status, bytes)))
     }
 
-    /// Says in the `headers` of an answer what became of the request; `host`: who served it.
-    fn tell(&self, headers: &mut HeaderMap, host: Option<&HostName>, record: &mut Record) {
+    /// Says in the `headers` of an answer what became of the request that `asked`; `host`: who served it.
+    fn tell(
+        &self,
+        headers: &mut HeaderMap,
+        asked: &Parts,
+        host: Option<&HostName>,
+        record: &mut Record,
+    ) {
         record.answering();
+        let config = self.config.get();
+        cors::permit(&config.cors.allow_origins, asked, headers);
         headers.insert(request_id::HEADER, respond::header_value(record.id()));
         if record.route.is_some_and(Route::is_compute) {
             let timing = respond::timing(&record.journal);
             headers.insert(SERVER_TIMING, respond::header_value(&timing));
         }
-        if let Some(host) = host.filter(|_| self.config.get().headers.served_by) {
+        if let Some(host) = host.filter(|_| config.headers.served_by) {
             headers.insert(SERVED_BY, respond::header_value(host.as_ref()));
         }
     }

@@ -14,6 +14,7 @@ mod aggregate;
 mod auth;
 mod body;
 mod call;
+mod cors;
 mod flood;
 mod forwarding;
 mod handler;

@@ -26,6 +26,7 @@ mod capacity;
 mod command_line;
 mod commands;
 mod configuration;
+mod cors;
 mod deadlines;
 mod discovery;
 mod edges_forwarding;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{refuse_repeated, values};
 use crate::config::Secret;
 use crate::config::reader::Section;
-use crate::config::{Config, HostName, Network};
+use crate::config::{Config, HostName, Network, PageOrigin};
 use gpu_bridge_certificates::{self as certificates, Authorities, Identity};
 
 const DEFAULT_LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::UNSPECIFIED, gpu_bridge_wire::DEFAULT_PORT);
@@ -70,6 +70,13 @@ pub struct ClientKey {
     pub max_concurrent: Option<NonZeroU32>,
     /// Requests that it may send each second, on average; as many may come at once.
     pub max_per_second: Option<NonZeroU32>,
+}
+
+/// Section `cors`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Pages of these may use the proxy from a browser; none unless set.
+    pub allow_origins: Vec<PageOrigin>,
 }
 
 /// Section `headers`.
@@ -244,6 +251,11 @@ pub(super) fn headers(section: &Section<'_>) -> Option<Headers> {
         forwarded,
         trusted_proxies: trusted_proxies?,
     })
+}
+
+pub(super) fn cors(section: &Section<'_>) -> Option<Cors> {
+    let allow_origins = section.texts::<PageOrigin>("allow_origins")?;
+    Some(Cors { allow_origins })
 }
 
 /// Clients and operators must have different doors and different keys.

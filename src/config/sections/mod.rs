@@ -7,7 +7,7 @@ mod pool;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-pub use access::{Admin, Auth, ClientKey, Headers, Listen, ServerTls};
+pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
 pub use bounds::{Health, Limits, Queue, Retries, Timeouts};
 pub use pool::{ClientTls, Discover, Host, Policy, Pool};
 use serde_yaml::Value;
@@ -33,6 +33,7 @@ pub(super) fn read(
         let retries = root.section("retries", bounds::retries);
         let timeouts = root.section("timeouts", bounds::timeouts);
         let headers = root.section("headers", access::headers);
+        let cors = root.section("cors", access::cors);
         let config = Config {
             listen: listen?,
             admin: admin?,
@@ -44,6 +45,7 @@ pub(super) fn read(
             timeouts,
             limits,
             headers: headers?,
+            cors: cors?,
             warnings: Vec::new(),
             sources: Sources::default(),
         };
