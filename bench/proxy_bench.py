@@ -20,6 +20,7 @@ import proxy_costs
 import proxy_memory
 import proxy_report
 import proxy_scenarios
+import proxy_several
 from backend_bench import ROOT
 from contenders import MissingError
 from proxy_plan import FULL, QUICK
@@ -95,6 +96,7 @@ def measure(bench: Bench, outcomes: Outcomes) -> list[Row]:
         *proxy_costs.measure(bench),
         *proxy_memory.measure(bench),
         *proxy_scenarios.measure(bench, outcomes),
+        *proxy_several.measure(bench),
     ]
 
 

@@ -89,6 +89,8 @@ def method(plan: Plan) -> str:
             "*hang* (takes everything, answers nothing, health neither), *errors* (500 at once), "
             "*mid-body* (dies halfway through each answer), *foreign* (somebody else holds all "
             "of its slots).",
+            "*On one pool*: so many of ours in front of the same hosts, which know nothing of each "
+            "other, each with clients of its own and an equal share of the load.",
             "*Efficiency* is the work (time in slots) in good answers per second, from the first "
             "request to the end of the last, as a share of what an ideal proxy reaches with the "
             "same requests. The ideal is computed: one central queue, first come, first served, "
