@@ -12,6 +12,8 @@ enum Instead {
     NotJson,
     /// 404, as for any unknown path.
     NoSuchPage,
+    /// 422, as where the texts are missing.
+    NoTexts,
     /// The recorded answer, but for our engine's name and (if given) our list of loaded models.
     OwnEngine(Option<&'static [&'static str]>),
     /// A description of the same routes in our words.
@@ -20,7 +22,7 @@ enum Instead {
     Served(fn() -> Value),
 }
 
-use Instead::{NoSuchPage, NotInstalled, NotJson, OwnDescription, OwnEngine, Served};
+use Instead::{NoSuchPage, NoTexts, NotInstalled, NotJson, OwnDescription, OwnEngine, Served};
 
 struct Difference {
     reason: &'static str,
@@ -33,6 +35,7 @@ const NO_HUB: &str = "nothing is fetched from a hub, and a missing model is the 
 const NO_PATHS: &str = "a request names a model, never a folder";
 const SURROGATE: &str = "an unpaired surrogate is no text; the service answered 500 or worse";
 const LITERAL: &str = "NaN and Infinity are no JSON (RFC 8259); the service mostly answered 500";
+const BEARER: &str = "the key may come as a bearer token too";
 const ENGINE: &str = "the engine is candle, not PyTorch";
 
 const MINILM: &str = "all-MiniLM-L6-v2";
@@ -85,6 +88,16 @@ const DIFFERENCES: &[Difference] = &[
         reason: "the API is described by /openapi.json alone; no page is fetched from elsewhere",
         cases: &["GET /docs key=right lower header"],
         instead: NoSuchPage,
+    },
+    Difference {
+        reason: BEARER,
+        cases: &["GET /nope key=bearer", "GET /docs key=bearer"],
+        instead: NoSuchPage,
+    },
+    Difference {
+        reason: BEARER,
+        cases: &["POST /embed invalid key=bearer"],
+        instead: NoTexts,
     },
     Difference {
         reason: "the description is ours",
@@ -207,6 +220,10 @@ fn verify(
                 return Err(format!("detail is {item}"));
             }
             case.response.replace(422, json!({ "detail": [item] }));
+        }
+        NoTexts => {
+            let missing = json!({"type": "missing", "loc": ["body", "texts"], "msg": "Field required", "input": {}});
+            case.response.replace(422, json!({ "detail": [missing] }));
         }
         NoSuchPage => case.response.replace(404, json!({"detail": "Not Found"})),
         OwnEngine(models) => {
