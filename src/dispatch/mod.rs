@@ -148,7 +148,7 @@ impl Dispatcher {
     /// [`NoHost`] if no host delivered.
     pub async fn dispatch(&self, call: &Call, journal: &Journal) -> Result<Delivery, NoHost> {
         let mut way = self.set_out(call, journal);
-        let found = call.deadline.bound(self.find(&mut way)).await;
+        let found = call.deadline.bound(pin!(self.find(&mut way))).await;
         match found {
             Ok(Ok(delivery)) => Ok(delivery),
             Ok(Err(Refusal::Deadline)) if call.deadline.left() == Some(Duration::ZERO) => {

@@ -1,6 +1,7 @@
 //! Reading a client's body: whole, within bounds of size, memory and time.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,7 +84,7 @@ pub(super) async fn read(
     if expects_continue(session.head()) && !session.is_body_done() {
         session.go_ahead().await?;
     }
-    let all = read_all(session, limit, reserved, peek);
+    let all = pin!(read_all(session, limit, reserved, peek));
     let in_time = tokio::time::timeout(timeout, all).await;
     in_time.unwrap_or(Err(BodyError::TooSlow(timeout)))
 }

@@ -1,6 +1,7 @@
 //! The way of one request, from its head to the end of its answer.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use gpu_bridge_framing::{BadHead, check_fields};
@@ -150,11 +151,15 @@ impl Handler {
         let answer = match place.ask(asked.asking()) {
             Ok(visit) => {
                 guest.visit = Some(visit);
-                tokio::select! {
-                    biased;
-                    answer = self.answer_at(&path, asked, session, guest, record) => answer,
-                    () = place.displaced() => displaced(session, Full::All),
-                }
+                let answered = {
+                    let answer = pin!(self.answer_at(&path, asked, session, guest, record));
+                    tokio::select! {
+                        biased;
+                        answer = answer => Some(answer),
+                        () = place.displaced() => None,
+                    }
+                };
+                answered.unwrap_or_else(|| displaced(session, Full::All))
             }
             Err(full) => displaced(session, full),
         };
@@ -237,7 +242,7 @@ impl Handler {
             return Outgoing::Own(reply.because(Reason::BadHeader));
         };
         let deadline = Deadline::after(record.journal.started(), patience);
-        let received = deadline.bound(self.receive(session, route)).await;
+        let received = deadline.bound(pin!(self.receive(session, route))).await;
         let (body, peek, form) = match received {
             Ok(Ok(received)) => received,
             Ok(Err(answer)) => return answer,
@@ -257,9 +262,10 @@ impl Handler {
             openai::address(&mut call.headers);
         }
         record.begin(&call);
+        let answer = pin!(self.dispatch(&call, form, &record.journal));
         tokio::select! {
             biased;
-            answer = self.dispatch(&call, form, &record.journal) => answer,
+            answer = answer => answer,
             // Pends for ever while the client is there.
             () = session.gone() => Outgoing::ClientGone,
         }
@@ -304,7 +310,7 @@ impl Handler {
         if !is_dialect {
             return Ok((body, peek.finish(), None));
         }
-        match openai::read(body, &self.budget).await {
+        match Box::pin(openai::read(body, &self.budget)).await {
             Ok(job) => Ok((job.body, job.peek, Some(job.form))),
             Err(NotRead::NoMemory(_)) => Err(self.refuse_body(session, &BodyError::NoMemory)),
             Err(NotRead::Refused(reply)) => Err(Outgoing::Own(*reply)),
@@ -320,7 +326,7 @@ impl Handler {
         let deadline = call.deadline;
         let translated = match form {
             Some(form) => {
-                let translated = openai::translated(delivery, form, &self.budget);
+                let translated = Box::pin(openai::translated(delivery, form, &self.budget));
                 deadline.bound(translated).await
             }
             None => Ok(Ok((delivery, None))),
@@ -372,10 +378,13 @@ impl Handler {
         answer: Outgoing,
         record: &mut Record,
     ) -> Result<(), Unsent> {
-        let written = tokio::select! {
-            biased;
-            written = self.send(session, answer, record) => written,
-            () = place.overdue() => Err(Unsent::Displaced),
+        let written = {
+            let send = pin!(self.send(session, answer, record));
+            tokio::select! {
+                biased;
+                written = send => written,
+                () = place.overdue() => Err(Unsent::Displaced),
+            }
         };
         if let Err(error) = &written {
             // What the client got is cut off; it is not the one who went away.

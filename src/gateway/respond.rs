@@ -1,6 +1,7 @@
 //! Answers, from the value that says them to bytes on the connection.
 
 use std::mem;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,7 +135,7 @@ pub(super) async fn deliver(
         return Ok(0);
     }
     let is_held = delivery.rest.is_none();
-    let whole = deliver_whole(delivery, head, session);
+    let whole = pin!(deliver_whole(delivery, head, session));
     if is_held {
         return whole.await;
     }

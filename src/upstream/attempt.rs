@@ -3,6 +3,7 @@
 //! The answer is held until it is whole, so that a host that dies in the middle of it costs a retry
 //! and not a broken reply. Only what is too large to hold is passed on as it comes.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +42,7 @@ impl Attempt<'_> {
     /// Tries `call` once.
     pub(super) async fn run(&self, call: &Call) -> Verdict {
         let started = Instant::now();
-        let exchange = self.exchange(call, started + self.terms.longest);
+        let exchange = pin!(self.exchange(call, started + self.terms.longest));
         match timeout_at(started + self.terms.limit, exchange).await {
             Ok(verdict) => verdict,
             Err(_) => fault(
@@ -79,11 +80,11 @@ impl Attempt<'_> {
         }
         match found {
             Meaning::Busy { retry_after } => {
-                drain(exchange, &self.means.kept).await;
+                Box::pin(drain(exchange, &self.means.kept)).await;
                 Verdict::Busy { retry_after }
             }
             Meaning::AskForKey | Meaning::Misconfigured => {
-                drain(exchange, &self.means.kept).await;
+                Box::pin(drain(exchange, &self.means.kept)).await;
                 Verdict::Misconfigured { status }
             }
             Meaning::Deliver => match self.answer(exchange, deadline).await {

@@ -169,8 +169,9 @@ impl Exchange {
     ) -> Result<Self, Failure> {
         let request = pieces(request, body);
         let kept = (!fresh).then(|| means.kept.take(destination.key()));
+        // Connecting is boxed, as it is large and rare: it would weigh on each request that finds one kept.
         let Some(stream) = kept.flatten() else {
-            let stream = destination.connect(means).await?;
+            let stream = Box::pin(destination.connect(means)).await?;
             let conversation = converse(stream, request).await;
             return conversation.into_exchange(destination);
         };
@@ -178,7 +179,7 @@ impl Exchange {
         let mut conversation = converse(stream, request.clone()).await;
         if conversation.is_stale(started.elapsed()) {
             // If the host can't be reached now, it did get the request before it went away.
-            if let Ok(stream) = destination.connect(means).await {
+            if let Ok(stream) = Box::pin(destination.connect(means)).await {
                 conversation = converse(stream, request).await;
             }
         }
@@ -247,8 +248,7 @@ impl Destination {
     async fn connect(&self, means: &Means) -> Result<Stream, Failure> {
         let within = means.config.get().timeouts.connect;
         let peer = self.target.peer(self.address, within);
-        // Boxed, as it is large and rare: it would weigh on each request that finds a kept connection.
-        let open = || Box::pin(means.connector.new_stream(&peer));
+        let open = || means.connector.new_stream(&peer);
         let first = open().await;
         match first.map_err(Failure::Connect) {
             Err(failure) if failure.shortage().is_some() && means.kept.close_all() => {

@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ impl Connection {
     ) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            let piece = async {
+            let piece = pin!(async {
                 let mut written = 0;
                 while written < PIECE && !slices.is_empty() {
                     let bytes = self.stream.write_vectored(slices).await?;
@@ -152,7 +152,7 @@ impl Connection {
                     written += bytes;
                 }
                 Ok(())
-            };
+            });
             timeout(patience, piece).await??;
         }
         Ok(())

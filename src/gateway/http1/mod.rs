@@ -28,7 +28,6 @@ use super::handler::Handler;
 use super::refusals;
 use super::respond::{self, Reply};
 use super::session::{Length, Session};
-use crate::config;
 
 /// How a connection went on.
 pub(super) enum Then {
@@ -45,13 +44,7 @@ pub(super) async fn serve(
     place: &Place,
     stopping: &watch::Receiver<bool>,
 ) -> Then {
-    let config::Limits {
-        max_head, max_body, ..
-    } = handler.config.get().limits;
-    let bounds = Bounds::from(&**handler.config.get());
-    let mut heads = Heads::new(bounds, stopping.clone());
-    let one_request = max_head.saturating_add(max_body);
-    let mut connection = Connection::new(stream, &handler.budget, one_request);
+    let (mut connection, mut heads) = begin(handler, stream, stopping);
     loop {
         let next = tokio::select! {
             biased;
@@ -60,7 +53,7 @@ pub(super) async fn serve(
         };
         let request = match next {
             Ok(request) => request,
-            Err(problem) => return end(handler, connection, &heads, &problem).await,
+            Err(problem) => return Box::pin(end(handler, connection, &heads, &problem)).await,
         };
         let exchange = Exchange::new(
             &mut connection,
@@ -78,6 +71,20 @@ pub(super) async fn serve(
             return Then::Closed;
         }
     }
+}
+
+fn begin(
+    handler: &Handler,
+    stream: Stream,
+    stopping: &watch::Receiver<bool>,
+) -> (Connection, Heads) {
+    let config = handler.config.get();
+    let limits = &config.limits;
+    let one_request = limits.max_head.saturating_add(limits.max_body);
+    (
+        Connection::new(stream, &handler.budget, one_request),
+        Heads::new(Bounds::from(&**config), stopping.clone()),
+    )
 }
 
 /// There is no request, or none that can be answered here.
