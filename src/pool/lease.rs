@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::state::{Grant, OVERDUE};
-use super::{Cause, HostId, Outcome, Pool, Proof, Ticket, TurnedAway};
+use super::{Cause, HostId, Outcome, Pool, Proof, Receiver, Ticket, TurnedAway};
 use crate::config::HostName;
 
 /// A request's place in line; dropping it leaves the line.
@@ -15,25 +15,28 @@ use crate::config::HostName;
 pub struct Waiting {
     pool: Pool,
     ticket: Ticket,
-    receiver: oneshot::Receiver<Result<Lease, TurnedAway>>,
+    turn: Turn,
+}
+
+/// Whether the lease is there already.
+#[expect(clippy::large_enum_variant, reason = "it nearly always is")]
+pub(super) enum Turn {
+    /// It is, until it is taken; the request is not in line.
+    Come(Option<Lease>),
+    ToCome(Receiver),
 }
 
 impl Waiting {
-    pub(super) fn new(
-        pool: Pool,
-        ticket: Ticket,
-        receiver: oneshot::Receiver<Result<Lease, TurnedAway>>,
-    ) -> Self {
-        Self {
-            pool,
-            ticket,
-            receiver,
-        }
+    pub(super) fn new(pool: Pool, ticket: Ticket, turn: Turn) -> Self {
+        Self { pool, ticket, turn }
     }
 
     /// The lease, or [`TurnedAway`], if it is there already.
     pub fn try_lease(&mut self) -> Option<Result<Lease, TurnedAway>> {
-        self.receiver.try_recv().ok()
+        match &mut self.turn {
+            Turn::Come(lease) => lease.take().map(Ok),
+            Turn::ToCome(receiver) => receiver.try_recv().ok(),
+        }
     }
 
     /// Waits for the lease. Can be cancelled and called again.
@@ -42,19 +45,25 @@ impl Waiting {
     /// [`TurnedAway`] if the place in line went to another request, which is possible only before the
     /// first lease.
     pub async fn lease(&mut self) -> Result<Lease, TurnedAway> {
-        match (&mut self.receiver).await {
-            Ok(result) => result,
-            // The pool drops a sender only when it is told to forget the ticket, which is this
-            // guard's own doing.
-            Err(_) => std::future::pending().await,
+        let told = match &mut self.turn {
+            Turn::Come(lease) => lease.take().map(Ok),
+            // The pool drops a sender only when it is told to forget the ticket, which is this guard's
+            // own doing.
+            Turn::ToCome(receiver) => receiver.await.ok(),
+        };
+        match told {
+            Some(told) => told,
+            None => std::future::pending().await,
         }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.pool.leave(self.ticket);
-        // A lease that arrived unseen is dropped with the receiver, after the pool was unlocked.
+        if let Turn::ToCome(_) = self.turn {
+            self.pool.leave(self.ticket);
+            // A lease that arrived unseen is dropped with the receiver, after the pool was unlocked.
+        }
     }
 }
 

@@ -105,7 +105,7 @@ pub use usage::Usage;
 
 use crate::config::HostName;
 use host::Host;
-use lease::Signals;
+use lease::{Signals, Turn};
 use state::{Grant, State};
 
 /// A host of this pool. Ids are never used again.
@@ -163,6 +163,8 @@ const SEEN_FOR: Duration = Duration::from_secs(1);
 
 /// Somebody who waits for a lease.
 type Waiter = oneshot::Sender<Result<Lease, TurnedAway>>;
+/// What it waits with.
+type Receiver = oneshot::Receiver<Result<Lease, TurnedAway>>;
 
 struct Inner {
     state: State,
@@ -170,6 +172,23 @@ struct Inner {
     wakeup: Option<Instant>,
     waiting: HashMap<Ticket, Waiter>,
     signals: HashMap<HostId, Arc<Signals>>,
+}
+
+impl Inner {
+    /// Those who are turned away for `ticket`, or the reason why it is.
+    fn admit(
+        &mut self,
+        ticket: Ticket,
+        receiver: Receiver,
+        admitted: Result<Vec<Ticket>, TurnedAway>,
+    ) -> Result<(Turn, Vec<Waiter>), TurnedAway> {
+        let others = admitted.inspect_err(|_| {
+            self.waiting.remove(&ticket);
+        })?;
+        let others = others.iter().filter_map(|other| self.waiting.remove(other));
+        let others = others.collect();
+        Ok((Turn::ToCome(receiver), others))
+    }
 }
 
 /// What follows from a change of the state.
@@ -279,9 +298,12 @@ impl Pool {
         demand: &Demand,
         patience: Duration,
     ) -> Result<Waiting, TurnedAway> {
-        let (sender, receiver) = oneshot::channel();
-        let waiting = Waiting::new(self.clone(), ticket, receiver);
-        let turned_away = self.update(|inner, now| {
+        let (turn, turned_away) = self.update(|inner, now| {
+            if let Some(grant) = inner.state.lease_at_once(ticket, demand, now) {
+                let turn = Turn::Come(self.lease(inner, grant));
+                return (Ok((turn, Vec::new())), Vec::new());
+            }
+            let (sender, receiver) = oneshot::channel();
             inner.waiting.insert(ticket, sender);
             let demand = demand.clone();
             inner
@@ -289,19 +311,13 @@ impl Pool {
                 .join(ticket, demand, Avoid::default(), false, now);
             let grants = inner.state.grant(now);
             let admitted = inner.state.admit(ticket, patience, now);
-            let others = admitted.map(|others| {
-                let waiting = others
-                    .iter()
-                    .filter_map(|other| inner.waiting.remove(other));
-                waiting.collect::<Vec<_>>()
-            });
-            (others, grants)
+            (inner.admit(ticket, receiver, admitted), grants)
         })?;
         for other in turned_away {
             // One that is gone needs no answer.
             let _ = other.send(Err(TurnedAway::Full));
         }
-        Ok(waiting)
+        Ok(Waiting::new(self.clone(), ticket, turn))
     }
 
     /// Joins the line again, after a lease on one of the hosts to `avoid` or on a busy one.
@@ -313,7 +329,7 @@ impl Pool {
             inner.state.join(ticket, demand, avoid, true, now);
             ((), inner.state.grant(now))
         });
-        Waiting::new(self.clone(), ticket, receiver)
+        Waiting::new(self.clone(), ticket, Turn::ToCome(receiver))
     }
 
     /// A sibling answered well what `host` had not, or `host` broke an answer when its lease had been given

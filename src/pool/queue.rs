@@ -152,17 +152,31 @@ impl Queue {
             self.returning.insert((priority, ticket));
             self.returning_seconds.add(entry.sure);
         } else {
-            let level = self.levels.entry(priority).or_default();
-            let time = level.time;
-            let flow = level.flows.entry(entry.demand.client.clone()).or_default();
-            if flow.len() == 0 {
-                flow.time = flow.time.max(time);
-            }
+            let flow = self.enter(&entry.demand);
             let line = flow.lines.entry(entry.demand.model.clone()).or_default();
             line.insert(ticket);
             flow.seconds.add(entry.sure);
         }
         self.entries.insert(ticket, entry);
+    }
+
+    /// The requests of its client, which does not start before the time of the others.
+    fn enter(&mut self, demand: &Demand) -> &mut Flow {
+        let level = self.levels.entry(Reverse(demand.priority)).or_default();
+        let time = level.time;
+        let flow = level.flows.entry(demand.client.clone()).or_default();
+        if flow.len() == 0 {
+            flow.time = flow.time.max(time);
+        }
+        flow
+    }
+
+    /// The same as for one that joins and is taken out at once, where nobody waits.
+    pub(super) fn pass(&mut self, entry: &Entry, now: Instant) {
+        self.enter(&entry.demand);
+        self.charge(entry, now);
+        let client = entry.demand.client.as_ref();
+        self.clients.lease(client, entry.returning, now);
     }
 
     /// What each client may have from now on.

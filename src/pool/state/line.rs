@@ -26,16 +26,57 @@ impl State {
         returning: bool,
         now: Instant,
     ) {
-        let entry = Entry {
+        let entry = self.entry(demand, avoid, returning, now);
+        self.queue.join(ticket, entry);
+        self.dismiss(vec![ticket], now);
+    }
+
+    fn entry(&self, demand: Demand, avoid: Avoid, returning: bool, now: Instant) -> Entry {
+        Entry {
             seconds: self.estimator.seconds(&demand),
             sure: self.estimator.sure_seconds(&demand),
             demand,
             avoid,
             joined: now,
             returning,
+        }
+    }
+
+    /// A lease for a newcomer, if nobody waits and there is a host for it: the one that it would get if it
+    /// joined the line, for much less. `None`: it has to join.
+    pub(in crate::pool) fn lease_at_once(
+        &mut self,
+        ticket: Ticket,
+        demand: &Demand,
+        now: Instant,
+    ) -> Option<Grant> {
+        let is_clear = self.queue.is_empty() && !self.models_changed;
+        let may = || self.queue.clients.permits(demand.client.as_ref(), now) > 0;
+        let is_free = || self.hosts.iter().any(|host| host.has_free_slot(now));
+        if !is_clear || !may() || !is_free() {
+            return None;
+        }
+        let entry = self.entry(demand.clone(), Avoid::default(), false, now);
+        let Placement::On { host, cold } =
+            self.scene(now).place(&entry, self.queue.line_of(&entry))
+        else {
+            return None;
         };
-        self.queue.join(ticket, entry);
-        self.dismiss(vec![ticket], now);
+        self.reconsider = None;
+        self.queue.pass(&entry, now);
+        let Entry {
+            demand, seconds, ..
+        } = entry;
+        Some(self.lease_out(ticket, demand, seconds, host, cold, now))
+    }
+
+    fn scene(&self, now: Instant) -> Scene<'_> {
+        Scene {
+            hosts: &self.hosts,
+            policy: self.settings.policy,
+            estimator: &self.estimator,
+            now,
+        }
     }
 
     /// Takes requests out of the line for which there is no host that might have their model: there

@@ -119,6 +119,8 @@ struct World {
     limits: HashMap<String, Limits>,
     /// Hosts that have failed since their last check began.
     suspects: HashSet<HostId>,
+    /// Newcomers need not join a line in which nobody waits.
+    at_once: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +163,7 @@ impl World {
             avoids: HashMap::new(),
             limits: HashMap::new(),
             suspects: HashSet::new(),
+            at_once: true,
         }
     }
 
@@ -238,6 +241,12 @@ impl World {
             ..Demand::default()
         };
         let ticket = self.state.next_ticket();
+        if self.at_once
+            && let Some(grant) = self.state.lease_at_once(ticket, &demand, self.now)
+        {
+            self.expect(ticket, demand, Avoid::default(), false);
+            return self.take(grant);
+        }
         self.line_up(ticket, demand, Avoid::default(), false);
         for grant in self.state.grant(self.now) {
             self.take(grant)?;
@@ -287,14 +296,18 @@ impl World {
     }
 
     fn line_up(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
+        self.expect(ticket, demand.clone(), avoid.clone(), returning);
+        self.state.join(ticket, demand, avoid, returning, self.now);
+    }
+
+    fn expect(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
         let waiter = Waiter {
-            demand: demand.clone(),
-            avoid: avoid.clone(),
+            demand,
+            avoid,
             joined: self.now,
             returning,
         };
         self.waiting.insert(ticket, waiter);
-        self.state.join(ticket, demand, avoid, returning, self.now);
     }
 
     fn tell(&mut self, which: usize, loaded: &[u8], all: Option<&[u8]>) {
@@ -545,6 +558,27 @@ proptest! {
         for step in steps {
             world.apply(step)?;
             world.settle()?;
+        }
+    }
+
+    #[test]
+    fn who_need_not_wait_gets_what_the_line_would_give(
+        policy in policy(),
+        hosts in prop::collection::vec((0..6u8, 0..4u32), 1..5),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut with = World::new(policy, &hosts);
+        let mut without = World { at_once: false, ..World::new(policy, &hosts) };
+        for step in steps {
+            for world in [&mut with, &mut without] {
+                world.apply(step.clone())?;
+                world.settle()?;
+            }
+            let leases = [&with, &without].map(|world| {
+                let leases = world.leases.iter();
+                leases.map(|it| (it.ticket, it.host, it.cold)).collect::<Vec<_>>()
+            });
+            prop_assert_eq!(&leases[0], &leases[1]);
         }
     }
 
