@@ -53,7 +53,8 @@ struct Seat {
     transfers: u32,
     /// Requests that wait or run.
     runs: u32,
-    turn: Option<Turn>,
+    /// Where it stands in the orders; never later than its [turn](Self::turn).
+    queued: Option<Turn>,
 }
 
 impl Seat {
@@ -70,9 +71,15 @@ impl Seat {
             _ => Some(Rank::Stranger),
         }
     }
+
+    fn turn(&self, number: u64) -> Option<Turn> {
+        let (since, seat) = (self.since, number);
+        self.rank().map(|rank| Turn { rank, since, seat })
+    }
 }
 
-/// Those who can make room, first who does so first.
+/// Those who can make room, first who does so first. Most changes make a turn later, and with each request it
+/// is soon back to what it was: who stands too early here is moved only once it is first.
 type Order = BTreeSet<Turn>;
 
 /// What one client has.
@@ -124,7 +131,7 @@ impl Table {
             is_known: false,
             transfers: 0,
             runs: 0,
-            turn: None,
+            queued: None,
         };
         self.seats.insert(self.last, seat);
         self.change(self.last, |_| {});
@@ -189,15 +196,33 @@ impl Table {
     }
 
     fn make_room(&mut self, client: Option<(Client, usize)>) -> Result<bool, Full> {
-        let group = client.and_then(|(client, most)| Some((self.groups.get(&client)?, most)));
-        let (order, full) = match group {
-            Some((group, most)) if group.places >= most => (&group.order, Full::Client),
-            _ if self.places >= self.limit => (&self.order, Full::All),
-            _ => return Ok(false),
+        let has_most = |(client, most): &(Client, usize)| {
+            let group = self.groups.get(client);
+            group.is_some_and(|group| group.places >= *most)
         };
-        let first = order.first().ok_or(full)?.seat;
+        let (of, full) = match client.filter(has_most) {
+            Some((client, _)) => (Some(client), Full::Client),
+            None if self.places >= self.limit => (None, Full::All),
+            None => return Ok(false),
+        };
+        let first = self.first(of).ok_or(full)?;
         self.displace(first);
         Ok(true)
+    }
+
+    /// Who makes room first, of one client or of all.
+    fn first(&mut self, of: Option<Client>) -> Option<u64> {
+        loop {
+            let order = match of {
+                Some(client) => &self.groups.get(&client)?.order,
+                None => &self.order,
+            };
+            let first = *order.first()?;
+            if self.seats.get(&first.seat)?.turn(first.seat) == Some(first) {
+                return Some(first.seat);
+            }
+            self.requeue(first.seat);
+        }
     }
 
     /// Takes the place of a connection from it, if it has one.
@@ -207,9 +232,8 @@ impl Table {
         };
         self.places -= 1;
         let client = seat.client;
-        self.change(number, |seat| {
-            seat.displaced.send_replace(true);
-        });
+        seat.displaced.send_replace(true);
+        self.requeue(number);
         if let Some((client, _)) = client
             && let Some(group) = self.groups.get_mut(&client)
         {
@@ -220,25 +244,30 @@ impl Table {
         }
     }
 
-    /// Puts it where it belongs after the change.
     fn change(&mut self, number: u64, change: impl FnOnce(&mut Seat)) {
         let Some(seat) = self.seats.get_mut(&number) else {
             return;
         };
-        let before = seat.turn.take();
         change(seat);
-        seat.turn = seat.rank().map(|rank| Turn {
-            rank,
-            since: seat.since,
-            seat: number,
-        });
-        let group = seat
-            .client
-            .and_then(|(client, _)| self.groups.get_mut(&client));
+        let turn = seat.turn(number);
+        if turn.is_some_and(|turn| seat.queued.is_none_or(|queued| turn < queued)) {
+            self.requeue(number);
+        }
+    }
+
+    /// Puts it where it belongs.
+    fn requeue(&mut self, number: u64) {
+        let Some(seat) = self.seats.get_mut(&number) else {
+            return;
+        };
+        let turn = seat.turn(number);
+        let before = std::mem::replace(&mut seat.queued, turn);
+        let client = seat.client;
+        let group = client.and_then(|(client, _)| self.groups.get_mut(&client));
         let group = group.map(|group| &mut group.order);
         for order in group.into_iter().chain([&mut self.order]) {
             before.map(|turn| order.remove(&turn));
-            seat.turn.map(|turn| order.insert(turn));
+            turn.map(|turn| order.insert(turn));
         }
     }
 }
@@ -450,10 +479,14 @@ mod tests {
                 prop_assert_eq!(placed.count(), table.places);
                 prop_assert!(table.places <= limit);
                 prop_assert!(table.groups.values().all(|group| (1..=most).contains(&group.places)));
-                let waiting = table.seats.values().filter(|seat| seat.rank().is_some()).count();
-                prop_assert_eq!(table.order.len(), waiting);
+                let queued = table.seats.values().filter_map(|seat| seat.queued).count();
+                prop_assert_eq!(table.order.len(), queued);
                 let grouped: usize = table.groups.values().map(|group| group.order.len()).sum();
-                prop_assert_eq!(grouped, waiting);
+                prop_assert_eq!(grouped, queued);
+                for (number, seat) in &table.seats {
+                    let turn = seat.turn(*number);
+                    prop_assert!(turn.is_none() || seat.queued.is_some_and(|it| Some(it) <= turn));
+                }
                 for (seat, runs) in &here {
                     prop_assert!(!runs || table.has(*seat));
                 }
