@@ -127,10 +127,13 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 
 /// Appends to a list, making one line of it.
 fn append(headers: &mut HeaderMap, name: &HeaderName, entry: &str) {
-    let mut entries = list(headers, name);
-    entries.push(entry.to_owned());
+    let entries = list(headers, name);
+    let line = match entries.as_slice() {
+        [] => HeaderValue::from_str(entry),
+        before => HeaderValue::from_str(&format!("{}, {entry}", before.join(", "))),
+    };
     // What can't be written is left out rather than passed on half.
-    let line = HeaderValue::from_str(&entries.join(", ")).or_else(|_| HeaderValue::from_str(entry));
+    let line = line.or_else(|_| HeaderValue::from_str(entry));
     if let Ok(line) = line {
         headers.insert(name, line);
     }

@@ -1,5 +1,6 @@
 //! Answers, from the value that says them to bytes on the connection.
 
+use std::fmt;
 use std::mem;
 use std::pin::pin;
 use std::time::Duration;
@@ -179,15 +180,21 @@ async fn pass_on(rest: &mut LongRest, session: &mut Session<'_>) -> Result<usize
     }
 }
 
-/// Where the time went so far (W3C Server-Timing), in milliseconds.
+/// Where the time went so far (W3C Server-Timing).
 pub(super) fn timing(journal: &Journal) -> String {
-    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-    format!(
-        "queue;dur={:.1}, upstream;dur={:.1}, total;dur={:.1}",
-        millis(journal.queued()),
-        millis(journal.upstream()),
-        millis(journal.elapsed())
-    )
+    let [queued, upstream, total] = journal.times().map(Millis);
+    format!("queue;dur={queued}, upstream;dur={upstream}, total;dur={total}")
+}
+
+/// In milliseconds, with one digit after the point.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        let tenths = micros.saturating_add(50) / 100;
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    }
 }
 
 /// The head of an answer.

@@ -151,6 +151,13 @@ impl Journal {
         }
     }
 
+    /// Time so far: spent waiting, with at least one attempt running, and in all.
+    pub fn times(&self) -> [Duration; 3] {
+        let now = self.elapsed();
+        let story = self.story.lock();
+        [story.queued(now), story.upstream(now), now]
+    }
+
     /// Time spent waiting so far.
     pub fn queued(&self) -> Duration {
         self.story.lock().queued(self.elapsed())

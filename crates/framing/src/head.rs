@@ -105,24 +105,26 @@ impl Scanner {
         if head.first() == Some(&TLS_HANDSHAKE) {
             return Err(BadHead::Tls);
         }
-        let new = head.iter().enumerate().take(limit).skip(self.scanned);
-        for (position, byte) in new {
-            let after_return = position > self.line && head.get(position - 1) == Some(&b'\r');
-            match byte {
-                b'\n' if after_return => {
-                    let is_empty = position == self.line + 1;
+        let seen = head.get(..limit).unwrap_or(head);
+        let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+        let next = |from: usize| Some(from + seen.get(from..)?.iter().position(is_control)?);
+        loop {
+            let at = next(self.scanned).unwrap_or(seen.len());
+            self.scanned = at;
+            match seen.get(at..).unwrap_or_default() {
+                [b'\r', b'\n', ..] => {
+                    let is_empty = at == self.line;
                     if is_empty && self.lines > 0 {
-                        return Ok(Some(position + 1));
+                        return Ok(Some(at + 2));
                     }
-                    self.end_line(position + 1, is_empty)?;
+                    self.scanned = at + 2;
+                    self.end_line(is_empty)?;
                 }
-                _ if after_return => return Err(BadHead::Control),
-                b'\r' | b'\t' => {}
-                byte if byte.is_ascii_control() => return Err(BadHead::Control),
-                _ => {}
+                // Perhaps the other half of the end of a line comes next.
+                [] | [b'\r'] => break,
+                _ => return Err(BadHead::Control),
             }
         }
-        self.scanned = head.len().min(limit);
         if head.len() > limit {
             return Err(BadHead::TooLarge { limit });
         }
@@ -130,8 +132,8 @@ impl Scanner {
     }
 
     /// Empty lines before the first are passed over (RFC 9112, section 2.2).
-    fn end_line(&mut self, next: usize, is_empty: bool) -> Result<(), BadHead> {
-        self.line = next;
+    fn end_line(&mut self, is_empty: bool) -> Result<(), BadHead> {
+        self.line = self.scanned;
         self.lines += usize::from(!is_empty);
         let limit = self.limits.headers;
         // The first line is none of the headers.
