@@ -13,6 +13,7 @@
 //! - [`dispatch`]: one request's way through as many attempts as it takes.
 //! - [`pool`]: who may get a request, and who is next in line; pure decisions.
 //! - [`upstream`]: talking to hosts.
+//! - [`audit`]: whether hosts answer right; [`embedding`]: what that is told by.
 //! - [`admin`]: metrics for Prometheus.
 //! - [`reload`], [`live`]: a new configuration for a proxy that runs.
 //! - [`telemetry`]: logs and metrics.
@@ -20,10 +21,12 @@
 //! - [`serve`]: wires all of them and runs until a signal says stop.
 
 pub mod admin;
+pub mod audit;
 pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod embedding;
 mod file;
 pub mod gateway;
 pub mod headers;

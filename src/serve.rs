@@ -18,12 +18,13 @@ use tokio::sync::{Mutex, watch};
 use self::files::Shares;
 use self::running::{Prepared, Running, Stopping};
 use crate::admin::{Admin, Streams};
+use crate::audit::Auditor;
 use crate::budget::Budget;
 use crate::config::{Config, Current};
 use crate::dispatch::Dispatcher;
 use crate::gateway::{Aggregates, Handler, Listener};
 use crate::live::{self, Live};
-use crate::pool::{Event, EventKind, Pool, Transition};
+use crate::pool::{Event, EventKind, Pool, Transition, Trust};
 use crate::reload::Reloader;
 use crate::restart::{self, Sockets, Standing, Upgrade};
 use crate::telemetry::{Exporter, Metrics, Observers};
@@ -140,6 +141,11 @@ fn keep_time(parts: &Parts) {
         let hosts = Arc::clone(&hosts);
         async move { hosts.keep_time().await }
     }));
+    let auditor = Arc::clone(&parts.auditor);
+    tokio::spawn(metrics.upkeep.keep("audit", move || {
+        let auditor = Arc::clone(&auditor);
+        async move { auditor.run().await }
+    }));
     let (pool, observed) = (parts.pool.clone(), Arc::clone(metrics));
     tokio::spawn(metrics.upkeep.keep("activity-time", move || {
         let (pool, metrics) = (pool.clone(), Arc::clone(&observed));
@@ -152,6 +158,7 @@ struct Parts {
     config: Current,
     pool: Pool,
     hosts: Arc<Hosts>,
+    auditor: Arc<Auditor>,
     observers: Observers,
     budget: Budget,
     /// For clients.
@@ -196,6 +203,8 @@ impl Parts {
             observers: observers.clone(),
             stopping: stopping.accepting.subscribe(),
         });
+        let auditor = Auditor::new(pool.clone(), hosts.clone(), config.clone(), budget.clone());
+        let auditor = Arc::new(auditor);
         let places = metrics.process.places("clients", shares.clients);
         let admin_places = metrics.process.places("admin", shares.operators);
         metrics.process.limit_connections(shares.clients);
@@ -211,6 +220,7 @@ impl Parts {
             config,
             pool,
             hosts,
+            auditor,
             observers,
             budget,
             places,
@@ -228,6 +238,7 @@ impl Parts {
             stopping: self.handler.stopping.clone(),
             closing,
             pool: self.pool.clone(),
+            auditor: Arc::clone(&self.auditor),
             metrics: Arc::clone(&self.observers.metrics),
             recent: Arc::clone(&self.observers.recent),
             budget: self.budget.clone(),
@@ -276,6 +287,21 @@ fn log(event: &Event) {
         EventKind::Removed => tracing::info!(%host, "host is removed; it finishes what it has"),
         EventKind::Draining => tracing::info!(%host, "host is draining"),
         EventKind::Undrained => tracing::info!(%host, "host gets requests again"),
+        EventKind::Audited(trust) => {
+            let what = event.problem.as_deref().unwrap_or_default();
+            match trust {
+                Trust::Alone => {
+                    tracing::info!(%host, what, "no other host tells whether this one answers right");
+                }
+                Trust::Agrees => tracing::info!(%host, what, "host answers right"),
+                Trust::Disputed => {
+                    tracing::warn!(%host, what, "hosts disagree, and nobody knows which is right");
+                }
+                Trust::Deviates => {
+                    tracing::error!(%host, what, "host answers wrong: it gets no requests for this model");
+                }
+            }
+        }
         EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
     }
 }

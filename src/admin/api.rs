@@ -44,6 +44,22 @@ pub(super) async fn pool(State(admin): State<Admin>) -> Response {
     reply::json(StatusCode::OK, &admin.state(&admin.pool.snapshot()))
 }
 
+/// What hosts say of the fixed texts that agree.
+pub(super) async fn audit(State(admin): State<Admin>) -> Response {
+    reply::json(StatusCode::OK, &admin.auditor.vectors(None))
+}
+
+/// What one of them says, whether others agree or not.
+pub(super) async fn audit_of(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    let view = admin.pool.snapshot();
+    let host = view.hosts.iter().find(|host| host.name.as_ref() == name);
+    let Some(host) = host else {
+        let known = admin.state(&view);
+        return reply::error(StatusCode::NOT_FOUND, no_such_host(&name, &known));
+    };
+    reply::json(StatusCode::OK, &admin.auditor.vectors(Some(host.id)))
+}
+
 pub(super) async fn drain(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
     with_host(&admin, &name, |host| {
         let known = admin.pool.drain(host);
@@ -98,7 +114,7 @@ fn no_such_host(name: &str, pool: &PoolState) -> String {
 pub(super) async fn not_found() -> Response {
     reply::error(
         StatusCode::NOT_FOUND,
-        "there is no such page; see /, /api/v1/pool, /api/v1/requests, /metrics, /healthz, /readyz",
+        "there is no such page; see /, /api/v1/pool, /api/v1/audit, /api/v1/requests, /metrics, /healthz, /readyz",
     )
 }
 

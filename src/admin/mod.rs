@@ -38,6 +38,7 @@ use self::access::Need;
 pub use self::events::Streams;
 pub use self::server::MAX_CONNECTIONS;
 use self::view::PoolState;
+use crate::audit::Auditor;
 use crate::budget::Budget;
 use crate::config::Current;
 use crate::pool::{Pool, PoolView};
@@ -51,6 +52,8 @@ pub struct Admin {
     pub config: Current,
     /// The pool.
     pub pool: Pool,
+    /// Whether hosts answer right.
+    pub auditor: Arc<Auditor>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The requests of late.
@@ -97,6 +100,8 @@ fn router(admin: Admin) -> Router {
     let scraped = Router::new().route("/metrics", get(api::metrics));
     let looked_at = Router::new()
         .route("/api/v1/pool", get(api::pool))
+        .route("/api/v1/audit", get(api::audit))
+        .route("/api/v1/audit/{host}", get(api::audit_of))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/requests", get(requests::latest))
         .route("/api/v1/requests/{*id}", get(requests::find));

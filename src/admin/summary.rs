@@ -4,7 +4,7 @@
 //! but has no slot for us, or turns away or fails what it gets, is told apart.
 
 use super::view::{Level, Summary};
-use crate::pool::{HostView, Phase, PoolView};
+use crate::pool::{HostView, Phase, PoolView, Trust};
 use crate::telemetry::{Counts, Lately};
 
 /// Fewer attempts say nothing of a host.
@@ -46,6 +46,10 @@ pub(super) fn summary(pool: &PoolView, lately: &Lately) -> Summary {
         level = level.max(Level::Attention);
         text.push(format!("In the last minute, {lost}."));
     }
+    for told in distrusted(pool) {
+        level = level.max(Level::Attention);
+        text.push(told);
+    }
     Summary {
         level,
         text: text.join(" "),
@@ -61,6 +65,26 @@ fn held_back(pool: &PoolView) -> Option<String> {
         }
         some => Some(format!("{some} of them wait for the limits of their keys.")),
     }
+}
+
+/// What audits have shown.
+fn distrusted(pool: &PoolView) -> impl Iterator<Item = String> {
+    let of = |trust| {
+        pool.hosts
+            .iter()
+            .filter(move |host| host.models_of(trust) > 0)
+    };
+    let wrong = match of(Trust::Deviates).count() {
+        0 => None,
+        1 => Some("1 host answers wrong with a model, and gets no requests for that.".to_owned()),
+        hosts => Some(format!(
+            "{hosts} hosts answer wrong with a model, and get no requests for that."
+        )),
+    };
+    let disputed = of(Trust::Disputed).count();
+    let disputed = (disputed > 0)
+        .then(|| format!("{disputed} hosts disagree on a model, and nobody knows which is right."));
+    wrong.into_iter().chain(disputed)
 }
 
 fn serving(pool: &PoolView, lately: &Lately) -> (Level, String) {

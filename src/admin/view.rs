@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{summary, words};
 use crate::config::Change;
 pub use crate::pool::Condition;
-use crate::pool::{HostView, PoolView};
+use crate::pool::{Audited, HostView, Model, PoolView, Trust};
 use crate::reload::Standing;
 use crate::telemetry::{Lately, Rates};
 
@@ -178,6 +178,24 @@ pub struct HostState {
     /// How the last minute's attempts went.
     #[serde(default)]
     pub attempts: RatesState,
+    /// What audits have shown.
+    #[serde(default)]
+    pub audits: Vec<AuditState>,
+}
+
+/// What the last audit of a model on a host has shown.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct AuditState {
+    /// Which.
+    pub model: String,
+    /// In one word.
+    pub trust: Trust,
+    /// With what its vectors were compared with; `None`: with nothing.
+    pub cosine: Option<f64>,
+    /// Where they lie, as `X-Embedding-Space` has it.
+    pub space: Option<String>,
+    /// What is wrong, if anything is.
+    pub why: Option<String>,
 }
 
 /// How the last minute went, for one host's attempts or for all requests.
@@ -283,6 +301,19 @@ impl HostState {
                 .then(|| host.problem.clone())
                 .flatten(),
             attempts: rates.into(),
+            audits: host.audits.iter().map(AuditState::from).collect(),
+        }
+    }
+}
+
+impl From<(&Model, &Audited)> for AuditState {
+    fn from((model, audited): (&Model, &Audited)) -> Self {
+        Self {
+            model: model.name().to_owned(),
+            trust: audited.trust,
+            cosine: audited.cosine,
+            space: audited.space.map(|space| space.to_string()),
+            why: audited.why.as_deref().map(str::to_owned),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::summary::turns_all_away;
 use super::view::Level;
-use crate::pool::{Cause, EventKind, HostView, Phase, Transition};
+use crate::pool::{Cause, EventKind, HostView, Phase, Transition, Trust};
 use crate::telemetry::Counts;
 
 /// A host that fails more often than this deserves a look, though it is up.
@@ -31,7 +31,9 @@ pub(super) fn why(host: &HostView, minute: Counts) -> Option<String> {
             Some(problem) => format!("not up yet: {problem}"),
             None => "not checked yet".to_owned(),
         }),
-        Phase::Up => why_limited(host).or_else(|| why_doubtful(host, minute)),
+        Phase::Up => why_distrusted(host)
+            .or_else(|| why_limited(host))
+            .or_else(|| why_doubtful(host, minute)),
         Phase::Trial => {
             Some("on trial: one request at a time until one is answered well".to_owned())
         }
@@ -142,6 +144,7 @@ pub(super) fn kind(kind: EventKind) -> &'static str {
         EventKind::Draining => "draining",
         EventKind::Undrained => "undrained",
         EventKind::Capacity(_) => "capacity",
+        EventKind::Audited(trust) => trust.as_str(),
     }
 }
 
@@ -174,9 +177,41 @@ pub(super) fn event(kind: EventKind, problem: Option<&str>) -> (Level, String) {
         EventKind::Removed => good("left the pool; it finishes what it has"),
         EventKind::Draining => (Level::Attention, "is drained by an operator".to_owned()),
         EventKind::Undrained => good("gets requests again"),
+        EventKind::Audited(trust) => audited(trust, problem.unwrap_or_default()),
         EventKind::Capacity(1) => good("has 1 slot"),
         EventKind::Capacity(slots) => (Level::Good, format!("has {slots} slots")),
     }
+}
+
+/// What an audit has shown. `what`: the model, and what is wrong.
+fn audited(trust: Trust, what: &str) -> (Level, String) {
+    match trust {
+        Trust::Alone => (
+            Level::Good,
+            format!("has nothing to be compared with: {what}"),
+        ),
+        Trust::Agrees => (Level::Good, format!("answers right: {what}")),
+        Trust::Disputed => (Level::Attention, format!("disagrees with others: {what}")),
+        Trust::Deviates => (Level::Down, format!("answers wrong: {what}")),
+    }
+}
+
+/// Models with which the host answers wrong, or other than others, as an audit has shown.
+fn why_distrusted(host: &HostView) -> Option<String> {
+    let audits = host.audits.iter();
+    let told = audits.filter_map(|(model, audited)| {
+        let why = audited.why.as_deref()?;
+        let what = match audited.trust {
+            Trust::Deviates => "answers wrong, so it gets no requests for that",
+            _ => "disagrees with others, and nobody knows which is right",
+        };
+        Some(format!(
+            "with {model} it {what} ({why})",
+            model = model.as_str()
+        ))
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// Rounded up: "0 s" would look like now.

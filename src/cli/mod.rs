@@ -108,6 +108,19 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Show what audits have shown of each host and model, or write what is right into a file for
+    /// `audit.reference`.
+    #[command(after_help = EXIT_CODES)]
+    Audit {
+        /// Write what the hosts say that agree.
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+        /// Write what this host says instead, whether others agree or not.
+        #[arg(long, value_name = "HOST", requires = "write")]
+        from: Option<String>,
+        #[command(flatten)]
+        place: Where,
+    },
     /// Let a host finish what it has and send it nothing new. Lasts until `undrain` or a restart.
     #[command(after_help = EXIT_CODES)]
     Drain {
@@ -159,6 +172,10 @@ impl Cli {
             Command::Hosts { place } => ask(operate::hosts(place)),
             Command::Explain { id, json, place } => ask(operate::explain(place, &id, json)),
             Command::Health { ready, place } => ask(operate::health(place, ready)),
+            Command::Audit { write, from, place } => match write {
+                Some(file) => ask(operate::write_reference(place, &file, from.as_deref())),
+                None => ask(operate::audits(place)),
+            },
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
             Command::Reload { place } => ask(operate::reload(place)),

@@ -1,6 +1,7 @@
 //! The commands that talk to a running proxy.
 
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +10,8 @@ use super::client::{Client, Where};
 use super::failure::Failure;
 use super::{print, table};
 use crate::admin::story;
-use crate::admin::view::{Condition, HostState, PoolState, Reloaded};
+use crate::admin::view::{AuditState, Condition, HostState, PoolState, Reloaded};
+use crate::embedding::Reference;
 use crate::gateway::is_request_id;
 
 const POOL: &str = "/api/v1/pool";
@@ -71,6 +73,54 @@ pub(super) async fn health(place: Where, ready: bool) -> Result<(), Failure> {
     let path = if ready { "/readyz" } else { "/healthz" };
     let _: serde_json::Value = Client::from_environment(place)?.get(path).await?;
     Ok(())
+}
+
+pub(super) async fn audits(place: Where) -> Result<(), Failure> {
+    let pool: PoolState = Client::from_environment(place)?.get(POOL).await?;
+    let audits = pool.hosts.iter().flat_map(|host| {
+        let told = host.audits.iter();
+        told.map(|audit| (host.name.as_str(), audit))
+    });
+    let lines: Vec<String> = audits.map(|(host, audit)| line(host, audit)).collect();
+    if lines.is_empty() {
+        return print("nothing has been audited; audit.enabled turns audits on\n");
+    }
+    print(&lines.concat())
+}
+
+fn line(host: &str, audit: &AuditState) -> String {
+    let AuditState { model, trust, .. } = audit;
+    let cosine = audit
+        .cosine
+        .map_or_else(|| "-".to_owned(), |it| format!("{it:.6}"));
+    let space = audit.space.as_deref().unwrap_or("-");
+    let why = audit.why.as_deref().unwrap_or("-");
+    format!(
+        "{host}\t{model}\t{}\t{cosine}\t{space}\t{why}\n",
+        trust.as_str()
+    )
+}
+
+pub(super) async fn write_reference(
+    place: Where,
+    file: &Path,
+    host: Option<&str>,
+) -> Result<(), Failure> {
+    let client = Client::from_environment(place)?;
+    let path = match host {
+        Some(host) => format!("/api/v1/audit/{}", in_path(host)?),
+        None => "/api/v1/audit".to_owned(),
+    };
+    let reference: Reference = client.get(&path).await?;
+    if reference.models.is_empty() {
+        let text = "no hosts agree on any model yet, or audits are off; see gpu-bridge audit, and --from HOST";
+        return Err(Failure::Failed(text.to_owned()));
+    }
+    let json = serde_json::to_string(&reference);
+    let json = json.map_err(|error| Failure::Failed(error.to_string()))?;
+    std::fs::write(file, json + "\n")?;
+    let models: Vec<&str> = reference.models.keys().map(String::as_str).collect();
+    print(&format!("{}: {}\n", file.display(), models.join(", ")))
 }
 
 pub(super) async fn order(place: Where, order: Order, host: &str) -> Result<(), Failure> {

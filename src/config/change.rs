@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::{ClientKey, Config, Discover, Host, HostName, Listen, Policy};
+use super::{ClientKey, Config, Discover, Host, HostName, Listen, Pinned, Policy};
 use gpu_bridge_certificates::{Authorities, Identity};
 
 /// The differences, in the order of the configuration.
@@ -205,6 +205,7 @@ shown!(
     SocketAddr,
     super::HostUrl,
     super::Network,
+    super::MinCosine,
     super::PageOrigin,
     Policy
 );
@@ -252,6 +253,16 @@ impl Shown for Discover {
 
 /// A file by its path; what it holds may change as well.
 impl Shown for Authorities {
+    fn show(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn change(&self, new: &Self) -> Option<String> {
+        of_file(&self.path, &new.path, self == new)
+    }
+}
+
+impl Shown for Pinned {
     fn show(&self) -> String {
         self.path.display().to_string()
     }
@@ -414,6 +425,10 @@ const SETTINGS: &[Setting<Config>] = &[
     setting!(live headers.forwarded),
     setting!(live headers.trusted_proxies),
     setting!(live cors.allow_origins),
+    setting!(live audit.enabled),
+    setting!(live audit.interval),
+    setting!(live audit.min_cosine),
+    setting!(live audit.reference),
 ];
 
 #[cfg(test)]

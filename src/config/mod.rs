@@ -39,8 +39,8 @@ pub use origin::PageOrigin;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host, Limits, Listen,
-    Policy, Pool, Queue, Retries, ServerTls, Timeouts,
+    Admin, Audit, Auth, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host, Limits,
+    Listen, MinCosine, Pinned, Policy, Pool, Queue, Retries, ServerTls, Timeouts,
 };
 pub use sources::Sources;
 
@@ -72,6 +72,8 @@ pub struct Config {
     pub headers: Headers,
     /// Which pages may use it.
     pub cors: Cors,
+    /// Whether hosts answer right.
+    pub audit: Audit,
     /// What can be used, but is perhaps not what is meant; to be shown to the operator.
     pub warnings: Vec<Problem>,
     /// The files that it was made of, and that a change of makes it out of date.

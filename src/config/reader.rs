@@ -22,7 +22,8 @@ use super::places::join;
 use super::report::Report;
 use super::secret::Secret;
 use super::text::{self, unreadable};
-use super::{Surroundings, names};
+use super::{MinCosine, Pinned, Surroundings, names};
+use crate::embedding::Reference;
 use gpu_bridge_certificates::{self as certificates, Authorities, BadPem, Identity};
 
 /// Settings that there were once, and why there are none now and what to write instead.
@@ -202,8 +203,8 @@ impl<'a> Section<'a> {
 
     /// The certificate and key under the keys of these names, if both are there and fit together.
     pub(super) fn identity(&self) -> Option<Identity> {
-        let chain = self.pem("certificate", certificates::certificates);
-        let key = self.pem("key", certificates::private_key);
+        let chain = self.content("certificate", certificates::certificates);
+        let key = self.content("key", certificates::private_key);
         let ((certificate, chain), (key, private)) = chain.zip(key)?;
         self.doubt("certificate", &chain);
         if !certificates::is_in_order(&chain) {
@@ -228,16 +229,16 @@ impl<'a> Section<'a> {
 
     /// Those in the file under `key`.
     pub(super) fn authorities(&self, key: &'static str) -> Option<Authorities> {
-        let (path, certificates) = self.pem(key, certificates::authorities)?;
+        let (path, certificates) = self.content(key, certificates::authorities)?;
         self.doubt(key, &certificates);
         Some(Authorities { path, certificates })
     }
 
-    /// What a PEM file holds; a relative path starts from the folder of the configuration.
-    fn pem<T>(
+    /// What the file under `key` holds; a relative path starts from the folder of the configuration.
+    fn content<T, E: Display>(
         &self,
         key: &'static str,
-        parse: impl Fn(&[u8]) -> Result<T, BadPem>,
+        parse: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Option<(PathBuf, T)> {
         self.get(key)?;
         let path = self.surroundings.folder.join(self.text(key)?);
@@ -249,6 +250,15 @@ impl<'a> Section<'a> {
             Ok(parsed) => Some((path, parsed)),
             Err(error) => self.problem(key, format!("{} {error}", path.display())),
         }
+    }
+
+    /// The reference in the file under `key`.
+    pub(super) fn reference(&self, key: &'static str) -> Option<Pinned> {
+        let (path, reference) = self.content(key, Reference::read)?;
+        Some(Pinned {
+            path,
+            reference: Arc::new(reference),
+        })
     }
 
     fn doubt(&self, key: &'static str, chain: &[CertificateDer<'_>]) {
@@ -323,6 +333,17 @@ impl<'a> Section<'a> {
         let text = format!("must be a whole number from {least} to {most}{quotes}");
         self.complain(key, text);
         default
+    }
+
+    /// A cosine.
+    pub(super) fn min_cosine(&self, key: &'static str) -> MinCosine {
+        let Some(value) = self.get(key) else {
+            return MinCosine::default();
+        };
+        value.as_f64().and_then(MinCosine::new).unwrap_or_else(|| {
+            self.complain(key, "must be a number from 0 to 1, e.g. 0.999");
+            MinCosine::default()
+        })
     }
 
     /// A whole number of at least 1.

@@ -48,6 +48,10 @@ impl Dispatcher {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
         };
+        let verdict = match verdict {
+            Verdict::Deliver(_) if lease.is_discredited() => Verdict::Wrong,
+            verdict => verdict,
+        };
         note.end(verdict.as_str(), verdict.reason());
         self.metrics
             .hosts
@@ -96,6 +100,7 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
         Verdict::Sibling { .. }
         | Verdict::Fault { .. }
         | Verdict::Moved { .. }
+        | Verdict::Wrong
         | Verdict::Misconfigured { .. } => Some((End::Badly, None)),
         Verdict::Ours { .. } => None,
     }

@@ -21,6 +21,7 @@ use http::StatusCode;
 
 use super::{Delivery, Refusal};
 use crate::config::HostName;
+use crate::embedding::Space;
 use crate::message::Answer;
 use crate::pool::{Avoid, HostId, Proof};
 use crate::upstream::{Doubt, Verdict};
@@ -61,13 +62,14 @@ struct InHand {
 }
 
 impl History {
-    pub(super) fn new(max_faults: NonZeroU32) -> Self {
+    /// `space`: the only one that will do, if it matters.
+    pub(super) fn new(max_faults: NonZeroU32, space: Option<Space>) -> Self {
         Self {
             max_faults,
             faults: 0,
             is_broken: false,
             broke_last: false,
-            avoid: Avoid::default(),
+            avoid: Avoid::outside(space),
             accused: Vec::new(),
             in_hand: None,
             untried: None,
@@ -143,8 +145,8 @@ impl History {
                 let untried = self.untried.get_or_insert_with(|| self.avoid.clone());
                 untried.add(host, false, proof);
             }
-            // The pool itself keeps requests away from it for a while.
-            Verdict::Busy { .. } | Verdict::Deliver(_) => {}
+            // The pool itself keeps requests away from it, for a while or for good.
+            Verdict::Busy { .. } | Verdict::Wrong | Verdict::Deliver(_) => {}
         }
     }
 
@@ -206,6 +208,7 @@ impl History {
         let known = known.ok_or(refusal)?;
         Ok(Delivery {
             host: known.host,
+            space: None,
             answer: known.answer,
             rest: None,
         })

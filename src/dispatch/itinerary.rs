@@ -41,7 +41,7 @@ impl<'a> Itinerary<'a> {
         Self {
             call,
             ticket,
-            history: History::new(config.retries.max_faulted_hosts),
+            history: History::new(config.retries.max_faulted_hosts, call.demand.space),
             max_wait: config.queue.max_wait,
             longest: config.timeouts.attempt,
             journal,

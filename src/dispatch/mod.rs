@@ -28,6 +28,7 @@ use self::itinerary::Itinerary;
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use crate::config::{Current, HostName};
+use crate::embedding::Space;
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
 use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
 use crate::telemetry::{Journal, Metrics, NotedWait};
@@ -49,6 +50,8 @@ pub struct Dispatcher {
 pub struct Delivery {
     /// Who answered.
     pub host: HostName,
+    /// Where its vectors lie, if that is known.
+    pub space: Option<Space>,
     /// The answer, as far as it is held.
     pub answer: Answer,
     /// The rest of an answer that is too large to hold.
@@ -103,6 +106,12 @@ pub enum Refusal {
     /// Every host lacks the model.
     #[error("no host of the pool has the model")]
     NoModel,
+    /// Every host that has the model answers wrong.
+    #[error("the hosts that have the model answer wrong, as an audit has shown")]
+    Deviating,
+    /// No host that has the model has it in the space that the client wants.
+    #[error("no host serves the model in the space that X-Embedding-Space names")]
+    OtherSpace,
     /// No host became free in time.
     #[error("no host became free in time")]
     Deadline,
@@ -120,6 +129,8 @@ impl From<TurnedAway> for Refusal {
             TurnedAway::Full => Self::QueueFull,
             TurnedAway::ManyModels => Self::ManyModels,
             TurnedAway::NoModel => Self::NoModel,
+            TurnedAway::Deviating => Self::Deviating,
+            TurnedAway::OtherSpace => Self::OtherSpace,
             TurnedAway::TooLong => Self::QueueTooLong,
         }
     }
@@ -197,6 +208,13 @@ impl Dispatcher {
     /// those that lack it, unless another is known to have it: then it is worth coming again.
     fn conclude(&self, way: &mut Itinerary<'_>, refusal: Refusal) -> Result<Delivery, Refusal> {
         let (model, history) = (way.model(), &mut way.history);
+        let withheld = self.pool.withheld(model, history.avoid());
+        let withheld = withheld.filter(|why| *why != TurnedAway::NoModel);
+        if let Some(why) = withheld
+            && (!history.has_answer() || history.lacks_model())
+        {
+            return Err(why.into());
+        }
         if !history.lacks_model() {
             return history.conclude(refusal);
         }
@@ -327,7 +345,12 @@ impl Dispatcher {
         });
         let timed = success && rest.is_none();
         lease.finish(Outcome::Answered { timed });
-        Delivery { host, answer, rest }
+        Delivery {
+            host,
+            space: lease.space().filter(|_| success),
+            answer,
+            rest,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::request_id;
 use super::respond::header_value;
 use super::route::Route;
 use crate::config;
+use crate::embedding::{BadSpace, Space};
 use crate::headers::{self, HopByHop};
 use crate::message::{Call, Deadline, Payload};
 use crate::pool::{Demand, Label};
@@ -24,6 +25,9 @@ use crate::telemetry::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 pub(super) const BAD_TIMEOUT: &str =
     "X-Request-Timeout must be one number of seconds above 0, e.g. 30 or 2.5";
+
+/// Where the vectors of an answer lie; of a request, where they must.
+pub(super) const SPACE: HeaderName = HeaderName::from_static("x-embedding-space");
 
 /// Headers that we add: the request's id, its trace, and three of where it comes from.
 const ADDED: usize = 5;
@@ -36,6 +40,8 @@ pub(super) struct Request<'a> {
     pub(super) id: &'a str,
     pub(super) origin: &'a Origin,
     pub(super) identity: &'a Identity,
+    /// Where its vectors must lie.
+    pub(super) space: Option<Space>,
     /// Our span, if hosts are to be told of it.
     pub(super) trace: Option<TraceContext>,
 }
@@ -57,6 +63,7 @@ impl Request<'_> {
             client: self.identity.name().cloned(),
             priority: self.identity.priority(),
             model: peek.model,
+            space: self.space,
             work: peek.work,
             bytes: body.len(),
         };
@@ -94,6 +101,16 @@ pub(super) fn patience(headers: &HeaderMap) -> Result<Option<Duration>, ()> {
     let seconds = seconds.filter(|_| is_number).ok_or(())?;
     let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     Ok(Some(patience.max(Duration::from_nanos(1))))
+}
+
+/// Where the vectors must lie, if the client says so.
+pub(super) fn space(headers: &HeaderMap) -> Result<Option<Space>, BadSpace> {
+    let mut values = headers.get_all(SPACE).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    text.ok_or(BadSpace)?.parse().map(Some)
 }
 
 /// The host that the client asked: in HTTP/2 it stands in the target.

@@ -12,8 +12,9 @@ use super::respond::Reply;
 use crate::config::PageOrigin;
 
 /// Whatever else the headers of an answer tell.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("retry-after, server-timing, x-request-id, x-served-by");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "retry-after, server-timing, x-embedding-space, x-request-id, x-served-by",
+);
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 /// How long a browser need not ask again, in seconds: as long as an operator may be willing to wait for a
 /// change.

@@ -29,6 +29,7 @@ use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::{Current, HostName};
 use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
+use crate::embedding::Space;
 use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
@@ -241,6 +242,10 @@ impl Handler {
             let reply = Reply::error(StatusCode::BAD_REQUEST, call::BAD_TIMEOUT);
             return Outgoing::Own(reply.because(Reason::BadHeader));
         };
+        let space = match self.space(session, route) {
+            Ok(space) => space,
+            Err(reply) => return Outgoing::Own(*reply),
+        };
         let deadline = Deadline::after(record.journal.started(), patience);
         let received = deadline.bound(pin!(self.receive(session, route))).await;
         let (body, peek, form) = match received {
@@ -248,6 +253,9 @@ impl Handler {
             Ok(Err(answer)) => return answer,
             Err(TooLate) => return self.too_late(identity.name()),
         };
+        if space.is_some() && peek.model.as_ref().is_none_or(|it| it.name().is_empty()) {
+            return Outgoing::Own(refusals::no_model_named());
+        }
         let _running = guest.visit.as_ref().map(Visit::run);
         let request = Request {
             head: session.head(),
@@ -255,6 +263,7 @@ impl Handler {
             id: record.id(),
             origin: &guest.origin,
             identity,
+            space,
             trace: self.observers.context(record.told.trace),
         };
         let mut call = request.into_call(body, peek, deadline, &self.config.get().headers);
@@ -268,6 +277,18 @@ impl Handler {
             answer = answer => answer,
             // Pends for ever while the client is there.
             () = session.gone() => Outgoing::ClientGone,
+        }
+    }
+
+    /// Where the vectors must lie, if the client says so and that can be told.
+    fn space(&self, session: &Session<'_>, route: Route) -> Result<Option<Space>, Box<Reply>> {
+        if route.on_hosts() != Route::Embed {
+            return Ok(None);
+        }
+        match call::space(&session.head().headers) {
+            Ok(Some(_)) if !self.config.get().audit.enabled => Err(Box::new(refusals::no_audits())),
+            Ok(space) => Ok(space),
+            Err(bad) => Err(Box::new(refusals::bad_space(bad))),
         }
     }
 
@@ -424,6 +445,10 @@ impl Handler {
             } => {
                 record.told.why = why;
                 let headers = &mut delivery.answer.headers;
+                if let Some(space) = delivery.space {
+                    let space = respond::header_value(&space.to_string());
+                    headers.insert(call::SPACE, space);
+                }
                 self.tell(headers, session.head(), Some(&delivery.host), record);
                 let bytes = respond::deliver(&mut delivery, session, deadline).await?;
                 (delivery.answer.status, bytes)

@@ -15,6 +15,7 @@ use super::body::BodyError;
 use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
 use crate::dispatch::{NoHost, Refusal};
+use crate::embedding::BadSpace;
 use crate::pool::{LimitReached, Model};
 use crate::telemetry::{Reason, Tried};
 
@@ -163,12 +164,33 @@ pub(super) fn no_host(
             return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
         (Refusal::NoModel, None) => return no_model(None, &BTreeSet::new()),
+        (Refusal::Deviating, None) => Reason::WrongAnswers,
+        (Refusal::OtherSpace, None) => Reason::OtherSpace,
         (Refusal::QueueFull | Refusal::ManyModels, None) => Reason::QueueFull,
         (Refusal::QueueTooLong, None) => Reason::QueueTooLong,
         (Refusal::Deadline, None) => Reason::Deadline,
     };
     let text = format!("{refusal}; retry in {wait} s ({})", shortage());
     Reply::retry_later(text, wait).because(reason)
+}
+
+/// It names a space where its vectors must lie, which nobody can know.
+pub(super) fn no_audits() -> Reply {
+    let text = "X-Embedding-Space can't be heeded: this proxy does not audit its hosts (audit.enabled); \
+                leave the header out, or ask the operator";
+    Reply::error(StatusCode::SERVICE_UNAVAILABLE, text).because(Reason::OtherSpace)
+}
+
+/// It names a space, but no model, and hosts have models of their own that they take then.
+pub(super) fn no_model_named() -> Reply {
+    let text = "a request with X-Embedding-Space must name its model";
+    Reply::error(StatusCode::BAD_REQUEST, text).because(Reason::BadHeader)
+}
+
+/// It names no space.
+pub(super) fn bad_space(bad: BadSpace) -> Reply {
+    let text = format!("X-Embedding-Space: {bad}");
+    Reply::error(StatusCode::BAD_REQUEST, text).because(Reason::BadHeader)
 }
 
 /// Every host lacks the model that was `asked` for. `told`: what they have, as far as they tell.

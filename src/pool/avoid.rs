@@ -4,8 +4,10 @@
 //! - After it said that it lacks the model, it may be tried again once it may have other models.
 //! - After it broke the request, it may be tried again only if there is nowhere else to go (a pool of
 //!   one host that restarts), and only after a sign of life.
+//! - A request that wants vectors of one space is for hosts of that space only.
 
 use super::HostId;
+use crate::embedding::Space;
 
 /// What a host was like at some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ impl Proof {
 pub struct Avoid {
     failures: Vec<Failure>,
     lacked: Vec<Lacked>,
+    /// The only one that will do, if it matters.
+    space: Option<Space>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,12 +54,26 @@ impl Avoid {
         Self {
             failures: Vec::new(),
             lacked: Vec::new(),
+            space: None,
         }
     }
 
-    /// Has the request failed nowhere?
+    /// None, but for hosts outside of that space, if it matters.
+    pub fn outside(space: Option<Space>) -> Self {
+        Self {
+            space,
+            ..Self::none()
+        }
+    }
+
+    /// The only space that will do, if it matters.
+    pub(super) fn space(&self) -> Option<Space> {
+        self.space
+    }
+
+    /// Will any host do?
     pub(super) fn is_none(&self) -> bool {
-        self.failures.is_empty() && self.lacked.is_empty()
+        self.failures.is_empty() && self.lacked.is_empty() && self.space.is_none()
     }
 
     /// The request failed on `host`, whose last sign of life was `proof`. `broke_request`: it had

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::embedding::Space;
+
 /// What one item costs beside its characters: special tokens, a row in the batch, a vector in the
 /// answer. About what 32 characters cost on the encoders measured here.
 const ITEM: f64 = 32.0;
@@ -19,6 +21,11 @@ impl Model {
     /// `None` for names that are too long.
     pub fn new(name: &str) -> Option<Self> {
         (name.len() <= Self::MAX_LEN).then(|| Self(name.into()))
+    }
+
+    /// Does it make vectors of texts?
+    pub fn embeds(&self) -> bool {
+        self.0.starts_with("embed:")
     }
 
     /// With its route.
@@ -68,6 +75,8 @@ pub struct Demand {
     pub priority: u8,
     /// What must be loaded on a host; `None` if unknown.
     pub model: Option<Model>,
+    /// The only space that its vectors may lie in, if the client says so.
+    pub space: Option<Space>,
     /// How much is to be computed.
     pub work: Work,
     /// Bytes that it holds while it waits.

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::state::{Grant, OVERDUE};
 use super::{Cause, HostId, Outcome, Pool, Proof, Receiver, Ticket, TurnedAway};
 use crate::config::HostName;
+use crate::embedding::Space;
 
 /// A request's place in line; dropping it leaves the line.
 #[must_use = "dropping it leaves the line"]
@@ -74,6 +75,8 @@ pub(super) struct Signals {
     pub(super) check_sooner: Notify,
     /// What ran on the host when this changed is lost.
     pub(super) lost: watch::Sender<Option<Cause>>,
+    /// The host answers wrong with some model.
+    pub(super) discredited: AtomicBool,
 }
 
 impl Default for Signals {
@@ -81,6 +84,7 @@ impl Default for Signals {
         Self {
             check_sooner: Notify::new(),
             lost: watch::Sender::new(None),
+            discredited: AtomicBool::new(false),
         }
     }
 }
@@ -132,6 +136,17 @@ impl Lease {
     /// Its name.
     pub fn name(&self) -> &HostName {
         &self.name
+    }
+
+    /// Where its vectors lie, if that is known.
+    pub fn space(&self) -> Option<Space> {
+        self.grant.space
+    }
+
+    /// Has an audit shown meanwhile that the host answers wrong?
+    pub fn is_discredited(&self) -> bool {
+        self.signals.discredited.load(Ordering::Relaxed)
+            && self.pool.lock().state.is_discredited(&self.grant)
     }
 
     /// How long the request should take there; `None` if that is not known, or if the host may have

@@ -18,6 +18,7 @@
 //! | `capacity` | how many leases a host may have out |
 //! | `health` | whether it gets any |
 //! | `models`, `reach` | whether it may have the model |
+//! | `audited` | nothing: what audits have shown |
 //! | `estimate` | how long things take |
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
@@ -64,6 +65,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod audited;
 mod avoid;
 mod capacity;
 mod demand;
@@ -84,6 +86,7 @@ mod sum;
 mod usage;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -91,6 +94,7 @@ use gpu_bridge_wire::Info;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;
 
+pub use audited::{Auditable, Audited, Audits, Trust};
 pub use avoid::{Avoid, Proof};
 pub use demand::{Demand, Label, Model, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
@@ -132,6 +136,12 @@ pub enum TurnedAway {
     /// Every host lacks the model.
     #[error("no host has the model")]
     NoModel,
+    /// Every host that has the model answers wrong.
+    #[error("the hosts that have the model answer wrong")]
+    Deviating,
+    /// No host that has the model has it in the space that the request wants.
+    #[error("no host has the model in that space")]
+    OtherSpace,
     /// The wait would be longer than the request has time for.
     #[error("the queue is too long for the time that the request has")]
     TooLong,
@@ -194,8 +204,8 @@ impl Inner {
 /// What follows from a change of the state.
 struct Effects {
     events: Vec<Event>,
-    /// Those who wait for a model that every host lacks.
-    dismissed: Vec<Waiter>,
+    /// Those who wait for what no host can serve, and why.
+    dismissed: Vec<(Waiter, TurnedAway)>,
     /// Each with the one that it goes to. Never dropped under the lock, which giving a lease back takes.
     leases: Vec<(Lease, Option<Waiter>)>,
     /// Of hosts of which what runs there is lost, and why.
@@ -305,10 +315,8 @@ impl Pool {
             }
             let (sender, receiver) = oneshot::channel();
             inner.waiting.insert(ticket, sender);
-            let demand = demand.clone();
-            inner
-                .state
-                .join(ticket, demand, Avoid::default(), false, now);
+            let (demand, avoid) = (demand.clone(), Avoid::outside(demand.space));
+            inner.state.join(ticket, demand, avoid, false, now);
             let grants = inner.state.grant(now);
             let admitted = inner.state.admit(ticket, patience, now);
             (inner.admit(ticket, receiver, admitted), grants)
@@ -382,6 +390,35 @@ impl Pool {
     pub fn has_alternative(&self, model: Option<&Model>, avoid: &Avoid, later: bool) -> bool {
         let inner = self.lock();
         inner.state.has_alternative(model, avoid, later, now())
+    }
+
+    /// Why no host will serve a request that has failed on the hosts to `avoid`; `None` if one may.
+    pub fn withheld(&self, model: Option<&Model>, avoid: &Avoid) -> Option<TurnedAway> {
+        self.lock().state.withheld(model, avoid, now())
+    }
+
+    /// Which hosts there are, and what can be audited there now.
+    pub fn auditable(&self) -> Vec<(HostId, Auditable)> {
+        self.lock().state.auditable()
+    }
+
+    /// A slot of `host` that no request waits for, to audit a model that it has in memory. `None`: there
+    /// is none to spare now.
+    pub fn spare(&self, host: HostId, demand: &Demand) -> Option<Lease> {
+        let mut inner = self.lock();
+        let grant = inner.state.spare(host, demand, now())?;
+        self.lease(&inner, grant)
+    }
+
+    /// An audit has shown how `host` stands with `model`; `None`: that is not known any more.
+    pub fn audited(&self, host: HostId, model: &Model, audited: Option<Audited>) {
+        self.update(|inner, now| {
+            let is_out = inner.state.audited(host, model, audited);
+            if let Some(signals) = inner.signals.get(&host) {
+                signals.discredited.store(is_out, Ordering::Relaxed);
+            }
+            ((), inner.state.grant(now))
+        });
     }
 
     /// Is a host known to have `model`, or to have had it when it was last there?
@@ -546,7 +583,7 @@ impl Pool {
         let dismissed = state.take_dismissed().into_iter();
         Effects {
             dismissed: dismissed
-                .filter_map(|ticket| waiting.remove(&ticket))
+                .filter_map(|(ticket, why)| Some((waiting.remove(&ticket)?, why)))
                 .collect(),
             events: state.take_events(),
             leases,
@@ -568,9 +605,9 @@ impl Pool {
                 drop(waiting.send(Ok(lease)));
             }
         }
-        for waiting in effects.dismissed {
+        for (waiting, why) in effects.dismissed {
             // One that is gone needs no answer.
-            let _ = waiting.send(Err(TurnedAway::NoModel));
+            let _ = waiting.send(Err(why));
         }
         for (signals, cause) in effects.lost {
             signals.lost.send_replace(Some(cause));

@@ -5,13 +5,16 @@
 //! | `/info`: what is in memory, and perhaps all that the host can serve | until it tells otherwise |
 //! | a good answer: it has the model | until it shows otherwise |
 //! | a 404, or an error that a sibling did not make: it lacks the model | [`REMEMBERED`], or until it may have restarted, or tells that it has the model now |
+//! | an audit: it has the model, but answers wrong | until another audit shows otherwise |
 //!
 //! What is not known to be lacking may be there. Names come from clients, who may invent any number
 //! of them, so that what is remembered is bounded: a lack that is forgotten costs one attempt.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::audited::{Auditable, Audited, Audits, Trust};
 use super::demand::Model;
 
 /// How long a host that has shown that it lacks a model is not asked for it again …
@@ -28,6 +31,12 @@ pub(super) enum Lack {
     Told,
     /// It was asked.
     Shown,
+    /// It has the model, but answers wrong.
+    Deviates,
+    /// It has the model, but its vectors lie in another space than is wanted.
+    OtherSpace,
+    /// It may have the model, but in which space its vectors lie is not known yet.
+    UnknownSpace,
 }
 
 /// See the module.
@@ -43,6 +52,8 @@ pub(super) struct Models {
     served: HashSet<Model>,
     /// Until when what it has shown to lack is remembered.
     lacks: HashMap<Model, Instant>,
+    /// What audits have shown, until others do.
+    audits: Arc<Audits>,
     /// Grows whenever it may have other models than before.
     generation: u64,
 }
@@ -84,9 +95,47 @@ impl Models {
         if self.lacks.get(model).is_some_and(|until| now < *until) {
             return Some(Lack::Shown);
         }
+        if self.audit(model).is_some_and(Audited::is_out) {
+            return Some(Lack::Deviates);
+        }
         let available = self.available.as_ref()?;
         let has = available.contains(model) || self.served.contains(model);
         (!has).then_some(Lack::Told)
+    }
+
+    /// What audits have shown.
+    pub(super) fn audits(&self) -> &Arc<Audits> {
+        &self.audits
+    }
+
+    /// What the last audit of `model` has shown.
+    pub(super) fn audit(&self, model: &Model) -> Option<&Audited> {
+        // Mostly there are none, or few.
+        self.audits.get(model)
+    }
+
+    /// An audit has shown this. Returns the trust before.
+    pub(super) fn set_audit(&mut self, model: &Model, audited: Option<Audited>) -> Option<Trust> {
+        let audits = Arc::make_mut(&mut self.audits);
+        let before = match audited {
+            Some(audited) => audits.insert(model.clone(), audited),
+            None => audits.remove(model),
+        };
+        before.map(|before| before.trust)
+    }
+
+    /// What can be audited.
+    pub(super) fn auditable(&self) -> Auditable {
+        let loaded = self.loaded.as_ref().filter(|_| self.as_told);
+        let loaded = loaded.map(|loaded| {
+            let mut loaded: Vec<Model> = loaded.iter().filter(|it| it.embeds()).cloned().collect();
+            loaded.sort();
+            loaded
+        });
+        Auditable {
+            generation: self.generation,
+            loaded,
+        }
     }
 
     /// A number that changes whenever the host may have other models than before.
@@ -129,9 +178,10 @@ impl Models {
         is_news
     }
 
-    /// It has answered with `model`.
-    pub(super) fn serve(&mut self, model: &Model) {
+    /// It has answered with `model`. Returns whether that is more than it told.
+    pub(super) fn serve(&mut self, model: &Model) -> bool {
         self.lacks.remove(model);
+        let is_news = !self.is_known(model);
         if self.served.len() < MOST && !self.served.contains(model) {
             self.served.insert(model.clone());
         }
@@ -141,6 +191,7 @@ impl Models {
             loaded.insert(model.clone());
             self.as_told = false;
         }
+        is_news
     }
 
     /// It was asked for `model` and lacks it. `matters`: which models some host is known to have

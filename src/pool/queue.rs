@@ -13,7 +13,7 @@
 //! were idle: it earns no credit either, and others are next as if these were not there.
 //!
 //! A request never waits behind another that can't use the free slot. Those of one client for one
-//! model can all use the same hosts, so only the first of them is asked.
+//! model, in one space if that matters, can all use the same hosts, so only the first of them is asked.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -24,6 +24,7 @@ use super::avoid::Avoid;
 use super::demand::{Demand, Model};
 use super::limits::{Clients, Limits};
 use super::sum::Sum;
+use crate::embedding::Space;
 
 /// A request's place in line. Smaller is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,8 +89,14 @@ struct Level {
 #[derive(Debug, Default)]
 struct Flow {
     time: f64,
-    lines: BTreeMap<Option<Model>, BTreeSet<Ticket>>,
+    /// Those of each can all use the same hosts, unless they have failed somewhere.
+    lines: BTreeMap<(Option<Model>, Option<Space>), BTreeSet<Ticket>>,
     seconds: Sum,
+}
+
+/// What decides which hosts it can use.
+fn wanted(demand: &Demand) -> (Option<Model>, Option<Space>) {
+    (demand.model.clone(), demand.space)
 }
 
 impl Flow {
@@ -114,10 +121,11 @@ impl Flow {
     }
 
     fn remove(&mut self, ticket: Ticket, entry: &Entry) {
-        if let Some(line) = self.lines.get_mut(&entry.demand.model) {
+        let wanted = wanted(&entry.demand);
+        if let Some(line) = self.lines.get_mut(&wanted) {
             line.remove(&ticket);
             if line.is_empty() {
-                self.lines.remove(&entry.demand.model);
+                self.lines.remove(&wanted);
             }
         }
         self.seconds.remove(entry.sure);
@@ -153,7 +161,7 @@ impl Queue {
             self.returning_seconds.add(entry.sure);
         } else {
             let flow = self.enter(&entry.demand);
-            let line = flow.lines.entry(entry.demand.model.clone()).or_default();
+            let line = flow.lines.entry(wanted(&entry.demand)).or_default();
             line.insert(ticket);
             flow.seconds.add(entry.sure);
         }
@@ -349,7 +357,7 @@ impl Queue {
     /// first of them to wait for its own.
     pub(super) fn models_with(&self, entry: &Entry) -> Option<usize> {
         let flow = self.flow(entry)?;
-        let line = flow.lines.get(&entry.demand.model)?;
+        let line = flow.lines.get(&wanted(&entry.demand))?;
         (line.len() == 1).then_some(flow.lines.len())
     }
 

@@ -3,10 +3,11 @@
 //! 1. Those that may have its model. While there is one, it is waited for, whatever it is up to.
 //! 2. If every host tells that it lacks the model, but none was asked: all, since lists may be
 //!    incomplete, and a host says best what is wrong.
-//! 3. Else nobody.
+//! 3. Else nobody: those that have it answer wrong, or in another space than the request wants.
 
 use std::time::Instant;
 
+use super::TurnedAway;
 use super::avoid::Avoid;
 use super::demand::Model;
 use super::host::Host;
@@ -25,7 +26,7 @@ pub(super) struct Reach<'a> {
 enum Group {
     MayHave,
     Told,
-    Nobody,
+    Nobody(TurnedAway),
 }
 
 impl<'a> Reach<'a> {
@@ -48,9 +49,16 @@ impl<'a> Reach<'a> {
             return reach;
         }
         // Until a host that may have it is found, which is mostly the first.
-        let group = lacks.try_fold(Group::Told, |group, lack| match lack? {
-            Lack::Told => Some(group),
-            Lack::Shown => Some(Group::Nobody),
+        let group = lacks.try_fold(Group::Told, |group, lack| {
+            Some(match (lack?, group) {
+                (Lack::UnknownSpace, _) => return None,
+                (Lack::OtherSpace, _) => Group::Nobody(TurnedAway::OtherSpace),
+                (Lack::Deviates, Group::Told | Group::Nobody(TurnedAway::NoModel)) => {
+                    Group::Nobody(TurnedAway::Deviating)
+                }
+                (Lack::Shown, Group::Told) => Group::Nobody(TurnedAway::NoModel),
+                (_, group) => group,
+            })
         });
         reach.group = group.unwrap_or(Group::MayHave);
         reach
@@ -61,19 +69,30 @@ impl<'a> Reach<'a> {
         match self.group {
             Group::MayHave => self.lack(host).is_none(),
             Group::Told => true,
-            Group::Nobody => false,
+            Group::Nobody(_) => false,
         }
     }
 
-    /// Does every host lack the model, one of them by its own answer?
-    pub(super) fn is_nobody(&self) -> bool {
-        self.group == Group::Nobody
+    /// Why no host will do; `None` if one may.
+    pub(super) fn withheld(&self) -> Option<TurnedAway> {
+        match self.group {
+            Group::Nobody(why) => Some(why),
+            Group::MayHave | Group::Told => None,
+        }
     }
 
     fn lack(&self, host: &Host) -> Option<Lack> {
         if self.avoid.lacked_on(host.id, host.models.generation()) {
             return Some(Lack::Shown);
         }
-        host.models.lack(self.model?, self.now)
+        let model = self.model?;
+        let lack = host.models.lack(model, self.now);
+        lack.or_else(|| {
+            let wanted = self.avoid.space()?;
+            match host.models.audit(model).and_then(|audited| audited.space) {
+                None => Some(Lack::UnknownSpace),
+                Some(space) => (!space.is_like(wanted)).then_some(Lack::OtherSpace),
+            }
+        })
     }
 }

@@ -9,6 +9,7 @@ use gpu_bridge_wire::Info;
 use serde::{Deserialize, Serialize};
 
 use super::HostId;
+use super::audited::{Audits, Trust};
 use super::demand::Demand;
 use super::health::{Cause, Phase};
 use super::usage::Usage;
@@ -176,6 +177,8 @@ pub struct HostView {
     pub slowness: Option<f64>,
     /// What it last told of itself, if it ever told anything.
     pub info: Option<Arc<Info>>,
+    /// What audits have shown of it.
+    pub audits: Arc<Audits>,
 }
 
 impl PoolView {
@@ -225,7 +228,14 @@ impl HostView {
             weight: NonZeroU32::MIN,
             slowness: None,
             info: None,
+            audits: Arc::default(),
         }
+    }
+
+    /// With how many models audits have shown this of it.
+    pub fn models_of(&self, trust: Trust) -> usize {
+        let audits = self.audits.values();
+        audits.filter(|audited| audited.trust == trust).count()
     }
 
     /// Is it left alone because it said that it is full?

@@ -50,7 +50,7 @@ fn refusal(reason: Reason) -> Option<End> {
         Reason::Memory | Reason::QueueFull | Reason::QueueTooLong | Reason::Deadline => {
             Some(End::Full)
         }
-        Reason::HostsFailed => Some(End::Badly),
+        Reason::HostsFailed | Reason::WrongAnswers => Some(End::Badly),
         Reason::BadHead
         | Reason::NoPlace
         | Reason::Unauthorized
@@ -62,7 +62,8 @@ fn refusal(reason: Reason) -> Option<End> {
         | Reason::BodyTooSlow
         | Reason::BadBody
         | Reason::BodyCoded
-        | Reason::NoModel => None,
+        | Reason::NoModel
+        | Reason::OtherSpace => None,
     }
 }
 
@@ -115,7 +116,7 @@ mod tests {
         for reason in Reason::ALL {
             let expected = match reason.as_str() {
                 "memory" | "queue_full" | "queue_too_long" | "deadline" => Some(End::Full),
-                "hosts_failed" => Some(End::Badly),
+                "hosts_failed" | "wrong_answers" => Some(End::Badly),
                 _ => None,
             };
             for status in [307, 400, 401, 429, 502, 503] {

@@ -41,6 +41,8 @@ pub enum Verdict {
         /// The host hangs, perhaps because of this very request.
         hung: bool,
     },
+    /// An answer that can't be relied on: an audit has shown meanwhile that the host answers wrong.
+    Wrong,
     /// The host refuses our key.
     Misconfigured {
         /// The status that says so.
@@ -84,6 +86,7 @@ impl Verdict {
             Self::Fault { sent: false, .. } => "refused",
             Self::Ours { .. } => "ours",
             Self::Moved { .. } => "moved",
+            Self::Wrong => "wrong",
             Self::Misconfigured { .. } => "misconfigured",
         }
     }
@@ -107,6 +110,7 @@ impl Verdict {
             Self::Ours { reason } => Some(format!("not the host's fault: {reason}")),
             Self::Moved { hung: true } => Some("it was ejected: it hangs".to_owned()),
             Self::Moved { hung: false } => Some("it was ejected".to_owned()),
+            Self::Wrong => Some("an audit has shown that it answers wrong".to_owned()),
             Self::Misconfigured { status } => Some(format!(
                 "it refuses the proxy's key ({status}); correct its api_key"
             )),
@@ -119,8 +123,8 @@ impl Verdict {
             Self::Deliver(ref answer) => Outcome::Answered {
                 timed: answer.status.is_success(),
             },
-            // What there is to say of its host has been said by its ejection.
-            Self::Moved { .. } => Outcome::Abandoned,
+            // What there is to say of its host has been said elsewhere.
+            Self::Moved { .. } | Self::Wrong => Outcome::Abandoned,
             Self::Sibling { why, .. } => match why {
                 Doubt::NoModel => Outcome::LacksModel,
                 Doubt::ServerError | Doubt::Front | Doubt::Forbidden => Outcome::Doubtful,

@@ -17,6 +17,7 @@ mod harness;
 mod activation;
 mod aggregates;
 mod answers;
+mod audits;
 mod auth;
 mod backend_tls;
 mod blame;

@@ -29,8 +29,14 @@ impl Busy {
         let tls = json!({"certificate": identity.certificate(), "key": identity.key()});
         let config = Config::with_hosts(&[&hosts[0], &hosts[1]])
             .client_keys(json!([{"name": "client", "key": KEY, "max_per_second": 2}]))
-            .replace("listen", json!([{"address": "127.0.0.1:0", "tls": tls}]));
+            .replace("listen", json!([{"address": "127.0.0.1:0", "tls": tls}]))
+            .set("audit", "enabled", true);
         let proxy = Proxy::ready(&config, &[&hosts[0], &hosts[1]]).await;
+        eventually("an audit of both", async || {
+            let metrics = proxy.metrics_text().await;
+            metrics.contains("gpu_bridge_host_audit_cosine{")
+        })
+        .await;
         // Checks don't see that, so that requests find out.
         hosts[0].set(Behaviour::internal_server_error());
         let stream = secure(proxy.address(), NAME, authority.client(None, &[])).await;

@@ -107,7 +107,12 @@ pub(super) fn health(section: &Section<'_>) -> Health {
 }
 
 /// Less is a slip of the keyboard rather than a wish.
-fn warn_if_short(section: &Section<'_>, key: &'static str, time: Duration, least: Duration) {
+pub(super) fn warn_if_short(
+    section: &Section<'_>,
+    key: &'static str,
+    time: Duration,
+    least: Duration,
+) {
     if time < least {
         let least = humantime::format_duration(least);
         section.warn(

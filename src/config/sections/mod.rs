@@ -1,6 +1,7 @@
 //! The sections of the configuration: their keys, their defaults, and what must fit together.
 
 mod access;
+mod audit;
 mod bounds;
 mod pool;
 
@@ -8,6 +9,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
+pub use audit::{Audit, MinCosine, Pinned};
 pub use bounds::{Health, Limits, Queue, Retries, Timeouts};
 pub use pool::{ClientTls, Discover, Host, Policy, Pool};
 use serde_yaml::Value;
@@ -34,6 +36,7 @@ pub(super) fn read(
         let timeouts = root.section("timeouts", bounds::timeouts);
         let headers = root.section("headers", access::headers);
         let cors = root.section("cors", access::cors);
+        let audit = root.section("audit", audit::audit);
         let config = Config {
             listen: listen?,
             admin: admin?,
@@ -46,6 +49,7 @@ pub(super) fn read(
             limits,
             headers: headers?,
             cors: cors?,
+            audit: audit?,
             warnings: Vec::new(),
             sources: Sources::default(),
         };

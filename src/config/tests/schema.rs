@@ -1,16 +1,18 @@
 //! The reader and the schema say the same: keys, defaults, and which values are taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::schema;
+use crate::embedding::Reference;
 
 /// Keys that have no default, nor need one.
 const WITHOUT_DEFAULT: &[&str] = &[
     "admin.key",
     "admin.key_file",
+    "audit.reference",
     "auth.keys[].key",
     "auth.keys[].key_file",
     "auth.keys[].max_concurrent",
@@ -39,6 +41,7 @@ const BEYOND_THE_SCHEMA: &[&str] = &[
     "key_file",
     "api_key_file",
     "server_name",
+    "reference",
     "max_buffered",
     "max_body",
     "max_head",
@@ -143,10 +146,12 @@ fn folder() -> tempfile::TempDir {
     for name in ["tls", "secrets"] {
         std::fs::create_dir(folder.path().join(name)).unwrap();
     }
+    let reference = serde_json::to_string(&Reference::new(BTreeMap::new())).unwrap();
     for key in leaves() {
         let kind = key.value["$ref"].as_str().unwrap_or_default();
         let content = match kind {
             "#/$defs/pem" => &pem,
+            "#/$defs/file" if key.path == "audit.reference" => &reference,
             "#/$defs/file" => &key.path,
             _ => continue,
         };

@@ -56,7 +56,8 @@ impl State {
         if !is_clear || !may() || !is_free() {
             return None;
         }
-        let entry = self.entry(demand.clone(), Avoid::default(), false, now);
+        let avoid = Avoid::outside(demand.space);
+        let entry = self.entry(demand.clone(), avoid, false, now);
         let Placement::On { host, cold } =
             self.scene(now).place(&entry, self.queue.line_of(&entry))
         else {
@@ -79,17 +80,18 @@ impl State {
         }
     }
 
-    /// Takes requests out of the line for which there is no host that might have their model: there
-    /// is nothing to wait for.
+    /// Takes requests out of the line for which there is no host that might serve them: there is nothing
+    /// to wait for.
     pub(super) fn dismiss(&mut self, tickets: Vec<Ticket>, now: Instant) {
         for ticket in tickets {
             let Some(entry) = self.queue.get(ticket) else {
                 continue;
             };
             let model = entry.demand.model.as_ref();
-            if Reach::new(&self.hosts, model, &entry.avoid, now).is_nobody() {
+            let reach = Reach::new(&self.hosts, model, &entry.avoid, now);
+            if let Some(why) = reach.withheld() {
                 self.queue.leave(ticket);
-                self.dismissed.push(ticket);
+                self.dismissed.push((ticket, why));
             }
         }
     }
@@ -126,7 +128,9 @@ impl State {
             return false;
         };
         let is_told = || self.hosts.iter().any(|host| host.models.is_told(model));
-        models.is_some_and(|models| models > MOST_MODELS) && !is_told()
+        // Spaces may be invented, too.
+        let is_real = || newcomer.demand.space.is_none() && is_told();
+        models.is_some_and(|models| models > MOST_MODELS) && !is_real()
     }
 
     /// Turns as many away as it takes; if that would have to be the newcomer in the end, only it.
@@ -223,6 +227,7 @@ impl State {
             expected: None,
             is_surely_warm: false,
             is_last_resort: false,
+            space: None,
             granted: now,
             demand,
         };
@@ -232,6 +237,7 @@ impl State {
         host.take(seconds, number, now);
         grant.is_last_resort = host.is_last_resort();
         let model = grant.demand.model.as_ref();
+        grant.space = model.and_then(|model| host.models.audit(model)?.space);
         grant.is_surely_warm = model.is_some_and(|model| host.models.is_surely_loaded(model));
         let slowness = host.slowness;
         if !cold {

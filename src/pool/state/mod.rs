@@ -9,6 +9,7 @@
 //! - being busy never ejects a host;
 //! - a lease is given back once, and the counts agree with what is out.
 
+mod audits;
 mod line;
 mod members;
 mod outcomes;
@@ -23,7 +24,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::HostId;
 use super::avoid::Avoid;
 use super::demand::{Demand, Model};
 use super::estimate::{Estimator, median};
@@ -34,7 +34,9 @@ use super::placement::is_desperate;
 use super::queue::{Queue, Ticket};
 use super::reach::Reach;
 use super::snapshot::{Glance, HostView, PoolView, Running};
+use super::{HostId, Trust, TurnedAway};
 use crate::config::{HostName, Policy};
+use crate::embedding::Space;
 
 /// How the pool behaves.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +60,7 @@ pub struct Event {
     pub host: HostName,
     /// What.
     pub kind: EventKind,
-    /// What its last check found wrong, if it is ejected.
+    /// What its last check found wrong, if it is ejected; which model was audited, and what was wrong.
     pub problem: Option<String>,
 }
 
@@ -81,6 +83,8 @@ pub enum EventKind {
     Draining,
     /// It gets requests again.
     Undrained,
+    /// An audit has shown that it stands otherwise with a model than before.
+    Audited(Trust),
 }
 
 /// A lease to be handed out.
@@ -99,6 +103,8 @@ pub(super) struct Grant {
     pub(super) is_surely_warm: bool,
     /// The host was ejected, but no other served.
     pub(super) is_last_resort: bool,
+    /// Where the host's vectors lie, if that is known.
+    pub(super) space: Option<Space>,
     pub(super) granted: Instant,
 }
 
@@ -122,7 +128,7 @@ pub(super) struct State {
     lost: Vec<(HostId, Cause)>,
     /// There are fewer hosts, or they tell of other models, since the last grant.
     models_changed: bool,
-    dismissed: Vec<Ticket>,
+    dismissed: Vec<(Ticket, TurnedAway)>,
 }
 
 impl EventKind {
@@ -170,9 +176,9 @@ impl State {
         std::mem::take(&mut self.lost)
     }
 
-    /// Requests that have been taken out of the line since the last call because every host lacks
-    /// their model.
-    pub(super) fn take_dismissed(&mut self) -> Vec<Ticket> {
+    /// Requests that have been taken out of the line since the last call because no host will serve
+    /// them, and why.
+    pub(super) fn take_dismissed(&mut self) -> Vec<(Ticket, TurnedAway)> {
         std::mem::take(&mut self.dismissed)
     }
 
@@ -303,6 +309,7 @@ impl State {
             weight: host.spec.weight,
             slowness: median.and_then(|median| Some(host.slowness.measured()? / median)),
             info: host.info.clone(),
+            audits: Arc::clone(host.models.audits()),
         }
     }
 

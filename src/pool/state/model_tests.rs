@@ -187,9 +187,13 @@ fn those_who_wait_for_a_model_that_turns_out_to_be_nowhere_are_told_at_once() {
     assert_eq!(state.grant(now).len(), 0);
     assert_eq!(state.take_dismissed(), []);
     state.finish(&granted[0], Outcome::LacksModel, now);
-    assert_eq!(state.take_dismissed(), [waits]);
+    assert_eq!(state.take_dismissed(), [(waits, TurnedAway::NoModel)]);
     let late = join_with(&mut state, with_model("embed:m"), now);
-    assert_eq!(state.take_dismissed(), [late], "it is remembered");
+    assert_eq!(
+        state.take_dismissed(),
+        [(late, TurnedAway::NoModel)],
+        "it is remembered"
+    );
     assert_eq!(state.waiting(), 0);
 
     state.checked(B, &refused(), now);

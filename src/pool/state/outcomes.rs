@@ -90,7 +90,8 @@ impl State {
             return;
         };
         if let Some(model) = &grant.demand.model {
-            host.models.serve(model);
+            // Who waited for it because all tell that they lack it may have nothing to wait for.
+            self.models_changed |= host.models.serve(model);
         }
         match &grant.demand.model {
             Some(model) if grant.cold => {

@@ -12,7 +12,10 @@ use crate::pool::health::Phase;
 use crate::pool::host::HostSpec;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::Entry;
-use crate::pool::{Check, Model, Outcome, Slots, Tells, Work};
+use crate::pool::{Audited, Check, Label, Model, Outcome, Slots, Tells, Trust, Work};
+
+/// The route of audits.
+const AUDIT: &str = "audit";
 
 /// One step of a history. Numbers are reduced to what exists at that point.
 #[derive(Clone, Debug)]
@@ -21,6 +24,7 @@ enum Step {
         client: u8,
         priority: u8,
         model: u8,
+        space: Option<bool>,
         bytes: usize,
     },
     Leave(usize),
@@ -30,6 +34,10 @@ enum Step {
     /// The end of one.
     Check(usize, Check),
     Tell(usize, Vec<u8>, Option<Vec<u8>>),
+    /// An audit has shown this, and in which space the vectors lie.
+    Audit(usize, u8, Option<(Trust, Option<bool>)>),
+    /// An audit wants a slot.
+    Spare(usize, u8),
     Drain(usize, bool),
     Resize(Vec<(u8, u32)>),
     /// A reload, after which clients may have so many leases and requests each second; 0: any number.
@@ -72,9 +80,30 @@ fn models() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(0..3u8, 0..3)
 }
 
+fn trust() -> impl Strategy<Value = Trust> {
+    prop_oneof![
+        4 => Just(Trust::Agrees),
+        1 => Just(Trust::Alone),
+        1 => Just(Trust::Disputed),
+        2 => Just(Trust::Deviates),
+    ]
+}
+
+fn wanted() -> impl Strategy<Value = Option<bool>> {
+    prop_oneof![6 => Just(None), 1 => any::<bool>().prop_map(Some)]
+}
+
+/// One of two.
+fn space(which: bool) -> Space {
+    let sketch = if which { "0" } else { "f" };
+    format!("4-{}", sketch.repeat(32)).parse().unwrap()
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..3u8, 0..2u8, 0..3u8, 0..12usize).prop_map(|(client, priority, model, bytes)| Step::Arrive { client, priority, model, bytes }),
+        12 => (0..3u8, 0..2u8, 0..3u8, wanted(), 0..12usize).prop_map(|(client, priority, model, space, bytes)| Step::Arrive { client, priority, model, space, bytes }),
+        3 => (any::<usize>(), 1..3u8, prop::option::of((trust(), prop::option::of(any::<bool>())))).prop_map(|(host, model, shown)| Step::Audit(host, model, shown)),
+        2 => (any::<usize>(), 1..3u8).prop_map(|(host, model)| Step::Spare(host, model)),
         2 => any::<usize>().prop_map(Step::Leave),
         12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
         2 => any::<usize>().prop_map(Step::Blame),
@@ -173,8 +202,9 @@ impl World {
                 client,
                 priority,
                 model: number,
+                space: wanted,
                 bytes,
-            } => return self.arrive(client, priority, number, bytes),
+            } => return self.arrive(client, priority, number, wanted, bytes),
             Step::Leave(which) => {
                 let mut tickets: Vec<Ticket> = self.waiting.keys().copied().collect();
                 tickets.sort_unstable();
@@ -186,7 +216,10 @@ impl World {
             Step::Finish(which, outcome) => {
                 if !self.leases.is_empty() {
                     let lease = self.leases.remove(which % self.leases.len());
-                    self.finish(&lease, outcome);
+                    match lease.demand.label.route {
+                        AUDIT => _ = self.state.finish(&lease, outcome, self.now),
+                        _ => self.finish(&lease, outcome),
+                    }
                 }
             }
             Step::Blame(which) => {
@@ -207,6 +240,8 @@ impl World {
                 }
             }
             Step::Tell(which, loaded, all) => self.tell(which, &loaded, all.as_deref()),
+            Step::Audit(which, number, shown) => self.audit(which, number, shown),
+            Step::Spare(which, number) => self.spare(which, number),
             Step::Drain(which, draining) => {
                 if let Some(name) = self.host(which).and_then(|id| self.state.host(id)) {
                     let name = name.spec.name.clone();
@@ -227,6 +262,7 @@ impl World {
         client: u8,
         priority: u8,
         number: u8,
+        wanted: Option<bool>,
         bytes: usize,
     ) -> Result<(), TestCaseError> {
         let demand = Demand {
@@ -237,17 +273,19 @@ impl World {
                 items: 1,
                 bytes: 100,
             },
+            space: wanted.map(space),
             bytes,
             ..Demand::default()
         };
         let ticket = self.state.next_ticket();
+        let avoid = Avoid::outside(demand.space);
         if self.at_once
             && let Some(grant) = self.state.lease_at_once(ticket, &demand, self.now)
         {
-            self.expect(ticket, demand, Avoid::default(), false);
+            self.expect(ticket, demand, avoid, false);
             return self.take(grant);
         }
-        self.line_up(ticket, demand, Avoid::default(), false);
+        self.line_up(ticket, demand, avoid, false);
         for grant in self.state.grant(self.now) {
             self.take(grant)?;
         }
@@ -263,6 +301,33 @@ impl World {
             );
         }
         Ok(())
+    }
+
+    fn audit(&mut self, which: usize, number: u8, shown: Option<(Trust, Option<bool>)>) {
+        let Some((host, model)) = self.host(which).zip(model(number)) else {
+            return;
+        };
+        let audited = shown.map(|(trust, which)| Audited {
+            trust,
+            space: which.map(space),
+            cosine: None,
+            why: None,
+        });
+        self.state.audited(host, &model, audited);
+    }
+
+    fn spare(&mut self, which: usize, number: u8) {
+        let demand = Demand {
+            label: Label {
+                route: AUDIT,
+                ..Label::default()
+            },
+            model: model(number),
+            ..Demand::default()
+        };
+        let host = self.host(which);
+        let grant = host.and_then(|host| self.state.spare(host, &demand, self.now));
+        self.leases.extend(grant);
     }
 
     fn limit(&mut self, limits: &[(u8, u32, u32)]) {
@@ -375,7 +440,7 @@ impl World {
 
     /// Takes in who was told that every host lacks the model.
     fn dismiss(&mut self) -> Result<(), TestCaseError> {
-        for ticket in self.state.take_dismissed() {
+        for (ticket, _) in self.state.take_dismissed() {
             let waiter = self.waiting.remove(&ticket);
             prop_assert!(waiter.is_some(), "dismissed, but did not wait");
         }
@@ -414,6 +479,7 @@ impl World {
                 && !self.is_held_back(&other.demand, false)
                 && !waiter.returning
                 && other.demand.model == waiter.demand.model
+                && other.demand.space == waiter.demand.space
                 && other.demand.priority > waiter.demand.priority
         });
         prop_assert!(!outranked, "a higher priority was overtaken");
@@ -446,10 +512,25 @@ impl World {
             return Ok(());
         };
         prop_assert!(!lacks(chosen) || hosts.all(lacks), "it lacks the model");
+        let audit = |host: &Host| model.and_then(|model| host.models.audit(model).cloned());
+        prop_assert!(
+            !audit(chosen).as_ref().is_some_and(Audited::is_out),
+            "it answers wrong"
+        );
+        let wanted = waiter.demand.space.filter(|_| model.is_some());
+        let fits = |host: &Host| {
+            let space = audit(host).and_then(|audited| audited.space);
+            !lacks(host) && (wanted.is_none() || space == wanted)
+        };
+        let mut others = self.state.hosts();
+        prop_assert!(
+            fits(chosen) || others.all(lacks),
+            "its vectors lie elsewhere"
+        );
         let mut hosts = self.state.hosts();
         let is_ready = chosen.health.phase().is_serving();
         prop_assert!(
-            is_ready || !hosts.any(|host| host.is_serving() && !lacks(host)),
+            is_ready || !hosts.any(|host| host.is_serving() && fits(host)),
             "another could serve it"
         );
         Ok(())
@@ -505,8 +586,8 @@ impl World {
             let model = entry.demand.model.as_ref();
             let reach = Reach::new(&self.state.hosts, model, &entry.avoid, self.now);
             prop_assert!(
-                model.is_none() || !reach.is_nobody(),
-                "every host lacks the model that {ticket:?} waits for"
+                model.is_none() || reach.withheld().is_none(),
+                "no host will serve {ticket:?}, which waits"
             );
             let line = self.state.queue.line_of(&entry);
             match scene.place(&entry, line) {
@@ -530,7 +611,7 @@ impl World {
 }
 
 fn equal(a: &Demand, b: &Demand) -> bool {
-    (&a.client, a.priority, &a.model) == (&b.client, b.priority, &b.model)
+    (&a.client, a.priority, &a.model, a.space) == (&b.client, b.priority, &b.model, b.space)
 }
 
 fn pick<T>(items: &[T], number: usize) -> Option<&T> {
@@ -593,7 +674,7 @@ proptest! {
             if by_check {
                 world.state.checked(host, &Check::Busy { retry_after }, world.now);
             } else {
-                world.arrive(0, 0, 0, 0)?;
+                world.arrive(0, 0, 0, None, 0)?;
                 for grant in std::mem::take(&mut world.leases) {
                     world.state.finish(&grant, Outcome::Busy { retry_after }, world.now);
                 }

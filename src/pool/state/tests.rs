@@ -58,6 +58,7 @@ fn lease_of(host: HostId, granted: Instant) -> Grant {
         expected: None,
         is_surely_warm: false,
         is_last_resort: false,
+        space: None,
         granted,
     }
 }

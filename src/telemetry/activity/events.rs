@@ -50,6 +50,8 @@ pub enum Group {
     Membership,
     /// An operator's order.
     Order,
+    /// An audit showed something else than before.
+    Audit,
 }
 
 /// See the module.
@@ -72,6 +74,7 @@ impl Group {
             EventKind::Capacity(_) => Self::Capacity,
             EventKind::Added | EventKind::Removed => Self::Membership,
             EventKind::Draining | EventKind::Undrained => Self::Order,
+            EventKind::Audited(_) => Self::Audit,
         }
     }
 
@@ -86,6 +89,7 @@ impl Group {
             Self::Capacity => "capacity",
             Self::Membership => "membership",
             Self::Order => "order",
+            Self::Audit => "audit",
         }
     }
 }

@@ -13,7 +13,7 @@ use prometheus::{HistogramVec, IntCounterVec};
 use super::SECONDS;
 use super::reading::{Kind, Reading, family};
 use crate::config::HostName;
-use crate::pool::{Cause, Condition, HostView, Phase, PoolView};
+use crate::pool::{Cause, Condition, HostView, Phase, PoolView, Trust};
 
 const HOST: &str = "host";
 const BYTES_OF_A_MB: f64 = 1024.0 * 1024.0;
@@ -120,7 +120,18 @@ pub(super) fn read(pool: &PoolView) -> impl Iterator<Item = MetricFamily> {
         let hosts = pool.hosts.iter();
         reading.of(hosts.map(|host| (vec![(HOST, host.name.as_ref())], host)))
     });
-    of_all.chain(states(pool))
+    of_all.chain(states(pool)).chain(cosines(pool))
+}
+
+fn cosines(pool: &PoolView) -> Option<MetricFamily> {
+    let samples = pool.hosts.iter().flat_map(|host| {
+        host.audits.iter().filter_map(|(model, audited)| {
+            let labels = vec![(HOST, host.name.as_ref()), ("model", model.name())];
+            Some((labels, audited.cosine?))
+        })
+    });
+    let help = "The lowest cosine of a host's vectors of the fixed texts with what they were compared with.";
+    family(Kind::Gauge, "host_audit_cosine", help, samples)
 }
 
 fn states(pool: &PoolView) -> Option<MetricFamily> {
@@ -135,7 +146,7 @@ fn states(pool: &PoolView) -> Option<MetricFamily> {
     family(Kind::Gauge, "host_state", help, samples)
 }
 
-const READINGS: [Reading<HostView>; 16] = [
+const READINGS: [Reading<HostView>; 18] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_healthy",
@@ -225,6 +236,18 @@ const READINGS: [Reading<HostView>; 16] = [
                     .map_or(0, |info| info.loaded_models.len()) as f64,
             )
         },
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "host_deviating_models",
+        help: "Models for which a host gets no requests, because audits have shown that it answers wrong.",
+        read: |host| Some(host.models_of(Trust::Deviates) as f64),
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "host_disputed_models",
+        help: "Models for which a host says something else than another, while nobody knows which is right.",
+        read: |host| Some(host.models_of(Trust::Disputed) as f64),
     },
     Reading {
         kind: Kind::Gauge,

@@ -52,6 +52,10 @@ pub enum Reason {
     QueueTooLong,
     /// Every host lacks its model.
     NoModel,
+    /// Every host that has its model answers wrong.
+    WrongAnswers,
+    /// No host has its model in the space that it names.
+    OtherSpace,
     /// No host became free in time.
     Deadline,
     /// The hosts that took it failed to answer it.
@@ -60,7 +64,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::BadHead,
         Self::NoPlace,
         Self::Unauthorized,
@@ -76,6 +80,8 @@ impl Reason {
         Self::QueueFull,
         Self::QueueTooLong,
         Self::NoModel,
+        Self::WrongAnswers,
+        Self::OtherSpace,
         Self::Deadline,
         Self::HostsFailed,
     ];
@@ -98,6 +104,8 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::QueueTooLong => "queue_too_long",
             Self::NoModel => "no_model",
+            Self::WrongAnswers => "wrong_answers",
+            Self::OtherSpace => "other_space",
             Self::Deadline => "deadline",
             Self::HostsFailed => "hosts_failed",
         }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer};
+use super::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer, Vectors};
 use super::connection::Line;
 use super::record::{Recorder, Visit};
 
@@ -37,6 +37,7 @@ pub(super) struct Api {
 #[derive(Clone)]
 pub(super) struct Knobs {
     pub(super) behaviour: Behaviour,
+    pub(super) vectors: Vectors,
     pub(super) health: HealthAnswer,
     pub(super) status: StatusAnswer,
     pub(super) slots: usize,
@@ -96,7 +97,7 @@ pub(crate) fn embedding_of(text: &str) -> Vec<u8> {
 
 /// What a host that pads its answers with so many bytes answers for `text`.
 pub(crate) fn padded_answer(text: &str, bytes: usize) -> String {
-    padded(&Job(json!({"texts": [text]})).answer(), bytes)
+    padded(&Job(json!({"texts": [text]})).answer(Vectors::Right), bytes)
 }
 
 /// `object` with so many bytes in front of its other fields. Put together by hand, since tests run
@@ -240,7 +241,7 @@ impl Api {
             _ => {}
         }
         drop(visit);
-        let answer = job.answer();
+        let answer = job.answer(self.knobs().vectors);
         match behaviour {
             Behaviour::ServeChunked => chunked(&answer),
             Behaviour::ServePadded(bytes) => {
@@ -289,10 +290,16 @@ impl Job {
         self.texts().first().copied().unwrap_or_default()
     }
 
-    fn answer(&self) -> Value {
+    fn answer(&self, vectors: Vectors) -> Value {
         let texts = self.texts();
         if self.0["texts"].is_array() {
-            let embeddings: Vec<_> = texts.iter().map(|text| embedding_of(text)).collect();
+            let right = texts.iter().map(|text| (text, embedding_of(text)));
+            let embeddings: Vec<Value> = match vectors {
+                Vectors::Right => right.map(|(_, right)| json!(right)).collect(),
+                wrong => right
+                    .map(|(text, right)| json!(wrong.of(text, &right)))
+                    .collect(),
+            };
             return json!({"embeddings": embeddings, "model": "sim", "dimensions": 4});
         }
         let ones = vec![1.0; texts.len()];

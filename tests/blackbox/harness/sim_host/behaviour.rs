@@ -51,6 +51,57 @@ pub(crate) enum Behaviour {
     Hang,
 }
 
+/// What a host computes: each but the first is wrong in a way that no health check can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// What [`super::embedding_of`] says.
+    Right,
+    /// The same with the error that half the precision makes.
+    HalfPrecision,
+    /// Of another model under the same name.
+    OtherModel,
+    /// As if tokens were pooled in another way: not far from right.
+    OtherPooling,
+    /// With one bit flipped in one number, as by broken memory.
+    FlippedBit,
+    /// Not normalised, where others are.
+    Longer,
+    /// One number more.
+    OtherDimensions,
+    /// No numbers at all.
+    Nulls,
+}
+
+impl Vectors {
+    /// Of one text, given the right one.
+    pub(super) fn of(self, text: &str, right: &[u8]) -> Vec<Option<f32>> {
+        let exact = right.iter().map(|byte| f32::from(*byte));
+        let other = || super::embedding_of(&format!("another model: {text}"));
+        let vector: Vec<f32> = match self {
+            Self::Right => exact.collect(),
+            Self::HalfPrecision => exact.map(|number| number * 1.0004 + 0.01).collect(),
+            Self::OtherModel => other().iter().map(|byte| f32::from(*byte)).collect(),
+            Self::OtherPooling => {
+                let mixed = std::iter::zip(exact, other());
+                mixed
+                    .map(|(right, other)| right + f32::from(other) / 4.0)
+                    .collect()
+            }
+            Self::FlippedBit => {
+                let flipped = |number: f32| f32::from_bits(number.to_bits() ^ 1 << 24);
+                let numbers = exact.enumerate();
+                numbers
+                    .map(|(at, number)| if at == 0 { flipped(number) } else { number })
+                    .collect()
+            }
+            Self::Longer => exact.map(|number| number * 3.0).collect(),
+            Self::OtherDimensions => exact.chain([1.0]).collect(),
+            Self::Nulls => return vec![None; right.len()],
+        };
+        vector.into_iter().map(Some).collect()
+    }
+}
+
 /// How a connection ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use self::api::{Api, Knobs};
 pub(crate) use self::api::{embedding_of, padded, padded_answer};
-pub(crate) use self::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer};
+pub(crate) use self::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer, Vectors};
 use self::connection::Port;
 use self::record::{Record, Recorder};
 use super::eventually;
@@ -29,6 +29,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
         name: name.to_owned(),
         knobs: Knobs {
             behaviour: Behaviour::Serve,
+            vectors: Vectors::Right,
             health: HealthAnswer::Ok,
             status: StatusAnswer::Truth,
             slots: 2,
@@ -65,6 +66,12 @@ pub(crate) struct SimHost {
 impl Setup {
     pub(crate) fn behaving(mut self, behaviour: Behaviour) -> Self {
         self.knobs.behaviour = behaviour;
+        self
+    }
+
+    /// Answers so, instead of right.
+    pub(crate) fn computing(mut self, vectors: Vectors) -> Self {
+        self.knobs.vectors = vectors;
         self
     }
 
@@ -164,6 +171,16 @@ impl SimHost {
 
     pub(crate) fn set(&self, behaviour: Behaviour) {
         self.knobs().behaviour = behaviour;
+    }
+
+    /// Computes so from now on.
+    pub(crate) fn set_vectors(&self, vectors: Vectors) {
+        self.knobs().vectors = vectors;
+    }
+
+    /// Has these models in memory from now on.
+    pub(crate) fn set_models(&self, models: &[&str]) {
+        self.knobs().models = owned(models);
     }
 
     pub(crate) fn set_health(&self, health: HealthAnswer) {

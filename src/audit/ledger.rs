@@ -1,0 +1,540 @@
+//! What is known of each host and model, and whom to ask next. Pure: the time is passed in.
+//!
+//! A model is asked about when a host first has it in memory, whenever the host may have restarted, and
+//! then at intervals: longer ones while nothing is wrong. Nothing is asked about that is not in memory,
+//! since a question would load it, and perhaps evict another.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::judge::{Rule, Said, Witness, judge};
+use crate::config;
+use crate::embedding::Vectors;
+use crate::pool::{Auditable, Audited, HostId, Model, Trust};
+
+/// Models of one host that are audited: so many take a hundredth of a slot's time at most. Servers of
+/// adapters may have thousands in memory.
+const MOST_MODELS: usize = 16;
+/// A host that gave no answer, or a wrong one, is asked again after this share of the interval.
+const SOONER: u32 = 10;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Ledger {
+    rules: Option<config::Audit>,
+    hosts: HashMap<HostId, Known>,
+    /// What was right when it was last known, by model.
+    right: HashMap<Model, Vectors>,
+    /// Models of which something has changed since they were judged.
+    unjudged: BTreeSet<Model>,
+}
+
+#[derive(Default)]
+struct Known {
+    generation: u64,
+    models: BTreeMap<Model, Entry>,
+    /// It is being asked about one.
+    asked: bool,
+}
+
+struct Entry {
+    /// Of the host's models, when it was asked last.
+    generation: u64,
+    /// When it is to be asked about next.
+    due: Instant,
+    is_loaded: bool,
+    /// It shows up for the first time: whoever judges should wait for what the host says.
+    is_awaited: bool,
+    said: Option<Said>,
+    trust: Option<Trust>,
+}
+
+/// One question to one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) host: HostId,
+    pub(super) model: Model,
+    /// Of the host's models, when it was asked.
+    generation: u64,
+}
+
+impl Ledger {
+    /// These are the hosts now. Returns of which host and model nothing is known any more.
+    pub(super) fn follow(
+        &mut self,
+        hosts: &[(HostId, Auditable)],
+        now: Instant,
+    ) -> Vec<(HostId, Model)> {
+        let present: HashSet<HostId> = hosts.iter().map(|(id, _)| *id).collect();
+        let gone = self.hosts.extract_if(|id, _| !present.contains(id));
+        let gone = gone.flat_map(|(id, known)| {
+            let models = known.models.into_keys();
+            models.map(move |model| (id, model))
+        });
+        let mut forgotten: Vec<_> = gone.collect();
+        for (id, host) in hosts {
+            let known = self.hosts.entry(*id).or_default();
+            let gone = known.follow(host, now);
+            forgotten.extend(gone.into_iter().map(|model| (*id, model)));
+        }
+        let models = forgotten.iter().map(|(_, model)| model.clone());
+        self.unjudged.extend(models);
+        forgotten
+    }
+
+    /// Whom to ask now, one question for each host.
+    pub(super) fn due(&self, now: Instant) -> Vec<Question> {
+        let idle = self.hosts.iter().filter(|(_, known)| !known.asked);
+        let due = idle.filter_map(|(host, known)| {
+            let models = known.models.iter();
+            let due = models.filter(|(_, entry)| entry.is_loaded && entry.due <= now);
+            let (model, _) = due.min_by_key(|(_, entry)| entry.due)?;
+            Some(Question {
+                host: *host,
+                model: model.clone(),
+                generation: known.generation,
+            })
+        });
+        due.collect()
+    }
+
+    /// The host of `question` is being asked.
+    pub(super) fn asks(&mut self, question: &Question) {
+        if let Some(known) = self.hosts.get_mut(&question.host) {
+            known.asked = true;
+        }
+    }
+
+    /// The host of `question` can't be asked now.
+    pub(super) fn passes_over(&mut self, question: &Question) {
+        let known = self.hosts.get_mut(&question.host);
+        if let Some(entry) = known.and_then(|known| known.models.get_mut(&question.model)) {
+            entry.is_awaited = false;
+        }
+    }
+
+    /// What it said; `None`: nothing that could be judged. `next`: when to ask again if all is well.
+    pub(super) fn hears(
+        &mut self,
+        question: &Question,
+        said: Option<Said>,
+        next: Duration,
+        now: Instant,
+    ) {
+        let shared = said.map(|said| self.shared(&question.model, said));
+        let Some(known) = self.hosts.get_mut(&question.host) else {
+            return;
+        };
+        known.asked = false;
+        let is_current = known.generation == question.generation;
+        let Some(entry) = known.models.get_mut(&question.model) else {
+            return;
+        };
+        entry.is_awaited = false;
+        let is_well = shared.is_some() && entry.trust != Some(Trust::Deviates);
+        entry.due = match is_current {
+            true if is_well => now + next,
+            true => now + next / SOONER,
+            // Perhaps it was another process that answered.
+            false => now,
+        };
+        entry.generation = question.generation;
+        if let Some(said) = shared {
+            entry.said = Some(said);
+            self.unjudged.insert(question.model.clone());
+        }
+    }
+
+    /// Most hosts say the same to the last bit: it is kept once.
+    fn shared(&self, model: &Model, said: Said) -> Said {
+        let Said::Vectors(vectors) = &said else {
+            return said;
+        };
+        let others = self
+            .hosts
+            .values()
+            .filter_map(|known| known.models.get(model));
+        let same = others.filter_map(|entry| match &entry.said {
+            Some(Said::Vectors(other)) if other == vectors => Some(other.clone()),
+            _ => None,
+        });
+        same.into_iter().next().map_or(said, Said::Vectors)
+    }
+
+    /// Judges by these from now on. If they are others than before, all are asked and judged anew.
+    pub(super) fn set_rules(&mut self, rules: &config::Audit, now: Instant) {
+        if self.rules.as_ref() == Some(rules) {
+            return;
+        }
+        self.rules = Some(rules.clone());
+        for known in self.hosts.values_mut() {
+            for (model, entry) in &mut known.models {
+                entry.due = now;
+                self.unjudged.insert(model.clone());
+            }
+        }
+    }
+
+    /// How each host stands with the models of which something has changed.
+    pub(super) fn judge(&mut self) -> Vec<(HostId, Model, Audited)> {
+        let mut found = Vec::new();
+        for model in std::mem::take(&mut self.unjudged) {
+            if self.awaits(&model) {
+                self.unjudged.insert(model);
+                continue;
+            }
+            let asked = self.hosts.iter_mut().filter_map(|(host, known)| {
+                let entry = known.models.get_mut(&model)?;
+                entry.said.is_some().then_some((*host, entry))
+            });
+            let mut asked: Vec<_> = asked.collect();
+            // So that chance does not decide which of several opinions is told.
+            asked.sort_by_key(|(host, _)| *host);
+            let witnesses = asked.iter().filter_map(|(_, entry)| {
+                Some(Witness {
+                    said: entry.said.as_ref()?,
+                    is_out: entry.trust == Some(Trust::Deviates),
+                })
+            });
+            let rule = Rule {
+                min_cosine: self
+                    .rules
+                    .as_ref()
+                    .map_or_else(Default::default, |it| it.min_cosine),
+                pinned: pinned(self.rules.as_ref(), &model),
+                before: self.right.get(&model),
+            };
+            let judged = judge(rule, &witnesses.collect::<Vec<_>>());
+            for ((host, entry), audited) in asked.into_iter().zip(judged.found) {
+                entry.trust = Some(audited.trust);
+                found.push((host, model.clone(), audited));
+            }
+            match judged.right {
+                Some(right) => self.right.insert(model, right),
+                None => self.right.remove(&model),
+            };
+        }
+        found
+    }
+
+    /// Is a host about to say for the first time what it makes of `model`? Of those that show up together
+    /// the first few are no majority.
+    fn awaits(&self, model: &Model) -> bool {
+        let entries = self
+            .hosts
+            .values()
+            .filter_map(|known| known.models.get(model));
+        entries
+            .into_iter()
+            .any(|entry| entry.is_loaded && entry.is_awaited)
+    }
+
+    /// What `host` says of its models; for `None`: what is right.
+    pub(super) fn vectors(&self, host: Option<HostId>) -> BTreeMap<String, Vectors> {
+        let named = |model: &Model, vectors: &Vectors| (model.as_str().to_owned(), vectors.clone());
+        let Some(host) = host else {
+            return self
+                .right
+                .iter()
+                .map(|(model, right)| named(model, right))
+                .collect();
+        };
+        let models = self
+            .hosts
+            .get(&host)
+            .into_iter()
+            .flat_map(|known| &known.models);
+        let said =
+            models.filter_map(|(model, entry)| Some(named(model, entry.said.as_ref()?.vectors()?)));
+        said.collect()
+    }
+}
+
+fn pinned<'a>(rules: Option<&'a config::Audit>, model: &Model) -> Option<&'a Vectors> {
+    let pinned = rules?.reference.as_ref()?;
+    pinned.reference.models.get(model.as_str())
+}
+
+impl Known {
+    /// Returns of which models nothing is known any more.
+    fn follow(&mut self, host: &Auditable, now: Instant) -> Vec<Model> {
+        if self.generation != host.generation {
+            self.generation = host.generation;
+            for entry in self.models.values_mut() {
+                entry.due = now;
+                entry.is_loaded = false;
+            }
+        }
+        let Some(loaded) = &host.loaded else {
+            return Vec::new();
+        };
+        let mut gone = self.unload(loaded);
+        for model in loaded {
+            if !self.models.contains_key(model) && self.models.len() >= MOST_MODELS {
+                let Some(other) = self.replaceable() else {
+                    continue;
+                };
+                self.models.remove(&other);
+                gone.push(other);
+            }
+            let generation = self.generation;
+            let entry = self.models.entry(model.clone()).or_insert(Entry {
+                generation,
+                due: now,
+                is_loaded: false,
+                is_awaited: true,
+                said: None,
+                trust: None,
+            });
+            if !entry.is_loaded {
+                entry.is_loaded = true;
+                entry.due = now;
+            }
+        }
+        gone
+    }
+
+    /// What is not in memory any more can't be asked about, but still holds, until the host may have
+    /// other files.
+    fn unload(&mut self, loaded: &[Model]) -> Vec<Model> {
+        let generation = self.generation;
+        let mut gone = Vec::new();
+        self.models.retain(|model, entry| {
+            entry.is_loaded &= loaded.contains(model);
+            let stays = entry.generation == generation || loaded.contains(model);
+            if !stays {
+                gone.push(model.clone());
+            }
+            stays
+        });
+        gone
+    }
+
+    /// A model that may be forgotten for another.
+    fn replaceable(&self) -> Option<Model> {
+        let mut models = self.models.iter();
+        let is_idle = |entry: &Entry| !entry.is_loaded && entry.trust != Some(Trust::Deviates);
+        let found = models.find(|(_, entry)| is_idle(entry));
+        found.map(|(model, _)| model.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedding::testing::{model as numbers, vectors};
+
+    const INTERVAL: Duration = Duration::from_mins(10);
+
+    fn model(name: &str) -> Model {
+        Model::new(&format!("embed:{name}")).unwrap()
+    }
+
+    fn host(number: u64) -> HostId {
+        HostId::for_testing(number)
+    }
+
+    fn with(generation: u64, loaded: &[&str]) -> Auditable {
+        let loaded = loaded.iter().map(|name| model(name));
+        Auditable {
+            generation,
+            loaded: Some(loaded.collect()),
+        }
+    }
+
+    fn untold(generation: u64) -> Auditable {
+        Auditable {
+            generation,
+            loaded: None,
+        }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "some say nothing")]
+    fn said(seed: u64) -> Option<Said> {
+        Some(Said::Vectors(vectors(numbers(seed, 16))))
+    }
+
+    /// A ledger, and the time.
+    struct Scene(Ledger, Instant);
+
+    impl Scene {
+        fn new() -> Self {
+            Self(Ledger::default(), Instant::now())
+        }
+
+        fn follow(&mut self, hosts: &[Auditable]) -> Vec<(HostId, Model)> {
+            let hosts = hosts.iter().enumerate();
+            let hosts = hosts.map(|(number, it)| (host(number as u64), it.clone()));
+            self.0.follow(&hosts.collect::<Vec<_>>(), self.1)
+        }
+
+        fn due(&self) -> Vec<(u64, String)> {
+            let due = self.0.due(self.1).into_iter();
+            let number = |id| (0..9).find(|number| host(*number) == id).unwrap();
+            let due = due.map(|it| (number(it.host), it.model.name().to_owned()));
+            let mut due: Vec<_> = due.collect();
+            due.sort();
+            due
+        }
+
+        /// Asks all that are due; host `n` says what `answers[n]` is.
+        fn ask(&mut self, answers: &[Option<Said>]) -> Vec<(HostId, Model, Audited)> {
+            for question in self.0.due(self.1) {
+                self.0.asks(&question);
+                let number = (0..9).find(|it| host(*it) == question.host).unwrap();
+                let said = answers[usize::try_from(number).unwrap()].clone();
+                self.0.hears(&question, said, INTERVAL, self.1);
+            }
+            self.0.judge()
+        }
+    }
+
+    #[test]
+    fn a_model_is_asked_about_when_it_shows_up_and_at_intervals() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"]), untold(1)]);
+        assert_eq!(
+            scene.due(),
+            [(0, "a".to_owned())],
+            "nothing of one that tells nothing"
+        );
+        scene.ask(&[said(1)]);
+        assert!(scene.due().is_empty());
+        scene.follow(&[with(1, &["a", "b"]), with(1, &[])]);
+        assert_eq!(scene.due(), [(0, "b".to_owned())]);
+        scene.ask(&[None]);
+        assert!(scene.due().is_empty(), "no answer: later");
+        scene.1 += INTERVAL / SOONER;
+        assert_eq!(scene.due(), [(0, "b".to_owned())]);
+        scene.ask(&[said(1)]);
+        scene.1 += INTERVAL / SOONER * (SOONER - 1);
+        assert_eq!(scene.due(), [(0, "a".to_owned())]);
+    }
+
+    #[test]
+    fn those_that_show_up_together_are_judged_together_unless_one_can_not_be_asked() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
+        let questions = scene.0.due(scene.1);
+        for (question, seed) in questions[..2].iter().zip([1, 2]) {
+            scene.0.asks(question);
+            scene.0.hears(question, said(seed), INTERVAL, scene.1);
+        }
+        assert!(scene.0.judge().is_empty());
+        scene.0.passes_over(&questions[2]);
+        assert_eq!(scene.0.judge().len(), 2);
+    }
+
+    #[test]
+    fn one_question_at_a_time() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a", "b"])]);
+        let question = scene.0.due(scene.1).remove(0);
+        scene.0.asks(&question);
+        assert!(scene.due().is_empty());
+        scene.0.hears(&question, None, INTERVAL, scene.1);
+        assert_eq!(scene.due().len(), 1, "the other");
+    }
+
+    #[test]
+    fn a_host_that_may_have_restarted_is_asked_at_once_and_what_it_said_before_holds_until_then() {
+        let mut scene = Scene::new();
+        let hosts = |generation, third| {
+            [
+                with(1, &["a"]),
+                with(1, &["a"]),
+                third,
+                with(generation, &[]),
+            ]
+        };
+        scene.follow(&hosts(1, with(1, &["a"])));
+        let found = scene.ask(&[said(1), said(1), said(2), None]);
+        let is_out = |found: &[(HostId, Model, Audited)]| {
+            found.iter().any(|(_, _, it)| it.trust == Trust::Deviates)
+        };
+        assert!(is_out(&found));
+        // It is down, then up, but has not told yet.
+        assert!(scene.follow(&hosts(1, untold(2))).is_empty(), "still out");
+        assert!(scene.due().is_empty(), "nothing would be in memory");
+        assert!(
+            scene.follow(&hosts(1, with(2, &["a"]))).is_empty(),
+            "still out"
+        );
+        assert_eq!(scene.due(), [(2, "a".to_owned())]);
+        assert!(!is_out(&scene.ask(&[None, None, said(1), None])));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_not_asked_about_and_holds_until_there_may_be_other_files() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"])]);
+        scene.ask(&[said(1)]);
+        assert!(scene.follow(&[with(1, &[])]).is_empty(), "evicted");
+        scene.1 += INTERVAL;
+        assert!(scene.due().is_empty());
+        scene.follow(&[with(1, &["a"])]);
+        assert_eq!(
+            scene.due(),
+            [(0, "a".to_owned())],
+            "loaded again, from what is there now"
+        );
+        scene.ask(&[said(1)]);
+        let forgotten = scene.follow(&[with(2, &[])]);
+        assert_eq!(forgotten, [(host(0), model("a"))]);
+    }
+
+    #[test]
+    fn an_answer_of_the_process_before_is_not_the_last_word() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"])]);
+        let question = scene.0.due(scene.1).remove(0);
+        scene.0.asks(&question);
+        scene.follow(&[with(2, &["a"])]);
+        scene.0.hears(&question, said(1), INTERVAL, scene.1);
+        assert_eq!(scene.due(), [(0, "a".to_owned())]);
+    }
+
+    #[test]
+    fn a_host_that_leaves_has_no_vote_any_more() {
+        let mut scene = Scene::new();
+        let all = [with(1, &["a"]), with(1, &["a"]), with(1, &["a"])];
+        scene.follow(&all);
+        let found = scene.ask(&[said(1), said(2), said(1)]);
+        let trust = |found: &[(HostId, Model, Audited)]| {
+            found.iter().map(|(_, _, it)| it.trust).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            trust(&found),
+            [Trust::Agrees, Trust::Deviates, Trust::Agrees]
+        );
+        scene.follow(&all[..2]);
+        let found = scene.0.judge();
+        assert_eq!(trust(&found), [Trust::Disputed, Trust::Deviates]);
+        assert!(scene.0.judge().is_empty(), "no news");
+    }
+
+    #[test]
+    fn a_host_with_thousands_of_models_is_asked_about_some() {
+        let mut scene = Scene::new();
+        let names: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        scene.follow(&[with(1, &names)]);
+        assert_eq!(scene.0.hosts[&host(0)].models.len(), MOST_MODELS);
+        let gone = scene.follow(&[with(1, &names[500..])]);
+        assert_eq!(gone.len(), MOST_MODELS, "for those that are in memory now");
+    }
+
+    #[test]
+    fn what_hosts_say_alike_is_kept_once() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"]), with(1, &["a"])]);
+        scene.ask(&[said(1), said(1)]);
+        let kept = |number| match &scene.0.hosts[&host(number)].models[&model("a")].said {
+            Some(Said::Vectors(vectors)) => vectors.clone(),
+            _ => panic!("it said something"),
+        };
+        assert!(kept(0).is_shared_with(&kept(1)));
+        assert_eq!(scene.0.vectors(None).len(), 1);
+        assert_eq!(scene.0.vectors(Some(host(1))).len(), 1);
+    }
+}

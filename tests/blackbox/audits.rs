@@ -1,0 +1,373 @@
+//! Right answers, watched: a host that is well and yet computes something else than it should gets no
+//! requests for that model, and everybody is told.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Behaviour, Client, Config, Proxy, Reply, SimHost, Vectors, embed_body, eventually, sim_host,
+};
+
+/// Of the first of the texts that audits ask for.
+const FIRST_TEXT: &str = "The quick brown fox jumps over the lazy dog.";
+
+fn computing(name: &str, vectors: Vectors) -> SimHost {
+    sim_host(name).computing(vectors).start()
+}
+
+/// Audits often, for tests in which something changes.
+fn watching(hosts: &[&SimHost]) -> Config {
+    audited(hosts).set("audit", "interval", "1s")
+}
+
+fn audited(hosts: &[&SimHost]) -> Config {
+    Config::with_hosts(hosts).set("audit", "enabled", true)
+}
+
+/// What is shown of the audit of `sim` on a host.
+async fn audit_of(proxy: &Proxy, host: &str) -> Value {
+    let pool = proxy.operator().get("/api/v1/pool").await.json();
+    let hosts = pool["hosts"].as_array().unwrap().iter();
+    let host = hosts.into_iter().find(|it| it["name"] == host).unwrap();
+    let audits = host["audits"].as_array().unwrap().iter();
+    audits
+        .into_iter()
+        .find(|it| it["model"] == "sim")
+        .cloned()
+        .unwrap_or_default()
+}
+
+async fn trusts(proxy: &Proxy, expected: &[(&SimHost, &str)]) {
+    for (host, trust) in expected {
+        let what = format!("{}: {trust}", host.name());
+        eventually(&what, async || {
+            audit_of(proxy, host.name()).await["trust"] == *trust
+        })
+        .await;
+    }
+}
+
+/// The hosts that serve so many requests, all of which are served.
+async fn serving(client: &Client, requests: usize) -> BTreeSet<String> {
+    let replies = join_all((0..requests).map(|_| client.embed("text"))).await;
+    let served_by = |reply: &Reply| {
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.served_by().to_owned()
+    };
+    replies.iter().map(served_by).collect()
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn pinned(client: &Client, space: &str) -> Reply {
+    let request = client
+        .request(Method::POST, "/embed")
+        .json(&embed_body("text"));
+    Reply::to(request.header("x-embedding-space", space)).await
+}
+
+#[tokio::test]
+async fn whoever_says_something_else_than_most_gets_no_requests_and_all_are_told() {
+    let right = [
+        computing("a", Vectors::Right),
+        computing("b", Vectors::HalfPrecision),
+        computing("c", Vectors::Right),
+        computing("d", Vectors::HalfPrecision),
+        computing("e", Vectors::Right),
+        computing("f", Vectors::HalfPrecision),
+        computing("g", Vectors::Right),
+    ];
+    let wrong = [
+        computing("model", Vectors::OtherModel),
+        computing("pooling", Vectors::OtherPooling),
+        computing("bit", Vectors::FlippedBit),
+        computing("length", Vectors::Longer),
+        computing("dimensions", Vectors::OtherDimensions),
+        computing("nulls", Vectors::Nulls),
+    ];
+    let hosts: Vec<&SimHost> = wrong.iter().chain(&right).collect();
+    let proxy = Proxy::ready(&audited(&hosts), &hosts).await;
+
+    trusts(&proxy, &wrong.each_ref().map(|host| (host, "deviates"))).await;
+    trusts(&proxy, &right.each_ref().map(|host| (host, "agrees"))).await;
+
+    let served = serving(&proxy.client(), 70).await;
+    assert_eq!(served, names(&["a", "b", "c", "d", "e", "f", "g"]));
+    for host in &wrong {
+        let deviating = proxy.host_metric("deviating_models", host.name());
+        assert!(deviating.await >= 1, "nulls are wrong for each model");
+        assert!(
+            proxy.is_healthy(host.name()).await,
+            "it is well, for other models"
+        );
+    }
+    for host in &right {
+        assert_eq!(proxy.host_metric("deviating_models", host.name()).await, 0);
+    }
+    let metrics = proxy.metrics_text().await;
+    assert!(
+        metrics.contains(r#"gpu_bridge_host_audit_cosine{host="model",model="sim"} 0."#),
+        "{metrics}"
+    );
+    let (_, status, _) = proxy.command(&["status"]).await;
+    assert!(
+        status.contains("it answers wrong, so it gets no requests for that (cosine 0."),
+        "{status}"
+    );
+    let pool = proxy.operator().get("/api/v1/pool").await.json();
+    let summary = pool["summary"]["text"].as_str().unwrap();
+    assert!(
+        summary.contains("6 hosts answer wrong with a model"),
+        "{summary}"
+    );
+    proxy.logs("host answers wrong").await;
+    proxy
+        .logs("5 dimensions against 4 of what most hosts say")
+        .await;
+    assert!(!proxy.log().contains(FIRST_TEXT), "nobody's text is logged");
+}
+
+#[tokio::test]
+async fn with_a_reference_one_right_host_of_four_is_enough() {
+    let right = [
+        computing("a", Vectors::Right),
+        computing("b", Vectors::HalfPrecision),
+    ];
+    let hosts = right.each_ref();
+    let proxy = Proxy::ready(&audited(&hosts), &hosts).await;
+    trusts(&proxy, &hosts.map(|host| (host, "agrees"))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("reference.json");
+    let file = file.to_str().unwrap();
+    let (code, said, error) = proxy.command(&["audit", "--write", file]).await;
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(said, format!("{file}: embed:sim\n"));
+
+    let wrong = [
+        computing("model", Vectors::OtherModel),
+        computing("twin", Vectors::OtherModel),
+        computing("bit", Vectors::FlippedBit),
+    ];
+    let right = computing("right", Vectors::HalfPrecision);
+    let config = |hosts: &[&SimHost]| audited(hosts).set("audit", "reference", file);
+    let hosts: Vec<&SimHost> = wrong.iter().chain([&right]).collect();
+    let proxy = Proxy::ready(&config(&hosts), &hosts).await;
+    trusts(&proxy, &wrong.each_ref().map(|host| (host, "deviates"))).await;
+    trusts(&proxy, &[(&right, "agrees")]).await;
+    assert_eq!(serving(&proxy.client(), 20).await, names(&["right"]));
+
+    // What nobody can answer right is refused, in words.
+    proxy.takes_over(&config(&wrong.each_ref())).await;
+    let refused = proxy.client().embed("text").await;
+    let detail = refused.assert_error(503);
+    assert!(
+        detail.contains("the hosts that have the model answer wrong"),
+        "{detail}"
+    );
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(serving_other(&proxy).await, 200, "other models are served");
+    // Whoever turns it off gets the hosts back.
+    proxy
+        .takes_over(&Config::with_hosts(&wrong.each_ref()))
+        .await;
+    let served = async || proxy.client().embed("text").await.status == 200;
+    eventually("all are trusted again", served).await;
+    assert_eq!(serving(&proxy.client(), 9).await.len(), 3);
+}
+
+/// Of a model that only one host has, as it is called itself.
+async fn serving_other(proxy: &Proxy) -> u16 {
+    let reply = proxy.client().embed_with("unheard-of", "text").await;
+    reply.status.as_u16()
+}
+
+#[tokio::test]
+async fn of_two_that_disagree_both_are_marked_and_none_is_taken_out() {
+    let (a, b) = (
+        computing("a", Vectors::Right),
+        computing("b", Vectors::OtherModel),
+    );
+    let proxy = Proxy::ready(&audited(&[&a, &b]), &[&a, &b]).await;
+    trusts(&proxy, &[(&a, "disputed"), (&b, "disputed")]).await;
+    let client = proxy.client();
+    assert_eq!(serving(&client, 20).await, names(&["a", "b"]));
+    assert_eq!(proxy.host_metric("disputed_models", "a").await, 1);
+    assert_eq!(proxy.host_metric("deviating_models", "b").await, 0);
+    proxy.logs("hosts disagree").await;
+
+    // A client that says which it wants gets that.
+    for host in ["a", "b"] {
+        let space = audit_of(&proxy, host).await["space"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        for _ in 0..10 {
+            let reply = pinned(&client, &space).await;
+            assert_eq!(reply.served_by(), host);
+            assert_eq!(reply.header("x-embedding-space"), Some(space.as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_comes_back_when_it_agrees_again_and_leaves_when_it_does_not() {
+    let hosts = ["a", "b", "c"].map(|name| computing(name, Vectors::Right));
+    let [_, _, changing] = &hosts;
+    let proxy = Proxy::ready(&watching(&hosts.each_ref()), &hosts.each_ref()).await;
+    trusts(&proxy, &[(changing, "agrees")]).await;
+    changing.set_vectors(Vectors::OtherPooling);
+    trusts(&proxy, &[(changing, "deviates")]).await;
+    assert_eq!(serving(&proxy.client(), 20).await, names(&["a", "b"]));
+    changing.set_vectors(Vectors::HalfPrecision);
+    trusts(&proxy, &[(changing, "agrees")]).await;
+    assert_eq!(serving(&proxy.client(), 20).await, names(&["a", "b", "c"]));
+}
+
+#[tokio::test]
+async fn a_host_that_was_restarted_is_audited_at_once() {
+    let hosts = ["a", "b", "c"].map(|name| computing(name, Vectors::Right));
+    let [_, _, changing] = &hosts;
+    let proxy = Proxy::ready(&audited(&hosts.each_ref()), &hosts.each_ref()).await;
+    trusts(&proxy, &[(changing, "agrees")]).await;
+    changing.stop();
+    proxy.finds_unhealthy("c").await;
+    changing.set_vectors(Vectors::OtherModel);
+    changing.restart();
+    trusts(&proxy, &[(changing, "deviates")]).await;
+}
+
+#[tokio::test]
+async fn what_runs_on_a_host_that_is_found_out_is_answered_by_another() {
+    let slow = || Behaviour::ServeWhenReleased.only_for("slow");
+    let start = |name| sim_host(name).behaving(slow()).start();
+    let hosts = ["a", "b", "c"].map(start);
+    let proxy = Proxy::ready(&watching(&hosts.each_ref()), &hosts.each_ref()).await;
+    let client = proxy.client();
+    let running: Vec<_> = (0..3).map(|_| client.start_embed("slow")).collect();
+    for host in &hosts {
+        let what = format!("a request on {}", host.name());
+        let taken = || host.record().taken_on.iter().any(|text| text == "slow");
+        eventually(&what, async || taken()).await;
+    }
+    hosts[2].set_vectors(Vectors::FlippedBit);
+    trusts(&proxy, &[(&hosts[2], "deviates")]).await;
+    for host in &hosts {
+        host.release_all();
+    }
+    for reply in running {
+        let reply = reply.await.unwrap();
+        reply.assert_embedding_of("slow");
+        assert_ne!(reply.served_by(), "c");
+    }
+    assert_eq!(proxy.attempts("c", "wrong").await, 1);
+    assert_eq!(proxy.ejections("c").await, 0);
+}
+
+#[tokio::test]
+async fn nothing_is_loaded_for_an_audit_and_none_takes_a_slot_that_is_waited_for() {
+    let slow = Behaviour::ServeWhenReleased.only_for("slow");
+    let host = sim_host("a").models(&[]).slots(1).behaving(slow).start();
+    let proxy = Proxy::ready(&audited(&[&host]), &[&host]).await;
+    let audits = || {
+        host.record()
+            .taken_on
+            .iter()
+            .filter(|text| *text == FIRST_TEXT)
+            .count()
+    };
+    // The model that is called as the host.
+    eventually("the first audit", async || audits() == 1).await;
+
+    let client = proxy.client();
+    let slow = client.start_embed("slow");
+    host.runs(1).await;
+    let waiting: Vec<_> = (0..3).map(|_| client.start_embed("waits")).collect();
+    proxy.queues(3).await;
+    host.set_models(&["sim"]);
+    host.is_checked(20).await;
+    assert_eq!(audits(), 1, "all slots are taken");
+    host.release_all();
+    for reply in waiting.into_iter().chain([slow]) {
+        assert_eq!(reply.await.unwrap().status, 200);
+    }
+    eventually("the audit of the other model", async || audits() == 2).await;
+    let order = host.record().taken_on;
+    assert_eq!(
+        order.last().map(String::as_str),
+        Some(FIRST_TEXT),
+        "{order:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_gives_an_audit_no_answer_is_not_judged() {
+    let crash = Behaviour::internal_server_error().only_for(FIRST_TEXT);
+    let c = sim_host("c").behaving(crash).start();
+    let (a, b) = (
+        computing("a", Vectors::Right),
+        computing("b", Vectors::Right),
+    );
+    let hosts = [&a, &b, &c];
+    let proxy = Proxy::ready(&watching(&hosts), &hosts).await;
+    trusts(&proxy, &[(&a, "agrees"), (&b, "agrees")]).await;
+    let asked = || c.record().requests.len();
+    eventually("it was asked several times", async || asked() > 3).await;
+    assert_eq!(audit_of(&proxy, "c").await, Value::Null);
+    assert_eq!(proxy.ejections("c").await, 0);
+    assert_eq!(serving(&proxy.client(), 20).await, names(&["a", "b", "c"]));
+}
+
+#[tokio::test]
+async fn a_space_is_told_and_can_be_pinned() {
+    let (a, b) = (
+        computing("a", Vectors::Right),
+        computing("b", Vectors::HalfPrecision),
+    );
+    let proxy = Proxy::ready(&audited(&[&a, &b]), &[&a, &b]).await;
+    let client = proxy.client();
+    trusts(&proxy, &[(&a, "agrees"), (&b, "agrees")]).await;
+    let told = client.embed("text").await;
+    let space = told
+        .header("x-embedding-space")
+        .expect("a space")
+        .to_owned();
+    assert!(space.starts_with("4-"), "{space}");
+    let body = json!({"input": "text", "model": "sim"});
+    let openai = client.post("/v1/embeddings", &body).await;
+    assert_eq!(openai.header("x-embedding-space"), Some(space.as_str()));
+
+    assert_eq!(pinned(&client, &space).await.status, 200);
+    let other = format!("4-{}", "0".repeat(32));
+    let refused = pinned(&client, &other).await;
+    let detail = refused.assert_error(503);
+    assert!(detail.contains("X-Embedding-Space"), "{detail}");
+    let request = client.request(Method::POST, "/v1/embeddings").json(&body);
+    let openai = Reply::to(request.header("x-embedding-space", &other)).await;
+    openai.assert_openai_error(503);
+    pinned(&client, "all-MiniLM-L6-v2").await.assert_error(400);
+    let unnamed = client
+        .request(Method::POST, "/embed")
+        .json(&json!({"texts": ["text"]}));
+    let unnamed = Reply::to(unnamed.header("x-embedding-space", &space)).await;
+    unnamed.assert_error(400);
+
+    // Another proxy of the same hosts, or this one after a restart, knows it again.
+    let next = Proxy::ready(&audited(&[&b]), &[&b]).await;
+    assert_eq!(
+        pinned(&next.client(), &space).await.status,
+        200,
+        "it waits for the first audit"
+    );
+    let off = Proxy::in_front_of(&[&a]).await;
+    let detail = pinned(&off.client(), &space).await.assert_error(503);
+    assert!(detail.contains("audit.enabled"), "{detail}");
+    assert_eq!(
+        off.client().embed("text").await.header("x-embedding-space"),
+        None
+    );
+}
