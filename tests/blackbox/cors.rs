@@ -52,12 +52,10 @@ async fn pages_of_the_named_origins_may_and_need_the_key_all_the_same() {
     let served = embed(&proxy, PAGE, KEY).await;
     served.assert_embedding_of("x");
     assert_eq!(served.header("access-control-allow-origin"), Some(PAGE));
-    assert!(
-        served
-            .header("access-control-expose-headers")
-            .unwrap()
-            .contains("retry-after")
-    );
+    let exposed = served.header("access-control-expose-headers").unwrap();
+    for name in ["retry-after", "x-embedding-space"] {
+        assert!(exposed.contains(name), "{exposed}");
+    }
     // The page may read why it is refused.
     let refused = embed(&proxy, PAGE, "another").await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
