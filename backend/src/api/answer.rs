@@ -205,6 +205,8 @@ pub(super) fn info(device: &str, facts: &Facts, known: Models<'_>, audience: Aud
         cuda_version: facts.cuda_version.clone(),
         loaded_models: known.loaded,
         available_models: known.available,
+        // Padding is never compared here.
+        bertscore_batch_independent: Some(true),
     };
     serde_json::to_vec(&Answer {
         info,
@@ -342,7 +344,8 @@ mod tests {
         let expected = concat!(
             r#"{"device":"cuda:1","device_name":"NVIDIA H200","vram_total_mb":143771,"#,
             r#""vram_used_mb":0,"pytorch_version":"candle 0.11.1","cuda_version":"13.0","#,
-            r#""loaded_models":["embed:m"],"available_models":["embed:m","embed:n"],"models":[]}"#
+            r#""loaded_models":["embed:m"],"available_models":["embed:m","embed:n"],"#,
+            r#""bertscore_batch_independent":true,"models":[]}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }

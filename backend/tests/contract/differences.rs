@@ -144,6 +144,7 @@ const ADDITIONS: &[(&str, &str)] = &[
     ("/health", "models"),
     ("/info", "models"),
     ("/info", "available_models"),
+    ("/info", "bertscore_batch_independent"),
 ];
 /// Paths that the service does not have.
 const OWN_PATHS: &[&str] = &["/ready", "/v1/embeddings", "/v1/models", "/v1/models/{id}"];

@@ -67,6 +67,12 @@ pub struct Info {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(deserialize_with = "if_readable")]
     pub available_models: Option<Vec<String>>,
+    /// Is the BERTScore of a pair, but for `idf`, the same whatever else is in the request? Not where
+    /// shorter texts are padded and the padding is compared, as in the Python service; nor on a host that
+    /// doesn't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "if_readable")]
+    pub bertscore_batch_independent: Option<bool>,
 }
 
 /// Answer of `GET /status`: how busy the host is.
@@ -193,6 +199,16 @@ mod tests {
         assert_eq!(told.available_models, Some(vec!["embed:a".to_owned()]));
         let other: Info = serde_json::from_str(r#"{"available_models":[{"name":"a"}]}"#)?;
         assert_eq!(other.available_models, None);
+        let table = [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("\"yes\"", None),
+        ];
+        for (value, expected) in table {
+            let text = format!(r#"{{"bertscore_batch_independent":{value}}}"#);
+            let info: Info = serde_json::from_str(&text)?;
+            assert_eq!(info.bertscore_batch_independent, expected, "{value}");
+        }
         Ok(())
     }
 }
