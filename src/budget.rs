@@ -77,6 +77,21 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// One of no bytes yet, of the same budget.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        self.budget.open()
+    }
+
+    /// Both, which are of the same budget.
+    #[must_use]
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget

@@ -73,7 +73,7 @@ pub struct Payload {
     chunks: Vec<Bytes>,
     len: usize,
     /// Gives the bytes back to the budget with the body.
-    _reserved: Reservation,
+    reserved: Reservation,
 }
 
 impl Payload {
@@ -95,6 +95,40 @@ impl Payload {
     /// No bytes at all?
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// A body of pieces of this one, whose bytes are not counted again: it must not outlive this one.
+    #[must_use]
+    pub fn view(&self, chunks: Vec<Bytes>) -> Self {
+        Self::of(chunks, self.reserved.sibling())
+    }
+
+    /// The same body in one chunk; a copy only if there are several.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if the budget allows no copy.
+    pub fn in_one_piece(&self) -> Result<Self, Exhausted> {
+        let mut reserved = self.reserved.sibling();
+        if let [one] = self.chunks.as_slice() {
+            return Ok(Self::of(vec![one.clone()], reserved));
+        }
+        reserved.grow(self.len)?;
+        Ok(Self::of(vec![self.chunks.concat().into()], reserved))
+    }
+
+    /// A body of pieces of `bodies`, whose bytes it keeps.
+    pub fn composed(chunks: Vec<Bytes>, bodies: Vec<Self>) -> Option<Self> {
+        let reserved = bodies.into_iter().map(|body| body.reserved);
+        let reserved = reserved.reduce(Reservation::and)?;
+        Some(Self::of(chunks, reserved))
+    }
+
+    fn of(chunks: Vec<Bytes>, reserved: Reservation) -> Self {
+        Self {
+            len: chunks.iter().map(Bytes::len).sum(),
+            chunks,
+            reserved,
+        }
     }
 
     /// All bytes in one piece; a copy only if there are several.
@@ -195,7 +229,7 @@ impl PayloadBuilder {
         Payload {
             chunks: self.chunks,
             len: self.len,
-            _reserved: self.reserved,
+            reserved: self.reserved,
         }
     }
 

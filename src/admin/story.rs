@@ -36,7 +36,11 @@ pub fn tell(record: &RequestRecord) -> String {
         let took = attempt
             .took
             .map_or(String::new(), |took| format!(" after {}", seconds(took)));
-        let text = format!("{}: {}{took}{reason}", attempt.host, attempt.verdict);
+        let of = record.items;
+        let part = attempt
+            .items
+            .map_or(String::new(), |items| format!(" ({items} of {of} items)"));
+        let text = format!("{}{part}: {}{took}{reason}", attempt.host, attempt.verdict);
         events.push((attempt.after, text));
     }
     if let Some(after) = record.left_out_after() {
@@ -122,11 +126,14 @@ mod tests {
             took,
             verdict: verdict.into(),
             reason: None,
+            items: None,
             span_id: None,
         };
         let mut broken = attempt("b", 1205, Some(millis(2000)), "fault");
         broken.reason = Some("connection reset".to_owned());
-        record.attempts = vec![broken, attempt("a", 3205, None, "running")];
+        let mut part = attempt("a", 3205, None, "running");
+        part.items = Some(20);
+        record.attempts = vec![broken, part];
         record.waits = vec![Wait {
             after: millis(2),
             took: Some(millis(1203)),
@@ -141,7 +148,9 @@ mod tests {
         record.attempts_left_out = 1000;
         let told = tell(&record);
         assert!(
-            told.contains("a: running\n  +    3.205 s  (1000 more attempts like these)\n"),
+            told.contains(
+                "a (20 of 32 items): running\n  +    3.205 s  (1000 more attempts like these)\n"
+            ),
             "{told}"
         );
     }
@@ -153,7 +162,7 @@ request 7f3a: POST embed, 32 items, model embed:m
   2026-09-21T14:13:20.123Z  from somebody without a key (unknown address), 4310 bytes
   +    0.002 s  waited 1.203 s: a is full for 4 s
   +    1.205 s  b: fault after 2.000 s: connection reset
-  +    3.205 s  a: running
+  +    3.205 s  a (20 of 32 items): running
   +    3.408 s  still running
 ";
         assert_eq!(tell(&record()), expected);

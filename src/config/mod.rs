@@ -39,8 +39,8 @@ pub use origin::PageOrigin;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Audit, Auth, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host, Limits,
-    Listen, MinCosine, Pinned, Policy, Pool, Queue, Retries, ServerTls, Timeouts,
+    Admin, Audit, Auth, Batching, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host,
+    Limits, Listen, MinCosine, Pinned, Policy, Pool, Queue, Retries, ServerTls, Timeouts,
 };
 pub use sources::Sources;
 
@@ -64,6 +64,8 @@ pub struct Config {
     pub queue: Queue,
     /// How often a request is tried again.
     pub retries: Retries,
+    /// How batches are reshaped.
+    pub batching: Batching,
     /// Bounds on time.
     pub timeouts: Timeouts,
     /// Bounds on size and number.

@@ -35,9 +35,11 @@ impl Dispatcher {
         let (call, history, longest) = (way.call, &way.history, way.longest);
         let started = Instant::now();
         let trace = call.trace.map(TraceContext::child);
-        let note = way
-            .journal
-            .attempt(lease.name().as_ref(), trace.map(|trace| trace.span));
+        let note = way.journal.attempt(
+            lease.name().as_ref(),
+            trace.map(|trace| trace.span),
+            way.is_part.then_some(call.demand.work.items),
+        );
         let terms = Terms {
             limit: limit(lease, longest),
             longest,
@@ -53,6 +55,7 @@ impl Dispatcher {
             verdict => verdict,
         };
         note.end(verdict.as_str(), verdict.reason());
+        self.metrics.requests.attempted(call.demand.work.items);
         self.metrics
             .hosts
             .attempted(lease.name(), verdict.as_str(), started.elapsed());

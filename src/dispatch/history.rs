@@ -15,9 +15,11 @@
 //!   pause.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use parking_lot::Mutex;
 
 use super::{Delivery, Refusal};
 use crate::config::HostName;
@@ -36,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct History {
     max_faults: NonZeroU32,
     faults: u32,
+    /// Of all parts of a batch, of which this is one.
+    common: Option<Arc<Mutex<Common>>>,
     is_broken: bool,
     broke_last: bool,
     avoid: Avoid,
@@ -44,6 +48,23 @@ pub(super) struct History {
     /// Hosts that could not be asked since the last pause.
     untried: Option<Avoid>,
     pauses: u32,
+}
+
+/// What the parts of a batch have been through together.
+#[derive(Debug)]
+pub(super) struct Common {
+    faults: u32,
+    avoid: Avoid,
+}
+
+impl Common {
+    /// `space`: the only one that will do, if it matters.
+    pub(super) fn of(space: Option<Space>) -> Self {
+        Self {
+            faults: 0,
+            avoid: Avoid::outside(space),
+        }
+    }
 }
 
 /// A host whose answer becomes a fault once a sibling answers well.
@@ -67,6 +88,7 @@ impl History {
         Self {
             max_faults,
             faults: 0,
+            common: None,
             is_broken: false,
             broke_last: false,
             avoid: Avoid::outside(space),
@@ -75,6 +97,28 @@ impl History {
             untried: None,
             pauses: 0,
         }
+    }
+
+    /// Of a part of a batch, which begins where no other part has failed.
+    pub(super) fn of_part(&self, common: &Arc<Mutex<Common>>) -> Self {
+        let avoid = common.lock().avoid.clone();
+        Self {
+            avoid,
+            common: Some(Arc::clone(common)),
+            ..Self::new(self.max_faults, None)
+        }
+    }
+
+    /// A host has broken the request, perhaps for a reason that counts.
+    fn broken_by(&mut self, host: HostId, proof: Proof, counts: bool) {
+        self.faults += u32::from(counts);
+        if let Some(common) = &self.common {
+            let mut common = common.lock();
+            common.faults += u32::from(counts);
+            common.avoid.add(host, true, proof);
+            self.faults = common.faults;
+        }
+        self.avoid.add(host, true, proof);
     }
 
     /// Has the last attempt cost a host some work?
@@ -116,13 +160,12 @@ impl History {
         match verdict {
             Verdict::Sibling { answer, why } => {
                 let may_lack_model = may_lack && answer.status == StatusCode::INTERNAL_SERVER_ERROR;
-                self.faults += u32::from(counts(why) && !may_lack_model);
                 self.broke_last = counts(why);
                 if why == Doubt::NoModel {
                     // What a host lacks is no fault of it.
                     self.avoid.add_lack(host, proof);
                 } else {
-                    self.avoid.add(host, true, proof);
+                    self.broken_by(host, proof, counts(why) && !may_lack_model);
                     self.accused.push(Accused {
                         host,
                         may_lack_model,
@@ -131,10 +174,9 @@ impl History {
                 self.keep(name, answer, why);
             }
             Verdict::Fault { sent: true, .. } | Verdict::Moved { hung: true } => {
-                self.faults += 1;
                 self.is_broken = true;
                 self.broke_last = true;
-                self.avoid.add(host, true, proof);
+                self.broken_by(host, proof, true);
             }
             Verdict::Fault { sent: false, .. }
             | Verdict::Moved { hung: false }
@@ -209,6 +251,7 @@ impl History {
         Ok(Delivery {
             host: known.host,
             space: None,
+            others: Vec::new(),
             answer: known.answer,
             rest: None,
         })

@@ -1,12 +1,14 @@
 //! How far one request has come, and how much longer it may wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::history::History;
+use super::history::{Common, History};
 use super::{NoHost, Refusal};
-use crate::config::Config;
+use crate::config::{Batching, Config};
 use crate::message::Call;
 use crate::pool::{Model, Pool, Ticket};
 use crate::telemetry::Journal;
@@ -18,6 +20,8 @@ pub(super) struct Itinerary<'a> {
     max_wait: Duration,
     /// For which one attempt may last.
     pub(super) longest: Duration,
+    /// How batches are reshaped.
+    pub(super) batching: Batching,
     /// Its place in line.
     pub(super) ticket: Ticket,
     pub(super) history: History,
@@ -27,6 +31,8 @@ pub(super) struct Itinerary<'a> {
     queued: Duration,
     /// It has had a lease.
     pub(super) returning: bool,
+    /// It is a part of a batch.
+    pub(super) is_part: bool,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
@@ -44,10 +50,29 @@ impl<'a> Itinerary<'a> {
             history: History::new(config.retries.max_faulted_hosts, call.demand.space),
             max_wait: config.queue.max_wait,
             longest: config.timeouts.attempt,
+            batching: config.batching,
             journal,
             queued: Duration::ZERO,
             returning: false,
+            is_part: false,
             is_on_host: false,
+        }
+    }
+
+    /// Of one of its parts, which has a lease, or waits for one as those do that have had one.
+    pub(super) fn part<'b>(
+        &'b self,
+        call: &'b Call,
+        ticket: Ticket,
+        common: &Arc<Mutex<Common>>,
+    ) -> Itinerary<'b> {
+        Itinerary {
+            call,
+            ticket,
+            history: self.history.of_part(common),
+            returning: true,
+            is_part: true,
+            ..*self
         }
     }
 

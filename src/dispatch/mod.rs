@@ -14,6 +14,7 @@ mod history;
 mod itinerary;
 mod retry_budget;
 mod shortage;
+mod split;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,7 @@ use self::history::History;
 use self::itinerary::Itinerary;
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
+use self::split::Planned;
 use crate::config::{Current, HostName};
 use crate::embedding::Space;
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
@@ -52,6 +54,8 @@ pub struct Delivery {
     pub host: HostName,
     /// Where its vectors lie, if that is known.
     pub space: Option<Space>,
+    /// Who else did, of a batch in parts.
+    pub others: Vec<HostName>,
     /// The answer, as far as it is held.
     pub answer: Answer,
     /// The rest of an answer that is too large to hold.
@@ -178,14 +182,39 @@ impl Dispatcher {
 
     /// From host to host.
     async fn find(&self, way: &mut Itinerary<'_>) -> Result<Delivery, Refusal> {
+        let lease = match self.set_off(way).await {
+            Ok(lease) => lease,
+            Err(refusal) => return self.conclude(way, refusal),
+        };
+        match Planned::new(&lease, way) {
+            None => self.follow(Some(lease), way).await,
+            Some(planned) => {
+                // Boxed, so that requests that stay whole are not larger for it.
+                let ended = Box::pin(self.run_parts(planned.begin(lease), way)).await;
+                way.comes_back();
+                match ended {
+                    Some(ended) => ended,
+                    None => self.follow(None, way).await,
+                }
+            }
+        }
+    }
+
+    /// From host to host, beginning with that of `lease` if it has one.
+    async fn follow(
+        &self,
+        mut lease: Option<Lease>,
+        way: &mut Itinerary<'_>,
+    ) -> Result<Delivery, Refusal> {
         let model = way.model();
         loop {
-            let joined = Instant::now();
-            let lease = match self.acquire(way).await {
-                Ok(lease) => lease,
-                Err(refusal) => return self.conclude(way, refusal),
+            let lease = match lease.take() {
+                Some(lease) => lease,
+                None => match self.set_off(way).await {
+                    Ok(lease) => lease,
+                    Err(refusal) => return self.conclude(way, refusal),
+                },
             };
-            way.sets_off(joined);
             let end = self.attempt(&lease, way).await;
             way.comes_back();
             match end {
@@ -201,6 +230,14 @@ impl Dispatcher {
                 return self.conclude(way, Refusal::HostsFailed);
             }
         }
+    }
+
+    /// Waits for a lease.
+    async fn set_off(&self, way: &mut Itinerary<'_>) -> Result<Lease, Refusal> {
+        let joined = Instant::now();
+        let lease = self.acquire(way).await?;
+        way.sets_off(joined);
+        Ok(lease)
     }
 
     /// The end without a good answer. Of a model that the whole pool lacks, more is known than what one
@@ -348,6 +385,7 @@ impl Dispatcher {
         Delivery {
             host,
             space: lease.space().filter(|_| success),
+            others: Vec::new(),
             answer,
             rest,
         }

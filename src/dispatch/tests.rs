@@ -1,5 +1,6 @@
 //! The loop against scripted hosts, on a paused clock.
 
+mod batches;
 mod doubts;
 mod freezing;
 

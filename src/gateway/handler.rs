@@ -27,14 +27,14 @@ use super::route::{self, NoRoute, Route};
 use super::session::{Session, Unsent};
 use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
-use crate::config::{Current, HostName};
+use crate::config::Current;
 use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
 use crate::embedding::Space;
 use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 
-/// Names the host that answered.
+/// Names the hosts that answered.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 /// Where the time went (W3C Server-Timing).
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -435,7 +435,7 @@ impl Handler {
             Outgoing::Own(mut reply) => {
                 record.refuse(&mut reply);
                 let status = reply.status;
-                self.tell(&mut reply.headers, session.head(), None, record);
+                self.tell(&mut reply.headers, session.head(), &[], record);
                 (status, write_own(session, reply).await?)
             }
             Outgoing::Host {
@@ -444,12 +444,14 @@ impl Handler {
                 why,
             } => {
                 record.told.why = why;
+                let hosts = std::iter::once(&delivery.host).chain(&delivery.others);
+                let hosts: Vec<_> = hosts.map(AsRef::as_ref).collect();
                 let headers = &mut delivery.answer.headers;
                 if let Some(space) = delivery.space {
                     let space = respond::header_value(&space.to_string());
                     headers.insert(call::SPACE, space);
                 }
-                self.tell(headers, session.head(), Some(&delivery.host), record);
+                self.tell(headers, session.head(), &hosts, record);
                 let bytes = respond::deliver(&mut delivery, session, deadline).await?;
                 (delivery.answer.status, bytes)
             }
@@ -461,14 +463,8 @@ impl Handler {
         Ok(Some((status, bytes)))
     }
 
-    /// Says in the `headers` of an answer what became of the request that `asked`; `host`: who served it.
-    fn tell(
-        &self,
-        headers: &mut HeaderMap,
-        asked: &Parts,
-        host: Option<&HostName>,
-        record: &mut Record,
-    ) {
+    /// Says in the `headers` of an answer what became of the request that `asked`; `hosts`: who served it.
+    fn tell(&self, headers: &mut HeaderMap, asked: &Parts, hosts: &[&str], record: &mut Record) {
         record.answering();
         let config = self.config.get();
         cors::permit(&config.cors.allow_origins, asked, headers);
@@ -477,8 +473,8 @@ impl Handler {
             let timing = respond::timing(&record.journal);
             headers.insert(SERVER_TIMING, respond::header_value(&timing));
         }
-        if let Some(host) = host.filter(|_| config.headers.served_by) {
-            headers.insert(SERVED_BY, respond::header_value(host.as_ref()));
+        if !hosts.is_empty() && config.headers.served_by {
+            headers.insert(SERVED_BY, respond::header_value(&hosts.join(", ")));
         }
     }
 }

@@ -276,6 +276,7 @@ mod tests {
             took: None,
             verdict: verdict.into(),
             reason: Some("connection to 10.0.0.1 reset".to_owned()),
+            items: None,
             span_id: None,
         }
     }

@@ -4,9 +4,6 @@ use std::sync::Arc;
 
 use crate::embedding::Space;
 
-/// What one item costs beside its characters: special tokens, a row in the batch, a vector in the
-/// answer. About what 32 characters cost on the encoders measured here.
-const ITEM: f64 = 32.0;
 /// A request without items still has to be answered.
 const LEAST: f64 = 1.0;
 
@@ -33,6 +30,11 @@ impl Model {
         &self.0
     }
 
+    /// Is it for `/bertscore`?
+    pub(super) fn is_for_pairs(&self) -> bool {
+        self.0.starts_with("bertscore:")
+    }
+
     /// Its name, as in requests.
     pub fn name(&self) -> &str {
         self.0.split_once(':').map_or(&self.0, |(_, name)| name)
@@ -49,9 +51,13 @@ pub struct Work {
 }
 
 impl Work {
+    /// What one item costs beside its characters, in characters: special tokens, a row in the batch, a vector in
+    /// the answer. Measured on the encoders here, about.
+    pub const ITEM: usize = 32;
+
     /// In units of what one character costs.
     pub(super) fn units(self) -> f64 {
-        (f64::from(self.items) * ITEM + self.bytes as f64).max(LEAST)
+        (f64::from(self.items) * Self::ITEM as f64 + self.bytes as f64).max(LEAST)
     }
 }
 

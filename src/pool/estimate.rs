@@ -1,12 +1,14 @@
 //! How long hosts take for requests, learned from those that were answered.
 //!
 //! ```text
-//! expected seconds = units of work × cost of the model × slowness of the host
+//! expected seconds = (fixed + each × units of work) × slowness of the host
 //! ```
 //!
-//! Two factors instead of one for each pair, so that a host's speed, learned with one model, holds
-//! for the others too, and a new host knows what each model costs. Each answer moves both towards
-//! what was seen (an exponentially weighted moving average, after a plain average of the first few).
+//! What a model costs, and how slow a host is: two factors instead of one for each pair, so that a host's
+//! speed, learned with one model, holds for the others too, and a new host knows what each model costs. Each
+//! answer moves both towards what was seen (an exponentially weighted moving average, after a plain average
+//! of the first few; for the cost a line, by weighted least squares). What a request costs however small it
+//! is shows only where sizes differ; until then all of it counts as if it grew with the work.
 //! Only good answers count: a host that fails fast must not look fast.
 
 use std::collections::HashMap;
@@ -26,6 +28,10 @@ const FIRST_COST: f64 = 1e-4;
 const FIRST_LOAD: Duration = Duration::from_secs(5);
 /// Answers after which expectations are good enough to act on.
 const ENOUGH: u32 = 16;
+/// The newest answer's share in the line: it takes answers of several sizes to draw one.
+const FIT_WEIGHT: f64 = 1.0 / 64.0;
+/// Sizes differ enough to tell what is fixed if their standard deviation is this share of the mean.
+const SPREAD: f64 = 0.25;
 
 /// Answers of a host after which its speed is shown.
 const MEASURED: u32 = 4;
@@ -96,10 +102,89 @@ pub(super) fn median(factors: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
+/// What a request for a model takes on an average host, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cost {
+    /// However small it is.
+    pub(super) fixed: f64,
+    /// For each unit of work.
+    pub(super) each: f64,
+}
+
+impl Cost {
+    fn seconds(self, units: f64) -> f64 {
+        self.fixed + self.each * units
+    }
+}
+
+/// The line through units of work and seconds, for one model.
+#[derive(Clone, Copy, Debug)]
+struct Fit {
+    samples: u32,
+    /// Means, of the usual request.
+    units: f64,
+    seconds: f64,
+    variance: f64,
+    covariance: f64,
+}
+
+impl Fit {
+    fn new(units: f64, seconds: f64) -> Self {
+        Self {
+            samples: 1,
+            units,
+            seconds,
+            variance: 0.0,
+            covariance: 0.0,
+        }
+    }
+
+    fn record(&mut self, units: f64, seconds: f64) {
+        self.samples = self.samples.saturating_add(1);
+        let weight = (1.0 / f64::from(self.samples)).max(FIT_WEIGHT);
+        let (more_units, more_seconds) = (units - self.units, seconds - self.seconds);
+        self.units += weight * more_units;
+        self.seconds += weight * more_seconds;
+        let old = 1.0 - weight;
+        self.variance = old * (self.variance + weight * more_units * more_units);
+        self.covariance = old * (self.covariance + weight * more_units * more_seconds);
+    }
+
+    fn is_known(&self) -> bool {
+        self.samples >= ENOUGH
+    }
+
+    /// The line; `None` while sizes have hardly differed.
+    fn line(&self) -> Option<Cost> {
+        let (units, seconds) = (self.units, self.seconds);
+        if !self.is_known() || self.variance.sqrt() < SPREAD * units {
+            return None;
+        }
+        // Neither part of it can be negative.
+        let each = (self.covariance / self.variance).clamp(0.0, seconds / units);
+        let fixed = seconds - each * units;
+        Some(Cost { fixed, each })
+    }
+
+    /// The line, or a guess: that half of what the usual request takes is fixed. Whoever acts on it finds out.
+    fn guess(&self) -> Cost {
+        self.line().unwrap_or(Cost {
+            fixed: self.seconds / 2.0,
+            each: self.seconds / 2.0 / self.units,
+        })
+    }
+
+    fn expected(&self, units: f64) -> f64 {
+        let each = self.seconds / self.units;
+        let line = self.line().unwrap_or(Cost { fixed: 0.0, each });
+        line.seconds(units)
+    }
+}
+
 /// What the pool has learned of models; see the module.
 #[derive(Debug)]
 pub(super) struct Estimator {
-    costs: HashMap<Option<Model>, Average>,
+    costs: HashMap<Option<Model>, Fit>,
     loads: HashMap<Model, Average>,
     /// Over all models, for those not seen yet.
     cost: Average,
@@ -121,22 +206,29 @@ impl Estimator {
     /// Seconds on a host of slowness 1. Use it to compare; whether it means anything yet tells
     /// [`Self::expected`].
     pub(super) fn seconds(&self, demand: &Demand) -> f64 {
-        let cost = self.costs.get(&demand.model).unwrap_or(&self.cost);
-        demand.work.units() * cost.value
+        let units = demand.work.units();
+        let cost = self.costs.get(&demand.model);
+        cost.map_or(units * self.cost.value, |cost| cost.expected(units))
     }
 
     /// The same where enough has been seen of the model, else nothing: to sum up.
     pub(super) fn sure_seconds(&self, demand: &Demand) -> f64 {
         let cost = self.costs.get(&demand.model);
-        let known = cost.filter(|cost| cost.samples >= ENOUGH);
-        known.map_or(0.0, |cost| demand.work.units() * cost.value)
+        let known = cost.filter(|cost| cost.is_known());
+        known.map_or(0.0, |cost| cost.expected(demand.work.units()))
     }
 
     /// How long `demand` should take on a host like that; `None` while too little has been seen.
     pub(super) fn expected(&self, demand: &Demand, host: Slowness) -> Option<Duration> {
         let cost = self.costs.get(&demand.model)?;
-        let known = cost.samples >= ENOUGH && host.0.samples >= ENOUGH;
-        known.then(|| seconds(demand.work.units() * cost.value * host.factor()))
+        let known = cost.is_known() && host.0.samples >= ENOUGH;
+        known.then(|| seconds(cost.expected(demand.work.units()) * host.factor()))
+    }
+
+    /// What requests like `demand` cost, as far as that is known by now; `None` while too little has been seen.
+    pub(super) fn cost(&self, demand: &Demand) -> Option<Cost> {
+        let cost = self.costs.get(&demand.model)?;
+        cost.is_known().then(|| cost.guess())
     }
 
     /// Has a host answered with `model`?
@@ -155,19 +247,19 @@ impl Estimator {
         let units = demand.work.units();
         let known = self.costs.get(&demand.model).copied();
         if let Some(cost) = known {
-            let ratio = took / (units * cost.value * host.factor());
+            let ratio = took / (cost.expected(units) * host.factor());
             let ratio = ratio.clamp(*RATIOS.start(), *RATIOS.end());
             host.0.record(host.factor() * ratio);
         }
-        let sample = took / (units * host.factor());
-        self.cost.record(sample);
+        let sample = took / host.factor();
+        self.cost.record(sample / units);
         self.answers = self.answers.saturating_add(1);
         if let Some(cost) = self.costs.get_mut(&demand.model) {
-            let ratio = (sample / cost.value).clamp(*RATIOS.start(), *RATIOS.end());
-            cost.record(cost.value * ratio);
+            let expected = cost.expected(units);
+            let ratio = (sample / expected).clamp(*RATIOS.start(), *RATIOS.end());
+            cost.record(units, expected * ratio);
         } else if self.costs.len() < MAX_MODELS {
-            let mut cost = Average::new(sample);
-            cost.record(sample);
+            let cost = Fit::new(units, sample);
             self.costs.insert(demand.model.clone(), cost);
         }
     }
@@ -181,7 +273,7 @@ impl Estimator {
         took: Duration,
     ) {
         let computing = match self.costs.get(&demand.model) {
-            Some(cost) => demand.work.units() * cost.value * host.factor(),
+            Some(cost) => cost.expected(demand.work.units()) * host.factor(),
             None => 0.0,
         };
         let loading = (took.as_secs_f64() - computing).max(0.0);
@@ -266,6 +358,35 @@ mod tests {
         expect(1, fast, 0.01);
         expect(50, fast, 0.5);
         expect(50, slow, 2.0);
+    }
+
+    #[test]
+    fn what_a_request_costs_however_small_it_is_shows_where_sizes_differ() {
+        let (mut estimator, mut host) = (Estimator::default(), fresh());
+        let teach = |estimator: &mut Estimator, host: &mut Slowness, items: u32| {
+            let took = seconds(0.03 + 0.002 * f64::from(items));
+            estimator.record(&demand("m", items), host, took);
+        };
+        for _ in 0..40 {
+            teach(&mut estimator, &mut host, 10);
+        }
+        let guess = estimator.cost(&demand("m", 1)).unwrap();
+        assert!(
+            (guess.fixed / 0.05 - 0.5).abs() < 0.1,
+            "half of it: {guess:?}"
+        );
+        for items in (0..400).map(|time| 1 + time * 7 % 100) {
+            teach(&mut estimator, &mut host, items);
+        }
+        for items in [1, 10, 100] {
+            let expected = 0.03 + 0.002 * f64::from(items);
+            let told = estimator.expected(&demand("m", items), host).unwrap();
+            let ratio = told.as_secs_f64() / expected;
+            assert!((0.9..1.1).contains(&ratio), "{items}: {told:?}");
+        }
+        let learned = estimator.cost(&demand("m", 1)).unwrap();
+        let fixed = learned.fixed * host.factor();
+        assert!((0.025..0.035).contains(&fixed), "{learned:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::state::{Grant, OVERDUE};
-use super::{Cause, HostId, Outcome, Pool, Proof, Receiver, Ticket, TurnedAway};
+use super::{Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway};
 use crate::config::HostName;
 use crate::embedding::Space;
 
@@ -176,6 +176,18 @@ impl Lease {
             () = worry => Cause::Hung,
             cause = told => cause.unwrap_or(Cause::Hung),
         }
+    }
+
+    /// How the batch that this is for had better be cut for this host and those that idle; `None`: not at all,
+    /// since it would be done no sooner than `min_gain` before.
+    pub fn plan_parts(&self, min_gain: Duration) -> Option<Plan> {
+        self.pool.plan_parts(&self.grant, min_gain)
+    }
+
+    /// Is for `own` only from now on. Returns leases for the other parts; `None` for one that can't begin where it
+    /// was planned.
+    pub fn share_out(&mut self, own: Demand, others: Vec<(HostId, Demand)>) -> Vec<Option<Lease>> {
+        self.pool.share_out(&mut self.grant, own, others)
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,

@@ -88,6 +88,11 @@ impl Clients {
         })
     }
 
+    /// How many leases more a client may have for what has begun.
+    pub(super) fn spare(&self, client: Option<&Arc<str>>) -> u32 {
+        self.get(client).map_or(u32::MAX, Client::free_leases)
+    }
+
     /// May a request that has held a lease before get another one?
     pub(super) fn may_return(&self, client: Option<&Arc<str>>) -> bool {
         self.get(client)

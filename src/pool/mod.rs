@@ -20,6 +20,7 @@
 //! | `models`, `reach` | whether it may have the model |
 //! | `audited` | nothing: what audits have shown |
 //! | `estimate` | how long things take |
+//! | `parts` | into which parts a batch is cut for idle hosts |
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
 //! | `report` | nothing: what attempts and checks tell |
@@ -75,6 +76,7 @@ mod host;
 mod lease;
 mod limits;
 mod models;
+mod parts;
 mod placement;
 mod policy;
 mod queue;
@@ -101,6 +103,7 @@ pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
 pub use limits::{LimitReached, Limits};
+pub use parts::{Part, Plan};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots, Tells};
 pub use snapshot::{Condition, Glance, HostView, PoolView, Running};
@@ -506,6 +509,22 @@ impl Pool {
                 () = self.shared.timer_changed.notified() => {}
             }
         }
+    }
+
+    fn plan_parts(&self, first: &Grant, min_gain: Duration) -> Option<Plan> {
+        self.lock().state.plan_parts(first, min_gain, now())
+    }
+
+    fn share_out(
+        &self,
+        first: &mut Grant,
+        own: Demand,
+        others: Vec<(HostId, Demand)>,
+    ) -> Vec<Option<Lease>> {
+        let mut inner = self.lock();
+        let grants = inner.state.share_out(first, own, others, now());
+        let leases = grants.into_iter();
+        leases.map(|grant| self.lease(&inner, grant?)).collect()
     }
 
     fn finish(&self, grant: &Grant, outcome: Outcome) -> Proof {

@@ -133,14 +133,15 @@ impl Journal {
         }
     }
 
-    /// Begins an attempt.
-    pub fn attempt(&self, host: &str, span_id: Option<SpanId>) -> NotedAttempt {
+    /// Begins an attempt. `items`: of a part of a batch.
+    pub fn attempt(&self, host: &str, span_id: Option<SpanId>, items: Option<u32>) -> NotedAttempt {
         let attempt = Tried {
             host: host.to_owned(),
             after: self.elapsed(),
             took: None,
             verdict: Cow::Borrowed(RUNNING),
             reason: None,
+            items,
             span_id,
         };
         let story = &mut *self.story.lock();
@@ -288,8 +289,8 @@ mod tests {
         waiting.because("a: full".to_owned());
         tokio::time::advance(SECOND).await;
         drop(waiting);
-        let good = journal.attempt("a", None);
-        let lost = journal.attempt("b", None);
+        let good = journal.attempt("a", None, None);
+        let lost = journal.attempt("b", None, None);
         tokio::time::advance(2 * SECOND).await;
         assert_eq!(journal.story().attempts[0].verdict, RUNNING);
         assert_eq!(journal.upstream(), 2 * SECOND);
@@ -324,11 +325,11 @@ mod tests {
             waiting.because("all hosts are full".to_owned());
             tokio::time::advance(SECOND).await;
             drop(waiting);
-            let attempt = journal.attempt(&format!("host-{number}"), None);
+            let attempt = journal.attempt(&format!("host-{number}"), None, None);
             tokio::time::advance(2 * SECOND).await;
             attempt.end("busy", None);
         }
-        let last = journal.attempt("last", None);
+        let last = journal.attempt("last", None, None);
         let mut record = RequestRecord::new(String::new());
         journal.tell(&mut record);
         assert_eq!((record.attempts.len(), record.waits.len()), (MOST, MOST));

@@ -93,6 +93,9 @@ pub struct Tried {
     pub verdict: Cow<'static, str>,
     /// What was wrong.
     pub reason: Option<String>,
+    /// How many items it was for, if not all: of a batch in parts.
+    #[serde(default)]
+    pub items: Option<u32>,
     /// Its span, if spans are exported.
     pub span_id: Option<SpanId>,
 }
@@ -146,11 +149,14 @@ impl RequestRecord {
             + attempts.sum::<usize>()
     }
 
-    /// Each attempt as `host:verdict:12ms`.
+    /// Each attempt as `host:verdict:12ms`, one of a part of a batch as `host[items]:verdict:12ms`.
     pub fn hosts(&self) -> String {
         let attempts = self.attempts.iter().map(|attempt| {
             let took = attempt.took.unwrap_or_default().as_millis();
-            format!("{}:{}:{took}ms", attempt.host, attempt.verdict)
+            let items = attempt
+                .items
+                .map_or(String::new(), |items| format!("[{items}]"));
+            format!("{}{items}:{}:{took}ms", attempt.host, attempt.verdict)
         });
         let mut told: Vec<String> = attempts.collect();
         if self.attempts_left_out > 0 {
@@ -291,12 +297,14 @@ mod tests {
             took: None,
             verdict: Cow::Borrowed(RUNNING),
             reason: None,
+            items: Some(7),
             span_id: None,
         });
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["at"], "2026-09-21T14:13:20.123Z");
         assert_eq!(json["total_seconds"], 1.234_567);
         assert_eq!(json["attempts"][0]["took_seconds"], serde_json::Value::Null);
+        assert_eq!(record.hosts(), "a[7]:running:0ms");
         assert_eq!(
             serde_json::from_value::<RequestRecord>(json).unwrap(),
             record

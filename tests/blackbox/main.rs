@@ -20,6 +20,7 @@ mod answers;
 mod audits;
 mod auth;
 mod backend_tls;
+mod batches;
 mod blame;
 mod bodies;
 mod busy;

@@ -3,8 +3,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, Result,
+    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, Result,
 };
 
 /// See the crate. All that it makes fails only if there is a metric of that name already.
@@ -23,6 +23,11 @@ impl<'a> Maker<'a> {
     /// A counter without labels.
     pub fn counter(&self, name: &str, help: &str) -> Result<IntCounter> {
         self.register(IntCounter::with_opts(self.opts(name, help))?)
+    }
+
+    /// A counter of what comes in fractions, without labels.
+    pub fn amount(&self, name: &str, help: &str) -> Result<Counter> {
+        self.register(Counter::with_opts(self.opts(name, help))?)
     }
 
     /// Counters that differ in these labels.

@@ -1,4 +1,4 @@
-//! Bounds on time, size and number: `health`, `queue`, `retries`, `timeouts`, `limits`.
+//! Bounds on time, size and number: `health`, `queue`, `retries`, `batching`, `timeouts`, `limits`.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,6 +8,9 @@ use crate::config::reader::Section;
 /// Longer heads, and more headers than 256, can't be parsed.
 const LARGEST_HEAD: usize = 256 << 10;
 const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
+/// What hosts take at once unless told otherwise.
+const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,6 +39,17 @@ pub struct Retries {
     pub max_faulted_hosts: NonZeroU32,
     /// Attempts after faults, as a share of all requests in percent; more are delayed.
     pub budget_percent: u32,
+}
+
+/// Section `batching`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Run a batch in parts on hosts that idle.
+    pub split: bool,
+    /// What would be done by less sooner stays whole.
+    pub min_gain: Duration,
+    /// Items that a host takes at once; a batch of more stays whole.
+    pub max_items: NonZeroU32,
 }
 
 /// Section `queue`.
@@ -149,6 +163,14 @@ pub(super) fn retries(section: &Section<'_>) -> Retries {
     Retries {
         max_faulted_hosts: section.positive("max_faulted_hosts", TWO),
         budget_percent: section.count("budget_percent", 20, 1..=1000),
+    }
+}
+
+pub(super) fn batching(section: &Section<'_>) -> Batching {
+    Batching {
+        split: section.flag("split", true),
+        min_gain: section.duration("min_gain", 20 * MILLISECOND),
+        max_items: section.positive("max_items", HUNDRED),
     }
 }
 

@@ -10,7 +10,7 @@ use std::hash::Hash;
 
 pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
 pub use audit::{Audit, MinCosine, Pinned};
-pub use bounds::{Health, Limits, Queue, Retries, Timeouts};
+pub use bounds::{Batching, Health, Limits, Queue, Retries, Timeouts};
 pub use pool::{ClientTls, Discover, Host, Policy, Pool};
 use serde_yaml::Value;
 
@@ -33,6 +33,7 @@ pub(super) fn read(
         let limits = root.section("limits", bounds::limits);
         let queue = root.section("queue", |section| bounds::queue(section, &limits));
         let retries = root.section("retries", bounds::retries);
+        let batching = root.section("batching", bounds::batching);
         let timeouts = root.section("timeouts", bounds::timeouts);
         let headers = root.section("headers", access::headers);
         let cors = root.section("cors", access::cors);
@@ -45,6 +46,7 @@ pub(super) fn read(
             health,
             queue,
             retries,
+            batching,
             timeouts,
             limits,
             headers: headers?,

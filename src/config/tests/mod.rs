@@ -69,6 +69,7 @@ fn every_bound_is_taken_over() {
     let text = "health: {interval: 1m, timeout: 250ms, healthy_after: 3, unhealthy_after: 4}\n\
         queue: {max_waiting: 0, max_bytes: 5MB, max_wait: 1h}\n\
         retries: {max_faulted_hosts: 3, budget_percent: 50}\n\
+        batching: {split: false, min_gain: 50ms, max_items: 32}\n\
         timeouts: {connect: 2s, attempt: 3s, client_head: 4s, client_read: 5s, client_idle: 6s, shutdown: 7s}\n\
         limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_connections_per_client: 5, max_head: 8KiB, max_headers: 50}\n";
     let config = read(&with_minimal(text)).unwrap();
@@ -89,6 +90,11 @@ fn every_bound_is_taken_over() {
         max_faulted_hosts: count(3),
         budget_percent: 50,
     };
+    let batching = Batching {
+        split: false,
+        min_gain: Duration::from_millis(50),
+        max_items: count(32),
+    };
     let timeouts = Timeouts {
         connect: seconds(2),
         attempt: seconds(3),
@@ -108,6 +114,7 @@ fn every_bound_is_taken_over() {
     assert_eq!(config.health, health);
     assert_eq!(config.queue, queue);
     assert_eq!(config.retries, retries);
+    assert_eq!(config.batching, batching);
     assert_eq!(config.timeouts, timeouts);
     assert_eq!(config.limits, limits);
 }

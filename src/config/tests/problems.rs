@@ -13,7 +13,7 @@ fn problems_say_where_and_what_instead() {
         (
             "nonsense: 1",
             &[
-                "2:1: nonsense: unknown key; known here are listen, admin, auth, pool, health, limits, queue, retries, timeouts, headers, cors, audit",
+                "2:1: nonsense: unknown key; known here are listen, admin, auth, pool, health, limits, queue, retries, batching, timeouts, headers, cors, audit",
             ],
         ),
         (
@@ -419,7 +419,7 @@ fn problems_are_printed_with_the_files_name() {
     let printed = load(file.path(), &variable).unwrap_err().to_string();
     let name = file.path().display().to_string();
     let of_line = |number: usize, key: &str| {
-        let known = "listen, admin, auth, pool, health, limits, queue, retries, timeouts, headers, cors, audit";
+        let known = "listen, admin, auth, pool, health, limits, queue, retries, batching, timeouts, headers, cors, audit";
         let text = format!("{key}: unknown key; known here are {known}");
         format!("{name}:{number}:1: {text}\n  {number} | {key}: ***\n    | ^^")
     };

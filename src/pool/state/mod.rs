@@ -13,6 +13,7 @@ mod audits;
 mod line;
 mod members;
 mod outcomes;
+mod split;
 mod timing;
 
 pub(super) use timing::OVERDUE;
@@ -37,6 +38,9 @@ use super::snapshot::{Glance, HostView, PoolView, Running};
 use super::{HostId, Trust, TurnedAway};
 use crate::config::{HostName, Policy};
 use crate::embedding::Space;
+
+/// Of a request that has failed nowhere.
+static NOWHERE: Avoid = Avoid::none();
 
 /// How the pool behaves.
 #[derive(Clone, Copy, Debug)]

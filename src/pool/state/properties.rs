@@ -29,6 +29,8 @@ enum Step {
     },
     Leave(usize),
     Finish(usize, Outcome),
+    /// A batch with a lease is cut for all hosts.
+    Share(usize),
     Blame(usize),
     BeginCheck(usize),
     /// The end of one.
@@ -106,6 +108,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), 1..3u8).prop_map(|(host, model)| Step::Spare(host, model)),
         2 => any::<usize>().prop_map(Step::Leave),
         12 => (any::<usize>(), outcome()).prop_map(|(lease, outcome)| Step::Finish(lease, outcome)),
+        3 => any::<usize>().prop_map(Step::Share),
         2 => any::<usize>().prop_map(Step::Blame),
         3 => any::<usize>().prop_map(Step::BeginCheck),
         6 => (any::<usize>(), check()).prop_map(|(host, check)| Step::Check(host, check)),
@@ -222,6 +225,7 @@ impl World {
                     }
                 }
             }
+            Step::Share(which) => return self.share(which),
             Step::Blame(which) => {
                 if let Some(host) = self.host(which) {
                     let model = model(u8::try_from(which % 3).unwrap());
@@ -393,6 +397,36 @@ impl World {
     fn host(&self, number: usize) -> Option<HostId> {
         let ids: Vec<HostId> = self.state.ids().collect();
         pick(&ids, number).copied()
+    }
+
+    fn share(&mut self, which: usize) -> Result<(), TestCaseError> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let at = which % self.leases.len();
+        let mut first = self.leases.swap_remove(at);
+        let demand = first.demand.clone();
+        let others = self.state.ids().map(|id| (id, demand.clone())).collect();
+        let somebody_waits = self.state.wants_slots(self.now);
+        let granted = self
+            .state
+            .share_out(&mut first, demand.clone(), others, self.now);
+        self.leases.push(first);
+        for part in granted.into_iter().flatten() {
+            prop_assert!(!somebody_waits, "a slot that somebody waits for");
+            prop_assert!(
+                !self.leases.iter().any(|it| it.host == part.host),
+                "not idle"
+            );
+            self.leases.push(part);
+            let client = demand.client.as_deref().unwrap_or_default();
+            let limit = self.limits.get(client).and_then(|it| it.max_concurrent);
+            prop_assert!(
+                limit.is_none_or(|limit| self.leases_of(client) <= limit.get() as usize),
+                "more leases than its limit"
+            );
+        }
+        Ok(())
     }
 
     /// Ends an attempt as a dispatcher would: what failed joins the line again at its old place.

@@ -45,7 +45,7 @@ fn fresh(policy: Policy, max_waiting: usize, specs: Vec<HostSpec>) -> State {
     state
 }
 
-const ANSWERED: Outcome = Outcome::Answered { timed: true };
+pub(super) const ANSWERED: Outcome = Outcome::Answered { timed: true };
 
 /// Of a request of which nothing is known.
 fn lease_of(host: HostId, granted: Instant) -> Grant {

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::State;
+use super::{NOWHERE, State};
 use crate::pool::HostId;
-use crate::pool::avoid::Avoid;
 use crate::pool::demand::Model;
 use crate::pool::estimate::seconds;
 use crate::pool::health::Phase;
@@ -27,9 +26,6 @@ pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
 pub(super) const RECHECK_WHILE_WAITING: Duration = Duration::from_secs(1);
 /// A model is loaded within seconds, or not at all.
 pub(super) const RECHECK_NOT_READY: Duration = Duration::from_secs(1);
-
-/// Of a request that has failed nowhere.
-static NOWHERE: Avoid = Avoid::none();
 
 impl State {
     /// How long to wait before the next check of `id`, after the last one.

@@ -1,7 +1,9 @@
 //! What clients ask for and get.
 
+use std::time::Duration;
+
 use gpu_bridge_metrics::Maker;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Counter, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::SECONDS;
 use crate::telemetry::Finished;
@@ -17,7 +19,14 @@ pub struct RequestMetrics {
     sent: IntCounter,
     queue_wait: Histogram,
     retries: IntCounterVec,
+    attempt_items: Histogram,
+    splits: IntCounter,
+    parts: IntCounter,
+    split_saved: Counter,
 }
+
+/// Texts, or pairs: from one to more than hosts usually take at once.
+const ITEMS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
 
 /// Why the proxy itself refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +175,23 @@ impl RequestMetrics {
                 "Attempts that did not end the request, by the verdict that was the reason.",
                 &["reason"],
             )?,
+            attempt_items: make.histogram(
+                "attempt_items",
+                "Texts, or pairs of texts, that hosts were asked for in one attempt.",
+                &ITEMS,
+            )?,
+            splits: make.counter(
+                "split_requests_total",
+                "Requests that were answered in parts, by several hosts at once.",
+            )?,
+            parts: make.counter(
+                "split_parts_total",
+                "Parts of requests that were answered in parts.",
+            )?,
+            split_saved: make.amount(
+                "split_saved_seconds_total",
+                "By how much sooner requests in parts should have been answered, by estimate.",
+            )?,
         })
     }
 
@@ -207,5 +233,17 @@ impl RequestMetrics {
     /// An attempt did not end its request.
     pub fn retried(&self, verdict: &str) {
         self.retries.with_label_values(&[verdict]).inc();
+    }
+
+    /// An attempt has ended that was for so many items.
+    pub fn attempted(&self, items: u32) {
+        self.attempt_items.observe(items.into());
+    }
+
+    /// A request was answered in so many parts, which should have saved so much time.
+    pub fn split(&self, parts: usize, saved: Duration) {
+        self.splits.inc();
+        self.parts.inc_by(parts as u64);
+        self.split_saved.inc_by(saved.as_secs_f64());
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Knobs {
     pub(super) unknown_model: Answer,
     /// What `/health` says of it.
     pub(super) ready: Option<bool>,
+    /// What `/info` says of whether a pair's score is the same whatever else is in the batch. It tells that its
+    /// models are loaded for pairs too then.
+    pub(super) scores_pairs_alone: Option<bool>,
     pub(super) api_key: Option<String>,
 }
 
@@ -147,6 +150,7 @@ impl Api {
             pytorch_version: "sim".to_owned(),
             loaded_models: self.loaded_models(),
             available_models: self.available_models(),
+            bertscore_batch_independent: self.knobs().scores_pairs_alone,
             ..Info::default()
         })
     }
@@ -159,8 +163,14 @@ impl Api {
     }
 
     fn loaded_models(&self) -> Vec<String> {
+        let for_pairs = self.knobs().scores_pairs_alone.is_some();
         let models = self.knobs().models.into_iter().chain([self.name.clone()]);
-        models.map(|model| format!("embed:{model}")).collect()
+        models
+            .flat_map(|model| {
+                let pairs = for_pairs.then(|| format!("bertscore:{model}"));
+                std::iter::once(format!("embed:{model}")).chain(pairs)
+            })
+            .collect()
     }
 
     async fn status(&self) -> Response<Body> {
@@ -207,8 +217,9 @@ impl Api {
         visit.read_whole(&body);
         let knobs = self.knobs();
         let job = Job::read(&body);
-        let text = job.as_ref().map_or("", Job::first_text);
-        match knobs.behaviour.clone().towards(text) {
+        let texts = job.as_ref().map_or(Vec::new(), Job::texts);
+        visit.is_for(texts.len());
+        match knobs.behaviour.clone().towards(&texts) {
             Behaviour::Answer(answer) => fixed(&answer),
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Say(bytes, ending) => line.end(bytes, ending).await,
@@ -237,6 +248,10 @@ impl Api {
     ) -> Response<Body> {
         match &behaviour {
             Behaviour::ServeAfter(time) => tokio::time::sleep(*time).await,
+            Behaviour::ServeByItems(time, each) => {
+                let items = u32::try_from(job.texts().len()).unwrap();
+                tokio::time::sleep(*time + *each * items).await;
+            }
             Behaviour::ServeWhenReleased => self.gate.acquire().await.unwrap().forget(),
             _ => {}
         }
@@ -302,8 +317,13 @@ impl Job {
             };
             return json!({"embeddings": embeddings, "model": "sim", "dimensions": 4});
         }
-        let ones = vec![1.0; texts.len()];
-        json!({"precision": ones, "recall": ones, "f1": ones, "model": "sim"})
+        let scores = |field: &str| -> Vec<u8> {
+            let texts = self.0[field].as_array().into_iter().flatten();
+            let texts = texts.map(|text| embedding_of(text.as_str().unwrap_or_default()));
+            texts.map(|embedding| embedding[0]).collect()
+        };
+        let (precision, recall) = (scores("candidates"), scores("references"));
+        json!({"precision": precision, "recall": recall, "f1": precision, "model": "sim"})
     }
 }
 

@@ -11,6 +11,8 @@ pub(crate) enum Behaviour {
     Serve,
     /// A right answer after computing for that long.
     ServeAfter(Duration),
+    /// A right answer after computing for that long, and for so much longer for each item.
+    ServeByItems(Duration, Duration),
     /// A right answer once the test says so; see [`super::SimHost::release`].
     ServeWhenReleased,
     /// A right answer without a length (`Transfer-Encoding: chunked`).
@@ -27,8 +29,8 @@ pub(crate) enum Behaviour {
     /// A right answer, after which, so much later, these bytes come that nobody asked for. The
     /// connection stays, and nothing more comes.
     ServeThenSay(Duration, &'static str),
-    /// This, if it is the first text; a right answer otherwise.
-    For(&'static str, Box<Behaviour>),
+    /// This, if it is one of the texts; otherwise the other.
+    For(&'static str, Box<Behaviour>, Box<Behaviour>),
     /// This answer, whatever was asked.
     Answer(Answer),
     /// This answer, as soon as the head of the request is there; the body is left unread.
@@ -178,16 +180,21 @@ impl Behaviour {
         })
     }
 
-    /// This, to the one request whose first text it is.
+    /// This, to requests that it is one of the texts of; a right answer to others.
     pub(crate) fn only_for(self, text: &'static str) -> Self {
-        Self::For(text, Box::new(self))
+        Self::Serve.but_for(text, self)
     }
 
-    /// What becomes of a request for `text`.
-    pub(super) fn towards(self, text: &str) -> Self {
+    /// This, but `behaviour` to requests that `text` is one of the texts of.
+    pub(crate) fn but_for(self, text: &'static str, behaviour: Self) -> Self {
+        Self::For(text, Box::new(behaviour), Box::new(self))
+    }
+
+    /// What becomes of a request for `texts`.
+    pub(super) fn towards(self, texts: &[&str]) -> Self {
         match self {
-            Self::For(chosen, behaviour) if chosen == text => *behaviour,
-            Self::For(..) => Self::Serve,
+            Self::For(chosen, behaviour, _) if texts.contains(&chosen) => *behaviour,
+            Self::For(_, _, otherwise) => *otherwise,
             behaviour => behaviour,
         }
     }

@@ -40,6 +40,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             serves_all: false,
             unknown_model: Answer::error(404, "this model is not installed on this host"),
             ready: None,
+            scores_pairs_alone: None,
             api_key: None,
         },
         tls: None,
@@ -107,6 +108,12 @@ impl Setup {
     /// Says in `/health` whether it is ready.
     pub(crate) fn ready(mut self, ready: bool) -> Self {
         self.knobs.ready = Some(ready);
+        self
+    }
+
+    /// Says in `/info` whether a pair's score is the same whatever else is in the batch.
+    pub(crate) fn scores_pairs_alone(mut self, alone: bool) -> Self {
+        self.knobs.scores_pairs_alone = Some(alone);
         self
     }
 

@@ -12,6 +12,8 @@ pub(crate) struct Seen {
     pub(crate) headers: HeaderMap,
     /// Of the body; `None` until it has been read whole.
     pub(crate) sha256: Option<[u8; 32]>,
+    /// Texts, or pairs of them; 0 until it has been read whole.
+    pub(crate) items: usize,
 }
 
 /// Everything seen so far.
@@ -70,6 +72,7 @@ impl Recorder {
             path_and_query: head.uri.path_and_query().unwrap().to_string(),
             headers: head.headers.clone(),
             sha256: None,
+            items: 0,
         });
         record.present += 1;
         record.peak = record.peak.max(record.present);
@@ -92,6 +95,10 @@ impl Visit {
     pub(super) fn read_whole(&self, body: &[u8]) {
         let mut record = self.recorder.0.lock().unwrap();
         record.requests[self.number].sha256 = Some(Sha256::digest(body).into());
+    }
+
+    pub(super) fn is_for(&self, items: usize) {
+        self.recorder.0.lock().unwrap().requests[self.number].items = items;
     }
 
     /// Takes one of `slots`, if one is free.

@@ -1,0 +1,276 @@
+//! A batch on several hosts at once: only of slots that nobody waits for.
+
+use std::time::{Duration, Instant};
+
+use super::{Grant, NOWHERE, State};
+use crate::embedding::Space;
+use crate::pool::HostId;
+use crate::pool::demand::{Demand, Model};
+use crate::pool::health::Phase;
+use crate::pool::host::Host;
+use crate::pool::parts::{self, Plan};
+use crate::pool::reach::Reach;
+
+impl State {
+    /// How the batch of `first` had better be cut for it and the hosts that idle; `None`: not at all.
+    pub(in crate::pool) fn plan_parts(
+        &self,
+        first: &Grant,
+        min_gain: Duration,
+        now: Instant,
+    ) -> Option<Plan> {
+        let model = first.demand.model.as_ref()?;
+        let work = first.demand.work;
+        let host = self.host(first.host)?;
+        if first.cold || work.items < 2 || !is_cuttable(host, model) || self.wants_slots(now) {
+            return None;
+        }
+        let cost = self.estimator.cost(&first.demand)?;
+        let idle = self.idle(model, first.space, now);
+        let idle = idle.map(|host| (host.id, host.slowness.factor()));
+        let spare = self.queue.clients.spare(first.demand.client.as_ref());
+        parts::plan(
+            work.units(),
+            work.items.min(spare.saturating_add(1)) as usize,
+            cost,
+            (host.id, host.slowness.factor()),
+            idle.filter(|(id, _)| *id != first.host).collect(),
+            min_gain,
+        )
+    }
+
+    /// Leaves `own` of the work to the lease of `first`, and leases out the rest where it is planned; `None` for
+    /// what can't begin there any more.
+    pub(in crate::pool) fn share_out(
+        &mut self,
+        first: &mut Grant,
+        own: Demand,
+        others: Vec<(HostId, Demand)>,
+        now: Instant,
+    ) -> Vec<Option<Grant>> {
+        let others = others.into_iter();
+        let others = others.map(|(host, demand)| self.lease_part(host, demand, now));
+        let others = others.collect();
+        self.resize(first, own);
+        others
+    }
+
+    fn lease_part(&mut self, host: HostId, demand: Demand, now: Instant) -> Option<Grant> {
+        let client = demand.client.as_ref();
+        let may = self.queue.clients.may_return(client) && !self.wants_slots(now);
+        let is_idle = self
+            .idle(demand.model.as_ref()?, demand.space, now)
+            .any(|it| it.id == host);
+        if !may || !is_idle {
+            return None;
+        }
+        self.queue.clients.lease(client, true, now);
+        let seconds = self.estimator.seconds(&demand);
+        let ticket = self.next_ticket();
+        Some(self.lease_out(ticket, demand, seconds, host, false, now))
+    }
+
+    /// A lease is for this from now on.
+    fn resize(&mut self, grant: &mut Grant, demand: Demand) {
+        let seconds = self.estimator.seconds(&demand);
+        let slowness = self.host_mut(grant.host).map(|host| {
+            host.outstanding.remove(grant.seconds);
+            host.outstanding.add(seconds);
+            host.slowness
+        });
+        grant.expected = slowness.and_then(|it| self.estimator.expected(&demand, it));
+        (grant.demand, grant.seconds) = (demand, seconds);
+        self.running
+            .insert((grant.ticket, grant.host), grant.clone());
+    }
+
+    /// Hosts that do nothing, for anybody, and are well and ready for a part of a batch for `model`, whose vectors
+    /// lie in `space`, if that is known of others.
+    fn idle<'a>(
+        &'a self,
+        model: &'a Model,
+        space: Option<Space>,
+        now: Instant,
+    ) -> impl Iterator<Item = &'a Host> {
+        let reach = Reach::new(&self.hosts, Some(model), &NOWHERE, now);
+        self.hosts.iter().filter(move |host| {
+            let idles = host.in_flight == 0 && host.capacity.foreign() == 0;
+            idles
+                && host.health.phase() == Phase::Up
+                && !host.capacity.is_starting()
+                && host.can_take(Some(model), false, now).is_some()
+                && host.models.is_loaded(model)
+                && is_cuttable(host, model)
+                && host.models.audit(model).and_then(|it| it.space) == space
+                && reach.includes(host)
+        })
+    }
+}
+
+/// Is an item's result there the same whatever else is in the batch?
+fn is_cuttable(host: &Host, model: &Model) -> bool {
+    let told = host.info.as_ref();
+    let is_independent = told.and_then(|it| it.bertscore_batch_independent) == Some(true);
+    is_independent || !model.is_for_pairs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::pool::state::tests::{ANSWERED, has, pool};
+    use crate::pool::{Limits, Outcome, Work};
+
+    const GAIN: Duration = Duration::from_millis(20);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    type Change = fn(&mut State, HostId, Instant);
+
+    fn batch(model: &str) -> Demand {
+        Demand {
+            client: Some("ann".into()),
+            model: Model::new(model),
+            work: Work {
+                items: 100,
+                bytes: 10_000,
+            },
+            ..Demand::default()
+        }
+    }
+
+    fn join(state: &mut State, demand: Demand, now: Instant) -> Vec<Grant> {
+        let ticket = state.next_ticket();
+        state.join(ticket, demand, crate::pool::Avoid::default(), false, now);
+        state.grant(now)
+    }
+
+    /// Four hosts with two slots, known to take a second for a batch; one batch has its lease.
+    fn scene(model: &str, now: Instant) -> (State, Grant) {
+        let mut state = pool(&[2; 4], now);
+        let ids: Vec<_> = state.ids().collect();
+        for id in ids {
+            state.told(id, has(&[model]));
+        }
+        for _ in 0..100 {
+            let grant = join(&mut state, batch(model), now).remove(0);
+            state.finish(&grant, ANSWERED, now + SECOND);
+        }
+        let grant = join(&mut state, batch(model), now).remove(0);
+        (state, grant)
+    }
+
+    fn hosts(plan: Option<Plan>) -> usize {
+        let parts = plan.map_or(Vec::new(), |plan| plan.parts(&[1; 100]));
+        parts.iter().filter(|part| part.host.is_some()).count()
+    }
+
+    #[test]
+    fn a_batch_is_cut_for_hosts_that_idle_and_are_well() {
+        let now = Instant::now();
+        let table: [(&str, Change, usize); 6] = [
+            ("nothing", |_, _, _| (), 4),
+            (
+                "it drains",
+                |state, host, _| {
+                    let name = state.host(host).unwrap().spec.name.clone();
+                    state.set_draining(&name, true);
+                },
+                3,
+            ),
+            (
+                "it does something",
+                |state, host, now| {
+                    state.lease_out(
+                        super::super::Ticket(0),
+                        batch("embed:m"),
+                        1.0,
+                        host,
+                        false,
+                        now,
+                    );
+                },
+                3,
+            ),
+            (
+                "it is full of others' requests",
+                |state, host, _| {
+                    state.host_mut(host).unwrap().capacity.tell(2, 1, 0);
+                },
+                3,
+            ),
+            (
+                "it lacks the model",
+                |state, host, _| state.told(host, has(&["embed:other"])),
+                3,
+            ),
+            (
+                "somebody waits",
+                |state, _, now| {
+                    for _ in 0..8 {
+                        join(state, batch("embed:m"), now);
+                    }
+                },
+                0,
+            ),
+        ];
+        for (what, change, expected) in table {
+            let (mut state, first) = scene("embed:m", now);
+            let other = state.ids().find(|id| *id != first.host).unwrap();
+            change(&mut state, other, now);
+            let plan = state.plan_parts(&first, GAIN, now);
+            assert_eq!(hosts(plan), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_cut_only_for_hosts_where_the_batch_makes_no_difference() {
+        let now = Instant::now();
+        let (mut state, first) = scene("bertscore:m", now);
+        assert_eq!(state.plan_parts(&first, GAIN, now), None);
+        let ids: Vec<_> = state.ids().collect();
+        for (position, id) in ids.into_iter().enumerate() {
+            if position < 3 || id == first.host {
+                let mut facts = has(&["bertscore:m"]);
+                facts.bertscore_batch_independent = Some(true);
+                state.told(id, facts);
+            }
+        }
+        assert!(hosts(state.plan_parts(&first, GAIN, now)) >= 3);
+    }
+
+    #[test]
+    fn each_part_counts_for_its_client_and_only_what_there_is_to_do_for_its_host() {
+        let now = Instant::now();
+        let (mut state, mut first) = scene("embed:m", now);
+        let limits = Limits {
+            max_concurrent: NonZeroU32::new(2),
+            max_per_second: None,
+        };
+        state.set_limits(vec![("ann".into(), limits)]);
+        let part = |items| Demand {
+            work: Work {
+                items,
+                bytes: u64::from(items) * 100,
+            },
+            ..batch("embed:m")
+        };
+        let others: Vec<_> = state.ids().filter(|id| *id != first.host).collect();
+        let others = others.into_iter().map(|id| (id, part(25))).collect();
+        let plan = state.plan_parts(&first, GAIN, now);
+        assert_eq!(hosts(plan), 2, "two in all");
+        let granted = state.share_out(&mut first, part(50), others, now);
+        let granted: Vec<_> = granted.into_iter().flatten().collect();
+        assert_eq!(granted.len(), 1, "two in all");
+        let outstanding = |host| state.host(host).unwrap().outstanding.total();
+        let (own, other) = (outstanding(first.host), outstanding(granted[0].host));
+        assert!((own / other - 2.0).abs() < 0.01, "{own} and {other}");
+        state.finish(&first, Outcome::Abandoned, now);
+        state.finish(&granted[0], ANSWERED, now);
+        assert!(
+            state
+                .hosts()
+                .all(|host| host.in_flight == 0 && host.outstanding.terms() == 0)
+        );
+    }
+}
