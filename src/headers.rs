@@ -71,6 +71,14 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
+/// Changes the headers of a request to those of one in JSON, whose answer can be read here.
+pub fn in_json(headers: &mut HeaderMap) {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, JSON);
+    headers.insert(header::ACCEPT, JSON);
+    headers.remove(header::ACCEPT_ENCODING);
+}
+
 /// Is the body JSON, as its headers say?
 pub fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|it| it == "application/json" || it.ends_with("+json"))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Exhausted, Reservation};
@@ -66,6 +67,9 @@ impl Deadline {
 /// A client's [`Deadline`] has passed.
 #[derive(Clone, Copy, Debug)]
 pub struct TooLate;
+
+/// A body beyond this is gone through off the async threads.
+const LONG: usize = 256 << 10;
 
 /// A body held in memory.
 #[derive(Debug)]
@@ -129,6 +133,18 @@ impl Payload {
             chunks,
             reserved,
         }
+    }
+
+    /// What `work` makes of all of it, off the async threads if it is long, since that takes milliseconds;
+    /// `None` if it panicked.
+    pub async fn through<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&[u8]) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.len() <= LONG {
+            return Some(work(&self.joined()));
+        }
+        spawn_blocking(move || work(&self.joined())).await.ok()
     }
 
     /// All bytes in one piece; a copy only if there are several.

@@ -3,6 +3,7 @@
 //!
 //! Pure: it compares two configurations and knows nothing of what runs. Never shows a secret.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::{ClientKey, Config, Discover, Host, HostName, Listen, Pinned, Policy};
+use super::{Api, ClientKey, Config, Discover, Host, HostName, Listen, OpenAi, Pinned, Policy};
 use gpu_bridge_certificates::{Authorities, Identity};
 
 /// The differences, in the order of the configuration.
@@ -343,7 +344,38 @@ const HOST: &[Setting<Host>] = &[
         old.tls.insecure.change(&new.tls.insecure)
     }),
     of("discover ", |old, new| old.discover.change(&new.discover)),
+    of("api ", |old, new| {
+        old.api.to_string().change(&new.api.to_string())
+    }),
+    of("", |old, new| {
+        openai(old, new, "model_alias", |it| aliases(&it.model_alias))
+    }),
+    of("", |old, new| {
+        openai(old, new, "health_path", |it| it.health_path.clone())
+    }),
+    of("", |old, new| {
+        openai(old, new, "normalize", |it| it.normalize.to_string())
+    }),
+    of("", |old, new| {
+        openai(old, new, "truncate", |it| it.truncate.to_string())
+    }),
 ];
+
+/// A difference between hosts that both speak OpenAI's API.
+fn openai(old: &Host, new: &Host, name: &str, show: fn(&OpenAi) -> String) -> Option<String> {
+    let (Api::OpenAi(old), Api::OpenAi(new)) = (&old.api, &new.api) else {
+        return None;
+    };
+    let change = show(old).change(&show(new))?;
+    Some(format!("{name} {change}"))
+}
+
+fn aliases(names: &BTreeMap<String, String>) -> String {
+    let names = names
+        .iter()
+        .map(|(name, theirs)| format!("{name}: {theirs}"));
+    format!("{{{}}}", names.collect::<Vec<_>>().join(", "))
+}
 
 const KEY: &[Setting<ClientKey>] = &[
     of("", |old, new| hidden(&old.key, &new.key)),
@@ -465,6 +497,11 @@ queue: {max_wait: 10s}
                 "api_key: three",
                 "max_concurrent: 2, weight: 3, discover: dns",
                 "host b: its key changed, max_concurrent none → 2, weight 1 → 3, discover none → dns",
+            ),
+            (
+                "api_key: three",
+                "api_key: three, api: openai",
+                "host b: api gpu-bridge → openai",
             ),
             (
                 "name: ann",

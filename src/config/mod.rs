@@ -39,8 +39,8 @@ pub use origin::PageOrigin;
 pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Audit, Auth, Batching, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host,
-    Limits, Listen, MinCosine, Pinned, Policy, Pool, Queue, Retries, ServerTls, Timeouts,
+    Admin, Api, Audit, Auth, Batching, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host,
+    Limits, Listen, MinCosine, OpenAi, Pinned, Policy, Pool, Queue, Retries, ServerTls, Timeouts,
 };
 pub use sources::Sources;
 

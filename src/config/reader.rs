@@ -5,6 +5,7 @@
 //! with a stand-in, so that one run finds all problems.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -187,6 +188,30 @@ impl<'a> Section<'a> {
         let text = item.as_str().ok_or("must be a text")?;
         let text = expand::expand(text, self.surroundings.variable).map_err(|e| e.to_string())?;
         text.parse().map_err(|error: T::Err| error.to_string())
+    }
+
+    /// Texts by texts, each of up to `longest` bytes; none if the key is absent.
+    pub(super) fn pairs(&self, key: &'static str, longest: usize) -> BTreeMap<String, String> {
+        let map = match self.get(key) {
+            None => return BTreeMap::new(),
+            Some(Value::Mapping(map)) => map,
+            Some(_) => {
+                self.complain(key, "must be a mapping (key: value)");
+                return BTreeMap::new();
+            }
+        };
+        let text = |value: &Value| {
+            let text: String = self.parsed(value)?;
+            let fits = (1..=longest).contains(&text.len());
+            let why = || format!("must be a text of 1 to {longest} bytes");
+            fits.then_some(text).ok_or_else(why)
+        };
+        let pairs = map.iter().filter_map(|(name, value)| {
+            let pair = text(name).and_then(|name| Ok((name, text(value)?)));
+            pair.map_err(|why| self.complain(key, format!("holds what {why}")))
+                .ok()
+        });
+        pairs.collect()
     }
 
     /// Yes or no.

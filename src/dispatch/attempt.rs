@@ -95,9 +95,9 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
     match verdict {
         Verdict::Deliver(answer) => Some((End::Well, answer.status.is_success().then_some(took))),
         Verdict::Busy { .. } => Some((End::Full, None)),
-        // Hosts may differ in models: it is as well as any other that says so.
+        // Hosts may differ in models and limits: it is as well as any other that says so.
         Verdict::Sibling {
-            why: Doubt::NoModel,
+            why: Doubt::NoModel | Doubt::Limit,
             ..
         } => Some((End::Well, None)),
         Verdict::Sibling { .. }

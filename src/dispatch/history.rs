@@ -7,8 +7,9 @@
 //! - A doubtful answer is nobody's fault yet. If a sibling answers the same request well, it was the
 //!   host's; if not, it is the client's to read. Server errors, and a request that is forbidden,
 //!   count like broken ones, unless it may be for want of the model (some services say so with a
-//!   500): then every host is asked once. What a host's front says, and that a model is missing, cost no
-//!   computing: every host is asked once, and the last word is delivered only if all say so.
+//!   500): then every host is asked once. What a host's front says, that a model is missing, and that it is
+//!   more than the host takes, cost no computing: every host is asked once, and the last word is delivered
+//!   only if all say so. The latter two are nobody's fault.
 //! - While there is a host that might have the model, a request waits for it, even if it is out.
 //! - An attempt that failed for want of something on this machine says nothing of anybody. Siblings
 //!   are tried first, since ports run out for one destination at a time; then all again, after a
@@ -161,15 +162,17 @@ impl History {
             Verdict::Sibling { answer, why } => {
                 let may_lack_model = may_lack && answer.status == StatusCode::INTERNAL_SERVER_ERROR;
                 self.broke_last = counts(why);
-                if why == Doubt::NoModel {
-                    // What a host lacks is no fault of it.
-                    self.avoid.add_lack(host, proof);
-                } else {
-                    self.broken_by(host, proof, counts(why) && !may_lack_model);
-                    self.accused.push(Accused {
-                        host,
-                        may_lack_model,
-                    });
+                // What a host lacks, or does not take, is no fault of it.
+                match why {
+                    Doubt::NoModel => self.avoid.add_lack(host, proof),
+                    Doubt::Limit => self.avoid.add(host, true, proof),
+                    Doubt::ServerError | Doubt::Front | Doubt::Forbidden => {
+                        self.broken_by(host, proof, counts(why) && !may_lack_model);
+                        self.accused.push(Accused {
+                            host,
+                            may_lack_model,
+                        });
+                    }
                 }
                 self.keep(name, answer, why);
             }
@@ -192,10 +195,16 @@ impl History {
         }
     }
 
-    /// The last answer, but a host's front has no say where another spoke.
+    /// The last answer, but a host's front has no say where another spoke, and one that lacks the model
+    /// none where one that has it would take less.
     fn keep(&mut self, host: &HostName, answer: Answer, why: Doubt) {
-        let is_outdone = self.in_hand.as_ref().is_some_and(|known| known.why != why);
-        if why == Doubt::Front && is_outdone {
+        let before = self.in_hand.as_ref().map(|known| known.why);
+        let is_outdone = match why {
+            Doubt::Front => before.is_some_and(|before| before != why),
+            Doubt::NoModel => before == Some(Doubt::Limit),
+            Doubt::ServerError | Doubt::Forbidden | Doubt::Limit => false,
+        };
+        if is_outdone {
             return;
         }
         let host = host.clone();

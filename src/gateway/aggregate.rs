@@ -172,10 +172,8 @@ pub(super) fn info(pool: &PoolView) -> PoolInfo {
     let infos = infos(pool);
     let most = pool.listed_models();
     let names: Vec<&str> = infos.iter().map(|info| info.device_name.as_str()).collect();
-    let engines: BTreeSet<&str> = infos
-        .iter()
-        .map(|info| info.pytorch_version.as_str())
-        .collect();
+    let engines = infos.iter().map(|info| info.pytorch_version.as_str());
+    let engines: BTreeSet<&str> = engines.filter(|engine| !engine.is_empty()).collect();
     let models = union(pool, infos.iter().map(|info| info.loaded_models.iter()));
     let sum = Info {
         device: device(&infos),
@@ -305,7 +303,12 @@ fn infos(pool: &PoolView) -> Vec<&Info> {
 
 /// A GPU if any host has one.
 fn device(infos: &[&Info]) -> String {
-    let devices = || infos.iter().map(|info| &info.device);
+    let devices = || {
+        infos
+            .iter()
+            .map(|info| &info.device)
+            .filter(|it| !it.is_empty())
+    };
     let gpu = devices().find(|device| *device != "cpu");
     gpu.or_else(|| devices().next())
         .cloned()

@@ -30,6 +30,7 @@ use crate::budget::Budget;
 use crate::config::Current;
 use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
 use crate::embedding::Space;
+use crate::headers;
 use crate::message::{Call, Cut, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
@@ -268,7 +269,7 @@ impl Handler {
         };
         let mut call = request.into_call(body, peek, deadline, &self.config.get().headers);
         if form.is_some() {
-            openai::address(&mut call.headers);
+            headers::in_json(&mut call.headers);
         }
         record.begin(&call);
         let answer = pin!(self.dispatch(&call, form, &record.journal));

@@ -7,7 +7,6 @@ use std::mem;
 use bytes::Bytes;
 use gpu_bridge_wire::openai::{self, Form, TOKENS_HEADER, Unusable};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::task::spawn_blocking;
 
 use super::aggregate::Aggregates;
 use super::peek::{self, Peek};
@@ -22,8 +21,6 @@ use crate::telemetry::Reason;
 
 pub(super) use gpu_bridge_wire::openai::speaks;
 
-/// Bodies beyond this are gone through off the async threads, since that takes milliseconds.
-const LARGE: usize = 256 << 10;
 /// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
 /// characters for each.
 const MOST_FOR_A_TEXT: usize = 200 << 10;
@@ -67,7 +64,7 @@ pub(super) async fn read(body: Payload, budget: &Budget) -> Result<Job, NotRead>
     let mut held = budget.open();
     // For the body in one piece, and for what it becomes.
     held.grow(body.len().saturating_mul(COPIES - 1))?;
-    let read = through(body, |body| {
+    let read = body.through(|body| {
         let request = openai::Request::read(body)?;
         let mut peek = peek::Reader::new(Route::Embed);
         peek.read(&request.body);
@@ -97,14 +94,6 @@ fn refused(refusal: &openai::Refusal) -> NotRead {
     }))
 }
 
-/// Changes a client's headers to those of a request for `/embed`, whose answer can be read here.
-pub(super) fn address(headers: &mut HeaderMap) {
-    const JSON: HeaderValue = HeaderValue::from_static("application/json");
-    headers.insert(header::CONTENT_TYPE, JSON);
-    headers.insert(header::ACCEPT, JSON);
-    headers.remove(header::ACCEPT_ENCODING);
-}
-
 /// A host's answer to `/embed`, whatever it is, in OpenAI's dialect, and held as a whole; and why it can't be
 /// said in that, if it can't.
 ///
@@ -123,7 +112,9 @@ pub(super) async fn translated(
         Ok(body) => {
             let mut held = budget.open();
             held.grow(body.len().saturating_mul(2))?;
-            let said = through(body, move |body| say(status, body, form, tokens)).await;
+            let said = body
+                .through(move |body| say(status, body, form, tokens))
+                .await;
             said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None), None))
         }
     };
@@ -203,17 +194,6 @@ fn payload(bytes: Vec<u8>, budget: &Budget) -> Result<Payload, Exhausted> {
     let mut payload = PayloadBuilder::new(budget.open());
     payload.push(&Bytes::from(bytes))?;
     Ok(payload.finish())
-}
-
-/// What `work` makes of the whole body; `None` if it panicked.
-async fn through<T: Send + 'static>(
-    body: Payload,
-    work: impl FnOnce(&[u8]) -> T + Send + 'static,
-) -> Option<T> {
-    if body.len() <= LARGE {
-        return Some(work(&body.joined()));
-    }
-    spawn_blocking(move || work(&body.joined())).await.ok()
 }
 
 /// What hosts tell that they can serve: all, or the one at `path`.

@@ -16,9 +16,12 @@ use super::exchange::{Broken, Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::kept::Kept;
 use super::key;
-use super::meaning::{Key, Meaning, is_cut, meaning, tells_its_end};
+use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
+use super::openai;
+use super::request::Request;
 use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
+use crate::config::OpenAi;
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 use crate::telemetry::trace::{TRACEPARENT, TraceContext};
@@ -54,6 +57,32 @@ impl Attempt<'_> {
 
     /// `deadline`: for the rest of an answer that is too large to hold.
     async fn exchange(&self, call: &Call, deadline: Instant) -> Verdict {
+        if let Some(api) = self.target.openai() {
+            // Boxed, so that it weighs nothing on attempts on other hosts.
+            return Box::pin(self.translated(call, api, deadline)).await;
+        }
+        let mut head = self.target.request(&call.method, &call.path);
+        for (name, value) in &call.headers {
+            head.header(name, value.as_bytes());
+        }
+        self.talk(head, &call.body, HOLD, deadline).await
+    }
+
+    /// The same with a host that speaks OpenAI's API.
+    async fn translated(&self, call: &Call, api: &Arc<OpenAi>, deadline: Instant) -> Verdict {
+        let budget = &self.means.budget;
+        let asked = match openai::ask(call, api, self.target.listed(), budget).await {
+            Ok(asked) => asked,
+            Err(verdict) => return verdict,
+        };
+        let head = openai::head(&self.target, call);
+        let most = asked.most().max(HOLD);
+        let verdict = self.talk(head, &asked.body, most, deadline).await;
+        asked.restated(verdict, most, budget).await
+    }
+
+    /// `most`: bytes of an answer that are held.
+    async fn talk(&self, head: Request, body: &Payload, most: usize, deadline: Instant) -> Verdict {
         let Some(address) = self.target.address() else {
             return Verdict::Ours {
                 reason: Trouble::Unresolved.to_string(),
@@ -63,16 +92,20 @@ impl Attempt<'_> {
             target: Arc::clone(&self.target),
             address,
         };
-        let request = request_for(&self.target, call, self.terms.trace);
-        let (body, fresh) = (call.body.chunks(), self.terms.fresh);
+        let request = ended(head, body.len(), self.terms.trace);
+        let (body, fresh) = (body.chunks(), self.terms.fresh);
         match Exchange::start(self.means, destination, request, body, fresh).await {
-            Ok(exchange) => self.judge(exchange, deadline).await,
+            Ok(exchange) => self.judge(exchange, most, deadline).await,
             Err(failure) => not_whole(&failure),
         }
     }
 
-    async fn judge(&self, exchange: Exchange, deadline: Instant) -> Verdict {
+    async fn judge(&self, exchange: Exchange, most: usize, deadline: Instant) -> Verdict {
         let status = exchange.head().status;
+        let meaning = match self.target.openai() {
+            None => meaning,
+            Some(_) => meaning_in_openai,
+        };
         let of = |key| meaning(status, &exchange.head().headers, key, SystemTime::now());
         let mut found = of(Key::Unknown);
         if found == Meaning::AskForKey {
@@ -87,11 +120,11 @@ impl Attempt<'_> {
                 Box::pin(drain(exchange, &self.means.kept)).await;
                 Verdict::Misconfigured { status }
             }
-            Meaning::Deliver => match self.answer(exchange, deadline).await {
+            Meaning::Deliver => match self.answer(exchange, most, deadline).await {
                 Ok(answer) => Verdict::Deliver(answer),
                 Err(cut) => fault(true, cut.to_string()),
             },
-            Meaning::Sibling(why) => match self.answer(exchange, deadline).await {
+            Meaning::Sibling(why) => match self.answer(exchange, HOLD, deadline).await {
                 Ok(answer) => Verdict::Sibling {
                     answer: self.in_waiting(answer),
                     why,
@@ -102,8 +135,13 @@ impl Attempt<'_> {
     }
 
     /// The answer, which must not tell our key.
-    async fn answer(&self, exchange: Exchange, deadline: Instant) -> Result<Answer, Cut> {
-        let answer = hold(exchange, self.means, deadline).await?;
+    async fn answer(
+        &self,
+        exchange: Exchange,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Cut> {
+        let answer = hold(exchange, self.means, most, deadline).await?;
         if self.target.gives_our_key_away(&answer) {
             return Err(Cut::Failed(Trouble::Echo.to_string()));
         }
@@ -121,12 +159,9 @@ impl Attempt<'_> {
     }
 }
 
-fn request_for(target: &Target, call: &Call, trace: Option<TraceContext>) -> BytesMut {
-    let mut request = target.request(&call.method, &call.path);
-    for (name, value) in &call.headers {
-        request.header(name, value.as_bytes());
-    }
-    let length = HeaderValue::from(call.body.len());
+/// With what every request carries at the end of its head. `length`: of its body.
+fn ended(mut request: Request, length: usize, trace: Option<TraceContext>) -> BytesMut {
+    let length = HeaderValue::from(length);
     request.header(&header::CONTENT_LENGTH, length.as_bytes());
     if let Some(trace) = trace {
         request.header(&TRACEPARENT, trace.header().as_bytes());
@@ -134,14 +169,19 @@ fn request_for(target: &Target, call: &Call, trace: Option<TraceContext>) -> Byt
     request.end()
 }
 
-/// Reads the body to its end, or as far as it may be held.
-async fn hold(mut exchange: Exchange, means: &Means, deadline: Instant) -> Result<Answer, Cut> {
+/// Reads the body to its end, or as far as it may be held: up to `most` bytes.
+async fn hold(
+    mut exchange: Exchange,
+    means: &Means,
+    most: usize,
+    deadline: Instant,
+) -> Result<Answer, Cut> {
     let status = exchange.head().status;
     let headers = headers::end_to_end(exchange.take_headers());
     let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
     let mut body = PayloadBuilder::new(means.budget.open());
     while let Some(chunk) = exchange.next_chunk().await? {
-        let fits = body.len() + chunk.len() <= HOLD && body.push(&chunk).is_ok();
+        let fits = body.len() + chunk.len() <= most && body.push(&chunk).is_ok();
         if !fits {
             let rest = Streaming {
                 first: Some(chunk),

@@ -2,8 +2,9 @@
 //! loaded on it.
 //!
 //! One endless task for each host, so that a hanging host delays nobody else's check. A check asks
-//! `/health` (open), then `/status` with our key, and now and then `/info`. Only `/health` decides
-//! whether the host is well; the others may be missing.
+//! `/health` (open), then `/status` with our key, and now and then `/info`; of a host that speaks OpenAI's API,
+//! its `health_path`, and now and then `/v1/models`. Only the first decides whether the host is well; the
+//! others may be missing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use gpu_bridge_wire::{Health, Info};
+use gpu_bridge_wire::{Health, Info, openai};
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -25,7 +26,7 @@ use super::meaning::{Key, Meaning, meaning};
 use super::readiness;
 use super::told::{Load, Told};
 use super::trouble::Trouble;
-use crate::config;
+use crate::config::{self, OpenAi};
 use crate::pool::{Check, HostId, Pool, Tells};
 
 /// Answers to checks beyond this size are nonsense: models are told by the thousand, in names of 200 bytes …
@@ -44,6 +45,9 @@ const MOST_ADDRESSES: usize = 8;
 /// it is waited for, nobody would notice that the host freezes.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long a host that lists no models is not asked for them again.
+const NO_LIST: Duration = Duration::from_mins(1);
+
 /// A check that ends so long after its time shows that this process, or its machine, stood still.
 const LATE: Duration = Duration::from_millis(500);
 
@@ -51,10 +55,17 @@ const LATE: Duration = Duration::from_millis(500);
 pub(super) struct Checker {
     pub(super) host: HostId,
     pub(super) target: Arc<Target>,
-    /// When it last told of itself, and what.
-    pub(super) told: Mutex<Option<(Instant, Told)>>,
+    pub(super) told: Mutex<LastTold>,
     pub(super) means: Arc<Means>,
     pub(super) pool: Pool,
+}
+
+/// What a host last told of itself.
+#[derive(Default)]
+pub(super) struct LastTold {
+    told: Option<Told>,
+    /// When it is to be asked again.
+    until: Option<Instant>,
 }
 
 impl Checker {
@@ -108,17 +119,32 @@ impl Checker {
             Probe::Body(told) => told.not_ready(),
             _ => None,
         };
+        // Where all needs the key, so does this.
+        if let (Probe::Other(status, Meaning::Misconfigured), Some(_)) =
+            (&health, self.target.openai())
+        {
+            return key_refused(*status);
+        }
         if let Some(unwell) = unwell(health, limit) {
             return unwell;
         }
         let until = Clock::now() + patience(asked.elapsed(), limit);
+        let told = match self.target.openai() {
+            None => self.slots_and_info(until).await,
+            Some(api) => self.models(api, until).await,
+        };
+        match (told, not_ready) {
+            (Err(misconfigured), _) => misconfigured,
+            (Ok(slots), Some(reason)) => Check::NotReady { reason, slots },
+            (Ok(slots), None) => Check::Good { slots },
+        }
+    }
+
+    /// What a host tells of its slots. `Err`: it refuses our key.
+    async fn slots_and_info(&self, until: Clock) -> Result<Tells, Check> {
         let ours = self.pool.in_flight(self.host);
         let slots = match self.get::<Load>("/status", until).await {
-            Probe::Other(status, Meaning::Misconfigured) => {
-                return Check::Misconfigured {
-                    reason: Trouble::KeyRefused(status).to_string(),
-                };
-            }
+            Probe::Other(status, Meaning::Misconfigured) => return Err(key_refused(status)),
             // Some of ours began or ended before it answered; of the two numbers the larger one keeps us
             // from taking our own for others'.
             Probe::Body(load) => Tells::Slots(load.slots(ours.max(self.pool.in_flight(self.host)))),
@@ -127,38 +153,71 @@ impl Checker {
                 Tells::NotNow
             }
         };
-        self.refresh_info(until).await;
-        match not_ready {
-            Some(reason) => Check::NotReady { reason, slots },
-            None => Check::Good { slots },
-        }
-    }
-
-    async fn refresh_info(&self, until: Clock) {
-        let (age, now) = (self.settings().interval, Instant::now());
-        let before = self.told.lock().clone();
-        let is_fresh = |(at, _): &(Instant, Told)| now.duration_since(*at) < age;
-        if !before.as_ref().is_some_and(is_fresh)
+        if self.is_to_tell()
             && let Probe::Body(info) = self.get::<Info>("/info", until).await
         {
-            let before = before.map(|(_, told)| told);
-            let was_too_many = before.as_ref().is_some_and(|before| before.too_many);
-            let told = Told::new(info, before);
-            if told.too_many && !was_too_many {
-                tracing::warn!(host = %self.target.name(), "host names too many models: those beyond are not known of it");
-            }
-            self.pool.told(self.host, Arc::clone(&told.info));
-            *self.told.lock() = Some((Instant::now(), told));
+            self.take_in(info);
         }
+        Ok(slots)
+    }
+
+    /// The same of a host that speaks OpenAI's API, which tells nothing of its slots.
+    async fn models(&self, api: &OpenAi, until: Clock) -> Result<Tells, Check> {
+        if !self.is_to_tell() {
+            return Ok(Tells::Nothing);
+        }
+        match self.ask(openai::MODELS, until, listed).await {
+            Probe::Body((ids, maker)) => {
+                let info = self.take_in(super::openai::info(api, ids, maker.as_deref()));
+                self.target.lists(Some(info));
+            }
+            Probe::Other(status, Meaning::Misconfigured) => return Err(key_refused(status)),
+            Probe::Other(404 | 405 | 501, _) => {
+                if let Some(info) = super::openai::unlisted(api) {
+                    self.take_in(info);
+                }
+                self.target.lists(None);
+                self.told.lock().until = Some(Instant::now() + NO_LIST);
+            }
+            Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {}
+        }
+        Ok(Tells::Nothing)
+    }
+
+    fn is_to_tell(&self) -> bool {
+        let until = self.told.lock().until;
+        until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Returns what of it is kept.
+    fn take_in(&self, info: Info) -> Arc<Info> {
+        let mut last = self.told.lock();
+        let was_too_many = last.told.as_ref().is_some_and(|before| before.too_many);
+        let told = Told::new(info, last.told.take());
+        if told.too_many && !was_too_many {
+            tracing::warn!(host = %self.target.name(), "host names too many models: those beyond are not known of it");
+        }
+        let info = Arc::clone(&told.info);
+        self.pool.told(self.host, Arc::clone(&info));
+        *last = LastTold {
+            told: Some(told),
+            until: Some(Instant::now() + self.settings().interval),
+        };
+        info
     }
 
     /// Asks `/health` at the address in use, soon also at the host's others, and uses the first that
     /// answers. If none does, silence from one says more than a refusal from another.
     async fn health(&self, until: Clock) -> Probe<readiness::Told> {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
+        let (path, read) = match self.target.openai() {
+            None => (HEALTH, in_json as Read<readiness::Told>),
+            Some(api) => (api.health_path.as_str(), well as Read<readiness::Told>),
+        };
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;
-            (address, self.get_at(address, HEALTH, until).await)
+            let reply = self.ask_at(address, path, until, MAX_HEALTH, read).await;
+            (address, reply)
         };
         let mut asked: FuturesUnordered<_> = (0..).zip(candidates).map(ask).collect();
         let mut failure = unresolved();
@@ -178,28 +237,37 @@ impl Checker {
 
     /// Asks at the address in use.
     async fn get<T: DeserializeOwned>(&self, path: &str, until: Clock) -> Probe<T> {
+        self.ask(path, until, in_json).await
+    }
+
+    async fn ask<T>(&self, path: &str, until: Clock, read: Read<T>) -> Probe<T> {
         match self.target.candidates().first() {
-            Some(address) => self.get_at(*address, path, until).await,
+            Some(address) => self.ask_at(*address, path, until, MAX_ANSWER, read).await,
             None => unresolved(),
         }
     }
 
-    async fn get_at<T: DeserializeOwned>(
+    /// `most`: bytes of the answer.
+    async fn ask_at<T>(
         &self,
         address: SocketAddr,
         path: &str,
         until: Clock,
+        most: usize,
+        read: Read<T>,
     ) -> Probe<T> {
-        match timeout_at(until, self.fetch(address, path)).await {
+        match timeout_at(until, self.fetch(address, path, most, read)).await {
             Ok(Ok(reply) | Err(reply)) => reply,
             Err(_) => Probe::TooLate(Trouble::Silent(self.settings().timeout)),
         }
     }
 
-    async fn fetch<T: DeserializeOwned>(
+    async fn fetch<T>(
         &self,
         address: SocketAddr,
         path: &str,
+        most: usize,
+        reading: Read<T>,
     ) -> Result<Probe<T>, Probe<T>> {
         let destination = Destination {
             target: Arc::clone(&self.target),
@@ -210,24 +278,33 @@ impl Checker {
         let head = exchange.head();
         let status = head.status;
         let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());
-        let most = if path == HEALTH {
-            MAX_HEALTH
-        } else {
-            MAX_ANSWER
-        };
         let body = read(&mut exchange, most).await.map_err(bad_answer)?;
         exchange.release(&self.means.kept);
         if status != StatusCode::OK {
             return Ok(Probe::Other(status.as_u16(), meaning));
         }
-        serde_json::from_slice(&body)
-            .map(Probe::Body)
-            .map_err(|error| bad_answer(unreadable(&error)))
+        reading(&body).map(Probe::Body).map_err(bad_answer)
     }
 
     fn settings(&self) -> config::Health {
         self.means.config.get().health
     }
+}
+
+/// What the body of an answer says.
+type Read<T> = fn(&[u8]) -> Result<T, Trouble>;
+
+fn in_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
+    serde_json::from_slice(body).map_err(|error| unreadable(&error))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "read like other answers")]
+fn well(body: &[u8]) -> Result<readiness::Told, Trouble> {
+    Ok(readiness::Told::of_anybody(body))
+}
+
+fn listed(body: &[u8]) -> Result<(Vec<String>, Option<String>), Trouble> {
+    openai::listed_models(body).ok_or(Trouble::NotJson)
 }
 
 /// How long a host's `/status` and `/info` may take together if its `/health` took `health`.
@@ -261,6 +338,12 @@ fn is_absent(found: &Check) -> bool {
                 ..
             }
     )
+}
+
+fn key_refused(status: u16) -> Check {
+    Check::Misconfigured {
+        reason: Trouble::KeyRefused(status).to_string(),
+    }
 }
 
 fn ours(trouble: Trouble) -> Check {

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_wire::openai::MODELS;
 use http::StatusCode;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,8 @@ use super::meaning::Key;
 const HOLDS: Duration = Duration::from_secs(1);
 /// What needs the key, as far as a host has it.
 const NEED_KEY: [&str; 2] = ["/status", "/info"];
+/// The same of one that speaks OpenAI's API.
+const NEED_KEY_IN_OPENAI: [&str; 1] = [MODELS];
 
 /// What was found last, and when.
 #[derive(Debug, Default)]
@@ -44,7 +47,11 @@ pub(super) async fn ask(target: &Arc<Target>, means: &Means) -> Key {
 }
 
 async fn look(target: &Arc<Target>, means: &Means) -> Key {
-    for path in NEED_KEY {
+    let paths: &[&str] = match target.openai() {
+        None => &NEED_KEY,
+        Some(_) => &NEED_KEY_IN_OPENAI,
+    };
+    for path in paths {
         match status_of(path, target, means).await {
             Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Key::Refused,
             Some(StatusCode::NOT_FOUND) => {}

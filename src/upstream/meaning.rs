@@ -17,7 +17,16 @@
 //! | other 5xx | [`Doubt::ServerError`]: the host's fault or the request's |
 //! | any other answer | [`Doubt::Front`]: a redirect, a method, version or limit that the host's front knows, its own time-outs, a success without a result, a page, a number that HTTP does not know |
 //!
-//! A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
+//! Hosts that speak OpenAI's API (`api: openai`) say some things otherwise ([`meaning_in_openai`]):
+//!
+//! | answer | meaning |
+//! | --- | --- |
+//! | 400, 413, 422 in JSON | [`Doubt::Limit`]: such servers differ in how much they take, and how long texts may be |
+//! | 401 | misconfigured: only our key is sent there |
+//! | 424 | [`Doubt::ServerError`]: the model failed |
+//! | 503, with or without `Retry-After` | alive but full |
+//!
+//! What their errors say in words may change that (`super::openai`). A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
 //!
 //! | what came | meaning |
 //! | --- | --- |
@@ -34,7 +43,7 @@ use super::duplex::Heard;
 use super::verdict::Doubt;
 use crate::headers::is_json;
 
-/// For a 429 that does not say how long, and for a `Retry-After` that can't be read.
+/// For a busy answer that does not say how long, and for a `Retry-After` that can't be read.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -82,6 +91,22 @@ pub(super) fn meaning(
         501 | 505 | 511 => Meaning::Sibling(Doubt::Front),
         500..600 => Meaning::Sibling(Doubt::ServerError),
         _ => Meaning::Sibling(Doubt::Front),
+    }
+}
+
+/// The same of a host that speaks OpenAI's API.
+pub(super) fn meaning_in_openai(
+    status: StatusCode,
+    headers: &HeaderMap,
+    key: Key,
+    now: SystemTime,
+) -> Meaning {
+    match status.as_u16() {
+        400 | 413 | 422 if is_json(headers) => Meaning::Sibling(Doubt::Limit),
+        401 => Meaning::Misconfigured,
+        424 => Meaning::Sibling(Doubt::ServerError),
+        503 => busy(headers, now),
+        _ => meaning(status, headers, key, now),
     }
 }
 
@@ -323,6 +348,31 @@ mod tests {
             );
             assert_eq!(found, expected, "{status:?} {heard:?} after {after} ms");
         }
+    }
+
+    #[test]
+    fn servers_of_openai_s_api_say_some_things_otherwise() {
+        use Meaning::{Busy, Misconfigured, Sibling};
+
+        let now = SystemTime::UNIX_EPOCH;
+        let retry_after = DEFAULT_RETRY_AFTER;
+        for status in 100..1000 {
+            let usual = means(status, JSON, Key::Taken);
+            let expected = match status {
+                400 | 413 | 422 => Sibling(Doubt::Limit),
+                401 => Misconfigured,
+                424 => Sibling(Doubt::ServerError),
+                503 => Busy { retry_after },
+                _ => usual,
+            };
+            let headers = headers(&[(header::CONTENT_TYPE, JSON)]);
+            let status = StatusCode::from_u16(status).unwrap();
+            let found = meaning_in_openai(status, &headers, Key::Taken, now);
+            assert_eq!(found, expected, "{status}");
+        }
+        let page = headers(&[(header::CONTENT_TYPE, HTML)]);
+        let too_large = meaning_in_openai(StatusCode::PAYLOAD_TOO_LARGE, &page, Key::Taken, now);
+        assert_eq!(too_large, Sibling(Doubt::Front));
     }
 
     #[test]

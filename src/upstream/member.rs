@@ -54,7 +54,7 @@ impl Member {
         }
     }
 
-    /// Is it connected to in the same way, with the same key?
+    /// Is it connected to in the same way, with the same key, and asked the same?
     pub(super) fn is_reached_like(&self, other: &Self) -> bool {
         let way = |member: &Self| config::Host {
             // What the pool decides by, and how hosts are found.
@@ -69,9 +69,9 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::member;
+    use super::super::testing::{member, openai};
     use super::*;
-    use crate::config::Secret;
+    use crate::config::{Api, Secret};
 
     #[test]
     fn what_makes_it_another_host_and_what_another_way_to_the_same_one() {
@@ -83,6 +83,9 @@ mod tests {
         let mut heavier = one.clone();
         heavier.host.weight = std::num::NonZeroU32::new(7).unwrap();
         assert!(one.is_reached_like(&heavier));
+        let mut other = one.clone();
+        other.host.api = Api::OpenAi(openai(&[]).into());
+        assert!(!one.is_reached_like(&other));
         let moved = member("a", "http://gpu.example:2");
         assert_ne!(one.endpoint(), moved.endpoint());
         let found = |address: &str| one.at(address.parse().unwrap());

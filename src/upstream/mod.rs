@@ -16,6 +16,7 @@ mod key;
 mod meaning;
 mod member;
 mod membership;
+mod openai;
 mod readiness;
 mod request;
 mod resolver;

@@ -10,7 +10,7 @@ const MAX_MODELS: usize = 4;
 const MAX_NAME: usize = 80;
 
 /// The answer of `/health`, from a host of ours with where its default models are at.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Told {
     #[serde(flatten)]
     pub(super) health: Health,
@@ -20,6 +20,13 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// What a host says of which no more is asked than 200. Whether it is ready, one of ours says there too.
+    pub(super) fn of_anybody(body: &[u8]) -> Self {
+        let mut told: Self = serde_json::from_slice(body).unwrap_or_default();
+        Health::OK.clone_into(&mut told.health.status);
+        told
+    }
+
     /// Why the host can't use its models, for people; `None` if it doesn't say that it can't.
     pub(super) fn not_ready(&self) -> Option<String> {
         if self.health.ready != Some(false) {
@@ -77,6 +84,24 @@ mod tests {
         for (text, expected) in table {
             let told: Told = serde_json::from_str(text).unwrap();
             assert_eq!(told.not_ready(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_other_hosts_only_a_word_of_ours_counts() {
+        let table = [
+            ("", None),
+            ("Ollama is running", None),
+            (r#"{"unix":1.5}"#, None),
+            (r#"{"status":"error"}"#, None),
+            (r#"{"status":"ok","ready":false}"#, Some(false)),
+        ];
+        for (body, ready) in table {
+            let told = Told::of_anybody(body.as_bytes());
+            assert_eq!(
+                (told.health.status.as_str(), told.health.ready),
+                ("ok", ready)
+            );
         }
     }
 

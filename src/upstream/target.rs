@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::BytesMut;
-use gpu_bridge_wire::API_KEY_HEADER;
+use gpu_bridge_wire::{API_KEY_HEADER, Info};
 use http::{HeaderName, HeaderValue, Method, header};
 use memchr::memmem::Finder;
 use pingora::upstreams::peer::HttpPeer;
@@ -18,7 +18,7 @@ use super::kept;
 use super::key::Known;
 use super::request::Request;
 use super::trouble::Trouble;
-use crate::config::{HostName, HostUrl};
+use crate::config::{Api, HostName, HostUrl, OpenAi};
 use crate::message::Answer;
 
 const KEY: HeaderName = HeaderName::from_static(API_KEY_HEADER);
@@ -57,6 +57,8 @@ pub struct Target {
     /// It was not found there when it was checked last.
     is_astray: AtomicBool,
     key: Known,
+    /// What a host that speaks OpenAI's API has told of its models, if it has a list of them.
+    listed: ArcSwapOption<Info>,
 }
 
 impl Target {
@@ -86,8 +88,27 @@ impl Target {
             whereabouts: watch::Sender::new(whereabouts),
             is_astray: AtomicBool::new(false),
             key: Known::default(),
+            listed: ArcSwapOption::empty(),
             member,
         }
+    }
+
+    /// How it is asked, if it speaks OpenAI's API.
+    pub(super) fn openai(&self) -> Option<&Arc<OpenAi>> {
+        match &self.member.host.api {
+            Api::GpuBridge => None,
+            Api::OpenAi(openai) => Some(openai),
+        }
+    }
+
+    /// What such a host has told of its models, if it has a list of them.
+    pub(super) fn listed(&self) -> Option<Arc<Info>> {
+        self.listed.load_full()
+    }
+
+    /// It has told this.
+    pub(super) fn lists(&self, info: Option<Arc<Info>>) {
+        self.listed.store(info);
     }
 
     /// Its name in the configuration.
@@ -232,8 +253,13 @@ impl Target {
     pub(super) fn request(&self, method: &Method, path: &str) -> Request {
         let mut request = Request::new(method, path);
         request.header(&header::HOST, self.url().authority().as_bytes());
-        if let Some(key) = &self.api_key {
-            request.header(&KEY, key.as_bytes());
+        match (&self.api_key, self.openai()) {
+            (None, _) => {}
+            (Some(key), None) => request.header(&KEY, key.as_bytes()),
+            (Some(key), Some(_)) => {
+                let bearer = [b"Bearer ", key.as_bytes()].concat();
+                request.header(&header::AUTHORIZATION, &bearer);
+            }
         }
         request
     }

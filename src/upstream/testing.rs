@@ -1,12 +1,23 @@
 //! Hosts for this module's tests.
 
 use super::Member;
-use crate::config::{Config, Discover};
+use crate::config::{Config, Discover, OpenAi};
 
 /// A host with nothing special about it.
 pub(super) fn member(name: &str, url: &str) -> Member {
     let hosts = format!("pool: {{hosts: [{{name: '{name}', url: '{url}'}}]}}");
     Member::new(&Config::for_testing(&hosts).pool.hosts[0])
+}
+
+/// How one is asked that speaks OpenAI's API and calls models so.
+pub(super) fn openai(aliases: &[(&str, &str)]) -> OpenAi {
+    let owned = |(called, name): &(&str, &str)| ((*called).to_owned(), (*name).to_owned());
+    OpenAi {
+        model_alias: aliases.iter().map(owned).collect(),
+        health_path: "/health".to_owned(),
+        normalize: false,
+        truncate: false,
+    }
 }
 
 /// One that stands for all that are found behind its name.

@@ -61,6 +61,8 @@ pub enum Doubt {
     Forbidden,
     /// The host has no such model, or no such path.
     NoModel,
+    /// It is more than the host takes, or nothing that it can be asked; others may take it.
+    Limit,
 }
 
 impl Doubt {
@@ -71,6 +73,7 @@ impl Doubt {
             Self::Front => "front",
             Self::Forbidden => "forbidden",
             Self::NoModel => "no_model",
+            Self::Limit => "limit",
         }
     }
 }
@@ -127,7 +130,9 @@ impl Verdict {
             Self::Moved { .. } | Self::Wrong => Outcome::Abandoned,
             Self::Sibling { why, .. } => match why {
                 Doubt::NoModel => Outcome::LacksModel,
-                Doubt::ServerError | Doubt::Front | Doubt::Forbidden => Outcome::Doubtful,
+                Doubt::ServerError | Doubt::Front | Doubt::Forbidden | Doubt::Limit => {
+                    Outcome::Doubtful
+                }
             },
             Self::Busy { retry_after } => Outcome::Busy { retry_after },
             Self::Fault { sent: true, .. } => Outcome::Broke,

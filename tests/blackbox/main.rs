@@ -49,6 +49,7 @@ mod metrics;
 mod models;
 mod monitoring;
 mod openai;
+mod openai_hosts;
 mod operations;
 mod outages;
 mod page;

@@ -107,7 +107,7 @@ impl Kind {
 }
 
 /// `json`: a value. An unpaired surrogate is no text, though it is JSON.
-fn is_text(json: &str) -> bool {
+pub(crate) fn is_text(json: &str) -> bool {
     json.starts_with('"') && (!json.contains('\\') || serde_json::from_str::<String>(json).is_ok())
 }
 

@@ -20,7 +20,7 @@ pub const API_KEY_HEADER: &str = "x-api-key";
 pub const DEFAULT_PORT: u16 = 8765;
 
 /// Answer of `GET /health`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// `"ok"` while the host can serve.
     pub status: String,

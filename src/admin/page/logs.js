@@ -15,6 +15,7 @@ const DEEDS = {
   front: "answered what is not about the request",
   forbidden: "forbade it",
   no_model: "lacked the model",
+  limit: "does not take such a request",
   ours: "could not be asked: the proxy was short of something",
   moved: "was ejected meanwhile",
   misconfigured: "refused the proxy's key",

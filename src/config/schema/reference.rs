@@ -102,7 +102,7 @@ impl<'a> Schema<'a> {
         match own("type").as_str() {
             Some("integer") => whole_number(own("minimum").as_u64(), own("maximum").as_u64()),
             Some("boolean") => "`true`, `false`".to_owned(),
-            Some("object") => "a mapping, see below".to_owned(),
+            Some("object") if value["properties"].is_mapping() => "a mapping, see below".to_owned(),
             Some("array") if value["items"]["properties"].is_mapping() => {
                 "a list, see below".to_owned()
             }

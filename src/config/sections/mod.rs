@@ -11,7 +11,7 @@ use std::hash::Hash;
 pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
 pub use audit::{Audit, MinCosine, Pinned};
 pub use bounds::{Batching, Health, Limits, Queue, Retries, Timeouts};
-pub use pool::{ClientTls, Discover, Host, Policy, Pool};
+pub use pool::{Api, ClientTls, Discover, Host, OpenAi, Policy, Pool};
 use serde_yaml::Value;
 
 use super::reader::Section;

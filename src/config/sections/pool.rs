@@ -1,9 +1,10 @@
 //! The hosts: `pool`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -14,6 +15,8 @@ use crate::config::reader::Section;
 use crate::config::{HostName, HostUrl};
 use gpu_bridge_certificates::{Authorities, Identity};
 
+/// Bytes of a model's name: a longer one is nobody's.
+const LONGEST_MODEL: usize = 200;
 const MISSING_HOSTS: &str = "is missing; list at least one host with name and url";
 
 /// Section `pool`.
@@ -67,6 +70,41 @@ pub struct Host {
     pub tls: ClientTls,
     /// One host for each address that the name in its URL stands for.
     pub discover: Option<Discover>,
+    /// What it is asked for, and how.
+    pub api: Api,
+}
+
+/// What a host speaks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// What the Python service and `gpu-bridge-backend` do: `/embed`, `/bertscore`, `/status`, `/info`.
+    #[default]
+    GpuBridge,
+    /// OpenAI's API for embeddings, and nothing else.
+    OpenAi(Arc<OpenAi>),
+}
+
+/// As in the file.
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GpuBridge => "gpu-bridge",
+            Self::OpenAi(_) => "openai",
+        })
+    }
+}
+
+/// A host with `api: openai`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAi {
+    /// What it calls models, by what clients call them.
+    pub model_alias: BTreeMap<String, String>,
+    /// What it answers with 200 while it is well.
+    pub health_path: String,
+    /// Scale its embeddings to length 1.
+    pub normalize: bool,
+    /// Ask it to cut texts that are too long for the model.
+    pub truncate: bool,
 }
 
 /// How the proxy connects to a host over TLS.
@@ -142,8 +180,11 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let weight = section.count("weight", 1, 1..=1000);
     let tls = section.section("tls", client_tls);
     let discover = discover(section);
+    let api = api(section);
     if let Some(url) = &url {
-        warn_if_the_port_is_left_out(section, url);
+        if api == Some(Api::GpuBridge) {
+            warn_if_the_port_is_left_out(section, url);
+        }
         refuse_what_the_url_rules_out(section, url, &tls);
     }
     if discover.is_some() && name.as_ref().is_some_and(|name| !name.can_be_extended()) {
@@ -160,7 +201,50 @@ fn host(section: &Section<'_>) -> Option<Host> {
         weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
         tls,
         discover,
+        api: api?,
     })
+}
+
+fn api(section: &Section<'_>) -> Option<Api> {
+    let openai = OpenAi {
+        model_alias: section.pairs("model_alias", LONGEST_MODEL),
+        health_path: health_path(section),
+        normalize: section.flag("normalize", false),
+        truncate: section.flag("truncate", false),
+    };
+    match section.text("api").as_deref() {
+        None if section.has("api") => None,
+        None | Some("gpu-bridge") => {
+            for (key, has_effect) in [
+                ("model_alias", section.has("model_alias")),
+                ("health_path", section.has("health_path")),
+                ("normalize", openai.normalize),
+                ("truncate", openai.truncate),
+            ] {
+                if has_effect {
+                    section.complain(key, "has no effect without api: openai");
+                }
+            }
+            Some(Api::GpuBridge)
+        }
+        Some("openai") => Some(Api::OpenAi(openai.into())),
+        Some(_) => section.problem("api", "is not an API; use gpu-bridge or openai"),
+    }
+}
+
+fn health_path(section: &Section<'_>) -> String {
+    let path = section.text("health_path");
+    let path = path.unwrap_or_else(|| "/health".to_owned());
+    let is_plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !path.starts_with('/') || !is_plain {
+        section.complain(
+            "health_path",
+            "is not a path; write e.g. /health or /v1/models",
+        );
+    }
+    path
 }
 
 /// Hosts listen on a port of their own, hardly on that of the web.

@@ -174,12 +174,29 @@ fn every_key_of_a_host_is_taken_over() {
     let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
         - {name: b, url: 'http://gpus', discover: dns, discover_interval: 5s}\n  \
         - {name: c, url: 'http://gpus:9', discover: dns}\n  \
-        - {name: d, url: 'https://gpu:9'}\n  policy: round-robin\n";
+        - {name: d, url: 'https://gpu:9'}\n  \
+        - {name: e, url: 'https://vllm', api: openai, model_alias: {m: org/m}, health_path: /, normalize: true, truncate: true}\n  \
+        - {name: f, url: 'http://tei:80', api: openai}\n  policy: round-robin\n";
     let pool = read_in(&with_hosts(hosts), folder.path()).unwrap().pool;
     assert_eq!(pool.policy, Policy::RoundRobin);
-    let [a, b, c, d] = &pool.hosts[..] else {
-        panic!("four hosts")
+    let [a, b, c, d, vllm, tei] = &pool.hosts[..] else {
+        panic!("six hosts")
     };
+    let openai = OpenAi {
+        model_alias: [("m".to_owned(), "org/m".to_owned())].into(),
+        health_path: "/".to_owned(),
+        normalize: true,
+        truncate: true,
+    };
+    assert_eq!(vllm.api, Api::OpenAi(openai.into()));
+    let plain = OpenAi {
+        model_alias: std::collections::BTreeMap::new(),
+        health_path: "/health".to_owned(),
+        normalize: false,
+        truncate: false,
+    };
+    assert_eq!(tei.api, Api::OpenAi(plain.into()));
+    assert_eq!(d.api, Api::GpuBridge);
     let path = folder.path().join("p");
     let tls = &a.tls;
     assert_eq!(

@@ -257,6 +257,24 @@ fn problems_of_hosts() {
             &["3:42: pool.hosts[0].discover: is not a way to find hosts; use dns"],
         ),
         (
+            "  - {name: a, url: 'http://a', api: tei}\n",
+            &["3:37: pool.hosts[0].api: is not an API; use gpu-bridge or openai"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', health_path: /, truncate: true, normalize: false}\n",
+            &[
+                "3:45: pool.hosts[0].health_path: has no effect without api: openai",
+                "3:58: pool.hosts[0].truncate: has no effect without api: openai",
+            ],
+        ),
+        (
+            "  - {name: a, url: 'http://a', api: openai, health_path: health, model_alias: {m: ''}}\n",
+            &[
+                "3:58: pool.hosts[0].health_path: is not a path; write e.g. /health or /v1/models",
+                "3:79: pool.hosts[0].model_alias: holds what must be a text of 1 to 200 bytes",
+            ],
+        ),
+        (
             "  - {name: a, url: 'http://a', discover_interval: 5s}\n",
             &["3:51: pool.hosts[0].discover_interval: has no effect without discover: dns"],
         ),

@@ -27,10 +27,18 @@ impl Config {
         }))
     }
 
-    /// In front of these hosts, whose keys it knows.
+    /// In front of these hosts, whose keys and APIs it knows.
     pub(crate) fn with_hosts(hosts: &[&SimHost]) -> Self {
         hosts.iter().fold(Self::new(), |config, host| {
-            config.host(host.name(), &host.url(), host.api_key().as_deref())
+            let config = config.host(host.name(), &host.url(), host.api_key().as_deref());
+            match host.speaks() {
+                None => config,
+                Some(server) => config.set_host(host.name(), "api", "openai").set_host(
+                    host.name(),
+                    "health_path",
+                    server.health.0,
+                ),
+            }
         })
     }
 

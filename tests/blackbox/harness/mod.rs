@@ -37,7 +37,7 @@ pub(crate) use prometheus::{Prometheus, has_prometheus, lint, monitoring, promto
 pub(crate) use proxy::{Proxy, gpu_bridge, serve};
 pub(crate) use raw::{HTTP_2, RawConnection, embed_request};
 pub(crate) use sim_host::{
-    Answer, Behaviour, Ending, HealthAnswer, SimHost, StatusAnswer, Vectors, embedding_of, padded,
-    padded_answer, sim_host,
+    Answer, Behaviour, Ending, HealthAnswer, Server, SimHost, StatusAnswer, Vectors, embedding_of,
+    padded, padded_answer, sim_host,
 };
 pub(crate) use wire::{Wire, secure};

@@ -148,7 +148,7 @@ pub fn translate(answer: &[u8], form: Form, tokens: u64) -> Result<Vec<u8>, Unus
 }
 
 /// The numbers of a row, which is JSON.
-fn numbers(row: &str) -> Result<impl Iterator<Item = &str>, Unusable> {
+pub(super) fn numbers(row: &str) -> Result<impl Iterator<Item = &str>, Unusable> {
     let inner = row.strip_prefix('[').and_then(|row| row.strip_suffix(']'));
     let inner = inner.ok_or(Unusable::Unreadable)?.trim();
     let numbers = inner.split(',').map(str::trim);

@@ -1,6 +1,7 @@
 //! OpenAI's API for embeddings, as a dialect of `/embed`: what its requests mean there, and how answers
 //! and errors are said in it. Pure, and the same for a GPU host and for the proxy, which asks any host
-//! for `/embed` and translates at its edge.
+//! for `/embed` and translates at its edge. [`host`](Question) is the other direction, for hosts that speak
+//! nothing else.
 //!
 //! Nothing that changes embeddings is passed over in silence: what can't be obeyed is refused.
 //!
@@ -11,11 +12,13 @@
 
 mod answer;
 mod error;
+mod host;
 mod models;
 mod request;
 
 pub use self::answer::{Unusable, Writer, translate};
 pub use self::error::{error, fault};
+pub use self::host::{Complaint, Embeddings, Expected, Question, Unaskable, Wrong, listed_models};
 pub use self::models::{model, models};
 pub use self::request::{Encoding, Form, Refusal, Request};
 

@@ -17,12 +17,13 @@ use tokio::sync::Semaphore;
 
 use super::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer, Vectors};
 use super::connection::Line;
+use super::openai::{self, Server};
 use super::record::{Recorder, Visit};
 
 /// When a real host is full it says this.
 const FULL_RETRY_AFTER: u64 = 1;
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// One host's state, shared by its connections.
 pub(super) struct Api {
@@ -59,12 +60,19 @@ pub(super) struct Knobs {
     /// models are loaded for pairs too then.
     pub(super) scores_pairs_alone: Option<bool>,
     pub(super) api_key: Option<String>,
+    /// Speaks OpenAI's API, and nothing else.
+    pub(super) openai: Option<Server>,
 }
 
 impl Knobs {
     fn has(&self, model: &str) -> bool {
         let installed = self.installed.as_ref().filter(|_| !self.serves_all);
-        installed.is_none_or(|installed| installed.iter().any(|it| it == model))
+        let is_it = |it: &String| match &self.openai {
+            None => it == model,
+            // As Ollama has it.
+            Some(_) => it.strip_suffix(":latest").unwrap_or(it) == model || it == model,
+        };
+        installed.is_none_or(|installed| installed.iter().any(is_it))
     }
 }
 
@@ -80,6 +88,9 @@ pub(super) async fn respond(
         && !is_first
     {
         return line.end(last_words, Ending::Close).await;
+    }
+    if let Some(server) = api.knobs().openai {
+        return Ok(api.respond_in_openai(&server, &line, &head, body).await);
     }
     let route = (head.method.clone(), head.uri.path().to_owned());
     let response = match (&route.0, route.1.as_str()) {
@@ -100,7 +111,8 @@ pub(crate) fn embedding_of(text: &str) -> Vec<u8> {
 
 /// What a host that pads its answers with so many bytes answers for `text`.
 pub(crate) fn padded_answer(text: &str, bytes: usize) -> String {
-    padded(&Job(json!({"texts": [text]})).answer(Vectors::Right), bytes)
+    let job = Job(json!({"texts": [text]}), None);
+    padded(&job.answer(Vectors::Right), bytes)
 }
 
 /// `object` with so many bytes in front of its other fields. Put together by hand, since tests run
@@ -115,14 +127,17 @@ pub(crate) fn padded(object: &Value, bytes: usize) -> String {
 }
 
 impl Api {
-    fn knobs(&self) -> Knobs {
+    pub(super) fn knobs(&self) -> Knobs {
         self.knobs.lock().unwrap().clone()
     }
 
-    fn admits(&self, head: &request::Parts) -> bool {
-        let presented = head.headers.get(API_KEY_HEADER);
-        let wanted = self.knobs().api_key;
-        wanted.is_none_or(|key| presented.is_some_and(|value| value == key.as_str()))
+    pub(super) fn admits(&self, head: &request::Parts) -> bool {
+        let knobs = self.knobs();
+        let wanted = knobs.api_key.map(|key| match knobs.openai {
+            None => (API_KEY_HEADER, key),
+            Some(_) => ("authorization", format!("Bearer {key}")),
+        });
+        wanted.is_none_or(|(name, key)| head.headers.get(name).is_some_and(|it| it == key.as_str()))
     }
 
     async fn health(&self) -> Response<Body> {
@@ -199,7 +214,12 @@ impl Api {
         })
     }
 
-    async fn compute(&self, line: &Line, head: &request::Parts, body: Incoming) -> Response<Body> {
+    pub(super) async fn compute(
+        &self,
+        line: &Line,
+        head: &request::Parts,
+        body: Incoming,
+    ) -> Response<Body> {
         let mut visit = self.record.arrival(head);
         if !self.admits(head) {
             return error(401, "Unauthorized");
@@ -216,7 +236,11 @@ impl Api {
         let body = body.to_bytes();
         visit.read_whole(&body);
         let knobs = self.knobs();
-        let job = Job::read(&body);
+        let full = match &knobs.openai {
+            None => Answer::busy(503, FULL_RETRY_AFTER),
+            Some(server) => server.full.clone(),
+        };
+        let job = Job::read(&body, knobs.openai.clone());
         let texts = job.as_ref().map_or(Vec::new(), Job::texts);
         visit.is_for(texts.len());
         match knobs.behaviour.clone().towards(&texts) {
@@ -230,8 +254,9 @@ impl Api {
             behaviour => match job {
                 None => error(422, "not what a host computes"),
                 Some(job) if !knobs.has(job.model()) => fixed(&knobs.unknown_model),
+                Some(job) if job.is_refused().is_some() => fixed(job.is_refused().unwrap()),
                 Some(job) if !visit.take_slot(knobs.slots - knobs.foreign, job.first_text()) => {
-                    fixed(&Answer::busy(503, FULL_RETRY_AFTER))
+                    fixed(&full)
                 }
                 Some(job) => self.work(visit, line, behaviour, &job).await,
             },
@@ -278,12 +303,19 @@ impl Api {
 }
 
 /// What is asked for.
-struct Job(Value);
+struct Job(Value, Option<Server>);
 
 impl Job {
-    fn read(body: &[u8]) -> Option<Self> {
-        let job: Value = serde_json::from_slice(body).ok()?;
-        (job["texts"].is_array() || job["candidates"].is_array()).then_some(Self(job))
+    fn read(body: &[u8], server: Option<Server>) -> Option<Self> {
+        let job: Value = match server {
+            None => serde_json::from_slice(body).ok()?,
+            Some(_) => openai::job(body)?,
+        };
+        (job["texts"].is_array() || job["candidates"].is_array()).then_some(Self(job, server))
+    }
+
+    fn is_refused(&self) -> Option<&Answer> {
+        self.1.as_ref()?.refuses(&self.texts())
     }
 
     fn texts(&self) -> Vec<&str> {
@@ -308,6 +340,10 @@ impl Job {
     fn answer(&self, vectors: Vectors) -> Value {
         let texts = self.texts();
         if self.0["texts"].is_array() {
+            if let Some(server) = &self.1 {
+                let embeddings = texts.iter().map(|text| embedding_of(text)).collect();
+                return server.answer(self.model(), embeddings);
+            }
             let right = texts.iter().map(|text| (text, embedding_of(text)));
             let embeddings: Vec<Value> = match vectors {
                 Vectors::Right => right.map(|(_, right)| json!(right)).collect(),
@@ -399,7 +435,7 @@ fn stalled(bytes: usize) -> Response<Body> {
     response(StatusCode::OK, "application/json", body)
 }
 
-fn json(value: &impl Serialize) -> Response<Body> {
+pub(super) fn json(value: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(value).unwrap();
     response(StatusCode::OK, "application/json", whole(body))
 }
@@ -411,7 +447,7 @@ fn error(status: u16, detail: &str) -> Response<Body> {
     response
 }
 
-fn fixed(answer: &Answer) -> Response<Body> {
+pub(super) fn fixed(answer: &Answer) -> Response<Body> {
     let status = StatusCode::from_u16(answer.status).unwrap();
     let mut response = response(status, answer.content_type, whole(answer.body.clone()));
     if let Some(retry_after) = &answer.retry_after {
@@ -424,12 +460,12 @@ fn fixed(answer: &Answer) -> Response<Body> {
     response
 }
 
-fn whole(body: impl Into<Bytes>) -> Body {
+pub(super) fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).boxed_unsync()
 }
 
 /// Carries headers about its connection too, which must not go further.
-fn response(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
+pub(super) fn response(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
     Response::builder()
         .status(status)
         .header(header::CONTENT_TYPE, content_type)

@@ -220,6 +220,14 @@ impl Answer {
         }
     }
 
+    /// In another form.
+    pub(crate) fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self {
+            body: body.to_string().into(),
+            ..Self::error(status, "")
+        }
+    }
+
     /// This JSON, as a host's result.
     pub(crate) fn result(json: &str) -> Self {
         Self {

@@ -7,6 +7,7 @@
 mod api;
 mod behaviour;
 mod connection;
+mod openai;
 mod record;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use self::api::{Api, Knobs};
 pub(crate) use self::api::{embedding_of, padded, padded_answer};
 pub(crate) use self::behaviour::{Answer, Behaviour, Ending, HealthAnswer, StatusAnswer, Vectors};
 use self::connection::Port;
+pub(crate) use self::openai::Server;
 use self::record::{Record, Recorder};
 use super::eventually;
 
@@ -42,6 +44,7 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             ready: None,
             scores_pairs_alone: None,
             api_key: None,
+            openai: None,
         },
         tls: None,
         address: "127.0.0.1:0".parse().unwrap(),
@@ -117,6 +120,12 @@ impl Setup {
         self
     }
 
+    /// Speaks OpenAI's API, as this server does.
+    pub(crate) fn openai(mut self, server: Server) -> Self {
+        self.knobs.openai = Some(server);
+        self
+    }
+
     pub(crate) fn key(mut self, api_key: &str) -> Self {
         self.knobs.api_key = Some(api_key.to_owned());
         self
@@ -174,6 +183,11 @@ impl SimHost {
     /// The key that it wants.
     pub(crate) fn api_key(&self) -> Option<String> {
         self.knobs().api_key.clone()
+    }
+
+    /// The server of OpenAI's API that it is, if it is one.
+    pub(crate) fn speaks(&self) -> Option<Server> {
+        self.knobs().openai.clone()
     }
 
     pub(crate) fn set(&self, behaviour: Behaviour) {

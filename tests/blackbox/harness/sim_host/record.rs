@@ -37,6 +37,10 @@ pub(crate) struct Record {
     pub(crate) connections: usize,
     /// Questions for `/status`.
     pub(crate) status_asked: usize,
+    /// Questions for `/v1/models`.
+    pub(crate) models_asked: usize,
+    /// Paths that a host which speaks OpenAI's API has not.
+    pub(crate) in_vain: Vec<String>,
 }
 
 /// A record that is being written.
@@ -62,6 +66,14 @@ impl Recorder {
 
     pub(super) fn asked_for_status(&self) {
         self.0.lock().unwrap().status_asked += 1;
+    }
+
+    pub(super) fn asked_for_models(&self) {
+        self.0.lock().unwrap().models_asked += 1;
+    }
+
+    pub(super) fn asked_in_vain(&self, path: &str) {
+        self.0.lock().unwrap().in_vain.push(path.to_owned());
     }
 
     /// A compute request has arrived; it is present until the guard is dropped.

@@ -1,0 +1,306 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn question(body: &str) -> Result<Question<'_>, Unaskable> {
+    Question::read(body.as_bytes())
+}
+
+fn expected(count: usize) -> Expected<'static> {
+    Expected {
+        count,
+        dimensions: None,
+        model: None,
+        called: "m",
+        normalize: false,
+    }
+}
+
+fn read(answer: &str, expected: Expected<'_>) -> Result<String, Wrong> {
+    let read = Embeddings::read(answer.as_bytes(), expected)?;
+    Ok(String::from_utf8(read.body).unwrap())
+}
+
+#[test]
+fn texts_go_on_as_they_are_written() {
+    let table = [
+        (
+            r#"{"model":"m","texts":["a","\u00e9 \"]"]}"#,
+            r#"{"model":"theirs","encoding_format":"float","input":["a","\u00e9 \"]"]}"#,
+        ),
+        (
+            r#" {"lang":{"x":[1]}, "texts" : [ "a" , "" ], "dimensions":4, "model":"m"} "#,
+            r#"{"model":"theirs","encoding_format":"float","dimensions":4,"input":[ "a" , "" ]}"#,
+        ),
+    ];
+    for (body, asked) in table {
+        let question = question(body).unwrap();
+        let text = String::from_utf8(question.body("theirs", false)).unwrap();
+        assert_eq!((text.as_str(), question.texts()), (asked, 2));
+        assert_eq!(question.model, "m");
+    }
+    let cut = question(table[0].0).unwrap().body("a\"b", true);
+    let cut: Value = serde_json::from_slice(&cut).unwrap();
+    assert_eq!(cut["truncate_prompt_tokens"], -1);
+    assert_eq!(cut["model"], "a\"b");
+}
+
+#[test]
+fn what_is_no_request_for_embeddings_is_not_asked() {
+    let table = [
+        ("", Unaskable::NotEmbed),
+        ("[]", Unaskable::NotEmbed),
+        (r#"{"model":"m"}"#, Unaskable::NotEmbed),
+        (r#"{"model":"m","texts":"a"}"#, Unaskable::NotEmbed),
+        (r#"{"model":"m","texts":["a",1]}"#, Unaskable::NotEmbed),
+        (r#"{"model":"m","texts":["\ud800"]}"#, Unaskable::NotEmbed),
+        (
+            r#"{"model":"m","texts":["a"],"texts":[]}"#,
+            Unaskable::NotEmbed,
+        ),
+        (r#"{"model":7,"texts":["a"]}"#, Unaskable::NotEmbed),
+        (
+            r#"{"candidates":["a"],"references":["b"]}"#,
+            Unaskable::NotEmbed,
+        ),
+        (r#"{"texts":["a"]}"#, Unaskable::NoModel),
+        (r#"{"texts":["a"],"model":""}"#, Unaskable::NoModel),
+    ];
+    for (body, why) in table {
+        assert_eq!(question(body), Err(why), "{body}");
+    }
+}
+
+#[test]
+fn numbers_are_passed_on_as_written_and_in_the_texts_order() {
+    let answer = r#"{"object":"list","model":"x","usage":{"prompt_tokens":7},"data":[
+        {"index":1,"object":"embedding","embedding":[-0.0, 1E-3]},
+        {"index":0,"embedding":[0.10000000149011612,2]}]}"#;
+    let read = Embeddings::read(answer.as_bytes(), expected(2)).unwrap();
+    let body =
+        r#"{"embeddings":[[0.10000000149011612,2],[-0.0, 1E-3]],"model":"m","dimensions":2}"#;
+    assert_eq!(String::from_utf8(read.body).unwrap(), body);
+    assert_eq!(read.tokens, 7);
+    let none = Embeddings::none("m");
+    assert_eq!(none, br#"{"embeddings":[],"model":"m","dimensions":0}"#);
+}
+
+#[test]
+fn an_answer_is_right_or_refused() {
+    let row =
+        |index: &str, embedding: &str| format!(r#"{{"index":{index},"embedding":{embedding}}}"#);
+    let rows = |rows: &[String]| format!(r#"{{"data":[{}]}}"#, rows.join(","));
+    let two = |second: &str| rows(&[row("0", "[1,2]"), row("1", second)]);
+    let table = [
+        (String::new(), Wrong::Unreadable),
+        ("{}".to_owned(), Wrong::Unreadable),
+        (
+            r#"{"data":[{"embedding":[1]}]}"#.to_owned(),
+            Wrong::Unreadable,
+        ),
+        (rows(&[]), Wrong::NotEach),
+        (rows(&[row("0", "[1]")]), Wrong::NotEach),
+        (rows(&[row("0", "[1]"), row("0", "[1]")]), Wrong::NotEach),
+        (rows(&[row("1", "[1]"), row("2", "[1]")]), Wrong::NotEach),
+        (
+            rows(&[row("0", "[1]"), row("1", "[1]"), row("1", "[1]")]),
+            Wrong::NotEach,
+        ),
+        (
+            rows(&[row("-1", "[1]"), row("1", "[1]")]),
+            Wrong::Unreadable,
+        ),
+        (two("[1]"), Wrong::Uneven),
+        (rows(&[row("0", "[]"), row("1", "[]")]), Wrong::Uneven),
+        (two("[1,null]"), Wrong::NotFinite),
+        (two("[1,1e39]"), Wrong::NotFinite),
+        (two("[1,-1e400]"), Wrong::NotFinite),
+        (two("[1,\"2\"]"), Wrong::NotFinite),
+        (two("[[1,2]]"), Wrong::NotFinite),
+        (two("[1,NaN]"), Wrong::Unreadable),
+        (two("{\"a\":1}"), Wrong::Unreadable),
+        (two("\"AAAA\""), Wrong::Unreadable),
+        (two("\"AADAfwAAwH8=\""), Wrong::NotFinite),
+        (two("\"AACAPw==\""), Wrong::Uneven),
+    ];
+    for (answer, wrong) in table {
+        assert_eq!(read(&answer, expected(2)), Err(wrong), "{answer}");
+    }
+    let dimensions = Expected {
+        dimensions: Some(1),
+        ..expected(2)
+    };
+    let found = read(&two("[1,2]"), dimensions);
+    assert_eq!(found, Err(Wrong::Dimensions { found: 2 }));
+}
+
+#[test]
+fn another_model_than_the_one_that_was_asked_for_is_noticed() {
+    let answer =
+        |model: &str| format!(r#"{{"model":{model},"data":[{{"index":0,"embedding":[1]}}]}}"#);
+    let asked = |model| Expected {
+        model: Some(model),
+        ..expected(1)
+    };
+    for (wanted, told) in [
+        ("a", "\"a\""),
+        ("a", "\"org/a\""),
+        ("org/a", "\"a\""),
+        ("a", "null"),
+    ] {
+        assert!(
+            read(&answer(told), asked(wanted)).is_ok(),
+            "{wanted} {told}"
+        );
+    }
+    for (wanted, told) in [
+        ("a", "b"),
+        ("a", "ba"),
+        ("a", "org/b"),
+        ("org/a", "other/a"),
+    ] {
+        let found = read(&answer(&format!("\"{told}\"")), asked(wanted));
+        assert_eq!(found, Err(Wrong::Model(told.to_owned())), "{wanted}");
+    }
+    assert!(
+        read(&answer("\"b\""), expected(1)).is_ok(),
+        "it lists the name"
+    );
+}
+
+#[test]
+fn embeddings_are_scaled_to_length_1_where_that_is_wanted() {
+    let scaled = Expected {
+        normalize: true,
+        ..expected(2)
+    };
+    let answer = r#"{"data":[{"index":0,"embedding":[3,4]},{"index":1,"embedding":[0,0]}]}"#;
+    let body: Value = serde_json::from_str(&read(answer, scaled).unwrap()).unwrap();
+    let near = |number: &Value, wanted: f64| (number.as_f64().unwrap() - wanted).abs() < 1e-7;
+    assert!(near(&body["embeddings"][0][0], 0.6) && near(&body["embeddings"][0][1], 0.8));
+    assert_eq!(body["embeddings"][1], json!([0.0, 0.0]));
+}
+
+#[test]
+fn complaints_are_read_in_every_form() {
+    let table = [
+        // vLLM, llama.cpp, OpenAI; older vLLM and SGLang; TEI; Ollama; FastAPI; nobody.
+        (
+            r#"{"error":{"message":"m","type":"t","param":null,"code":400}}"#,
+            "m",
+        ),
+        (
+            r#"{"object":"error","message":"m","type":"BadRequestError","code":400}"#,
+            "m",
+        ),
+        (r#"{"message":"m","code":413,"type":"Validation"}"#, "m"),
+        (r#"{"error":"m","error_type":"Validation"}"#, "m"),
+        (r#"{"detail":"m"}"#, "m"),
+        (
+            r#"{"detail":[{"loc":["body"],"msg":"m","input":"a text"}]}"#,
+            "m",
+        ),
+        (r#"{"detail":[]}"#, "the host does not say why"),
+        ("<html>", "the host does not say why"),
+        ("7", "the host does not say why"),
+    ];
+    for (body, message) in table {
+        let found = Complaint::read(body.as_bytes());
+        assert_eq!(found.message, message, "{body}");
+        assert!(!found.lacks_model && !found.is_too_much, "{body}");
+    }
+    let long = json!({"error": {"message": "é\"".repeat(5000)}}).to_string();
+    let detail: Value = serde_json::from_slice(&Complaint::read(long.as_bytes()).detail()).unwrap();
+    assert_eq!(detail["detail"].as_str().unwrap().chars().count(), SHOWN);
+}
+
+#[test]
+fn a_missing_model_and_too_much_are_known_by_their_words() {
+    let of = |message: &str| {
+        Complaint::read(
+            json!({"error": {"message": message}})
+                .to_string()
+                .as_bytes(),
+        )
+    };
+    for lacking in [
+        "The model `x` does not exist.",
+        "model \"x\" not found, try pulling it first",
+        "Invalid model: \"Engine for model name `x` not found. …\"",
+        "model 'x' not found",
+    ] {
+        assert!(of(lacking).lacks_model, "{lacking}");
+    }
+    for other in [
+        "This model's maximum context length is 512 tokens. However, you requested 900 tokens.",
+        "batch size 100 > maximum allowed batch size 32",
+        "`inputs` must have less than 512 tokens. Given: 900",
+    ] {
+        assert!(!of(other).lacks_model, "{other}");
+    }
+    assert!(
+        of("input (700 tokens) is too large to process. increase the physical batch size")
+            .is_too_much
+    );
+    let told = Complaint::read(br#"{"error":{"message":"no","code":"model_not_found"}}"#);
+    assert!(told.lacks_model);
+}
+
+#[test]
+fn lists_of_models_are_read() {
+    let list =
+        br#"{"object":"list","data":[{"id":"a","owned_by":"vllm"},{"id":"b","owned_by":null}]}"#;
+    let (ids, owner) = listed_models(list).unwrap();
+    assert_eq!(
+        (ids, owner.as_deref()),
+        (vec!["a".to_owned(), "b".to_owned()], Some("vllm"))
+    );
+    assert_eq!(listed_models(br#"{"data":[]}"#), Some((vec![], None)));
+    for no_list in ["", "{}", r#"{"data":[{"name":"a"}]}"#, r#"{"data":[1]}"#] {
+        assert_eq!(listed_models(no_list.as_bytes()), None, "{no_list}");
+    }
+}
+
+proptest! {
+    /// Whatever the order and the encoding, each text gets its own numbers.
+    #[test]
+    fn each_text_gets_its_own_numbers(
+        rows in (1..6_usize, 1..5_usize).prop_flat_map(|(rows, length)| {
+            let row = prop::collection::vec(-1e3_f32..1e3, length);
+            (prop::collection::vec((row, any::<bool>()), rows), any::<u64>())
+        }),
+    ) {
+        let (rows, turn) = rows;
+        let mut data: Vec<String> = rows.iter().enumerate().map(|(index, (row, coded))| {
+            let bytes: Vec<u8> = row.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let embedding = if *coded { json!(STANDARD.encode(bytes)) } else { json!(row) };
+            format!(r#"{{"embedding":{embedding},"index":{index}}}"#)
+        }).collect();
+        let turn = usize::try_from(turn % data.len() as u64).unwrap();
+        data.rotate_left(turn);
+        let body = read(&format!(r#"{{"data":[{}]}}"#, data.join(",")), expected(rows.len())).unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
+        for (at, (row, _)) in rows.iter().enumerate() {
+            let found: Vec<f64> = serde_json::from_value(body["embeddings"][at].clone()).unwrap();
+            let near = |(a, b): (&f64, &f32)| (a - f64::from(*b)).abs() <= 1e-6 * a.abs().max(1.0);
+            prop_assert!(found.len() == row.len() && found.iter().zip(row).all(near));
+        }
+    }
+
+    /// Nothing that a host may say makes it panic, or makes an answer that is no JSON.
+    #[test]
+    fn nonsense_is_refused(answer in any::<Vec<u8>>(), text in "[\\[\\]{}\",:0-9a-z]{0,60}") {
+        let mut near = String::new();
+        write!(near, r#"{{"data":[{{"index":0,"embedding":[{text}]}}]}}"#).unwrap();
+        for answer in [answer.as_slice(), near.as_bytes(), text.as_bytes()] {
+            if let Ok(read) = Embeddings::read(answer, expected(1)) {
+                prop_assert!(serde_json::from_slice::<Value>(&read.body).is_ok());
+            }
+            let detail = Complaint::read(answer).detail();
+            prop_assert!(serde_json::from_slice::<Value>(&detail).is_ok());
+        }
+    }
+}
