@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients build archives model bench-backend bench-proxy preflight cargo-deny clean
+.PHONY: help demo test test-clients test-openai-host build archives model bench-backend bench-proxy preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -26,6 +26,10 @@ test: preflight ## Run every check: format, links, dependencies, clippy, all tes
 test-clients: model ## Ask with OpenAI's own client, LangChain's and LlamaIndex's (pip installs them)
 	cargo build --locked --workspace --bins
 	@python3 scripts/openai_clients.py --strict --bin-dir "$(dir $(RELEASE))debug"
+
+test-openai-host: model ## Put infinity, a server of OpenAI's API, into a pool (pip installs it)
+	cargo build --locked --workspace --bins
+	@python3 scripts/openai_host.py --bin-dir "$(dir $(RELEASE))debug"
 
 build: preflight ## Build the release binaries
 	cargo build --release --locked --workspace --bins

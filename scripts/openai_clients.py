@@ -35,7 +35,7 @@ def main() -> int:
     args = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"  # whatever proxy the machine has for the rest
     if Path(sys.prefix) != VENV:
-        if problem := install():
+        if problem := install(VENV, REQUIREMENTS):
             print(f"{'FAILED' if args.strict else 'SKIPPED'}: no clients of OpenAI's API: {problem}")
             return int(args.strict)
         os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
@@ -51,16 +51,16 @@ def main() -> int:
         return 0 if demo.stop_all(children) else 1
 
 
-def install() -> str | None:
-    """Makes the clients ready; why that is impossible, if it is."""
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    stamp = VENV / "installed"
+def install(venv: Path, requirements: Path) -> str | None:
+    """Makes a Python with these packages ready; why that is impossible, if it is."""
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    stamp = venv / "installed"
     if stamp.is_file() and stamp.read_text() == wanted:
         return None
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     for command in (
-        [sys.executable, "-m", "venv", "--clear", str(VENV)],
-        [*pip, "--only-binary", ":all:", "--requirement", str(REQUIREMENTS)],
+        [sys.executable, "-m", "venv", "--clear", str(venv)],
+        [*pip, "--only-binary", ":all:", "--requirement", str(requirements)],
     ):
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
