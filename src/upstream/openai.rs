@@ -233,7 +233,7 @@ fn complaint(answer: &Answer, why: Doubt, budget: &Budget) -> Verdict {
         (why, StatusCode::UNPROCESSABLE_ENTITY) => (StatusCode::BAD_REQUEST, why),
         (why, status) => (status, why),
     };
-    doubtful(status, told, why, budget)
+    doubtful(status, &told, why, budget)
 }
 
 fn refusal(status: StatusCode, message: &str, why: Doubt, budget: &Budget) -> Verdict {
@@ -241,10 +241,10 @@ fn refusal(status: StatusCode, message: &str, why: Doubt, budget: &Budget) -> Ve
         message: message.to_owned(),
         ..Complaint::default()
     };
-    doubtful(status, told, why, budget)
+    doubtful(status, &told, why, budget)
 }
 
-fn doubtful(status: StatusCode, told: Complaint, why: Doubt, budget: &Budget) -> Verdict {
+fn doubtful(status: StatusCode, told: &Complaint, why: Doubt, budget: &Budget) -> Verdict {
     match answer(status, told.detail(), budget) {
         Ok(answer) => Verdict::Sibling { answer, why },
         Err(Exhausted) => no_memory(),

@@ -30,114 +30,141 @@ fn flat(status: u16, message: &str, kind: &str) -> Answer {
 }
 
 fn kinds() -> Vec<Kind> {
-    let usual = Server::default;
-    let too_long =
-        "This model's maximum context length is 512 tokens. However, you requested 900 tokens.";
     vec![
-        Kind {
-            name: "vllm",
-            server: Server {
-                full: openai(503, "the engine takes no more"),
-                longest_text: (1000, openai(400, too_long)),
-                most_texts: (64, openai(400, "too many prompts")),
-                ..usual()
-            },
-            unknown_model: Some(openai(404, "The model `x` does not exist.")),
-        },
-        Kind {
-            name: "text-embeddings-inference",
-            server: Server {
-                open: &[],
-                lists: false,
-                answers_as: Some("sentence-transformers/sim"),
-                full: flat(429, "Model is overloaded", "overloaded"),
-                most_texts: (
-                    32,
-                    flat(
-                        413,
-                        "batch size 33 > maximum allowed batch size 32",
-                        "Validation",
-                    ),
-                ),
-                longest_text: (
-                    1000,
-                    flat(
-                        413,
-                        "`inputs` must have less than 512 tokens. Given: 900",
-                        "Validation",
-                    ),
-                ),
-                ..usual()
-            },
-            unknown_model: None,
-        },
-        Kind {
-            name: "infinity",
-            server: Server {
-                health: ("/health", r#"{"unix":1764400000.5}"#),
-                in_base64: true,
-                full: openai(429, "model sim is currently overloaded"),
-                longest_text: (
-                    1000,
-                    Answer::json(
-                        422,
-                        &json!({"detail": [{"loc": ["body"], "msg": "at most 122880 characters", "input": "a secret"}]}),
-                    ),
-                ),
-                ..usual()
-            },
-            unknown_model: Some(openai(
-                400,
-                "Invalid model: 'Engine for model name `x` not found.'",
-            )),
-        },
-        Kind {
-            name: "llama.cpp",
-            server: Server {
-                health: ("/health", r#"{"status":"ok"}"#),
-                open: &["/health", "/v1/models"],
-                full: openai(503, "Loading model"),
-                longest_text: (
-                    1000,
-                    openai(
-                        500,
-                        "input (700 tokens) is too large to process. increase the physical batch size",
-                    ),
-                ),
-                ..usual()
-            },
-            unknown_model: None,
-        },
-        Kind {
-            name: "ollama",
-            server: Server {
-                health: ("/", "Ollama is running"),
-                open: &["/", "/v1/models", "/v1/embeddings"],
-                full: openai(
-                    503,
-                    "server busy, please try again.  maximum pending requests exceeded",
-                ),
-                ..usual()
-            },
-            unknown_model: Some(openai(404, r#"model "x" not found, try pulling it first"#)),
-        },
-        Kind {
-            name: "sglang",
-            server: Server {
-                full: flat(503, "The request queue is full.", "SERVICE_UNAVAILABLE"),
-                longest_text: (
-                    1000,
-                    flat(
-                        400,
-                        "The input is longer than the model's context length",
-                        "BadRequestError",
-                    ),
-                ),
-                ..usual()
-            },
-            unknown_model: None,
-        },
+        vllm(),
+        text_embeddings_inference(),
+        infinity(),
+        llama_cpp(),
+        ollama(),
+        sglang(),
     ]
+}
+
+fn vllm() -> Kind {
+    Kind {
+        name: "vllm",
+        server: Server {
+            full: openai(503, "the engine takes no more"),
+            longest_text: (
+                1000,
+                openai(
+                    400,
+                    "This model's maximum context length is 512 tokens. However, you requested 900 tokens.",
+                ),
+            ),
+            most_texts: (64, openai(400, "too many prompts")),
+            ..Server::default()
+        },
+        unknown_model: Some(openai(404, "The model `x` does not exist.")),
+    }
+}
+
+fn text_embeddings_inference() -> Kind {
+    Kind {
+        name: "text-embeddings-inference",
+        server: Server {
+            open: &[],
+            lists: false,
+            answers_as: Some("sentence-transformers/sim"),
+            full: flat(429, "Model is overloaded", "overloaded"),
+            most_texts: (
+                32,
+                flat(
+                    413,
+                    "batch size 33 > maximum allowed batch size 32",
+                    "Validation",
+                ),
+            ),
+            longest_text: (
+                1000,
+                flat(
+                    413,
+                    "`inputs` must have less than 512 tokens. Given: 900",
+                    "Validation",
+                ),
+            ),
+            ..Server::default()
+        },
+        unknown_model: None,
+    }
+}
+
+fn infinity() -> Kind {
+    Kind {
+        name: "infinity",
+        server: Server {
+            health: ("/health", r#"{"unix":1764400000.5}"#),
+            in_base64: true,
+            full: openai(429, "model sim is currently overloaded"),
+            longest_text: (
+                1000,
+                Answer::json(
+                    422,
+                    &json!({"detail": [{"loc": ["body"], "msg": "at most 122880 characters", "input": "a secret"}]}),
+                ),
+            ),
+            ..Server::default()
+        },
+        unknown_model: Some(openai(
+            400,
+            "Invalid model: 'Engine for model name `x` not found.'",
+        )),
+    }
+}
+
+fn llama_cpp() -> Kind {
+    Kind {
+        name: "llama.cpp",
+        server: Server {
+            health: ("/health", r#"{"status":"ok"}"#),
+            open: &["/health", "/v1/models"],
+            full: openai(503, "Loading model"),
+            longest_text: (
+                1000,
+                openai(
+                    500,
+                    "input (700 tokens) is too large to process. increase the physical batch size",
+                ),
+            ),
+            ..Server::default()
+        },
+        unknown_model: None,
+    }
+}
+
+fn ollama() -> Kind {
+    Kind {
+        name: "ollama",
+        server: Server {
+            health: ("/", "Ollama is running"),
+            open: &["/", "/v1/models", "/v1/embeddings"],
+            full: openai(
+                503,
+                "server busy, please try again.  maximum pending requests exceeded",
+            ),
+            ..Server::default()
+        },
+        unknown_model: Some(openai(404, r#"model "x" not found, try pulling it first"#)),
+    }
+}
+
+fn sglang() -> Kind {
+    Kind {
+        name: "sglang",
+        server: Server {
+            full: flat(503, "The request queue is full.", "SERVICE_UNAVAILABLE"),
+            longest_text: (
+                1000,
+                flat(
+                    400,
+                    "The input is longer than the model's context length",
+                    "BadRequestError",
+                ),
+            ),
+            ..Server::default()
+        },
+        unknown_model: None,
+    }
 }
 
 impl Kind {

@@ -25,6 +25,21 @@ async fn a_model_that_one_host_lacks_is_computed_by_its_sibling_and_nobody_is_bl
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_host_does_not_take_another_may_and_nobody_is_blamed() {
+    let limit = || doubtful(StatusCode::PAYLOAD_TOO_LARGE, Doubt::Limit);
+    for last in [limit(), not_found(), redirect()] {
+        let scene = Scene::new(vec![vec![limit()], vec![limit()], vec![last]]);
+        let (result, _) = scene.run().await;
+        assert_eq!(result, Ok(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(scene.calls(), [0, 1, 2], "each once");
+        assert_eq!(scene.serving(), [true, true, true]);
+    }
+    let scene = Scene::new(vec![vec![limit()], vec![limit()], vec![]]);
+    assert_eq!(scene.run().await.0, Ok(StatusCode::OK));
+    assert_eq!(scene.serving(), [true, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_of_hosts_that_may_lack_the_model_do_not_end_the_request() {
     let three = || {
         vec![
