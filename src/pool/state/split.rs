@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::pool::state::tests::{ANSWERED, has, pool};
-    use crate::pool::{Limits, Outcome, Work};
+    use crate::pool::{Audited, Limits, Outcome, Trust, Work};
 
     const GAIN: Duration = Duration::from_millis(20);
     const SECOND: Duration = Duration::from_secs(1);
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_batch_is_cut_for_hosts_that_idle_and_are_well() {
         let now = Instant::now();
-        let table: [(&str, Change, usize); 6] = [
+        let table: [(&str, Change, usize); 7] = [
             ("nothing", |_, _, _| (), 4),
             (
                 "it drains",
@@ -202,6 +202,20 @@ mod tests {
             (
                 "it lacks the model",
                 |state, host, _| state.told(host, has(&["embed:other"])),
+                3,
+            ),
+            (
+                "its vectors lie elsewhere",
+                |state, host, _| {
+                    let audited = Audited {
+                        trust: Trust::Disputed,
+                        space: format!("4-{}", "0".repeat(32)).parse().ok(),
+                        cosine: None,
+                        why: None,
+                    };
+                    let model = Model::new("embed:m").unwrap();
+                    state.audited(host, &model, Some(audited));
+                },
                 3,
             ),
             (
