@@ -371,6 +371,8 @@ mod tests {
 
     #[test]
     fn a_host_is_asked_only_for_models_that_it_may_have() {
+        type Names<'a> = &'a [&'a str];
+        type Aliases<'a> = &'a [(&'a str, &'a str)];
         let body = br#"{"model":"x","texts":["a"]}"#;
         let asked = |aliases: &[(&str, &str)], ids: Option<&[&str]>| {
             let api = api(aliases);
@@ -381,8 +383,6 @@ mod tests {
                 .ok()
                 .map(|(_, wanted)| (wanted.name, wanted.is_listed))
         };
-        type Names<'a> = &'a [&'a str];
-        type Aliases<'a> = &'a [(&'a str, &'a str)];
         let table: [(Aliases<'_>, Option<Names<'_>>, _); 8] = [
             (&[], None, Some(("x", false))),
             (&[], Some(&["x"]), Some(("x", true))),
