@@ -28,7 +28,7 @@ use self::history::History;
 use self::itinerary::Itinerary;
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
-use self::split::Planned;
+use self::split::{Misfits, Planned};
 use crate::config::{Current, HostName};
 use crate::embedding::Space;
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
@@ -46,6 +46,7 @@ pub struct Dispatcher {
     config: Current,
     budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
+    misfits: Misfits,
 }
 
 /// A host's answer, on its way to the client.
@@ -154,6 +155,7 @@ impl Dispatcher {
             config,
             budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
             metrics,
+            misfits: Misfits::default(),
         }
     }
 
@@ -186,7 +188,7 @@ impl Dispatcher {
             Ok(lease) => lease,
             Err(refusal) => return self.conclude(way, refusal),
         };
-        match Planned::new(&lease, way) {
+        match Planned::new(&lease, way, &self.misfits) {
             None => self.follow(Some(lease), way).await,
             Some(planned) => {
                 // Boxed, so that requests that stay whole are not larger for it.

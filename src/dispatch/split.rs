@@ -5,7 +5,7 @@
 //! would have said (a part is answered otherwise than with its items, or the answers don't fit together), the
 //! request runs once more as a whole.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,15 @@ use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
 use gpu_bridge_wire::openai::TOKENS_HEADER;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::history::Common;
 use super::itinerary::Itinerary;
 use super::{Delivery, Dispatcher, Refusal};
 use crate::message::{Answer, Call, Payload};
-use crate::pool::{self, Demand, Lease, Work};
+use crate::pool::{self, Demand, Lease, Model, Work};
 
-/// Headers that are about the whole of a body, by which a host may check it.
+/// Headers that are about the whole of a body, by which whoever gets it may check it.
 const OF_THE_WHOLE: [&str; 6] = [
     "content-digest",
     "content-md5",
@@ -31,6 +32,27 @@ const OF_THE_WHOLE: [&str; 6] = [
     "signature",
     "signature-input",
 ];
+
+/// So long batches stay whole after answers to parts that did not fit together: what one answer has beside its
+/// items, the next will have, and each try costs the work of a batch.
+const STAYS_WHOLE: Duration = Duration::from_mins(10);
+
+/// Models whose answers did not fit together lately. They are models that hosts tell of, and so not many.
+#[derive(Debug, Default)]
+pub(super) struct Misfits(Mutex<HashMap<Model, Instant>>);
+
+impl Misfits {
+    fn add(&self, model: Option<&Model>) {
+        let (now, mut misfits) = (Instant::now(), self.0.lock());
+        misfits.retain(|_, until| now < *until);
+        misfits.extend(model.cloned().map(|model| (model, now + STAYS_WHOLE)));
+    }
+
+    fn include(&self, model: Option<&Model>) -> bool {
+        let until = model.and_then(|model| self.0.lock().get(model).copied());
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
 
 /// A batch that has been cut.
 pub(super) struct Batch {
@@ -91,7 +113,10 @@ impl Dispatcher {
                 let mut answered: Vec<_> = answered.into_iter().flatten().collect();
                 answered.sort_by_key(|it| it.position);
                 let parts = answered.len();
-                let delivery = joined(batch.kind, answered)?;
+                let Some(delivery) = joined(batch.kind, answered) else {
+                    self.misfits.add(way.model());
+                    return None;
+                };
                 self.metrics.requests.split(parts, batch.saves);
                 Some(Ok(delivery))
             }
@@ -137,7 +162,7 @@ impl Dispatcher {
 
 impl Planned {
     /// How the request of `way` had better be cut, which has its first `lease`; `None`: not at all.
-    pub(super) fn new(lease: &Lease, way: &Itinerary<'_>) -> Option<Planned> {
+    pub(super) fn new(lease: &Lease, way: &Itinerary<'_>, misfits: &Misfits) -> Option<Planned> {
         let (call, batching) = (way.call, way.batching);
         let items = call.demand.work.items;
         let is_batch = batching.split && items > 1 && items <= batching.max_items.get();
@@ -145,7 +170,7 @@ impl Planned {
         if !is_batch || lease.expected().is_none_or(|it| it <= batching.min_gain) {
             return None;
         }
-        let kind = kind(call)?;
+        let kind = kind(call).filter(|_| !misfits.include(way.model()))?;
         let plan = lease.plan_parts(batching.min_gain)?;
         let body = call.body.in_one_piece().ok()?;
         let cuts = [Cut::read(kind, body.chunks().first()?)?];
@@ -273,6 +298,9 @@ fn joined(kind: Kind, answered: Vec<Answered>) -> Option<Delivery> {
     }
     let chunks = chunks(items::compose(&cuts, &runs), &bodies);
     let mut headers = headers?;
+    for name in OF_THE_WHOLE.iter().chain(&["etag"]) {
+        headers.remove(*name);
+    }
     if let Some(tokens) = tokens {
         headers.insert(TOKENS_HEADER, HeaderValue::from(tokens));
     }

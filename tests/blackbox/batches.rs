@@ -191,6 +191,9 @@ async fn answers_that_do_not_fit_together_are_asked_for_as_one() {
     assert_eq!(reply.json()["embeddings"], answer["embeddings"]);
     let sizes = sizes(&hosts, &before);
     assert!(sizes.len() > 1 && sizes.contains(&ITEMS), "{sizes:?}");
+    let before = seen(&hosts);
+    proxy.client().post("/embed", &body).await;
+    assert_eq!(self::sizes(&hosts, &before), [ITEMS], "not tried again");
 }
 
 #[tokio::test]
