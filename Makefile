@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients test-openai-host build archives model bench-backend bench-proxy preflight cargo-deny clean
+.PHONY: help demo test test-clients test-openai-host build archives model bench-backend bench-proxy bulk-ray preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -58,6 +58,13 @@ bench-proxy: preflight ## Measure the proxy against nginx and HAProxy (QUICK=1: 
 	$(if $(wildcard examples/pool_bench.rs),cargo build --profile dist --locked --example pool_bench)
 	@python3 bench/proxy_bench.py --bin-dir "$(dir $(RELEASE))dist" \
 		$(if $(filter-out 0,$(QUICK)),--quick) $(if $(PEERS),--peers $(PEERS))
+
+RAY_VENV := .bench/ray
+bulk-ray: preflight ## Embed 100,000 rows with Ray Data while a host is killed (ROWS=...; pip installs Ray)
+	cargo build --release --locked --package gpu-bridge --bins
+	@test -x $(RAY_VENV)/bin/python || { python3 -m venv $(RAY_VENV) && \
+		$(RAY_VENV)/bin/pip install --quiet "ray[data]==2.60.0"; }
+	@$(RAY_VENV)/bin/python examples/bulk/try_ray.py --bin-dir "$(RELEASE)" $(if $(ROWS),--rows $(ROWS))
 
 $(BENCH_VENV)/installed: bench/requirements.txt
 	python3 -m venv --clear $(BENCH_VENV)

@@ -91,10 +91,15 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
-/// The headers of an answer that go on to the client; framing is set anew there.
+/// The headers of a host's answer that go on to the client; framing is set anew there. Which pages may read it
+/// (CORS) is the proxy's to say: a host says it of its own address.
 pub fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
     let hop_by_hop = HopByHop::of(&headers);
-    let stays = |name: &HeaderName| *name != header::CONTENT_LENGTH && !hop_by_hop.has(name);
+    let stays = |name: &HeaderName| {
+        *name != header::CONTENT_LENGTH
+            && !hop_by_hop.has(name)
+            && !name.as_str().starts_with("access-control-")
+    };
     let gone: Vec<_> = headers
         .keys()
         .filter(|name| !stays(name))
@@ -140,6 +145,8 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("content-length", "3"),
             ("x-private", "1"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
             ("content-type", "application/json"),
             ("x-model", "a"),
         ] {

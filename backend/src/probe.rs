@@ -1,13 +1,20 @@
 //! `gpu-bridge-backend health`: asks the host that runs on this machine how it is, for probes of
 //! containers, which have no other client.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
+use gpu_bridge_places::reachable;
 use gpu_bridge_upkeep::printable;
-use rustls::{ClientConnection, StreamOwned};
+use http::{Request, Response, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::tls;
 
@@ -15,7 +22,7 @@ use crate::tls;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer; reasons why models can't be used are far below.
-const MAX_ANSWER: u64 = 64 << 10;
+const MAX_ANSWER: usize = 64 << 10;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,46 +40,51 @@ pub(crate) fn ask(listen: SocketAddr, over_tls: bool, question: Question) -> any
         Question::Ready => "/ready",
     };
     let address = reachable(listen);
-    let answer =
-        exchange(address, over_tls, path).with_context(|| format!("no answer from {address}"))?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    match head.split_ascii_whitespace().nth(1) {
-        Some("200") => Ok(()),
-        Some(status) => bail!(
-            "{address} answers {}: {}",
-            printable(status),
-            printable(body)
-        ),
-        None => bail!("what answers on {address} is no GPU host"),
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let answer = runtime.block_on(async {
+        let answer = tokio::time::timeout(PATIENCE, exchange(address, over_tls, path));
+        answer.await.unwrap_or_else(|late| Err(late.into()))
+    });
+    let answer = answer.with_context(|| format!("no answer from {address}"))?;
+    if answer.status() == http::StatusCode::OK {
+        return Ok(());
     }
+    let said = String::from_utf8_lossy(answer.body());
+    bail!(
+        "{address} answers {}: {}",
+        answer.status().as_u16(),
+        printable(&said)
+    )
 }
 
-fn exchange(address: SocketAddr, over_tls: bool, path: &str) -> anyhow::Result<Vec<u8>> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+async fn exchange(
+    address: SocketAddr,
+    over_tls: bool,
+    path: &str,
+) -> anyhow::Result<Response<Bytes>> {
+    let stream = TcpStream::connect(address).await?;
+    let request = Request::get(path)
+        .header(header::HOST, address.to_string())
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())?;
     if !over_tls {
-        return Ok(converse(stream, &request)?);
+        return converse(stream, request).await;
     }
-    let session = ClientConnection::new(tls::of_this_machine()?, address.ip().into())?;
-    Ok(converse(StreamOwned::new(session, stream), &request)?)
+    let tls = TlsConnector::from(tls::of_this_machine()?);
+    converse(tls.connect(address.ip().into(), stream).await?, request).await
 }
 
-fn converse(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-/// An address to listen on, as one to connect to: "all of this machine's" is this machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Empty<Bytes>>,
+) -> anyhow::Result<Response<Bytes>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // What goes wrong there, the request is told.
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!(error))?;
+    Ok(Response::from_parts(head, body.to_bytes()))
 }

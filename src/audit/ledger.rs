@@ -131,9 +131,8 @@ impl Ledger {
             return;
         };
         entry.is_awaited = false;
-        let is_well = shared.is_some() && entry.trust != Some(Trust::Deviates);
         entry.due = match is_current {
-            true if is_well => now + next,
+            true if shared.is_some() => now + next,
             true => now + next / SOONER,
             // Perhaps it was another process that answered.
             false => now,
@@ -175,9 +174,11 @@ impl Ledger {
         }
     }
 
-    /// How each host stands with the models of which something has changed.
-    pub(super) fn judge(&mut self) -> Vec<(HostId, Model, Audited)> {
+    /// How each host stands with the models of which something has changed. One that is wrong is asked again
+    /// soon: it gets no requests until it is found right.
+    pub(super) fn judge(&mut self, now: Instant) -> Vec<(HostId, Model, Audited)> {
         let mut found = Vec::new();
+        let interval = self.rules.as_ref().map_or(Duration::ZERO, |it| it.interval);
         for model in std::mem::take(&mut self.unjudged) {
             if self.awaits(&model) {
                 self.unjudged.insert(model);
@@ -207,6 +208,9 @@ impl Ledger {
             let judged = judge(rule, &witnesses.collect::<Vec<_>>());
             for ((host, entry), audited) in asked.into_iter().zip(judged.found) {
                 entry.trust = Some(audited.trust);
+                if audited.trust == Trust::Deviates {
+                    entry.due = entry.due.min(now + interval / SOONER);
+                }
                 found.push((host, model.clone(), audited));
             }
             match judged.right {
@@ -385,7 +389,7 @@ mod tests {
                 let said = answers[usize::try_from(number).unwrap()].clone();
                 self.0.hears(&question, said, INTERVAL, self.1);
             }
-            self.0.judge()
+            self.0.judge(self.1)
         }
     }
 
@@ -412,6 +416,27 @@ mod tests {
     }
 
     #[test]
+    fn who_turns_out_to_be_wrong_is_asked_again_soon() {
+        let mut scene = Scene::new();
+        let rules = config::Audit {
+            enabled: true,
+            interval: INTERVAL,
+            min_cosine: config::MinCosine::default(),
+            reference: None,
+        };
+        scene.0.set_rules(&rules, scene.1);
+        scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
+        scene.ask(&[said(1), said(2), said(1)]);
+        assert!(scene.due().is_empty());
+        scene.1 += INTERVAL / SOONER;
+        assert_eq!(scene.due(), [(1, "a".to_owned())]);
+        let found = scene.ask(&[None, said(1), None]);
+        assert!(found.iter().all(|(_, _, it)| it.trust == Trust::Agrees));
+        scene.1 += INTERVAL / SOONER;
+        assert!(scene.due().is_empty(), "it is right now");
+    }
+
+    #[test]
     fn those_that_show_up_together_are_judged_together_unless_one_can_not_be_asked() {
         let mut scene = Scene::new();
         scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
@@ -420,9 +445,9 @@ mod tests {
             scene.0.asks(question);
             scene.0.hears(question, said(seed), INTERVAL, scene.1);
         }
-        assert!(scene.0.judge().is_empty());
+        assert!(scene.0.judge(scene.1).is_empty());
         scene.0.passes_over(&questions[2]);
-        assert_eq!(scene.0.judge().len(), 2);
+        assert_eq!(scene.0.judge(scene.1).len(), 2);
     }
 
     #[test]
@@ -508,9 +533,9 @@ mod tests {
             [Trust::Agrees, Trust::Deviates, Trust::Agrees]
         );
         scene.follow(&all[..2]);
-        let found = scene.0.judge();
+        let found = scene.0.judge(scene.1);
         assert_eq!(trust(&found), [Trust::Disputed, Trust::Deviates]);
-        assert!(scene.0.judge().is_empty(), "no news");
+        assert!(scene.0.judge(scene.1).is_empty(), "no news");
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Auditor {
     fn judge(&self) {
         // Held until the pool knows, so that of two judgements the later one stays.
         let mut ledger = self.ledger.lock();
-        for (host, model, audited) in ledger.judge() {
+        for (host, model, audited) in ledger.judge(Instant::now().into_std()) {
             self.pool.audited(host, &model, Some(audited));
         }
     }

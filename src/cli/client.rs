@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use gpu_bridge_places::reachable;
 use gpu_bridge_wire::{API_KEY_HEADER, ErrorBody};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
@@ -62,7 +63,7 @@ pub(super) struct Client {
 impl Client {
     /// Finds out where the proxy is and which key it wants. `variable` is that with the key, if set.
     pub(super) fn new(place: Where, variable: Option<OsString>) -> Result<Self, Failure> {
-        let given = given_key(place.admin_key_file, variable)?;
+        let given = given_key(place.admin_key_file, variable, KEY_VARIABLE)?;
         let Some(file) = place.config else {
             let authority = authority(place.admin.as_deref().unwrap_or(DEFAULT_ADMIN))?;
             return Ok(Self {
@@ -208,19 +209,23 @@ fn cause<E: Error + 'static>(error: &BoxError) -> Option<&E> {
 
 /// The key from a file, else from the environment. Never from an argument, which all users of the
 /// machine can see.
-fn given_key(file: Option<PathBuf>, variable: Option<OsString>) -> Result<Option<Secret>, Failure> {
+pub(super) fn given_key(
+    file: Option<PathBuf>,
+    variable: Option<OsString>,
+    name: &str,
+) -> Result<Option<Secret>, Failure> {
     let text = match (file, variable) {
         (Some(path), _) => file::read(&path, file::PATIENCE)
             .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
             .map_err(|error| Failure::KeyFile { path, error })?,
         (None, Some(text)) => text
             .into_string()
-            .map_err(|_| Failure::Usage(format!("{KEY_VARIABLE} is not text")))?,
+            .map_err(|_| Failure::Usage(format!("{name} is not text")))?,
         (None, None) => return Ok(None),
     };
     let key = text.trim();
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let text = "the admin key may hold visible ASCII characters only, without spaces";
+        let text = "the key may hold visible ASCII characters only, without spaces";
         return Err(Failure::Usage(text.to_owned()));
     }
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
@@ -256,16 +261,6 @@ fn authority(text: &str) -> Result<String, Failure> {
         .filter(|(_, port)| !port.contains(']'));
     let port = written.and_then(|(_, port)| port.parse().ok());
     Ok(format!("{host}:{}", port.unwrap_or(default)))
-}
-
-/// An address to listen on, as one to connect to: "all of this machine's" is this machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]
@@ -304,19 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn listening_everywhere_is_reached_on_this_machine() {
-        let reachable = |address: &str| reachable(address.parse().unwrap()).to_string();
-        assert_eq!(reachable("0.0.0.0:9765"), "127.0.0.1:9765");
-        assert_eq!(reachable("[::]:9765"), "[::1]:9765");
-        assert_eq!(reachable("10.1.2.3:1"), "10.1.2.3:1");
-    }
-
-    #[test]
     fn the_key_comes_from_a_file_or_the_environment() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "from-file\n").unwrap();
         let key = |file: Option<PathBuf>, variable: Option<&str>| {
-            let key = given_key(file, variable.map(OsString::from)).unwrap();
+            let key = given_key(file, variable.map(OsString::from), KEY_VARIABLE).unwrap();
             key.map(|key| key.expose().to_owned())
         };
         let path = || Some(file.path().to_owned());
@@ -327,8 +314,8 @@ mod tests {
         );
         assert_eq!(key(None, Some("")), None);
         assert_eq!(key(None, None), None);
-        assert!(given_key(None, Some("two words".into())).is_err());
-        let missing = given_key(Some("/no/such/file".into()), None).unwrap_err();
+        assert!(given_key(None, Some("two words".into()), KEY_VARIABLE).is_err());
+        let missing = given_key(Some("/no/such/file".into()), None, KEY_VARIABLE).unwrap_err();
         assert!(missing.to_string().contains("/no/such/file"));
     }
 }

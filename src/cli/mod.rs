@@ -1,6 +1,7 @@
 //! The command line: what can be said, and who does it.
 
 mod client;
+mod embed;
 mod failure;
 mod generate;
 mod init;
@@ -18,6 +19,7 @@ use clap_complete::Shell;
 use tokio::runtime::Runtime;
 
 use self::client::Where;
+use self::embed::Embed;
 use self::failure::{EXIT_CODES, Failure};
 use self::init::Init;
 use self::operate::{Order, Show};
@@ -143,6 +145,10 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Embed the texts of a JSONL file through a running proxy, in the background of others' requests. If it is
+    /// interrupted, the same command goes on where it was.
+    #[command(after_help = EXIT_CODES)]
+    Embed(Embed),
     /// Print completions for a shell, e.g. `gpu-bridge completions bash > /etc/bash_completion.d/gpu-bridge`.
     Completions {
         /// Which.
@@ -179,6 +185,7 @@ impl Cli {
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),
             Command::Reload { place } => ask(operate::reload(place)),
+            Command::Embed(order) => ask(embed::embed(&order)),
             Command::Completions { shell } => generate::completions(Self::command(), shell),
             Command::Man { folder } => generate::man(Self::command(), folder.as_deref()),
         };

@@ -8,11 +8,15 @@
 use std::sync::Arc;
 
 use gpu_bridge_wire::API_KEY_HEADER;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use subtle::ConstantTimeEq;
 
 use crate::config::ClientKey;
-use crate::headers::bearer;
+use crate::headers::{self, bearer};
+
+const PRIORITY: HeaderName = HeaderName::from_static("priority");
+/// The lowest.
+const BACKGROUND: u8 = 0;
 
 /// Who a request comes from.
 #[derive(Clone)]
@@ -68,11 +72,13 @@ impl Identity {
         }
     }
 
-    /// Requests of a higher priority are served first.
-    pub(super) fn priority(&self) -> u8 {
+    /// Of a request with these headers, which may ask to run in the background of all others (RFC 9218, section
+    /// 4.1). It can't ask for more than its key gives.
+    pub(super) fn priority(&self, headers: &HeaderMap) -> u8 {
         match self {
-            Self::Anyone => 0,
-            Self::Client { priority, .. } => *priority,
+            _ if headers::lists(headers, &PRIORITY, b"u=7") => BACKGROUND,
+            Self::Anyone => BACKGROUND + 1,
+            Self::Client { priority, .. } => priority.saturating_add(BACKGROUND + 1),
         }
     }
 }
@@ -131,6 +137,22 @@ mod tests {
     fn name(clients: &[ClientKey], pairs: &[(&'static str, &str)]) -> Option<String> {
         let identity = identify(clients, &headers(pairs)).ok()?;
         Some(identity.name().map_or("anyone", |name| name).to_owned())
+    }
+
+    #[test]
+    fn a_request_may_ask_for_less_than_its_key_gives_and_for_nothing_else() {
+        let client = identify(&[key("ann", "k")], &headers(&[("x-api-key", "k")]))
+            .ok()
+            .unwrap();
+        let of = |identity: &Identity, value| identity.priority(&headers(&[("priority", value)]));
+        for usual in ["u=0", "u=3, i", "i", "u=77", "7"] {
+            assert_eq!(of(&client, usual), 4, "{usual}");
+            assert_eq!(of(&Identity::Anyone, usual), 1, "{usual}");
+        }
+        for background in ["u=7", "i, u=7"] {
+            assert_eq!(of(&client, background), 0, "{background}");
+            assert_eq!(of(&Identity::Anyone, background), 0, "{background}");
+        }
     }
 
     #[test]

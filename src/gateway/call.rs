@@ -61,7 +61,7 @@ impl Request<'_> {
                 route: self.route.as_str(),
             },
             client: self.identity.name().cloned(),
-            priority: self.identity.priority(),
+            priority: self.identity.priority(&self.head.headers),
             model: peek.model,
             space: self.space,
             work: peek.work,

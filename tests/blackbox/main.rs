@@ -23,6 +23,7 @@ mod backend_tls;
 mod batches;
 mod blame;
 mod bodies;
+mod bulk;
 mod busy;
 mod capacity;
 mod command_line;

@@ -1,7 +1,7 @@
 //! The next connection, once there is room for it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +11,16 @@ use crate::{Places, Room};
 
 /// The pause after `accept` has failed, which it may do again at once (too many open files, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// An address to listen on, as one to connect to: "all of this machine's" is this machine.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
 
 impl Places {
     /// The next connection. `free_a_file` is asked for help if the system can't open it; false: it
@@ -45,4 +55,17 @@ fn is_of_the_connection(error: &io::Error) -> bool {
         error.kind(),
         ConnectionRefused | ConnectionAborted | ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_everywhere_is_reached_on_this_machine() {
+        let reachable = |address: &str| reachable(address.parse().unwrap()).to_string();
+        assert_eq!(reachable("0.0.0.0:9765"), "127.0.0.1:9765");
+        assert_eq!(reachable("[::]:9765"), "[::1]:9765");
+        assert_eq!(reachable("10.1.2.3:1"), "10.1.2.3:1");
+    }
 }

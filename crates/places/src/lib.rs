@@ -34,6 +34,7 @@ use prometheus::IntCounter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
+pub use self::accept::reachable;
 use self::table::{Client, Table};
 
 /// Between two lines in the log that tell of one thing.

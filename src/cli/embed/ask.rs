@@ -1,0 +1,337 @@
+//! Asks the proxy, for as long as it may get better.
+
+use std::error::Error as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use gpu_bridge_upkeep::printable;
+use gpu_bridge_wire::API_KEY_HEADER;
+use http::{HeaderMap, StatusCode, header};
+use reqwest::redirect::Policy;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use url::Url;
+
+use super::rows::{Origin, Row};
+use crate::cli::failure::Failure;
+use crate::config::Secret;
+
+/// Who does not even take a connection within this time is not there.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A proxy says what became of a request within seconds, and lets hosts compute for some minutes at most.
+const SILENCE: Duration = Duration::from_mins(10);
+/// Between tries, unless the proxy says otherwise: at first, and at most.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// However long the proxy says.
+const LONGEST_PAUSE: Duration = Duration::from_mins(2);
+/// Of RFC 9218: for what runs in the background.
+const BACKGROUND: &str = "u=7";
+const SPACE: &str = "x-embedding-space";
+
+/// See the module.
+pub(super) struct Asker {
+    client: reqwest::Client,
+    url: Url,
+    key: Option<Secret>,
+    model: Option<String>,
+    patience: Duration,
+    /// Where all vectors lie, once that is known.
+    space: OnceLock<String>,
+}
+
+/// What became of a row.
+pub(super) enum Found {
+    Vector(Origin, Box<RawValue>),
+    /// The proxy, or a host, does not take it, and says so.
+    Refused(String),
+}
+
+#[derive(Serialize)]
+struct Question<'a> {
+    texts: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    embeddings: Vec<Box<RawValue>>,
+    model: String,
+}
+
+/// What to do after an answer that is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Next {
+    /// The rows are at fault, or one of them is.
+    Blame(String),
+    /// It may get better; at the earliest after this time, if the proxy said so.
+    Repeat(String, Option<Duration>),
+    /// It can't get better by itself.
+    Stop(String),
+}
+
+impl Asker {
+    /// Of the proxy at `url`.
+    pub(super) fn new(
+        url: Url,
+        key: Option<Secret>,
+        model: Option<String>,
+        patience: Duration,
+        space: Option<String>,
+    ) -> Result<Self, Failure> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .redirect(Policy::none())
+            .build()
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok(Self {
+            client,
+            url,
+            key,
+            model,
+            patience,
+            space: space.map_or_else(OnceLock::new, OnceLock::from),
+        })
+    }
+
+    /// What becomes of each of `rows`. Where some are refused together, each is asked for in smaller and smaller
+    /// company, so that only those that are at fault end without a vector.
+    pub(super) fn ask<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        async move {
+            match self.patiently(rows).await? {
+                Ok((origin, vectors)) => Ok(vectors
+                    .into_iter()
+                    .map(|vector| Found::Vector(origin.clone(), vector))
+                    .collect()),
+                Err(why) if rows.len() < 2 => Ok(vec![Found::Refused(why)]),
+                Err(_) => {
+                    let (one, other) = rows.split_at(rows.len() / 2);
+                    let mut found = self.ask(one).await?;
+                    found.extend(self.ask(other).await?);
+                    Ok(found)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// The vectors of `rows`, or why they are refused.
+    async fn patiently(
+        &self,
+        rows: &[Row],
+    ) -> Result<Result<(Origin, Vec<Box<RawValue>>), String>, Failure> {
+        let since = Instant::now();
+        let mut pause = PAUSES[0];
+        loop {
+            let (why, after) = match self.once(rows).await {
+                Ok(found) => return Ok(Ok(found)),
+                Err(Next::Blame(why)) => return Ok(Err(why)),
+                Err(Next::Stop(why)) => return Err(Failure::Failed(why)),
+                Err(Next::Repeat(why, after)) => (why, after),
+            };
+            if since.elapsed() >= self.patience {
+                let line = rows.first().map_or(0, |row| row.line);
+                let text = format!("gave up at line {line}: {why}; the same command goes on there");
+                return Err(Failure::Failed(text));
+            }
+            // Those that wait together should not come together.
+            let wait = after.map_or(pause, |after| after.clamp(PAUSES[0], LONGEST_PAUSE));
+            let wait = wait.mul_f64(rand::random_range(1.0..1.5));
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(PAUSES[1]);
+        }
+    }
+
+    async fn once(&self, rows: &[Row]) -> Result<(Origin, Vec<Box<RawValue>>), Next> {
+        let question = Question {
+            texts: rows.iter().map(|row| &*row.text).collect(),
+            model: self.model.as_deref(),
+        };
+        let body = serde_json::to_vec(&question).map_err(|error| Next::Stop(error.to_string()))?;
+        let mut request = self.client.post(self.url.clone());
+        request = request.header(header::CONTENT_TYPE, "application/json");
+        request = request.header("priority", BACKGROUND);
+        if let Some(key) = &self.key {
+            request = request.header(API_KEY_HEADER, key.expose());
+        }
+        if let Some(space) = self.space.get() {
+            request = request.header(SPACE, space);
+        }
+        let answer = request
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| lost(&error))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.bytes().await.map_err(|error| lost(&error))?;
+        if status != StatusCode::OK {
+            return Err(next(status, &headers, &body));
+        }
+        self.read(&headers, &body, rows.len())
+    }
+
+    fn read(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+        rows: usize,
+    ) -> Result<(Origin, Vec<Box<RawValue>>), Next> {
+        let Ok(told) = serde_json::from_slice::<Told>(body) else {
+            let why = "what answers there is no proxy: its answer to /embed has no embeddings";
+            return Err(Next::Stop(why.to_owned()));
+        };
+        if told.embeddings.len() != rows {
+            let count = told.embeddings.len();
+            let why = format!("{count} embeddings came for {rows} texts");
+            return Err(Next::Repeat(why, None));
+        }
+        let Some(dimensions) = dimensions(&told.embeddings) else {
+            let why = "embeddings came that are no numbers, or not equally many";
+            return Err(Next::Repeat(why.to_owned(), None));
+        };
+        let space = headers.get(SPACE).and_then(|space| space.to_str().ok());
+        if let Some(space) = space {
+            self.space.get_or_init(|| space.to_owned());
+        }
+        let origin = Origin {
+            model: told.model,
+            dimensions,
+            space: space.map(ToOwned::to_owned),
+        };
+        Ok((origin, told.embeddings))
+    }
+}
+
+/// How many numbers each of them has; `None`: they are no vectors of one model.
+fn dimensions(embeddings: &[Box<RawValue>]) -> Option<u64> {
+    let lengths = embeddings.iter().map(|it| {
+        let numbers: Vec<f32> = serde_json::from_str(it.get()).ok()?;
+        Some(numbers.len() as u64)
+    });
+    let lengths: Vec<u64> = lengths.collect::<Option<_>>()?;
+    let first = *lengths.first()?;
+    lengths
+        .iter()
+        .all(|length| *length == first)
+        .then_some(first)
+}
+
+/// The URL has no secrets, but may have what is nobody's business.
+fn lost(error: &reqwest::Error) -> Next {
+    let mut cause = error.source();
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    let why = cause.map_or_else(|| "no answer".to_owned(), ToString::to_string);
+    Next::Repeat(
+        format!("the proxy can't be reached: {}", printable(&why)),
+        None,
+    )
+}
+
+fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
+    let why = format!("{}: {}", status.as_u16(), printable(&detail(body)));
+    let after = headers.get(header::RETRY_AFTER);
+    let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    match status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNPROCESSABLE_ENTITY => Next::Blame(why),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+            Next::Repeat(why, after.map(Duration::from_secs))
+        }
+        status if status.is_server_error() => Next::Repeat(why, after.map(Duration::from_secs)),
+        _ => Next::Stop(format!("the proxy answers {why}")),
+    }
+}
+
+/// Why, in words: a text, or a list of what is invalid, of which the values that were sent are not told.
+fn detail(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Detail {
+        Text(String),
+        List(Vec<Invalid>),
+    }
+    #[derive(Deserialize)]
+    struct Invalid {
+        msg: String,
+    }
+    #[derive(Deserialize)]
+    struct Body {
+        detail: Detail,
+    }
+    match serde_json::from_slice(body) {
+        Ok(Body {
+            detail: Detail::Text(text),
+        }) => text,
+        Ok(Body {
+            detail: Detail::List(list),
+        }) => {
+            let texts: Vec<String> = list.into_iter().map(|invalid| invalid.msg).collect();
+            texts.join("; ")
+        }
+        Err(_) => "it does not say why".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_counted_as_they_are() {
+        let of = |json: &str| dimensions(&serde_json::from_str::<Vec<_>>(json).unwrap());
+        assert_eq!(of("[[1, 2.5], [0, -1e-9]]"), Some(2));
+        for none in ["[]", "[[1], [1, 2]]", "[[null]]", "[\"AAAA\"]", "[[[1]]]"] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_an_answer_leads_to() {
+        let table: [(u16, Option<&str>, Next); 8] = [
+            (400, None, Next::Blame("400: why".to_owned())),
+            (413, None, Next::Blame("413: why".to_owned())),
+            (422, None, Next::Blame("422: why".to_owned())),
+            (
+                401,
+                None,
+                Next::Stop("the proxy answers 401: why".to_owned()),
+            ),
+            (
+                404,
+                None,
+                Next::Stop("the proxy answers 404: why".to_owned()),
+            ),
+            (
+                307,
+                None,
+                Next::Stop("the proxy answers 307: why".to_owned()),
+            ),
+            (500, None, Next::Repeat("500: why".to_owned(), None)),
+            (
+                503,
+                Some("7"),
+                Next::Repeat("503: why".to_owned(), Some(Duration::from_secs(7))),
+            ),
+        ];
+        for (status, retry_after, expected) in table {
+            let mut headers = HeaderMap::new();
+            if let Some(seconds) = retry_after {
+                headers.insert(header::RETRY_AFTER, seconds.parse().unwrap());
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            let found = next(status, &headers, br#"{"detail":"why"}"#);
+            assert_eq!(found, expected);
+        }
+        let invalid =
+            br#"{"detail":[{"loc":["body","texts",0],"msg":"too long","input":"secret"}]}"#;
+        let found = next(StatusCode::UNPROCESSABLE_ENTITY, &HeaderMap::new(), invalid);
+        assert_eq!(found, Next::Blame("422: too long".to_owned()));
+    }
+}
