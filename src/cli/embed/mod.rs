@@ -99,10 +99,10 @@ struct Sink<'a> {
 }
 
 pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
-    let input = File::open(&order.input).map_err(|error| failed(&order.input, error))?;
+    let input = File::open(&order.input).map_err(|error| failed(&order.input, &error))?;
     let size = input
         .metadata()
-        .map_err(|error| failed(&order.input, error))?;
+        .map_err(|error| failed(&order.input, &error))?;
     let (output, last) = Output::open(&order.output)?;
     let mut batches = Batches {
         input: BufReader::new(input),
@@ -235,7 +235,7 @@ impl Batches<'_> {
         let mut line = Vec::new();
         let mut bounded = (&mut self.input).take(LONGEST_LINE);
         let read = bounded.read_until(b'\n', &mut line);
-        let read = read.map_err(|error| failed(&self.order.input, error))? as u64;
+        let read = read.map_err(|error| failed(&self.order.input, &error))? as u64;
         if read == 0 {
             return Ok(None);
         }
@@ -280,7 +280,7 @@ impl Embed {
     }
 }
 
-fn failed(path: &Path, error: std::io::Error) -> Failure {
+fn failed(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Failed(format!("{}: {error}", path.display()))
 }
 
