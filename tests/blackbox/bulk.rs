@@ -127,15 +127,19 @@ async fn however_it_is_killed_it_goes_on_where_it_was() {
         let mut running = Process::start("embed", &mut scene.embed(&["--concurrency", "2"]));
         let name = format!("part {part} goes on");
         eventually(&name, async || {
-            hosts.iter().for_each(|host| host.release(1));
+            for host in &hosts {
+                host.release(1);
+            }
             scene.written().len() > before
         })
         .await;
         running.signal("KILL").await;
         running.ended().await;
     }
-    hosts.iter().for_each(SimHost::release_all);
-    hosts.iter().for_each(|host| host.set(Behaviour::Serve));
+    for host in &hosts {
+        host.set(Behaviour::Serve);
+        host.release_all();
+    }
     // As after a crash in the middle of a line.
     let out = scene.folder.path().join("out");
     let mut text = std::fs::read(&out).unwrap();
