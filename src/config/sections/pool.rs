@@ -165,6 +165,10 @@ fn policy(section: &Section<'_>) -> Option<Policy> {
         Some("least-busy") => Some(Policy::LeastBusy),
         Some("round-robin") => Some(Policy::RoundRobin),
         Some("least-vram") => Some(Policy::LeastVram),
+        Some("power-of-two") => section.problem(
+            "policy",
+            "power-of-two was removed, since least-busy, which looks at all hosts, does better; use that",
+        ),
         Some(_) => section.problem(
             "policy",
             "is not a policy; use least-busy, round-robin or least-vram",

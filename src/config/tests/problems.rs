@@ -319,6 +319,13 @@ fn problems_of_hosts() {
             "  - {name: a, url: 'http://a'}\n  policy: random\n",
             &["4:11: pool.policy: is not a policy; use least-busy, round-robin or least-vram"],
         ),
+        (
+            "  - {name: a, url: 'http://a'}\n  policy: power-of-two\n",
+            &[
+                "4:11: pool.policy: power-of-two was removed, since least-busy, which looks at all hosts, does \
+                better; use that",
+            ],
+        ),
     ];
     for (text, expected) in table {
         assert_eq!(host_problems(text), *expected, "{text}");
