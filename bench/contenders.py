@@ -19,6 +19,7 @@ from proxy_plan import ATTEMPT_SECONDS
 from services import Kind
 
 OURS, NGINX, NGINX_FAILS, HAPROXY = "gpu-bridge", "nginx", "nginx max_fails=3", "HAProxy"
+OURS_PLAIN = "gpu-bridge, batching off"
 PEERS = (NGINX, NGINX_FAILS, HAPROXY)
 ENVOY, VLLM = "Envoy", "vLLM router"
 # Measured where costs are if they are asked for, by the names of their packages.
@@ -83,7 +84,8 @@ def with_optional(
 def kinds(programs: Programs, job: Job, names: tuple[str, ...]) -> list[Kind]:
     """The contenders of these names, ready to be started in front of the job's hosts."""
     make: dict[str, Callable[[], Kind]] = {
-        OURS: lambda: ours(programs.ours, job),
+        OURS: lambda: ours(OURS, programs.ours, job),
+        OURS_PLAIN: lambda: ours(OURS_PLAIN, programs.ours, job, batching=False),
         NGINX: lambda: nginx(NGINX, programs.nginx, job, max_fails=0),
         NGINX_FAILS: lambda: nginx(NGINX_FAILS, programs.nginx, job, max_fails=3),
         HAPROXY: lambda: haproxy(programs.haproxy, job),
@@ -102,13 +104,13 @@ def pinned(cores: str, command: list[str]) -> list[str]:
     return ["taskset", "--cpu-list", cores, *command] if cores else command
 
 
-def ours(program: str, job: Job) -> Kind:
+def ours(name: str, program: str, job: Job, batching: bool = True) -> Kind:
     def command(port: int) -> list[str]:
-        config = write(job.folder / "gpu-bridge.yaml", our_config(port, job))
+        config = write(job.folder / "gpu-bridge.yaml", our_config(port, job, batching))
         return [program, "serve", "--config", config]
 
     quiet = {} if job.log else {"RUST_LOG": "warn"}
-    return kind(OURS, command, {"TOKIO_WORKER_THREADS": str(job.threads), **quiet})
+    return kind(name, command, {"TOKIO_WORKER_THREADS": str(job.threads), **quiet})
 
 
 def nginx(name: str, program: str, job: Job, max_fails: int) -> Kind:
@@ -168,8 +170,9 @@ def write(path: Path, text: str) -> str:
 # --- configurations -----------------------------------------------------------------------------
 
 
-def our_config(port: int, job: Job) -> str:
+def our_config(port: int, job: Job, batching: bool = True) -> str:
     """Defaults, but for the time of an attempt."""
+    plain = "" if batching else "batching: {split: false, merge: false}\n"
     hosts = "".join(
         f"    - {{name: host-{number}, url: 'http://{address}'}}\n"
         for number, address in enumerate(job.hosts)
@@ -180,7 +183,7 @@ def our_config(port: int, job: Job) -> str:
     )
     return f"""listen:
   - address: 127.0.0.1:{port}
-{tls or ""}admin:
+{tls or ""}{plain}admin:
   address: 127.0.0.1:0
 pool:
   policy: least-busy

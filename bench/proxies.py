@@ -12,7 +12,7 @@ from pathlib import Path
 
 import client
 import services
-from contenders import OURS, pinned
+from contenders import OURS, OURS_PLAIN, pinned
 from services import Kind, Service, ServiceError
 
 # Below the ports that the system gives to outgoing connections: a killed host must find its own port
@@ -30,6 +30,8 @@ class HostsSpec:
     answer_bytes: int = 1024
     patience_seconds: float = 1.0  # how long a request waits for a slot before it is refused
     cores: str = ""  # as `taskset` takes them; empty: any
+    # Seconds that an answer takes whatever is asked, and for each text, of hosts that compute theirs.
+    cost: tuple[float, float] | None = None
 
 
 class Hosts:
@@ -40,6 +42,9 @@ class Hosts:
         command += ["--ports", listed(service_port() for _ in spec.speeds)]
         command += ["--speeds", listed(spec.speeds), "--answer-bytes", spec.answer_bytes]
         command += ["--patience-ms", round(spec.patience_seconds * 1e3)]
+        if spec.cost:
+            fixed, each = spec.cost
+            command += ["--fixed-ms", fixed * 1e3, "--each-ms", each * 1e3]
         self._process = subprocess.Popen(
             pinned(spec.cores, [str(part) for part in command]),
             stdin=subprocess.PIPE,
@@ -83,7 +88,7 @@ class Proxy(Service):
         """Asks until a host answers, and until ours knows all of the hosts' slots."""
         self.wait_for_answer(services.embed_request(["ready?"]))
         began = time.monotonic()
-        while self.kind.name == OURS and self._known_slots() < self._slots:
+        while self.kind.name in (OURS, OURS_PLAIN) and self._known_slots() < self._slots:
             if time.monotonic() - began > READY_SECONDS:
                 raise ServiceError(f"{OURS} has not learned of all slots in {READY_SECONDS} s")
             time.sleep(services.POLL_SECONDS)
@@ -153,6 +158,7 @@ class Run:
     p50: float
     p99: float
     worst: float
+    throughput: float  # good answers a second
     efficiency: float | None
 
     @property
@@ -173,6 +179,7 @@ def read_run(line: str) -> Run:
         found["latency"]["p50"],
         found["latency"]["p99"],
         found["worst"],
+        found["throughput"],
         found["efficiency"],
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import backend_bench
 import contenders
 import machine
+import proxy_batches
 import proxy_costs
 import proxy_memory
 import proxy_report
@@ -97,6 +98,7 @@ def measure(bench: Bench, outcomes: Outcomes) -> list[Row]:
         *proxy_memory.measure(bench),
         *proxy_scenarios.measure(bench, outcomes),
         *proxy_several.measure(bench),
+        *proxy_batches.measure(bench, outcomes),
     ]
 
 

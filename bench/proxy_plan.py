@@ -37,6 +37,17 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Batches:
+    """Requests of each kind, and of those before which hosts are unknown."""
+
+    acquaint: int
+    batches: int
+    alone: int
+    small: int
+    mixed: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The extent of one run."""
 
@@ -50,6 +61,7 @@ class Plan:
     unequal_requests: int
     fault_requests: int
     fault_seconds: tuple[float, float]  # from, until
+    batches: Batches
 
 
 HELD = (
@@ -69,6 +81,7 @@ FULL = Plan(
     unequal_requests=847,
     fault_requests=847,
     fault_seconds=(8.0, 22.0),
+    batches=Batches(acquaint=160, batches=40, alone=200, small=20_000, mixed=2_000),
 )
 
 QUICK = Plan(
@@ -82,6 +95,7 @@ QUICK = Plan(
     unequal_requests=160,
     fault_requests=250,
     fault_seconds=(2.0, 6.0),
+    batches=Batches(acquaint=160, batches=10, alone=60, small=4_000, mixed=400),
 )
 
 

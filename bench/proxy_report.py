@@ -6,6 +6,7 @@ from datetime import date
 import proxy_plan
 from contenders import OURS, THREADS
 from proxies import Run
+from proxy_batches import EACH, FIXED, SMALL_EACH, SMALL_FIXED, TEXTS
 from proxy_memory import WORK_SECONDS
 from proxy_plan import ATTEMPT_SECONDS, FAULT_RATE, HOSTS, MEAN_SECONDS, SLOTS, UNEQUAL_LOAD, Plan
 from proxy_rig import ALL, Outcomes, Row
@@ -74,8 +75,8 @@ def method(plan: Plan) -> str:
             "multiple of what it was after the first 2,000 small requests. HAProxy does not hold "
             "bodies.",
             "Where there is a *target*, the last column says how much of it ours is: up to 1 it is "
-            "met. Columns of other peers are there if they were asked for (`PEERS`), in the scene "
-            "on one core only.",
+            "met, or from 1 on where more is better. Columns of other peers are there if they were "
+            "asked for (`PEERS`), in the scene on one core only.",
             f"*Waiting and failing.* {HOSTS} hosts of {SLOTS} slots, on which a request takes "
             f"{MEAN_SECONDS * 1e3:.0f} ms on average (lognormal, standard deviation half of that); "
             "a host that is full refuses after 1 s with 503, as the Python service does. Requests "
@@ -91,6 +92,14 @@ def method(plan: Plan) -> str:
             "of its slots).",
             "*On one pool*: so many of ours in front of the same hosts, which know nothing of each "
             "other, each with clients of its own and an equal share of the load.",
+            f"*Batches.* Hosts of one slot, on which an answer takes {seconds(FIXED)} and "
+            f"{seconds(EACH)} for each text, and depends on the texts: an answer to another "
+            "question counts as wrong. *Ideal* is when all parts end together. The clients of one "
+            f"text each ask two hosts of {SLOTS} slots, {seconds(SMALL_FIXED)} and "
+            f"{seconds(SMALL_EACH)}, about as the Python service takes for short texts on one "
+            f"core. Mixed sizes: 1 to {TEXTS} texts, on {HOSTS} hosts of {SLOTS} slots. The "
+            f"proxies take turns, each after {plan.batches.acquaint} requests of several sizes, "
+            "from which ours learns what hosts take.",
             "*Efficiency* is the work (time in slots) in good answers per second, from the first "
             "request to the end of the last, as a share of what an ideal proxy reaches with the "
             "same requests. The ideal is computed: one central queue, first come, first served, "
@@ -102,6 +111,10 @@ def method(plan: Plan) -> str:
             "the rest is quick with the others.",
         ]
     )
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1e3:g} ms"
 
 
 def results(rows: Sequence[Row]) -> str:

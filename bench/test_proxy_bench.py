@@ -31,7 +31,7 @@ def nginx_config(port: int, job: Job) -> str:
 
 
 def a_run(ok: int, requests: int = 100, p99: float = 1.0, worst: float = 2.0) -> Run:
-    return Run(requests, ok, {"ok": ok, "503": requests - ok}, p99 / 2, p99, worst, 0.5)
+    return Run(requests, ok, {"ok": ok, "503": requests - ok}, p99 / 2, p99, worst, 10.0, 0.5)
 
 
 class Contenders(unittest.TestCase):
@@ -132,7 +132,8 @@ class Proxies(unittest.TestCase):
 
     def test_the_generators_summary_is_read(self) -> None:
         summary = {"requests": 4, "ok": 3, "outcomes": {"ok": 3, "wrong": 1}, "worst": 2.0}
-        line = json.dumps({**summary, "latency": {"p50": 0.5, "p99": 1.0}, "efficiency": None})
+        rates = {"throughput": 10.0, "efficiency": None}
+        line = json.dumps({**summary, "latency": {"p50": 0.5, "p99": 1.0}, **rates})
         run = proxies.read_run(line)
         self.assertEqual((run.ok_percent, run.failures, run.p99), (75, 1, 1.0))
 

@@ -52,6 +52,11 @@ impl Deadline {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
+    /// The end, if there is one.
+    pub fn at(self) -> Option<Instant> {
+        self.0
+    }
+
     /// Does `work`.
     ///
     /// # Errors
@@ -107,16 +112,25 @@ impl Payload {
         Self::of(chunks, self.reserved.sibling())
     }
 
+    /// Reserves `bytes` of the budget that this body is counted in.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if it does not allow it.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
+        let mut reserved = self.reserved.sibling();
+        reserved.grow(bytes)?;
+        Ok(reserved)
+    }
+
     /// The same body in one chunk; a copy only if there are several.
     ///
     /// # Errors
     /// [`Exhausted`] if the budget allows no copy.
     pub fn in_one_piece(&self) -> Result<Self, Exhausted> {
-        let mut reserved = self.reserved.sibling();
         if let [one] = self.chunks.as_slice() {
-            return Ok(Self::of(vec![one.clone()], reserved));
+            return Ok(Self::of(vec![one.clone()], self.reserved.sibling()));
         }
-        reserved.grow(self.len)?;
+        let reserved = self.reserve(self.len)?;
         Ok(Self::of(vec![self.chunks.concat().into()], reserved))
     }
 

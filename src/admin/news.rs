@@ -149,7 +149,9 @@ mod tests {
         record.status = Some(502);
         record.why = Some("why".to_owned());
         let journal = Journal::default();
-        journal.attempt("a", None, None).end("fault", None);
+        journal
+            .attempt("a", None, crate::telemetry::Share::Whole)
+            .end("fault", None);
         record.attempts = journal.story().attempts;
         activity.finished(&Finished {
             record: record.into(),

@@ -37,10 +37,13 @@ pub fn tell(record: &RequestRecord) -> String {
             .took
             .map_or(String::new(), |took| format!(" after {}", seconds(took)));
         let of = record.items;
-        let part = attempt
-            .items
-            .map_or(String::new(), |items| format!(" ({items} of {of} items)"));
-        let text = format!("{}{part}: {}{took}{reason}", attempt.host, attempt.verdict);
+        let share = match (attempt.items, attempt.others) {
+            (Some(items), _) => format!(" ({items} of {of} items)"),
+            (None, Some(1)) => " (with another request)".to_owned(),
+            (None, Some(others)) => format!(" (with {others} other requests)"),
+            (None, None) => String::new(),
+        };
+        let text = format!("{}{share}: {}{took}{reason}", attempt.host, attempt.verdict);
         events.push((attempt.after, text));
     }
     if let Some(after) = record.left_out_after() {
@@ -127,6 +130,7 @@ mod tests {
             verdict: verdict.into(),
             reason: None,
             items: None,
+            others: None,
             span_id: None,
         };
         let mut broken = attempt("b", 1205, Some(millis(2000)), "fault");

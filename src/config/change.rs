@@ -333,6 +333,9 @@ const HOST: &[Setting<Host>] = &[
         old.max_concurrent.change(&new.max_concurrent)
     }),
     of("weight ", |old, new| old.weight.change(&new.weight)),
+    of("max_items ", |old, new| {
+        old.max_items.change(&new.max_items)
+    }),
     of("tls.ca ", |old, new| old.tls.ca.change(&new.tls.ca)),
     of("tls.certificate ", |old, new| {
         old.tls.identity.change(&new.tls.identity)
@@ -442,6 +445,7 @@ const SETTINGS: &[Setting<Config>] = &[
     setting!(live retries.max_faulted_hosts),
     setting!(live retries.budget_percent),
     setting!(live batching.split),
+    setting!(live batching.merge),
     setting!(live batching.min_gain),
     setting!(live batching.max_items),
     setting!(live timeouts.connect),
@@ -495,8 +499,8 @@ queue: {max_wait: 10s}
             ("http://b", "http://c", "host b: url http://b → http://c"),
             (
                 "api_key: three",
-                "max_concurrent: 2, weight: 3, discover: dns",
-                "host b: its key changed, max_concurrent none → 2, weight 1 → 3, discover none → dns",
+                "max_concurrent: 2, weight: 3, max_items: 32, discover: dns",
+                "host b: its key changed, max_concurrent none → 2, weight 1 → 3, max_items none → 32, discover none → dns",
             ),
             (
                 "api_key: three",

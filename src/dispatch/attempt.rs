@@ -1,16 +1,17 @@
 //! One attempt on the host of a lease, and what its end means for lease, host and metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Dispatcher;
-use super::itinerary::Itinerary;
-use crate::message::Answer;
-use crate::pool::{Cause, Lease, Proof};
-use crate::telemetry;
+use super::itinerary::{Itinerary, Mode};
+use crate::message::{Answer, Call};
+use crate::pool::{Cause, HostId, Lease, Proof};
 use crate::telemetry::trace::TraceContext;
-use crate::upstream::{Doubt, Terms, Verdict};
+use crate::telemetry::{self, Metrics, Share};
+use crate::upstream::{Doubt, Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
 const LEAST_LIMIT: Duration = Duration::from_secs(10);
@@ -27,25 +28,24 @@ pub(super) enum End {
         /// The host's last sign of life.
         proof: Proof,
     },
+    /// It was for several requests and no answer for each; its lease is given back. Each runs again alone.
+    Apart {
+        /// The host on which it failed, and its last sign of life.
+        avoid: Option<(HostId, Proof)>,
+    },
 }
 
-impl Dispatcher {
-    /// One attempt on the host of `lease`, which is given back at once if it fails.
-    pub(super) async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
-        let (call, history, longest) = (way.call, &way.history, way.longest);
+/// Makes attempts, and counts them.
+#[derive(Clone)]
+pub(super) struct Attempts {
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Attempts {
+    /// One attempt on the host of `lease`.
+    pub(super) async fn make(&self, lease: &Lease, call: &Call, terms: Terms) -> Verdict {
         let started = Instant::now();
-        let trace = call.trace.map(TraceContext::child);
-        let note = way.journal.attempt(
-            lease.name().as_ref(),
-            trace.map(|trace| trace.span),
-            way.is_part.then_some(call.demand.work.items),
-        );
-        let terms = Terms {
-            limit: limit(lease, longest),
-            longest,
-            fresh: history.is_broken(),
-            trace,
-        };
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
@@ -54,26 +54,54 @@ impl Dispatcher {
             Verdict::Deliver(_) if lease.is_discredited() => Verdict::Wrong,
             verdict => verdict,
         };
-        note.end(verdict.as_str(), verdict.reason());
-        self.metrics.requests.attempted(call.demand.work.items);
-        self.metrics
+        let (metrics, took) = (&self.metrics, started.elapsed());
+        metrics.requests.attempted(call.demand.work.items);
+        metrics
             .hosts
-            .attempted(lease.name(), verdict.as_str(), started.elapsed());
-        if let Some((ended, took)) = account(&verdict, started.elapsed()) {
-            self.metrics.activity.attempt(lease.name(), ended, took);
+            .attempted(lease.name(), verdict.as_str(), took);
+        if let Some((ended, took)) = account(&verdict, took) {
+            metrics.activity.attempt(lease.name(), ended, took);
         }
         match &verdict {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
             }
-            // Once for each request: such a shortage hits all that wait.
-            Verdict::Ours { reason } if !history.has_paused() => {
-                tracing::warn!(host = %lease.name(), reason, "attempt failed here, not on the host");
-            }
             Verdict::Moved { .. } => {
                 tracing::warn!(host = %lease.name(), "attempt given up: its host is ejected");
             }
             _ => {}
+        }
+        verdict
+    }
+}
+
+impl Dispatcher {
+    /// One attempt on the host of `lease`, which is given back at once if it fails.
+    pub(super) async fn attempt(&self, lease: &Lease, way: &Itinerary<'_>) -> End {
+        let (call, history, longest) = (way.call, &way.history, way.longest);
+        let trace = call.trace.map(TraceContext::child);
+        let note = way.journal.attempt(
+            lease.name().as_ref(),
+            trace.map(|trace| trace.span),
+            if way.mode == Mode::Part {
+                Share::Part(call.demand.work.items)
+            } else {
+                Share::Whole
+            },
+        );
+        let terms = Terms {
+            limit: limit(lease, longest),
+            longest,
+            fresh: history.is_broken(),
+            trace,
+        };
+        let verdict = self.attempts.make(lease, call, terms).await;
+        note.end(verdict.as_str(), verdict.reason());
+        // Once for each request: such a shortage hits all that wait.
+        if let Verdict::Ours { reason } = &verdict
+            && !history.has_paused()
+        {
+            tracing::warn!(host = %lease.name(), reason, "attempt failed here, not on the host");
         }
         conclude(verdict, lease)
     }
@@ -110,7 +138,7 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
 }
 
 /// How long an attempt may take: many times what it should, but never more than the operator says.
-fn limit(lease: &Lease, longest: Duration) -> Duration {
+pub(super) fn limit(lease: &Lease, longest: Duration) -> Duration {
     lease.expected().map_or(longest, |expected| {
         let adapted = expected.saturating_mul(PATIENCE).max(LEAST_LIMIT);
         adapted.min(longest)

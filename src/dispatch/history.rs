@@ -195,6 +195,12 @@ impl History {
         }
     }
 
+    /// An attempt that was for others, too, has failed on `host`, for whatever reason: that is held neither against
+    /// the request nor for good against the host.
+    pub(super) fn avoid_for_now(&mut self, host: HostId, proof: Proof) {
+        self.avoid.add(host, false, proof);
+    }
+
     /// The last answer, but a host's front has no say where another spoke, and one that lacks the model
     /// none where one that has it would take less.
     fn keep(&mut self, host: &HostName, answer: Answer, why: Doubt) {

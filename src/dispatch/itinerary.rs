@@ -7,11 +7,23 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::history::{Common, History};
+use super::merge::{Seat, Suspect};
 use super::{NoHost, Refusal};
 use crate::config::{Batching, Config};
 use crate::message::Call;
-use crate::pool::{Model, Pool, Ticket};
+use crate::pool::{HostId, Model, Pool, Proof, Ticket};
 use crate::telemetry::Journal;
+
+/// With whom attempts of a request are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// With others, where that pays off: nothing but busy hosts has come in its way.
+    Together,
+    /// With nobody.
+    Alone,
+    /// It is a part of a batch itself.
+    Part,
+}
 
 /// See the module.
 pub(super) struct Itinerary<'a> {
@@ -31,8 +43,12 @@ pub(super) struct Itinerary<'a> {
     queued: Duration,
     /// It has had a lease.
     pub(super) returning: bool,
-    /// It is a part of a batch.
-    pub(super) is_part: bool,
+    /// With whom its attempts are made.
+    pub(super) mode: Mode,
+    /// Its place in an attempt that it may share, from when it waits.
+    pub(super) seat: Option<Seat>,
+    /// It may be to blame for an attempt that it shared.
+    pub(super) suspect: Option<Suspect>,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
@@ -54,7 +70,9 @@ impl<'a> Itinerary<'a> {
             journal,
             queued: Duration::ZERO,
             returning: false,
-            is_part: false,
+            mode: Mode::Together,
+            seat: None,
+            suspect: None,
             is_on_host: false,
         }
     }
@@ -71,7 +89,9 @@ impl<'a> Itinerary<'a> {
             ticket,
             history: self.history.of_part(common),
             returning: true,
-            is_part: true,
+            mode: Mode::Part,
+            seat: None,
+            suspect: None,
             ..*self
         }
     }
@@ -97,6 +117,21 @@ impl<'a> Itinerary<'a> {
     /// Its attempts have ended.
     pub(super) fn comes_back(&mut self) {
         self.is_on_host = false;
+    }
+
+    /// Shares no attempt any more.
+    pub(super) fn stays_alone(&mut self) {
+        if self.mode == Mode::Together {
+            self.mode = Mode::Alone;
+        }
+    }
+
+    /// Shares no attempt any more, after one that was no answer to it; perhaps the host had better be left alone.
+    pub(super) fn goes_alone(&mut self, avoid: Option<(HostId, Proof)>) {
+        self.stays_alone();
+        if let Some((host, proof)) = avoid {
+            self.history.avoid_for_now(host, proof);
+        }
     }
 
     /// It ends without a host's answer.

@@ -12,6 +12,8 @@
 mod attempt;
 mod history;
 mod itinerary;
+mod lately;
+mod merge;
 mod retry_budget;
 mod shortage;
 mod split;
@@ -23,9 +25,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::attempt::End;
+use self::attempt::{Attempts, End};
 use self::history::History;
 use self::itinerary::Itinerary;
+use self::merge::{Apart, Members};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use self::split::{Misfits, Planned};
@@ -33,8 +36,8 @@ use crate::config::{Current, HostName};
 use crate::embedding::Space;
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
 use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
-use crate::telemetry::{Journal, Metrics, NotedWait};
-use crate::upstream::Upstream;
+use crate::telemetry::{APART, Journal, Metrics, NotedWait};
+use crate::upstream::{Upstream, Verdict};
 
 /// Only who waits for longer finds out what for: it costs a look at the pool.
 const WORTH_ASKING: Duration = Duration::from_millis(100);
@@ -42,11 +45,13 @@ const WORTH_ASKING: Duration = Duration::from_millis(100);
 /// Sends requests to hosts until one delivers.
 pub struct Dispatcher {
     pool: Pool,
-    upstream: Arc<dyn Upstream>,
+    attempts: Attempts,
     config: Current,
     budget: Mutex<RetryBudget>,
     metrics: Arc<Metrics>,
     misfits: Misfits,
+    members: Members,
+    apart: Arc<Apart>,
 }
 
 /// A host's answer, on its way to the client.
@@ -151,11 +156,16 @@ impl Dispatcher {
     ) -> Self {
         Self {
             pool,
-            upstream,
+            attempts: Attempts {
+                upstream,
+                metrics: Arc::clone(&metrics),
+            },
             config,
             budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
             metrics,
             misfits: Misfits::default(),
+            members: Members::default(),
+            apart: Arc::default(),
         }
     }
 
@@ -217,11 +227,23 @@ impl Dispatcher {
                     Err(refusal) => return self.conclude(way, refusal),
                 },
             };
-            let end = self.attempt(&lease, way).await;
+            let end = if lease.is_shared() {
+                self.attempt_together(&lease, way).await
+            } else {
+                way.seat = None;
+                self.attempt(&lease, way).await
+            };
             way.comes_back();
             match end {
                 End::Delivered(answer) => return Ok(self.deliver(&lease, answer, way)),
+                End::Apart { avoid } => {
+                    self.metrics.requests.retried(APART);
+                    way.goes_alone(avoid);
+                }
                 End::Failed { verdict, proof } => {
+                    if !matches!(verdict, Verdict::Busy { .. }) {
+                        way.stays_alone();
+                    }
                     self.metrics.requests.retried(verdict.as_str());
                     let may_lack = self.may_lack(model, lease.host());
                     way.history
@@ -290,6 +312,7 @@ impl Dispatcher {
         if let Some(lease) = waiting.try_lease() {
             return Ok(lease?);
         }
+        self.offer(way, &waiting);
         let leased = async {
             let mut leased = pin!(waiting.lease());
             if let Ok(lease) = tokio::time::timeout(WORTH_ASKING, leased.as_mut()).await {
@@ -368,9 +391,12 @@ impl Dispatcher {
 
     /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
-    fn deliver(&self, lease: &Lease, mut answer: Answer, way: &Itinerary<'_>) -> Delivery {
+    fn deliver(&self, lease: &Lease, mut answer: Answer, way: &mut Itinerary<'_>) -> Delivery {
         let success = answer.status.is_success();
         if success {
+            if let Some(suspect) = way.suspect.take() {
+                suspect.clear();
+            }
             for accused in way.history.accused() {
                 let lacks = way.model().filter(|_| accused.may_lack_model);
                 self.pool.blame(accused.host, lacks);

@@ -5,7 +5,7 @@
 //! would have said (a part is answered otherwise than with its items, or the answers don't fit together), the
 //! request runs once more as a whole.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
 use gpu_bridge_wire::openai::TOKENS_HEADER;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::history::Common;
 use super::itinerary::Itinerary;
+use super::lately::Lately;
 use super::{Delivery, Dispatcher, Refusal};
 use crate::message::{Answer, Call, Payload};
 use crate::pool::{self, Demand, Lease, Model, Work};
 
 /// Headers that are about the whole of a body, by which whoever gets it may check it.
-const OF_THE_WHOLE: [&str; 6] = [
+pub(super) const OF_THE_WHOLE: [&str; 6] = [
     "content-digest",
     "content-md5",
     "digest",
@@ -38,21 +38,7 @@ const OF_THE_WHOLE: [&str; 6] = [
 const STAYS_WHOLE: Duration = Duration::from_mins(10);
 
 /// Models whose answers did not fit together lately. They are models that hosts tell of, and so not many.
-#[derive(Debug, Default)]
-pub(super) struct Misfits(Mutex<HashMap<Model, Instant>>);
-
-impl Misfits {
-    fn add(&self, model: Option<&Model>) {
-        let (now, mut misfits) = (Instant::now(), self.0.lock());
-        misfits.retain(|_, until| now < *until);
-        misfits.extend(model.cloned().map(|model| (model, now + STAYS_WHOLE)));
-    }
-
-    fn include(&self, model: Option<&Model>) -> bool {
-        let until = model.and_then(|model| self.0.lock().get(model).copied());
-        until.is_some_and(|until| Instant::now() < until)
-    }
-}
+pub(super) type Misfits = Lately<Option<Model>>;
 
 /// A batch that has been cut.
 pub(super) struct Batch {
@@ -114,7 +100,7 @@ impl Dispatcher {
                 answered.sort_by_key(|it| it.position);
                 let parts = answered.len();
                 let Some(delivery) = joined(batch.kind, answered) else {
-                    self.misfits.add(way.model());
+                    self.misfits.add(way.model().cloned(), STAYS_WHOLE);
                     return None;
                 };
                 self.metrics.requests.split(parts, batch.saves);
@@ -166,11 +152,12 @@ impl Planned {
         let (call, batching) = (way.call, way.batching);
         let items = call.demand.work.items;
         let is_batch = batching.split && items > 1 && items <= batching.max_items.get();
+        let is_batch = is_batch && !lease.is_shared();
         // This is all that most requests cost.
         if !is_batch || lease.expected().is_none_or(|it| it <= batching.min_gain) {
             return None;
         }
-        let kind = kind(call).filter(|_| !misfits.include(way.model()))?;
+        let kind = kind(call).filter(|_| !misfits.includes(&call.demand.model))?;
         let plan = lease.plan_parts(batching.min_gain)?;
         let body = call.body.in_one_piece().ok()?;
         let cuts = [Cut::read(kind, body.chunks().first()?)?];
@@ -203,7 +190,7 @@ impl Planned {
     }
 
     /// Gives `lease` to the first part, and leases to others where they can begin.
-    pub(super) fn begin(self, mut lease: Lease) -> Batch {
+    pub(super) fn begin(self, lease: Lease) -> Batch {
         let demands = self.parts.iter();
         let mut demands = demands.filter_map(|(of, call)| Some((of.host?, call.demand.clone())));
         let own = demands.next();
@@ -230,7 +217,7 @@ impl Planned {
 }
 
 /// What the bodies of a request are, if they can be cut.
-fn kind(call: &Call) -> Option<Kind> {
+pub(super) fn kind(call: &Call) -> Option<Kind> {
     let is_checked = |name: &&str| call.headers.contains_key(*name);
     if OF_THE_WHOLE.iter().any(is_checked) {
         return None;
@@ -337,7 +324,7 @@ fn tokens(answered: &[Answered]) -> Option<u64> {
 }
 
 /// The bytes of `pieces` of `bodies`, each of which is in one piece.
-fn chunks(pieces: Vec<Piece>, bodies: &[Payload]) -> Vec<Bytes> {
+pub(super) fn chunks(pieces: Vec<Piece>, bodies: &[Payload]) -> Vec<Bytes> {
     let bytes = |piece| match piece {
         Piece::Comma => Some(Bytes::from_static(b",")),
         Piece::Of(of, range) => {

@@ -129,6 +129,7 @@ fn spec(position: usize) -> HostSpec {
         endpoint: String::new(),
         max_concurrent: Some(NonZeroU32::MIN),
         weight: NonZeroU32::MIN,
+        max_items: None,
     }
 }
 

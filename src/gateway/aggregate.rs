@@ -428,6 +428,7 @@ mod tests {
             endpoint: format!("http://10.0.0.1:{number}"),
             max_concurrent: Some(NonZeroU32::MIN),
             weight: NonZeroU32::MIN,
+            max_items: None,
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
         let models = (0..1000).map(|number| format!("embed:{number}"));

@@ -277,6 +277,7 @@ mod tests {
             verdict: verdict.into(),
             reason: Some("connection to 10.0.0.1 reset".to_owned()),
             items: None,
+            others: None,
             span_id: None,
         }
     }

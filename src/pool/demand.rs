@@ -1,6 +1,7 @@
 //! What a request asks of the pool, as far as scheduling goes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::embedding::Space;
 
@@ -68,6 +69,36 @@ pub struct Label {
     pub id: Arc<str>,
     /// What it asks for, in one word.
     pub route: &'static str,
+}
+
+/// What is asked of each item: all that a request says but for its items. Requests with equal ones may share an
+/// attempt, if they offer it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Question(Arc<[u8]>);
+
+impl Question {
+    /// What it says, in whatever form, as long as it is the same for the same.
+    pub fn new(said: Vec<u8>) -> Self {
+        Self(said.into())
+    }
+}
+
+/// It may hold what clients wrote.
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").finish_non_exhaustive()
+    }
+}
+
+/// The offer of a request that waits, to share an attempt with others.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// With which: those that offer the same.
+    pub question: Question,
+    /// Items that one attempt may be for.
+    pub most: u32,
+    /// Until when it wants its answer.
+    pub until: Option<Instant>,
 }
 
 /// See the module.

@@ -37,6 +37,8 @@ pub struct HostSpec {
     pub max_concurrent: Option<NonZeroU32>,
     /// Its share of the work compared with others.
     pub weight: NonZeroU32,
+    /// Texts, or pairs, that it takes at once, if the operator knows.
+    pub max_items: Option<NonZeroU32>,
 }
 
 /// One host of the pool.

@@ -1,13 +1,16 @@
 //! Guards: a place in line and a slot in use. Dropping either gives it back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::demand::Offer;
 use super::state::{Grant, OVERDUE};
-use super::{Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway};
+use super::{
+    Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway, Work,
+};
 use crate::config::HostName;
 use crate::embedding::Space;
 
@@ -20,7 +23,6 @@ pub struct Waiting {
 }
 
 /// Whether the lease is there already.
-#[expect(clippy::large_enum_variant, reason = "it nearly always is")]
 pub(super) enum Turn {
     /// It is, until it is taken; the request is not in line.
     Come(Option<Lease>),
@@ -55,6 +57,16 @@ impl Waiting {
         match told {
             Some(told) => told,
             None => std::future::pending().await,
+        }
+    }
+}
+
+impl Waiting {
+    /// Says with which others it may share an attempt; without effect if it does not wait any more. Its lease
+    /// may be [for several](Lease::is_shared) then.
+    pub fn offer(&self, offer: Offer) {
+        if let Turn::ToCome(_) = self.turn {
+            self.pool.lock().state.offer(self.ticket, offer);
         }
     }
 }
@@ -94,75 +106,120 @@ struct Overdue<'a>(&'a Lease);
 
 impl<'a> Overdue<'a> {
     fn new(lease: &'a Lease) -> Self {
-        lease.pool.lock().state.overdue(lease.grant.host);
+        lease.held.pool.lock().state.overdue(lease.host());
         Self(lease)
     }
 }
 
 impl Drop for Overdue<'_> {
     fn drop(&mut self) {
-        self.0.pool.lock().state.not_overdue(self.0.grant.host);
+        let pool = &self.0.held.pool;
+        pool.lock().state.not_overdue(self.0.host());
     }
 }
 
-/// The right of one attempt to use one slot of one host.
+/// The right of one attempt to use one slot of one host. An attempt may be for several requests: each of them has a
+/// clone, and the slot is given back with the last of these.
+#[derive(Clone)]
 #[must_use = "dropping it gives the slot back"]
 pub struct Lease {
+    held: Arc<Held>,
+}
+
+/// What all clones of a lease share.
+struct Held {
     pool: Pool,
     grant: Grant,
+    /// What became of the grant, if it was found later for how much it is.
+    resized: OnceLock<Grant>,
     name: HostName,
     signals: Arc<Signals>,
     lost: watch::Receiver<Option<Cause>>,
+    begun: AtomicBool,
     finished: AtomicBool,
 }
 
 impl Lease {
     pub(super) fn new(pool: Pool, grant: Grant, name: HostName, signals: Arc<Signals>) -> Self {
-        Self {
+        let held = Held {
             pool,
             grant,
+            resized: OnceLock::new(),
             name,
             lost: signals.lost.subscribe(),
             signals,
+            begun: AtomicBool::new(false),
             finished: AtomicBool::new(false),
-        }
+        };
+        Self { held: held.into() }
+    }
+
+    fn grant(&self) -> &Grant {
+        self.held.grant()
+    }
+
+    /// Is the attempt for several requests?
+    pub fn is_shared(&self) -> bool {
+        !self.grant().company.is_empty()
+    }
+
+    /// The requests that it is for, by their places in line.
+    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.grant().tickets()
+    }
+
+    /// What it is for.
+    pub fn demand(&self) -> &Demand {
+        &self.grant().demand
+    }
+
+    /// True for the first who asks: it makes the attempt, for all.
+    pub fn begins(&self) -> bool {
+        !self.held.begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// By how much less time of hosts it should take than attempts for each of its requests.
+    pub fn saves(&self) -> Duration {
+        self.grant().saves
     }
 
     /// The host to use.
     pub fn host(&self) -> HostId {
-        self.grant.host
+        self.grant().host
     }
 
     /// Its name.
     pub fn name(&self) -> &HostName {
-        &self.name
+        &self.held.name
     }
 
     /// Where its vectors lie, if that is known.
     pub fn space(&self) -> Option<Space> {
-        self.grant.space
+        self.grant().space
     }
 
     /// Has an audit shown meanwhile that the host answers wrong?
     pub fn is_discredited(&self) -> bool {
-        self.signals.discredited.load(Ordering::Relaxed)
-            && self.pool.lock().state.is_discredited(&self.grant)
+        let Held { pool, signals, .. } = &*self.held;
+        signals.discredited.load(Ordering::Relaxed)
+            && pool.lock().state.is_discredited(self.grant())
     }
 
     /// How long the request should take there; `None` if that is not known, or if the host may have
     /// to load the model first.
     pub fn expected(&self) -> Option<Duration> {
-        self.grant.expected.filter(|_| self.grant.is_surely_warm)
+        let grant = self.grant();
+        grant.expected.filter(|_| grant.is_surely_warm)
     }
 
     /// Ends when the host is found to be such that what runs on it should be tried elsewhere. Has it
     /// checked more often once the request has taken a while.
     pub async fn host_is_lost(&self) -> Cause {
-        let mut lost = self.lost.clone();
+        let mut lost = self.held.lost.clone();
         let worry = async {
             tokio::time::sleep(OVERDUE).await;
             let _counted = Overdue::new(self);
-            self.signals.check_sooner.notify_one();
+            self.held.signals.check_sooner.notify_one();
             std::future::pending::<()>().await;
         };
         let told = async {
@@ -181,26 +238,46 @@ impl Lease {
     /// How the batch that this is for had better be cut for this host and those that idle; `None`: not at all,
     /// since it would be done no sooner than `min_gain` before.
     pub fn plan_parts(&self, min_gain: Duration) -> Option<Plan> {
-        self.pool.plan_parts(&self.grant, min_gain)
+        self.held.pool.plan_parts(self.grant(), min_gain)
     }
 
     /// Is for `own` only from now on. Returns leases for the other parts; `None` for one that can't begin where it
-    /// was planned.
-    pub fn share_out(&mut self, own: Demand, others: Vec<(HostId, Demand)>) -> Vec<Option<Lease>> {
-        self.pool.share_out(&mut self.grant, own, others)
+    /// was planned. Takes effect once, as does [`Self::resize`].
+    pub fn share_out(&self, own: Demand, others: Vec<(HostId, Demand)>) -> Vec<Option<Lease>> {
+        let mut grant = self.grant().clone();
+        let leases = self.held.pool.share_out(&mut grant, own, others);
+        _ = self.held.resized.set(grant);
+        leases
+    }
+
+    /// Is for so much from now on.
+    pub fn resize(&self, work: Work) {
+        let mut grant = self.grant().clone();
+        self.held.pool.lock().state.resize(&mut grant, work);
+        _ = self.held.resized.set(grant);
     }
 
     /// Gives the slot back and tells how the attempt ended. Returns the host's last sign of life,
     /// for [`super::Avoid::add`]. Only the first call counts.
     pub fn finish(&self, outcome: Outcome) -> Proof {
-        if self.finished.swap(true, Ordering::Relaxed) {
-            return Proof::default();
-        }
-        self.pool.finish(&self.grant, outcome)
+        self.held.finish(outcome)
     }
 }
 
-impl Drop for Lease {
+impl Held {
+    fn grant(&self) -> &Grant {
+        self.resized.get().unwrap_or(&self.grant)
+    }
+
+    fn finish(&self, outcome: Outcome) -> Proof {
+        if self.finished.swap(true, Ordering::Relaxed) {
+            return Proof::default();
+        }
+        self.pool.finish(self.grant(), outcome)
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         self.finish(Outcome::Abandoned);
     }

@@ -21,6 +21,7 @@
 //! | `audited` | nothing: what audits have shown |
 //! | `estimate` | how long things take |
 //! | `parts` | into which parts a batch is cut for idle hosts |
+//! | `company` | whom a request takes along that waits with the same question |
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
 //! | `report` | nothing: what attempts and checks tell |
@@ -52,6 +53,7 @@
 //!     endpoint: "http://a".to_owned(),
 //!     max_concurrent: Some(one),
 //!     weight: one,
+//!     max_items: None,
 //! };
 //! let host = pool.set_hosts(vec![host])[0];
 //! // None serves before its first good check.
@@ -69,6 +71,7 @@
 mod audited;
 mod avoid;
 mod capacity;
+mod company;
 mod demand;
 mod estimate;
 mod health;
@@ -98,7 +101,7 @@ use tokio::time::Instant as Clock;
 
 pub use audited::{Auditable, Audited, Audits, Trust};
 pub use avoid::{Avoid, Proof};
-pub use demand::{Demand, Label, Model, Work};
+pub use demand::{Demand, Label, Model, Offer, Question, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
@@ -580,8 +583,11 @@ impl Pool {
     ) -> Effects {
         let mut leases = Vec::new();
         for grant in grants {
-            let waiting = inner.waiting.remove(&grant.ticket);
-            leases.extend(self.lease(inner, grant).map(|lease| (lease, waiting)));
+            let tickets = grant.tickets();
+            let waiting: Vec<_> = tickets.map(|it| inner.waiting.remove(&it)).collect();
+            if let Some(lease) = self.lease(inner, grant) {
+                leases.extend(waiting.into_iter().map(|it| (lease.clone(), it)));
+            }
         }
         let Inner {
             state,

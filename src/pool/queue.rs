@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::avoid::Avoid;
-use super::demand::{Demand, Model};
+use super::demand::{Demand, Model, Offer, Question, Work};
 use super::limits::{Clients, Limits};
 use super::sum::Sum;
 use crate::embedding::Space;
@@ -45,6 +45,17 @@ pub(super) struct Entry {
     pub(super) sure: f64,
     /// It has held a lease before.
     pub(super) returning: bool,
+    /// It may share an attempt.
+    pub(super) offer: Option<Offer>,
+}
+
+/// What one that waits needs of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queued {
+    pub(super) ticket: Ticket,
+    pub(super) work: Work,
+    /// Until when its client wants the answer.
+    pub(super) until: Option<Instant>,
 }
 
 /// Those that wait for the same model as a request, itself included.
@@ -66,6 +77,8 @@ pub(super) struct Queue {
     returning: BTreeSet<(Reverse<u8>, Ticket)>,
     levels: BTreeMap<Reverse<u8>, Level>,
     models: HashMap<Model, ModelLine>,
+    /// Those that may share an attempt.
+    offers: HashMap<Question, BTreeSet<Ticket>>,
     bytes: usize,
     returning_seconds: Sum,
 }
@@ -147,7 +160,7 @@ impl Queue {
         Ticket(self.next)
     }
 
-    pub(super) fn join(&mut self, ticket: Ticket, entry: Entry) {
+    pub(super) fn join(&mut self, ticket: Ticket, mut entry: Entry) {
         self.leave(ticket);
         self.bytes += entry.demand.bytes;
         if let Some(model) = &entry.demand.model {
@@ -165,7 +178,20 @@ impl Queue {
             line.insert(ticket);
             flow.seconds.add(entry.sure);
         }
+        let offer = entry.offer.take();
         self.entries.insert(ticket, entry);
+        if let Some(offer) = offer {
+            self.offer(ticket, offer);
+        }
+    }
+
+    /// A request that waits may share an attempt; each says so once.
+    pub(super) fn offer(&mut self, ticket: Ticket, offer: Offer) {
+        if let Some(entry) = self.entries.get_mut(&ticket) {
+            let same = self.offers.entry(offer.question.clone()).or_default();
+            same.insert(ticket);
+            entry.offer = Some(offer);
+        }
     }
 
     /// The requests of its client, which does not start before the time of the others.
@@ -207,6 +233,14 @@ impl Queue {
             line.seconds.remove(entry.sure);
             if line.by_age.is_empty() {
                 self.models.remove(model);
+            }
+        }
+        if let Some(offer) = &entry.offer
+            && let Some(same) = self.offers.get_mut(&offer.question)
+        {
+            same.remove(&ticket);
+            if same.is_empty() {
+                self.offers.remove(&offer.question);
             }
         }
         let priority = Reverse(entry.demand.priority);
@@ -448,6 +482,68 @@ impl Queue {
         Some((ticket, entry, found))
     }
 
+    /// Takes out one that waits, in the company of the first. It is charged as if it had been that, but virtual
+    /// time stays: nobody was passed over for it.
+    pub(super) fn take(&mut self, ticket: Ticket, now: Instant) -> Option<Entry> {
+        let entry = self.leave(ticket)?;
+        let Demand {
+            client, priority, ..
+        } = &entry.demand;
+        let level = self.levels.get_mut(&Reverse(*priority));
+        if let Some(flow) = level.and_then(|it| it.flows.get_mut(client))
+            && !entry.returning
+        {
+            flow.time += entry.demand.work.units();
+        }
+        self.clients.lease(client.as_ref(), entry.returning, now);
+        Some(entry)
+    }
+
+    /// May one that waits get a lease, as far as limits go?
+    pub(super) fn may_go(&self, ticket: Ticket, now: Instant) -> bool {
+        self.entries.get(&ticket).is_some_and(|entry| {
+            let client = entry.demand.client.as_ref();
+            if entry.returning {
+                self.clients.may_return(client)
+            } else {
+                self.clients.permits(client, now) > 0
+            }
+        })
+    }
+
+    /// Those that may share an attempt in which this is asked, in the order in which they are going to be
+    /// served if nobody joins: start-time fair queueing serves by the virtual time at which each begins.
+    pub(super) fn with_question(&self, question: &Question) -> Vec<Queued> {
+        let mut times: HashMap<(u8, &Client), f64> = HashMap::new();
+        let mut turns = Vec::new();
+        // The older ones of a client come first.
+        for ticket in self.offers.get(question).into_iter().flatten() {
+            let Some(entry) = self.entries.get(ticket) else {
+                continue;
+            };
+            let demand = &entry.demand;
+            let mut begins = 0.0;
+            if !entry.returning {
+                let time = times.entry((demand.priority, &demand.client));
+                let time = time.or_insert_with(|| self.flow(entry).map_or(0.0, |flow| flow.time));
+                begins = *time;
+                *time += demand.work.units();
+            }
+            let queued = Queued {
+                ticket: *ticket,
+                work: demand.work,
+                until: entry.offer.as_ref().and_then(|offer| offer.until),
+            };
+            let rank = (!entry.returning, Reverse(demand.priority));
+            turns.push((rank, begins, queued));
+        }
+        turns.sort_by(|a, b| {
+            let by_time = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+            by_time.then(a.2.ticket.cmp(&b.2.ticket))
+        });
+        turns.into_iter().map(|(.., queued)| queued).collect()
+    }
+
     fn first<T>(
         &self,
         now: Instant,
@@ -546,6 +642,7 @@ mod tests {
             avoid: Avoid::default(),
             joined: Instant::now(),
             returning: false,
+            offer: None,
         }
     }
 

@@ -15,6 +15,7 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
         endpoint: String::new(),
         max_concurrent: NonZeroU32::new(*slots),
         weight: NonZeroU32::MIN,
+        max_items: None,
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -139,6 +140,7 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
         endpoint: endpoint.to_owned(),
         max_concurrent: NonZeroU32::new(7),
         weight: NonZeroU32::MIN,
+        max_items: None,
     };
     let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
     assert_eq!(ids[0], before[1].0);
@@ -159,6 +161,7 @@ async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
         endpoint: "elsewhere".to_owned(),
         max_concurrent: None,
         weight: NonZeroU32::MIN,
+        max_items: None,
     };
     let successor = self::pool(&[], 9);
     successor.keep_drained(pool.drained());
@@ -241,6 +244,7 @@ async fn events_reach_the_observer_outside_the_lock() {
         endpoint: String::new(),
         max_concurrent: None,
         weight: NonZeroU32::MIN,
+        max_items: None,
     };
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::activity::End;
 use super::metrics::Reason;
-use super::request_record::{ABANDONED, CLIENT_GONE, RequestRecord};
+use super::request_record::{ABANDONED, APART, CLIENT_GONE, RequestRecord};
 
 /// A request that is over.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Finished {
     /// Was it refused, or did it meet a fault, even if a sibling made up for it?
     pub(super) fn is_incident(&self) -> bool {
         let mut attempts = self.record.attempts.iter();
-        let is_fault = |verdict: &str| !matches!(verdict, "deliver" | "busy" | ABANDONED);
+        let is_fault = |verdict: &str| !matches!(verdict, "deliver" | "busy" | ABANDONED | APART);
         matches!(self.status(), 429 | 500..) || attempts.any(|tried| is_fault(&tried.verdict))
     }
 }

@@ -34,6 +34,17 @@ pub struct Journal {
     story: Arc<Mutex<Story>>,
 }
 
+/// What an attempt was for.
+#[derive(Clone, Copy, Debug)]
+pub enum Share {
+    /// The request.
+    Whole,
+    /// So many of its items.
+    Part(u32),
+    /// The request, and so many others.
+    WithOthers(u32),
+}
+
 /// What has happened so far.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
@@ -133,8 +144,13 @@ impl Journal {
         }
     }
 
-    /// Begins an attempt. `items`: of a part of a batch.
-    pub fn attempt(&self, host: &str, span_id: Option<SpanId>, items: Option<u32>) -> NotedAttempt {
+    /// Begins an attempt.
+    pub fn attempt(&self, host: &str, span_id: Option<SpanId>, share: Share) -> NotedAttempt {
+        let (items, others) = match share {
+            Share::Whole => (None, None),
+            Share::Part(items) => (Some(items), None),
+            Share::WithOthers(others) => (None, Some(others)),
+        };
         let attempt = Tried {
             host: host.to_owned(),
             after: self.elapsed(),
@@ -142,6 +158,7 @@ impl Journal {
             verdict: Cow::Borrowed(RUNNING),
             reason: None,
             items,
+            others,
             span_id,
         };
         let story = &mut *self.story.lock();
@@ -289,8 +306,8 @@ mod tests {
         waiting.because("a: full".to_owned());
         tokio::time::advance(SECOND).await;
         drop(waiting);
-        let good = journal.attempt("a", None, None);
-        let lost = journal.attempt("b", None, None);
+        let good = journal.attempt("a", None, Share::Whole);
+        let lost = journal.attempt("b", None, Share::Whole);
         tokio::time::advance(2 * SECOND).await;
         assert_eq!(journal.story().attempts[0].verdict, RUNNING);
         assert_eq!(journal.upstream(), 2 * SECOND);
@@ -325,11 +342,11 @@ mod tests {
             waiting.because("all hosts are full".to_owned());
             tokio::time::advance(SECOND).await;
             drop(waiting);
-            let attempt = journal.attempt(&format!("host-{number}"), None, None);
+            let attempt = journal.attempt(&format!("host-{number}"), None, Share::Whole);
             tokio::time::advance(2 * SECOND).await;
             attempt.end("busy", None);
         }
-        let last = journal.attempt("last", None, None);
+        let last = journal.attempt("last", None, Share::Whole);
         let mut record = RequestRecord::new(String::new());
         journal.tell(&mut record);
         assert_eq!((record.attempts.len(), record.waits.len()), (MOST, MOST));

@@ -16,11 +16,11 @@ pub use activity::{
     Activity, Counts, End, Group, Happened, Lately, News, Rates, Sample, millis, since_1970,
 };
 pub use finished::Finished;
-pub use journal::{Journal, NotedAttempt, NotedWait, Story};
+pub use journal::{Journal, NotedAttempt, NotedWait, Share, Story};
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::{
     HostMetrics, Metrics, OpenConnection, ProcessMetrics, Reason, Reloads, RequestMetrics, Watched,
 };
 pub use observers::{Exporter, Observers, TRACES_WANTED};
 pub use recent::{Begun, Recent};
-pub use request_record::{ABANDONED, CLIENT_GONE, RUNNING, RequestRecord, Tried, Wait};
+pub use request_record::{ABANDONED, APART, CLIENT_GONE, RUNNING, RequestRecord, Tried, Wait};

@@ -190,7 +190,7 @@ mod tests {
         recent.push(record("id", 1).into());
         let journal = Journal::default();
         let begun = recent.begin(record("id", 2), journal.clone());
-        let _attempt = journal.attempt("a", None, None);
+        let _attempt = journal.attempt("a", None, crate::telemetry::Share::Whole);
         let found = recent.find("id").unwrap();
         assert_eq!((found.items, found.status), (2, None));
         assert_eq!(found.attempts[0].host, "a");

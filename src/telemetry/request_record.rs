@@ -96,6 +96,9 @@ pub struct Tried {
     /// How many items it was for, if not all: of a batch in parts.
     #[serde(default)]
     pub items: Option<u32>,
+    /// For how many other requests it was as well.
+    #[serde(default)]
+    pub others: Option<u32>,
     /// Its span, if spans are exported.
     pub span_id: Option<SpanId>,
 }
@@ -104,6 +107,8 @@ pub struct Tried {
 pub const RUNNING: &str = "running";
 /// The verdict on an attempt that was given up: its client went away, or a sibling was quicker.
 pub const ABANDONED: &str = "abandoned";
+/// The verdict on an attempt for several requests that was no answer for each of them.
+pub const APART: &str = "apart";
 
 impl RequestRecord {
     /// A request of that name, from now on.
@@ -149,14 +154,17 @@ impl RequestRecord {
             + attempts.sum::<usize>()
     }
 
-    /// Each attempt as `host:verdict:12ms`, one of a part of a batch as `host[items]:verdict:12ms`.
+    /// Each attempt as `host:verdict:12ms`, one of a part of a batch as `host[items]:verdict:12ms`, one for other
+    /// requests as well as `host[+others]:verdict:12ms`.
     pub fn hosts(&self) -> String {
         let attempts = self.attempts.iter().map(|attempt| {
             let took = attempt.took.unwrap_or_default().as_millis();
-            let items = attempt
-                .items
-                .map_or(String::new(), |items| format!("[{items}]"));
-            format!("{}{items}:{}:{took}ms", attempt.host, attempt.verdict)
+            let share = match (attempt.items, attempt.others) {
+                (Some(items), _) => format!("[{items}]"),
+                (None, Some(others)) => format!("[+{others}]"),
+                (None, None) => String::new(),
+            };
+            format!("{}{share}:{}:{took}ms", attempt.host, attempt.verdict)
         });
         let mut told: Vec<String> = attempts.collect();
         if self.attempts_left_out > 0 {
@@ -298,6 +306,7 @@ mod tests {
             verdict: Cow::Borrowed(RUNNING),
             reason: None,
             items: Some(7),
+            others: None,
             span_id: None,
         });
         let json = serde_json::to_value(&record).unwrap();
@@ -305,6 +314,9 @@ mod tests {
         assert_eq!(json["total_seconds"], 1.234_567);
         assert_eq!(json["attempts"][0]["took_seconds"], serde_json::Value::Null);
         assert_eq!(record.hosts(), "a[7]:running:0ms");
+        (record.attempts[0].items, record.attempts[0].others) = (None, Some(3));
+        assert_eq!(record.hosts(), "a[+3]:running:0ms");
+        (record.attempts[0].items, record.attempts[0].others) = (Some(7), None);
         assert_eq!(
             serde_json::from_value::<RequestRecord>(json).unwrap(),
             record

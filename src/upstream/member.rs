@@ -44,6 +44,7 @@ impl Member {
             endpoint: self.endpoint(),
             max_concurrent: self.host.max_concurrent,
             weight: self.host.weight,
+            max_items: self.host.max_items,
         }
     }
 
@@ -60,6 +61,7 @@ impl Member {
             // What the pool decides by, and how hosts are found.
             max_concurrent: None,
             weight: NonZeroU32::MIN,
+            max_items: None,
             discover: None,
             ..member.host.clone()
         };

@@ -9,7 +9,9 @@ const LONG: u64 = 600;
 async fn a_busy_host_is_hidden_by_its_sibling_and_used_again_afterwards() {
     let busy = sim_host("busy").behaving(Behaviour::busy(LONG)).start();
     let free = sim_host("free").start();
-    let proxy = Proxy::in_front_of(&[&busy, &free]).await;
+    // So that each request is an attempt.
+    let config = Config::with_hosts(&[&busy, &free]).set("batching", "merge", false);
+    let proxy = Proxy::ready(&config, &[&busy, &free]).await;
 
     proxy.client().flood(200, 8).await;
 

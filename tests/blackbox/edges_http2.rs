@@ -33,7 +33,8 @@ fn share(wire: &Wire) -> Wire {
 #[tokio::test]
 async fn many_requests_share_one_connection() {
     let host = sim_host("host").slots(8).start();
-    let proxy = Proxy::in_front_of(&[&host]).await;
+    let config = Config::with_hosts(&[&host]).set("batching", "merge", false);
+    let proxy = Proxy::ready(&config, &[&host]).await;
     let wire = connect(&proxy).await;
 
     let texts = (0..50).map(|number| format!("text {number}"));

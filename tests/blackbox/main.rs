@@ -46,6 +46,7 @@ mod kept;
 mod leaving;
 mod log_lines;
 mod meanings;
+mod merging;
 mod metrics;
 mod models;
 mod monitoring;

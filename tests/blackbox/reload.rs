@@ -265,7 +265,7 @@ async fn requests_run_through_many_reloads_without_a_failure() {
         let work = Behaviour::ServeAfter(std::time::Duration::from_millis(20));
         sim_host(name).behaving(work).start()
     });
-    let all = Config::with_hosts(&hosts.each_ref());
+    let all = Config::with_hosts(&hosts.each_ref()).set("batching", "merge", false);
     let proxy = Proxy::ready(&all, &hosts.each_ref()).await;
     let client = proxy.client();
     let flood = tokio::spawn(async move { client.flood(400, 100).await });

@@ -32,14 +32,20 @@ pub(crate) struct Client {
     link: Link,
     path: String,
     patience: Duration,
-    /// The body of a good answer.
-    expected: Bytes,
+    /// The body of a good answer, and of what size each request was; `None`: each has its own.
+    expected: Option<Bytes>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Client {
-    /// Sends to `path` over `link`, waits at most `patience` for answers, and expects this one.
-    pub(crate) fn new(link: Link, path: String, patience: Duration, expected: Bytes) -> Self {
+    /// Sends to `path` over `link`, waits at most `patience` for answers, and expects this one for
+    /// all, or that of each request.
+    pub(crate) fn new(
+        link: Link,
+        path: String,
+        patience: Duration,
+        expected: Option<Bytes>,
+    ) -> Self {
         Self {
             link,
             path,
@@ -49,24 +55,24 @@ impl Client {
         }
     }
 
-    /// Sends one request that occupies a slot for `work`.
-    pub(crate) async fn ask(&self, body: Bytes, work: Duration) -> Outcome {
-        match timeout(self.patience, self.exchange(body, work)).await {
+    /// Sends one request that occupies a slot for `work`, whose own answer is `own` if it has one.
+    pub(crate) async fn ask(&self, body: Bytes, work: Duration, own: Bytes) -> Outcome {
+        match timeout(self.patience, self.exchange(body, work, own)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Outcome::Broken,
             Err(_) => Outcome::TimedOut,
         }
     }
 
-    async fn exchange(&self, body: Bytes, work: Duration) -> anyhow::Result<Outcome> {
+    async fn exchange(&self, body: Bytes, work: Duration, own: Bytes) -> anyhow::Result<Outcome> {
         let mut connection = self.connection().await?;
         let sent = body.len().to_string();
-        let request = self
-            .link
-            .post(&self.path)
-            .header(CONTENT_TYPE, "application/json")
-            .header(WORK_HEADER, work.as_micros().to_string())
-            .body(Full::new(body))?;
+        let mut request = self.link.post(&self.path);
+        request = request.header(CONTENT_TYPE, "application/json");
+        if self.expected.is_some() {
+            request = request.header(WORK_HEADER, work.as_micros().to_string());
+        }
+        let request = request.body(Full::new(body))?;
         let answer = connection.send(request).await?;
         let (head, body) = answer.into_parts();
         let Ok(body) = body.collect().await else {
@@ -78,13 +84,15 @@ impl Client {
         if head.status != StatusCode::OK {
             return Ok(Outcome::Refused(head.status));
         }
-        let received = head.headers.get(RECEIVED_HEADER);
-        let right = received.is_some_and(|bytes| bytes == sent.as_str());
-        Ok(if right && body.to_bytes() == self.expected {
-            Outcome::Ok
-        } else {
-            Outcome::Wrong
-        })
+        let body = body.to_bytes();
+        let right = match &self.expected {
+            None => body == own,
+            Some(expected) => {
+                let received = head.headers.get(RECEIVED_HEADER);
+                received.is_some_and(|bytes| bytes == sent.as_str()) && body == expected
+            }
+        };
+        Ok(if right { Outcome::Ok } else { Outcome::Wrong })
     }
 
     /// One that is open already, or a new one.

@@ -18,12 +18,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::body::AnswerBody;
+use crate::computed;
 use crate::fault::Fault;
 use crate::{RECEIVED_HEADER, WORK_HEADER};
 
@@ -43,6 +44,8 @@ pub(crate) struct Spec {
     pub(crate) work: Duration,
     /// Body of a good answer.
     pub(crate) answer: Bytes,
+    /// It computes answers instead, and this is what one takes: in any case, and for each text.
+    pub(crate) cost: Option<(Duration, Duration)>,
 }
 
 /// See the module.
@@ -157,18 +160,31 @@ impl Host {
             let busy = error(StatusCode::SERVICE_UNAVAILABLE, "GPU busy - retry later");
             return with(busy, RETRY_AFTER.as_str(), HeaderValue::from_static("5"));
         };
+        let (work, body) = match self.computed(&received) {
+            Some(computed) => computed,
+            None => (work, self.spec.answer.clone()),
+        };
         if !work.is_zero() {
             sleep(work.div_f64(self.spec.speed)).await;
         }
         self.until(|fault| fault != Fault::Hang).await;
         drop((slot, counted));
         let body = if *self.fault.borrow() == Fault::MidBody {
-            AnswerBody::cut(&self.spec.answer)
+            AnswerBody::cut(&body)
         } else {
-            AnswerBody::whole(self.spec.answer.clone())
+            AnswerBody::whole(body)
         };
         let answer = answer(StatusCode::OK, body);
-        with(answer, RECEIVED_HEADER, HeaderValue::from(received))
+        with(answer, RECEIVED_HEADER, HeaderValue::from(received.len()))
+    }
+
+    /// How long the answer to this body takes, and the answer, if it is computed.
+    fn computed(&self, body: &[u8]) -> Option<(Duration, Bytes)> {
+        let (fixed, each) = self.spec.cost?;
+        let asked: Asked = serde_json::from_slice(body).ok()?;
+        let texts = u32::try_from(asked.texts.len()).ok()?;
+        let answer = computed::answer(asked.texts.iter());
+        Some((fixed + each.saturating_mul(texts), answer))
     }
 
     async fn slot(&self) -> Option<SemaphorePermit<'_>> {
@@ -217,14 +233,15 @@ fn work(request: &Request<Incoming>) -> Option<Duration> {
     value.to_str().ok()?.parse().ok().map(Duration::from_micros)
 }
 
-/// Reads the body and tells its length; `None` if it does not arrive whole.
-async fn receive(request: Request<Incoming>) -> Option<usize> {
-    let mut body = request.into_body();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        bytes += frame.ok()?.data_ref().map_or(0, Bytes::len);
-    }
-    Some(bytes)
+/// What is computed.
+#[derive(Deserialize)]
+struct Asked {
+    texts: Vec<String>,
+}
+
+/// Reads the body; `None` if it does not arrive whole.
+async fn receive(request: Request<Incoming>) -> Option<Bytes> {
+    Some(request.into_body().collect().await.ok()?.to_bytes())
 }
 
 fn health() -> Health {

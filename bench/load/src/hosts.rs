@@ -37,6 +37,12 @@ pub(crate) struct Arguments {
     /// Size of an answer.
     #[arg(long, default_value_t = 1024)]
     answer_bytes: usize,
+    /// Computes instead: answers depend on the texts, and take so long, whatever is asked …
+    #[arg(long, requires = "each_ms")]
+    fixed_ms: Option<f64>,
+    /// … and so much longer for each text.
+    #[arg(long, requires = "fixed_ms")]
+    each_ms: Option<f64>,
 }
 
 /// Runs them until standard input ends.
@@ -59,12 +65,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn start(arguments: &Arguments, number: usize) -> anyhow::Result<Arc<Host>> {
+    let time = |millis: f64| Duration::try_from_secs_f64(millis / 1e3);
+    let cost = arguments.fixed_ms.zip(arguments.each_ms);
+    let cost = cost.map(|(fixed, each)| anyhow::Ok((time(fixed)?, time(each)?)));
     let spec = Spec {
         slots: arguments.slots,
         speed: arguments.speeds.get(number).copied().unwrap_or(1.0),
         patience: Duration::from_millis(arguments.patience_ms),
         work: Duration::from_millis(arguments.work_ms),
         answer: payload::answer(arguments.answer_bytes),
+        cost: cost.transpose()?,
     };
     let port = arguments.ports.get(number).copied().unwrap_or(0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))

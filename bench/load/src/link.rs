@@ -25,6 +25,7 @@ type Body = Full<Bytes>;
 
 /// Which kind of connections.
 #[derive(Debug, clap::Args)]
+#[group(id = "link")]
 pub(crate) struct Arguments {
     /// Use TLS, and trust the certificate in this PEM file.
     #[arg(long)]

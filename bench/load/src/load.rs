@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::link::{self, Link};
 use crate::schedule::{self, Job, Spec, Texts};
 use crate::summary::{Answered, summarize};
-use crate::{ideal, payload};
+use crate::{computed, ideal, payload};
 
 /// What load.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Draw the number of texts instead, from 1 to --texts, and make the work proportional to it.
     #[arg(long)]
     mixed_texts: bool,
+    /// Each request has its own texts, and its answer depends on them: for hosts that compute.
+    #[arg(long)]
+    computed: bool,
     /// Size of a request's body.
     #[arg(long, default_value_t = 256)]
     body_bytes: usize,
@@ -103,6 +106,8 @@ struct Run {
     client: Client,
     /// By number of texts.
     bodies: HashMap<usize, Bytes>,
+    /// Bytes of each body, if they depend on the request.
+    computed: Option<usize>,
     started: Instant,
 }
 
@@ -110,7 +115,7 @@ impl Run {
     fn new(arguments: &Arguments, jobs: Vec<Job>) -> anyhow::Result<Self> {
         let patience = Duration::try_from_secs_f64(arguments.patience_s)?;
         let link = Link::new(arguments.target, &arguments.link)?;
-        let expected = payload::answer(arguments.answer_bytes);
+        let expected = (!arguments.computed).then(|| payload::answer(arguments.answer_bytes));
         let mut bodies = HashMap::new();
         for job in &jobs {
             let body = || payload::request(job.texts, arguments.body_bytes);
@@ -120,6 +125,7 @@ impl Run {
             jobs,
             client: Client::new(link, arguments.path.clone(), patience, expected),
             bodies,
+            computed: arguments.computed.then_some(arguments.body_bytes),
             started: Instant::now(),
         })
     }
@@ -127,11 +133,11 @@ impl Run {
     /// Lateness of this program counts as latency of whom it measures, as it would for a user.
     async fn when_due(self: &Arc<Self>) -> Vec<Answered> {
         let mut tasks = JoinSet::new();
-        for job in &self.jobs {
+        for (number, job) in self.jobs.iter().enumerate() {
             let due = self.started + job.at;
             sleep_until(due).await;
             let (run, job) = (Arc::clone(self), job.clone());
-            tasks.spawn(async move { run.one(&job, due).await });
+            tasks.spawn(async move { run.one(number, &job, due).await });
         }
         tasks.join_all().await
     }
@@ -143,18 +149,30 @@ impl Run {
             let (run, next) = (Arc::clone(self), Arc::clone(&next));
             tasks.spawn(async move {
                 let mut answered = Vec::new();
-                while let Some(job) = run.jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    answered.push(run.one(job, Instant::now()).await);
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = run.jobs.get(number) else {
+                        return answered;
+                    };
+                    answered.push(run.one(number, job, Instant::now()).await);
                 }
-                answered
             });
         }
         tasks.join_all().await.concat()
     }
 
-    async fn one(&self, job: &Job, due: Instant) -> Answered {
-        let body = self.bodies.get(&job.texts).cloned().unwrap_or_default();
-        let outcome = self.client.ask(body, job.work).await;
+    async fn one(&self, number: usize, job: &Job, due: Instant) -> Answered {
+        let (body, own) = match self.computed {
+            None => (
+                self.bodies.get(&job.texts).cloned().unwrap_or_default(),
+                Bytes::new(),
+            ),
+            Some(bytes) => (
+                computed::request(number, job.texts, bytes),
+                computed::expected(number, job.texts, bytes),
+            ),
+        };
+        let outcome = self.client.ask(body, job.work, own).await;
         let now = Instant::now();
         Answered {
             outcome,

@@ -12,6 +12,7 @@ use clap::Parser;
 
 mod body;
 mod client;
+mod computed;
 mod fault;
 mod host;
 mod hosts;

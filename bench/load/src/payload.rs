@@ -20,7 +20,7 @@ pub(crate) fn answer(bytes: usize) -> Bytes {
 }
 
 /// Letters without a short period.
-fn letters(count: usize) -> String {
+pub(crate) fn letters(count: usize) -> String {
     let mut state = 1_u32;
     (0..count)
         .map(|_| {

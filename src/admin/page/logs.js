@@ -20,6 +20,7 @@ const DEEDS = {
   moved: "was ejected meanwhile",
   misconfigured: "refused the proxy's key",
   abandoned: "was given up",
+  apart: "gave no answer for each of the requests that it was asked at once",
 };
 
 /** States that come and go by themselves are not read out. */

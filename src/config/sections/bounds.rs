@@ -46,9 +46,11 @@ pub struct Retries {
 pub struct Batching {
     /// Run a batch in parts on hosts that idle.
     pub split: bool,
+    /// Run requests together that wait with the same question.
+    pub merge: bool,
     /// What would be done by less sooner stays whole.
     pub min_gain: Duration,
-    /// Items that a host takes at once; a batch of more stays whole.
+    /// Items that a host takes at once; a batch of more stays whole, and no more are run together.
     pub max_items: NonZeroU32,
 }
 
@@ -169,6 +171,7 @@ pub(super) fn retries(section: &Section<'_>) -> Retries {
 pub(super) fn batching(section: &Section<'_>) -> Batching {
     Batching {
         split: section.flag("split", true),
+        merge: section.flag("merge", true),
         min_gain: section.duration("min_gain", 20 * MILLISECOND),
         max_items: section.positive("max_items", HUNDRED),
     }

@@ -66,6 +66,8 @@ pub struct Host {
     pub max_concurrent: Option<NonZeroU32>,
     /// Its share of the work compared with others; 1 unless set.
     pub weight: NonZeroU32,
+    /// Items that it takes at once, if that is less than `batching.max_items`.
+    pub max_items: Option<NonZeroU32>,
     /// How to prove ourselves and whom to trust, for an `https` URL.
     pub tls: ClientTls,
     /// One host for each address that the name in its URL stands for.
@@ -182,6 +184,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let api_key = section.secret("api_key", "api_key_file");
     let max_concurrent = section.optional_positive("max_concurrent");
     let weight = section.count("weight", 1, 1..=1000);
+    let max_items = section.optional_positive("max_items");
     let tls = section.section("tls", client_tls);
     let discover = discover(section);
     let api = api(section);
@@ -203,6 +206,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
         api_key,
         max_concurrent,
         weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN),
+        max_items,
         tls,
         discover,
         api: api?,

@@ -69,7 +69,7 @@ fn every_bound_is_taken_over() {
     let text = "health: {interval: 1m, timeout: 250ms, healthy_after: 3, unhealthy_after: 4}\n\
         queue: {max_waiting: 0, max_bytes: 5MB, max_wait: 1h}\n\
         retries: {max_faulted_hosts: 3, budget_percent: 50}\n\
-        batching: {split: false, min_gain: 50ms, max_items: 32}\n\
+        batching: {split: false, merge: false, min_gain: 50ms, max_items: 32}\n\
         timeouts: {connect: 2s, attempt: 3s, client_head: 4s, client_read: 5s, client_idle: 6s, shutdown: 7s}\n\
         limits: {max_body: 2048, max_buffered: 10MB, max_connections: 7, max_connections_per_client: 5, max_head: 8KiB, max_headers: 50}\n";
     let config = read(&with_minimal(text)).unwrap();
@@ -92,6 +92,7 @@ fn every_bound_is_taken_over() {
     };
     let batching = Batching {
         split: false,
+        merge: false,
         min_gain: Duration::from_millis(50),
         max_items: count(32),
     };
@@ -171,7 +172,7 @@ fn every_way_in_is_taken_over() {
 fn every_key_of_a_host_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("p"), pem()).unwrap();
-    let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
+    let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, max_items: 6, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
         - {name: b, url: 'http://gpus', discover: dns, discover_interval: 5s}\n  \
         - {name: c, url: 'http://gpus:9', discover: dns}\n  \
         - {name: d, url: 'https://gpu:9'}\n  \
@@ -206,6 +207,7 @@ fn every_key_of_a_host_is_taken_over() {
     assert_eq!(tls.ca.as_ref().unwrap().path, path);
     assert_eq!(tls.identity.as_ref().unwrap().key, path);
     assert_eq!((a.max_concurrent, a.weight.get()), (NonZeroU32::new(4), 5));
+    assert_eq!(a.max_items, NonZeroU32::new(6));
     assert!(a.api_key.as_ref().unwrap().matches(b"k"));
     let every = Some(Duration::from_secs(5));
     assert_eq!(b.discover, Some(Discover { interval: every }));

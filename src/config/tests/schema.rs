@@ -25,6 +25,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "pool.hosts[].discover_interval",
     "pool.hosts[].health_path",
     "pool.hosts[].max_concurrent",
+    "pool.hosts[].max_items",
     "pool.hosts[].model_alias",
     "pool.hosts[].tls.ca",
     "pool.hosts[].tls.certificate",

@@ -1,13 +1,16 @@
-//! Batches in parts, against hosts that compute what they are asked for, if they don't fail.
+//! Batches in parts and requests together, against hosts that compute what they are asked for, if they don't fail.
 
 use bytes::Bytes;
+use gpu_bridge_wire::openai::TOKENS_HEADER;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::message::PayloadBuilder;
 use crate::pool::{Label, Work};
+use crate::telemetry::Tried;
 
 /// Hosts that take a while for each item, and now and then fail.
 struct Computing {
@@ -17,6 +20,10 @@ struct Computing {
     budget: Budget,
     /// Items of each attempt.
     asked: Mutex<Vec<usize>>,
+    /// What each attempt ends with that is for this text.
+    spoiled: Mutex<Option<(String, StatusCode)>>,
+    /// How the next attempts end.
+    script: Mutex<VecDeque<Verdict>>,
 }
 
 impl Computing {
@@ -46,10 +53,10 @@ impl Computing {
         for chunk in Bytes::from(body.to_owned()).chunks(20_000) {
             payload.push(&Bytes::copy_from_slice(chunk)).unwrap();
         }
-        Answer {
-            body: payload.finish(),
-            ..answer(status)
-        }
+        let mut answer = answer(status);
+        answer.headers.insert(TOKENS_HEADER, 7.into());
+        answer.body = payload.finish();
+        answer
     }
 }
 
@@ -62,8 +69,16 @@ impl Upstream for Computing {
         self.asked.lock().unwrap().push(texts.len());
         let items = u32::try_from(texts.len()).unwrap();
         tokio::time::sleep(Duration::from_millis(20) + Duration::from_millis(10) * items).await;
+        if let Some(verdict) = self.script.lock().unwrap().pop_front() {
+            return verdict;
+        }
         if let Some(verdict) = self.failure() {
             return verdict;
+        }
+        if let Some((text, status)) = &*self.spoiled.lock().unwrap()
+            && texts.iter().any(|it| *it == text)
+        {
+            return Verdict::Deliver(self.answer(*status, "{\"detail\":\"no\"}"));
         }
         Verdict::Deliver(self.answer(StatusCode::OK, &right(&texts)))
     }
@@ -118,6 +133,8 @@ impl Pooled {
             fail: Mutex::new(0),
             budget: Budget::new(1 << 24),
             asked: Mutex::default(),
+            spoiled: Mutex::default(),
+            script: Mutex::default(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = Current::for_testing("");
@@ -145,7 +162,12 @@ impl Pooled {
     }
 
     fn call(&self, items: usize, length: usize) -> Call {
-        let body = serde_json::json!({"model": "m", "texts": texts(items, length)}).to_string();
+        self.call_for(&texts(items, length))
+    }
+
+    fn call_for(&self, texts: &[String]) -> Call {
+        let items = texts.len();
+        let body = serde_json::json!({"model": "m", "texts": texts}).to_string();
         let mut payload = PayloadBuilder::new(self.upstream.budget.open());
         payload.push(&body.clone().into()).unwrap();
         Call {
@@ -173,7 +195,11 @@ fn texts(items: usize, length: usize) -> Vec<String> {
 }
 
 fn expected(items: usize, length: usize) -> String {
-    let texts = serde_json::json!(texts(items, length));
+    expected_for(&texts(items, length))
+}
+
+fn expected_for(texts: &[String]) -> String {
+    let texts = serde_json::json!(texts);
     right(&texts.as_array().unwrap().iter().collect::<Vec<_>>())
 }
 
@@ -207,7 +233,203 @@ async fn a_body_that_comes_with_its_digest_stays_whole() {
 /// which some are given up after a while.
 fn requests() -> impl Strategy<Value = Vec<(usize, usize, u64, Option<u64>)>> {
     let given_up = prop::option::weighted(0.2, 0..2000u64);
-    prop::collection::vec((1..120usize, 1..500usize, 0..1500u64, given_up), 1..8)
+    let items = prop_oneof![1..4usize, 1..120usize];
+    prop::collection::vec((items, 1..500usize, 0..1500u64, given_up), 1..24)
+}
+
+/// The body of an answer, and whether it comes with a count of tokens.
+type Told = (String, bool);
+
+/// A host with one slot, which is in use for a while, and requests for these texts that wait for it meanwhile; and
+/// what becomes of each of them.
+struct Together {
+    pooled: Arc<Pooled>,
+    asks: Vec<JoinHandle<(Result<Told, Refusal>, Journal)>>,
+}
+
+impl Together {
+    async fn new(texts: &[&str]) -> Self {
+        Self::of(Pooled::new(1, 1).await.into(), texts).await
+    }
+
+    async fn of(pooled: Arc<Pooled>, texts: &[&str]) -> Self {
+        let mut asks = Vec::new();
+        for (position, text) in ["busy"].iter().chain(texts).enumerate() {
+            let pooled = Arc::clone(&pooled);
+            let mut call = pooled.call_for(&[(*text).to_owned()]);
+            // Each has its own key.
+            call.demand.client = Some(position.to_string().into());
+            let ask = async move {
+                let journal = Journal::default();
+                let delivery = pooled.dispatcher.dispatch(&call, &journal).await;
+                let answer = delivery.map(|it| it.answer).map_err(|it| it.refusal);
+                let told = answer.map(|answer| {
+                    let body = String::from_utf8(answer.body.joined().into_owned());
+                    (body.unwrap(), answer.headers.contains_key(TOKENS_HEADER))
+                });
+                (told, journal)
+            };
+            asks.push(tokio::spawn(ask));
+            // In this order.
+            tokio::time::sleep(Duration::from_micros(1)).await;
+        }
+        asks.remove(0);
+        Self { pooled, asks }
+    }
+
+    /// Checks each answer, and tells how each attempt ended, of each request that was answered.
+    async fn end(self, texts: &[&str]) -> Vec<Vec<String>> {
+        let mut told = Vec::new();
+        for (ask, text) in self.asks.into_iter().zip(texts) {
+            let Ok((answer, journal)) = ask.await else {
+                continue;
+            };
+            let (body, tells_tokens) = answer.unwrap();
+            match *text {
+                "bad" => assert_eq!(body, "{\"detail\":\"no\"}"),
+                _ => assert_eq!(body, expected_for(&[(*text).to_owned()])),
+            }
+            let last = journal.story().attempts.pop().unwrap();
+            assert_eq!(
+                tells_tokens,
+                last.others.is_none(),
+                "what is counted for all"
+            );
+            let attempts = journal.story().attempts.into_iter();
+            let word = |tried: Tried| match tried.others {
+                Some(others) => format!("{} with {others}", tried.verdict),
+                None => tried.verdict.into_owned(),
+            };
+            told.push(attempts.map(word).collect());
+        }
+        let view = self.pooled.pool.view();
+        assert_eq!((view.hosts[0].in_flight, view.waiting), (0, 0));
+        told
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_with_the_same_question_share_an_attempt() {
+    let texts = ["a", "b", "a", "c"];
+    let together = Together::new(&texts).await;
+    let pooled = Arc::clone(&together.pooled);
+    assert_eq!(together.end(&texts).await, [["deliver with 3"]; 4]);
+    let asked = pooled.upstream.asked.lock().unwrap();
+    assert_eq!(*asked, [1, 3], "equal texts once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_takes_only_its_own_answer_along() {
+    let texts = ["a", "b", "c"];
+    for leaves in 0..3 {
+        let mut together = Together::new(&texts).await;
+        let pooled = Arc::clone(&together.pooled);
+        while pooled.upstream.asked.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        together.asks.remove(leaves).abort();
+        let mut rest = texts.to_vec();
+        rest.remove(leaves);
+        assert_eq!(together.end(&rest).await, [["deliver with 2"]; 2]);
+        assert_eq!(*pooled.upstream.asked.lock().unwrap(), [1, 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_when_all_have_left() {
+    let together = Together::new(&["a", "b"]).await;
+    let pooled = Arc::clone(&together.pooled);
+    while pooled.upstream.asked.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for ask in &together.asks {
+        ask.abort();
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(pooled.pool.view().hosts[0].in_flight, 0);
+    assert_eq!(pooled.upstream.budget.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_host_is_asked_again_for_all_of_them() {
+    let texts = ["a", "b", "c"];
+    let pooled = Arc::new(Pooled::new(1, 1).await);
+    tokio::spawn({
+        let pool = pooled.pool.clone();
+        async move { pool.keep_time().await }
+    });
+    let together = Together::of(Arc::clone(&pooled), &texts).await;
+    let right = Verdict::Deliver(
+        pooled
+            .upstream
+            .answer(StatusCode::OK, &expected_for(&["busy".to_owned()])),
+    );
+    pooled
+        .upstream
+        .script
+        .lock()
+        .unwrap()
+        .extend([right, busy(1)]);
+    let told = together.end(&texts).await;
+    assert_eq!(told, [["busy with 2", "deliver with 2"]; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_answer_for_each_is_asked_for_one_by_one_and_held_against_one_alone() {
+    let texts = ["a", "bad", "c"];
+    let pooled = Arc::new(Pooled::new(1, 1).await);
+    let spoiled = ("bad".to_owned(), StatusCode::UNPROCESSABLE_ENTITY);
+    *pooled.upstream.spoiled.lock().unwrap() = Some(spoiled);
+    let told = Together::of(Arc::clone(&pooled), &texts)
+        .await
+        .end(&texts)
+        .await;
+    assert_eq!(told, [["apart with 2", "deliver"]; 3]);
+    // From now on the one that was to blame goes alone.
+    let told = Together::of(pooled, &texts).await.end(&texts).await;
+    assert_eq!(
+        told,
+        [
+            vec!["deliver with 1"],
+            vec!["deliver"],
+            vec!["deliver with 1"]
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_breaks_an_attempt_is_no_fault_of_anybody_in_it() {
+    let texts = ["a", "b", "c"];
+    for (failure, word) in [
+        (reset(), "fault"),
+        (refused(), "refused"),
+        (server_error(), "server_error"),
+    ] {
+        let pooled = Arc::new(Pooled::new(2, 1).await);
+        let held = pooled.pool.drain(&"h1".parse().unwrap());
+        assert!(held, "one of them is in use");
+        let together = Together::of(Arc::clone(&pooled), &texts).await;
+        let right = Verdict::Deliver(
+            pooled
+                .upstream
+                .answer(StatusCode::OK, &expected_for(&["busy".to_owned()])),
+        );
+        pooled
+            .upstream
+            .script
+            .lock()
+            .unwrap()
+            .extend([right, failure]);
+        while pooled.upstream.asked.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        pooled.pool.undrain(&"h1".parse().unwrap());
+        let told = together.end(&texts).await;
+        assert_eq!(
+            told,
+            vec![vec![format!("{word} with 2"), "deliver".to_owned()]; 3]
+        );
+    }
 }
 
 proptest! {

@@ -39,6 +39,7 @@ impl State {
             avoid,
             joined: now,
             returning,
+            offer: None,
         }
     }
 
@@ -175,9 +176,16 @@ impl State {
                 break;
             };
             let Entry {
-                demand, seconds, ..
+                demand,
+                seconds,
+                offer,
+                ..
             } = entry;
-            grants.push(self.lease_out(ticket, demand, seconds, host, cold, now));
+            let mut grant = self.lease_out(ticket, demand, seconds, host, cold, now);
+            if let Some(offer) = offer {
+                self.merge(&mut grant, &offer, now);
+            }
+            grants.push(grant);
         }
         grants
     }
@@ -230,6 +238,8 @@ impl State {
             space: None,
             granted: now,
             demand,
+            company: Vec::new(),
+            saves: Duration::ZERO,
         };
         let Some(host) = self.host_mut(id) else {
             return grant;

@@ -12,6 +12,7 @@
 mod audits;
 mod line;
 mod members;
+mod merge;
 mod outcomes;
 mod split;
 mod timing;
@@ -110,6 +111,35 @@ pub(super) struct Grant {
     /// Where the host's vectors lie, if that is known.
     pub(super) space: Option<Space>,
     pub(super) granted: Instant,
+    /// The requests that it is for, if these are several; what all of them take together is `demand` then.
+    pub(super) company: Vec<Member>,
+    /// By how much less time of hosts it should take than attempts for each.
+    pub(super) saves: Duration,
+}
+
+/// A request that shares an attempt with others.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) ticket: Ticket,
+    pub(super) demand: Demand,
+}
+
+impl Grant {
+    /// What the requests ask for that it is for.
+    pub(super) fn demands(&self) -> impl Iterator<Item = &Demand> {
+        let alone = self.company.is_empty().then_some(&self.demand);
+        alone
+            .into_iter()
+            .chain(self.company.iter().map(|it| &it.demand))
+    }
+
+    /// Their places in line.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        let alone = self.company.is_empty().then_some(self.ticket);
+        alone
+            .into_iter()
+            .chain(self.company.iter().map(|it| it.ticket))
+    }
 }
 
 #[derive(Debug)]
@@ -264,14 +294,15 @@ impl State {
 
     fn running(&self, now: Instant) -> Vec<Running> {
         let running = self.running.values().filter_map(|grant| {
-            Some(Running {
-                demand: grant.demand.clone(),
-                host: self.host(grant.host)?.spec.name.clone(),
+            let host = self.host(grant.host)?;
+            Some(grant.demands().map(|demand| Running {
+                demand: demand.clone(),
+                host: host.spec.name.clone(),
                 elapsed: now.saturating_duration_since(grant.granted),
                 expected: grant.expected,
-            })
+            }))
         });
-        running.collect()
+        running.flatten().collect()
     }
 
     /// The first hosts, up to so many.

@@ -19,7 +19,9 @@ impl State {
         outcome: Outcome,
         now: Instant,
     ) -> Proof {
-        self.queue.clients.give_back(grant.demand.client.as_ref());
+        for demand in grant.demands() {
+            self.queue.clients.give_back(demand.client.as_ref());
+        }
         let id = grant.host;
         self.running.remove(&(grant.ticket, id));
         let Some(host) = self.host_mut(id) else {

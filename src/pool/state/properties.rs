@@ -12,10 +12,19 @@ use crate::pool::health::Phase;
 use crate::pool::host::HostSpec;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::Entry;
-use crate::pool::{Audited, Check, Label, Model, Outcome, Slots, Tells, Trust, Work};
+use crate::pool::{
+    Audited, Check, Label, Model, Offer, Outcome, Question, Slots, Tells, Trust, Work,
+};
 
 /// The route of audits.
 const AUDIT: &str = "audit";
+/// Of each request.
+const WORK: Work = Work {
+    items: 1,
+    bytes: 100,
+};
+/// Items of an attempt.
+const MOST: u32 = 4;
 
 /// One step of a history. Numbers are reduced to what exists at that point.
 #[derive(Clone, Debug)]
@@ -26,6 +35,8 @@ enum Step {
         model: u8,
         space: Option<bool>,
         bytes: usize,
+        /// It may share an attempt with those that ask the same.
+        question: Option<u8>,
     },
     Leave(usize),
     Finish(usize, Outcome),
@@ -103,7 +114,7 @@ fn space(which: bool) -> Space {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..3u8, 0..2u8, 0..3u8, wanted(), 0..12usize).prop_map(|(client, priority, model, space, bytes)| Step::Arrive { client, priority, model, space, bytes }),
+        12 => (0..3u8, 0..2u8, 0..3u8, wanted(), 0..12usize, prop::option::weighted(0.7, 0..2u8)).prop_map(|(client, priority, model, space, bytes, question)| Step::Arrive { client, priority, model, space, bytes, question }),
         3 => (any::<usize>(), 1..3u8, prop::option::of((trust(), prop::option::of(any::<bool>())))).prop_map(|(host, model, shown)| Step::Audit(host, model, shown)),
         2 => (any::<usize>(), 1..3u8).prop_map(|(host, model)| Step::Spare(host, model)),
         2 => any::<usize>().prop_map(Step::Leave),
@@ -132,6 +143,7 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
         endpoint: String::new(),
         max_concurrent: NonZeroU32::new(*slots),
         weight: NonZeroU32::MIN,
+        max_items: None,
     };
     hosts.iter().filter(fresh).map(spec).collect()
 }
@@ -148,6 +160,8 @@ struct World {
     leases: Vec<Grant>,
     waiting: HashMap<Ticket, Waiter>,
     avoids: HashMap<Ticket, Avoid>,
+    /// Of those that have shared an attempt.
+    questions: HashMap<Ticket, Question>,
     limits: HashMap<String, Limits>,
     /// Hosts that have failed since their last check began.
     suspects: HashSet<HostId>,
@@ -161,6 +175,7 @@ struct Waiter {
     avoid: Avoid,
     joined: Instant,
     returning: bool,
+    offer: Option<Offer>,
 }
 
 impl World {
@@ -187,12 +202,14 @@ impl World {
                 now,
             );
         }
+        teach(&mut state);
         Self {
             state,
             now,
             leases: Vec::new(),
             waiting: HashMap::new(),
             avoids: HashMap::new(),
+            questions: HashMap::new(),
             limits: HashMap::new(),
             suspects: HashSet::new(),
             at_once: true,
@@ -207,7 +224,8 @@ impl World {
                 model: number,
                 space: wanted,
                 bytes,
-            } => return self.arrive(client, priority, number, wanted, bytes),
+                question,
+            } => return self.arrive(client, priority, number, wanted, bytes, question),
             Step::Leave(which) => {
                 let mut tickets: Vec<Ticket> = self.waiting.keys().copied().collect();
                 tickets.sort_unstable();
@@ -268,15 +286,13 @@ impl World {
         number: u8,
         wanted: Option<bool>,
         bytes: usize,
+        question: Option<u8>,
     ) -> Result<(), TestCaseError> {
         let demand = Demand {
             client: Some(client.to_string().into()),
             priority,
             model: model(number),
-            work: Work {
-                items: 1,
-                bytes: 100,
-            },
+            work: WORK,
             space: wanted.map(space),
             bytes,
             ..Demand::default()
@@ -304,7 +320,23 @@ impl World {
                 "turned away in vain"
             );
         }
+        if let Some(question) = question {
+            let which = wanted.map_or(2, u8::from);
+            self.offer(ticket, Question::new(vec![question, number, which]));
+        }
         Ok(())
+    }
+
+    fn offer(&mut self, ticket: Ticket, question: Question) {
+        let offer = Offer {
+            question,
+            most: MOST,
+            until: None,
+        };
+        if let Some(waiter) = self.waiting.get_mut(&ticket) {
+            waiter.offer = Some(offer.clone());
+        }
+        self.state.offer(ticket, offer);
     }
 
     fn audit(&mut self, which: usize, number: u8, shown: Option<(Trust, Option<bool>)>) {
@@ -360,8 +392,9 @@ impl World {
 
     fn leases_of(&self, client: &str) -> usize {
         let leases = self.leases.iter();
-        let of_client = |lease: &&Grant| lease.demand.client.as_deref() == Some(client);
-        leases.filter(of_client).count()
+        let demands = leases.flat_map(Grant::demands);
+        let of_client = |demand: &&Demand| demand.client.as_deref() == Some(client);
+        demands.filter(of_client).count()
     }
 
     fn line_up(&mut self, ticket: Ticket, demand: Demand, avoid: Avoid, returning: bool) {
@@ -375,6 +408,7 @@ impl World {
             avoid,
             joined: self.now,
             returning,
+            offer: None,
         };
         self.waiting.insert(ticket, waiter);
     }
@@ -404,6 +438,9 @@ impl World {
             return Ok(());
         }
         let at = which % self.leases.len();
+        if !self.leases[at].company.is_empty() {
+            return Ok(());
+        }
         let mut first = self.leases.swap_remove(at);
         let demand = first.demand.clone();
         let others = self.state.ids().map(|id| (id, demand.clone())).collect();
@@ -435,6 +472,9 @@ impl World {
         if matches!(outcome, Outcome::Refused | Outcome::Broke) {
             self.suspects.insert(lease.host);
         }
+        if !lease.company.is_empty() {
+            return self.part(lease, outcome);
+        }
         let mut avoid = self.avoids.remove(&lease.ticket).unwrap_or_default();
         match outcome {
             Outcome::Answered { .. } | Outcome::Abandoned => return,
@@ -444,6 +484,22 @@ impl World {
             Outcome::LacksModel => avoid.add_lack(lease.host, proof),
         }
         self.line_up(lease.ticket, lease.demand.clone(), avoid, true);
+    }
+
+    /// The same for an attempt for several requests: of a busy host they may go together again, else alone.
+    fn part(&mut self, lease: &Grant, outcome: Outcome) {
+        for member in &lease.company {
+            let avoid = self.avoids.remove(&member.ticket).unwrap_or_default();
+            if matches!(outcome, Outcome::Answered { .. } | Outcome::Abandoned) {
+                continue;
+            }
+            self.line_up(member.ticket, member.demand.clone(), avoid, true);
+            if let Outcome::Busy { .. } = outcome
+                && let Some(question) = self.questions.get(&member.ticket)
+            {
+                self.offer(member.ticket, question.clone());
+            }
+        }
     }
 
     /// Grants, then checks every invariant.
@@ -518,16 +574,58 @@ impl World {
         });
         prop_assert!(!outranked, "a higher priority was overtaken");
         self.check_model(&grant, &waiter)?;
+        self.take_company(&grant, &waiter)?;
         self.avoids.insert(grant.ticket, waiter.avoid);
+        let demands: Vec<_> = grant.demands().cloned().collect();
         self.leases.push(grant);
         for (client, limits) in &self.limits {
-            let limit = limits
-                .max_concurrent
-                .filter(|_| waiter.demand.client.as_deref() == Some(client));
+            let is_theirs = |demand: &Demand| demand.client.as_deref() == Some(client);
+            let theirs = demands.iter().any(is_theirs);
+            let limit = limits.max_concurrent.filter(|_| theirs);
             prop_assert!(
                 limit.is_none_or(|limit| self.leases_of(client) <= limit.get() as usize),
                 "more leases than its limit"
             );
+        }
+        Ok(())
+    }
+
+    /// Who goes along has waited with the same question, and has overtaken nobody with it.
+    fn take_company(&mut self, grant: &Grant, first: &Waiter) -> Result<(), TestCaseError> {
+        let Some(offer) = first.offer.as_ref().filter(|_| !grant.company.is_empty()) else {
+            prop_assert!(grant.company.is_empty(), "company without an offer");
+            return Ok(());
+        };
+        let question = &offer.question;
+        prop_assert_eq!(grant.company[0].ticket, grant.ticket);
+        let items: u32 = grant.company.iter().map(|it| it.demand.work.items).sum();
+        prop_assert_eq!(items, grant.demand.work.items);
+        prop_assert!(items <= MOST, "more than a host takes");
+        let asks = |waiter: &Waiter| waiter.offer.as_ref().map(|it| it.question.clone());
+        self.questions.insert(grant.ticket, question.clone());
+        for member in &grant.company[1..] {
+            let Some(waiter) = self.waiting.remove(&member.ticket) else {
+                return Err(TestCaseError::fail("it did not wait"));
+            };
+            prop_assert_eq!(asks(&waiter), Some(question.clone()));
+            self.check_model(grant, &waiter)?;
+            let passed_over = self.waiting.iter().any(|(ticket, other)| {
+                let is_before = match (other.returning, waiter.returning) {
+                    (true, false) => true,
+                    (false, true) => false,
+                    _ => {
+                        let (one, two) = (&other.demand, &waiter.demand);
+                        one.priority > two.priority || (*ticket < member.ticket && equal(one, two))
+                    }
+                };
+                is_before
+                    && asks(other).as_ref() == Some(question)
+                    && !self.is_held_back(&other.demand, other.returning)
+                    && !grant.company.iter().any(|it| it.ticket == *ticket)
+            });
+            prop_assert!(!passed_over, "one that asks the same was overtaken");
+            self.avoids.insert(member.ticket, waiter.avoid);
+            self.questions.insert(member.ticket, question.clone());
         }
         Ok(())
     }
@@ -610,6 +708,7 @@ impl World {
                 seconds: self.state.estimator.seconds(&waiter.demand),
                 sure: 0.0,
                 returning: waiter.returning,
+                offer: None,
             };
             let scene = Scene {
                 hosts: &self.state.hosts,
@@ -641,6 +740,25 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// What requests for each model take: half of it however few items they have, as far as the pool can tell.
+fn teach(state: &mut State) {
+    let ids: Vec<_> = state.ids().collect();
+    for (id, number) in ids.into_iter().flat_map(|id| [(id, 1), (id, 2)]) {
+        let Some(host) = find(&state.hosts, id).and_then(|at| state.hosts.get_mut(at)) else {
+            continue;
+        };
+        for _ in 0..20 {
+            let demand = Demand {
+                model: model(number),
+                work: WORK,
+                ..Demand::default()
+            };
+            let took = Duration::from_millis(100);
+            state.estimator.record(&demand, &mut host.slowness, took);
+        }
     }
 }
 
@@ -708,7 +826,7 @@ proptest! {
             if by_check {
                 world.state.checked(host, &Check::Busy { retry_after }, world.now);
             } else {
-                world.arrive(0, 0, 0, None, 0)?;
+                world.arrive(0, 0, 0, None, 0, None)?;
                 for grant in std::mem::take(&mut world.leases) {
                     world.state.finish(&grant, Outcome::Busy { retry_after }, world.now);
                 }

@@ -26,7 +26,11 @@ impl State {
             return None;
         }
         let cost = self.estimator.cost(&first.demand)?;
-        let idle = self.idle(model, first.space, now);
+        let takes_as_many = |host: &&Host| {
+            let most = host.spec.max_items;
+            host.id != first.host && most.is_none_or(|most| most.get() >= work.items)
+        };
+        let idle = self.idle(model, first.space, now).filter(takes_as_many);
         let idle = idle.map(|host| (host.id, host.slowness.factor()));
         let spare = self.queue.clients.spare(first.demand.client.as_ref());
         parts::plan(
@@ -34,7 +38,7 @@ impl State {
             work.items.min(spare.saturating_add(1)) as usize,
             cost,
             (host.id, host.slowness.factor()),
-            idle.filter(|(id, _)| *id != first.host).collect(),
+            idle.collect(),
             min_gain,
         )
     }
@@ -51,7 +55,7 @@ impl State {
         let others = others.into_iter();
         let others = others.map(|(host, demand)| self.lease_part(host, demand, now));
         let others = others.collect();
-        self.resize(first, own);
+        self.change(first, own);
         others
     }
 
@@ -71,7 +75,7 @@ impl State {
     }
 
     /// A lease is for this from now on.
-    fn resize(&mut self, grant: &mut Grant, demand: Demand) {
+    pub(super) fn change(&mut self, grant: &mut Grant, demand: Demand) {
         let seconds = self.estimator.seconds(&demand);
         let slowness = self.host_mut(grant.host).map(|host| {
             host.outstanding.remove(grant.seconds);
@@ -108,7 +112,7 @@ impl State {
 }
 
 /// Is an item's result there the same whatever else is in the batch?
-fn is_cuttable(host: &Host, model: &Model) -> bool {
+pub(super) fn is_cuttable(host: &Host, model: &Model) -> bool {
     let told = host.info.as_ref();
     let is_independent = told.and_then(|it| it.bertscore_batch_independent) == Some(true);
     is_independent || !model.is_for_pairs()

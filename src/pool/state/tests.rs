@@ -36,6 +36,7 @@ fn spec(name: &str, slots: u32) -> HostSpec {
         endpoint: String::new(),
         max_concurrent: NonZeroU32::new(slots),
         weight: NonZeroU32::MIN,
+        max_items: None,
     }
 }
 
@@ -60,6 +61,8 @@ fn lease_of(host: HostId, granted: Instant) -> Grant {
         is_last_resort: false,
         space: None,
         granted,
+        company: Vec::new(),
+        saves: Duration::ZERO,
     }
 }
 
@@ -824,6 +827,7 @@ fn rotation_follows_weights_and_a_host_that_returns_does_not_catch_up() {
     let now = Instant::now();
     let heavy = HostSpec {
         weight: NonZeroU32::new(3).unwrap(),
+        max_items: None,
         ..spec("b", 100)
     };
     let mut state = fresh(Policy::RoundRobin, 9, vec![spec("a", 100), heavy]);

@@ -153,7 +153,7 @@ impl State {
     }
 
     /// Hosts that serve and could serve a request for `model`.
-    fn serving<'a>(
+    pub(super) fn serving<'a>(
         &'a self,
         model: Option<&'a Model>,
         now: Instant,

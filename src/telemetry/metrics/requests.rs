@@ -23,6 +23,9 @@ pub struct RequestMetrics {
     splits: IntCounter,
     parts: IntCounter,
     split_saved: Counter,
+    merged_attempts: IntCounter,
+    merged_requests: IntCounter,
+    merge_saved: Counter,
 }
 
 /// Texts, or pairs: from one to more than hosts usually take at once.
@@ -192,6 +195,18 @@ impl RequestMetrics {
                 "split_saved_seconds_total",
                 "By how much sooner requests in parts should have been answered, by estimate.",
             )?,
+            merged_attempts: make.counter(
+                "merged_attempts_total",
+                "Attempts that answered several requests.",
+            )?,
+            merged_requests: make.counter(
+                "merged_requests_total",
+                "Requests that were answered together with others, by one attempt.",
+            )?,
+            merge_saved: make.amount(
+                "merge_saved_seconds_total",
+                "Time of hosts that attempts for several requests should have saved, by estimate.",
+            )?,
         })
     }
 
@@ -245,5 +260,12 @@ impl RequestMetrics {
         self.splits.inc();
         self.parts.inc_by(parts as u64);
         self.split_saved.inc_by(saved.as_secs_f64());
+    }
+
+    /// An attempt has answered so many requests, which should have saved so much time of its host.
+    pub fn merged(&self, requests: usize, saved: Duration) {
+        self.merged_attempts.inc();
+        self.merged_requests.inc_by(requests as u64);
+        self.merge_saved.inc_by(saved.as_secs_f64());
     }
 }

@@ -141,6 +141,12 @@ fn attempt(record: &RequestRecord, number: usize, tried: &Tried) -> Span {
         KeyValue::new("gpu_bridge.host", tried.host.clone()),
         KeyValue::new("gpu_bridge.verdict", tried.verdict.to_string()),
     ];
+    if let Some(others) = tried.others {
+        attributes.push(KeyValue::new(
+            "gpu_bridge.other_requests",
+            i64::from(others),
+        ));
+    }
     if number > 0 {
         attributes.push(KeyValue::new("http.request.resend_count", count(number)));
     }

@@ -1,0 +1,304 @@
+//! The attempt that is made for several requests: one body from theirs, and of one answer a part for each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
+use gpu_bridge_wire::openai::TOKENS_HEADER;
+use http::StatusCode;
+use tokio::sync::oneshot;
+
+use super::super::attempt::{Attempts, End, limit};
+use super::super::split::{OF_THE_WHOLE, chunks};
+use super::suspects::Suspects;
+use super::{Asked, Member};
+use crate::budget::Exhausted;
+use crate::message::{Answer, Call, Deadline, Payload, PayloadBuilder};
+use crate::pool::{Demand, HostId, Lease, Outcome, Proof, Work};
+use crate::telemetry::APART;
+use crate::upstream::{Terms, Verdict};
+
+/// Headers of an answer that are about all of it, beside those that are [anyway](OF_THE_WHOLE).
+const OF_ALL: [&str; 3] = ["etag", "set-cookie", TOKENS_HEADER];
+
+/// What a member is told of how it ended.
+pub(super) struct Told {
+    /// One word.
+    pub(super) verdict: &'static str,
+    pub(super) reason: Option<String>,
+    pub(super) end: End,
+    /// Those that may be to blame for the answer.
+    pub(super) suspects: Option<Arc<Suspects>>,
+}
+
+impl Told {
+    fn new(verdict: &'static str, reason: Option<String>, end: End) -> Self {
+        Self {
+            verdict,
+            reason,
+            end,
+            suspects: None,
+        }
+    }
+
+    /// Nobody tells any more.
+    pub(super) fn nothing() -> Self {
+        Self::new(APART, None, End::Apart { avoid: None })
+    }
+}
+
+/// Those who wait for the end.
+struct Tells(Vec<oneshot::Sender<Told>>);
+
+impl Tells {
+    /// Ends when there is none any more.
+    async fn all_gone(&mut self) {
+        for tell in &mut self.0 {
+            tell.closed().await;
+        }
+    }
+
+    /// Tells each what follows from `told` for it.
+    fn tell(self, told: impl IntoIterator<Item = Told>) {
+        for (tell, told) in self.0.into_iter().zip(told) {
+            // One that is gone needs no answer.
+            _ = tell.send(told);
+        }
+    }
+
+    /// Each runs again alone. `is_answer`: one of them may be to blame for what the host said. `avoid`: where
+    /// it failed.
+    fn part(
+        mut self,
+        verdict: &'static str,
+        reason: Option<&str>,
+        is_answer: bool,
+        avoid: Option<(HostId, Proof)>,
+    ) {
+        self.0.retain(|tell| !tell.is_closed());
+        let suspects = is_answer.then(|| Arc::new(Suspects::new(self.0.len())));
+        self.tell(std::iter::repeat_with(|| Told {
+            suspects: suspects.clone(),
+            ..Told::new(verdict, reason.map(str::to_owned), End::Apart { avoid })
+        }));
+    }
+}
+
+/// See the module.
+pub(super) struct Pass {
+    lease: Lease,
+    attempts: Attempts,
+    longest: Duration,
+}
+
+/// All members' requests as one.
+struct Merged {
+    call: Call,
+    kind: Kind,
+    items: usize,
+    /// For each member, where its items are among these.
+    places: Vec<Vec<usize>>,
+}
+
+impl Pass {
+    /// `longest`: for which it may last.
+    pub(super) fn new(lease: Lease, attempts: Attempts, longest: Duration) -> Self {
+        Self {
+            lease,
+            attempts,
+            longest,
+        }
+    }
+
+    /// Makes the attempt, as long as anybody waits for it.
+    pub(super) async fn run(self, members: Vec<Member>) {
+        let trace = members.first().and_then(|member| member.trace);
+        let members = members.into_iter().map(|it| (it.asked, it.tell));
+        let (asked, tells) = members.unzip::<_, _, Vec<_>, Vec<_>>();
+        let mut tells = Tells(tells);
+        let Some(merged) = self.merged(asked) else {
+            self.lease.finish(Outcome::Untried);
+            return;
+        };
+        let terms = Terms {
+            limit: limit(&self.lease, self.longest),
+            longest: self.longest,
+            fresh: false,
+            trace,
+        };
+        let verdict = tokio::select! {
+            verdict = self.attempts.make(&self.lease, &merged.call, terms) => verdict,
+            () = tells.all_gone() => return,
+        };
+        match verdict {
+            Verdict::Deliver(answer) => self.hand_out(answer, merged, tells).await,
+            failed => self.give_up(&failed, tells),
+        }
+    }
+
+    /// Gives the lease back, and each member its part of the `answer`.
+    async fn hand_out(self, answer: Answer, merged: Merged, tells: Tells) {
+        let status = answer.status;
+        let timed = status.is_success() && answer.rest.is_none();
+        self.lease.finish(Outcome::Answered { timed });
+        let answers = match status {
+            StatusCode::OK if answer.rest.is_none() => merged.parted(answer).await,
+            _ => Err(format!("it answered all of them with {status}")),
+        };
+        match answers {
+            Ok(answers) => {
+                let metrics = &self.attempts.metrics.requests;
+                metrics.merged(answers.len(), self.lease.saves());
+                let answers = answers.into_iter();
+                tells.tell(answers.map(|it| Told::new("deliver", None, End::Delivered(it))));
+            }
+            Err(why) => tells.part(APART, Some(&why), true, None),
+        }
+    }
+
+    fn give_up(self, verdict: &Verdict, tells: Tells) {
+        let (word, reason) = (verdict.as_str(), verdict.reason());
+        let proof = self.lease.finish(verdict.outcome());
+        match *verdict {
+            Verdict::Busy { retry_after } => tells.tell(std::iter::repeat_with(|| {
+                let verdict = Verdict::Busy { retry_after };
+                Told::new(word, reason.clone(), End::Failed { verdict, proof })
+            })),
+            Verdict::Sibling { .. } => tells.part(word, reason.as_deref(), true, None),
+            Verdict::Ours { .. } | Verdict::Wrong => {
+                tells.part(word, reason.as_deref(), false, None);
+            }
+            _ => {
+                let avoid = Some((self.lease.host(), proof));
+                tells.part(word, reason.as_deref(), false, avoid);
+            }
+        }
+    }
+
+    /// `None`: there is no memory for it, or nobody left.
+    fn merged(&self, asked: Vec<Asked>) -> Option<Merged> {
+        let (runs, places) = runs_of(&asked);
+        let items = runs.iter().map(|run| run.items.len()).sum();
+        let (mut cuts, mut bodies, mut first) = (Vec::new(), Vec::new(), None);
+        for it in asked {
+            cuts.push(it.cut);
+            bodies.push(it.body);
+            first.get_or_insert((it.kind, it.method, it.path, it.headers));
+        }
+        let (kind, method, path, headers) = first?;
+        let body = copy(chunks(items::compose(&cuts, &runs), &bodies), &bodies).ok()?;
+        let work = Work {
+            items: u32::try_from(items).unwrap_or(u32::MAX),
+            bytes: body.len() as u64,
+        };
+        self.lease.resize(work);
+        let call = Call {
+            method,
+            path,
+            headers,
+            demand: Demand {
+                bytes: body.len(),
+                ..self.lease.demand().clone()
+            },
+            body,
+            deadline: Deadline::default(),
+            trace: None,
+        };
+        Some(Merged {
+            call,
+            kind,
+            items,
+            places,
+        })
+    }
+}
+
+impl Merged {
+    /// The answer of each, or why they can't be told apart.
+    async fn parted(self, answer: Answer) -> Result<Vec<Answer>, String> {
+        let full = |exhausted: Exhausted| exhausted.to_string();
+        let mut headers = answer.headers;
+        for name in OF_THE_WHOLE.iter().chain(&OF_ALL) {
+            headers.remove(*name);
+        }
+        // For the answer in one piece, and for what is copied of it.
+        let held = answer.body.reserve(answer.body.len().saturating_mul(2));
+        let held = held.map_err(full)?;
+        let (kind, items, places) = (self.kind.answer(), self.items, self.places);
+        let bodies = answer
+            .body
+            .through(move |body| parts(kind, body, items, &places));
+        let bodies = bodies.await.flatten();
+        let bodies = bodies.ok_or("its answer is not one of items alone")?;
+        let answers = bodies.into_iter().map(|body| {
+            let mut payload = PayloadBuilder::new(held.sibling());
+            payload.push(&Bytes::from(body))?;
+            Ok(Answer {
+                status: StatusCode::OK,
+                headers: headers.clone(),
+                body: payload.finish(),
+                rest: None,
+            })
+        });
+        answers.collect::<Result<_, _>>().map_err(full)
+    }
+}
+
+/// All different items, in order, and where those of each are among them. An item's result is the same wherever
+/// it stands, so that equal ones are asked for once.
+fn runs_of(asked: &[Asked]) -> (Vec<Run>, Vec<Vec<usize>>) {
+    let mut known: HashMap<Vec<&[u8]>, usize> = HashMap::new();
+    let (mut runs, mut places) = (Vec::new(), Vec::with_capacity(asked.len()));
+    for (of, it) in asked.iter().enumerate() {
+        let place = |at| {
+            let next = known.len();
+            *known.entry(it.cut.item(it.bytes(), at)).or_insert_with(|| {
+                add(&mut runs, of, at);
+                next
+            })
+        };
+        places.push((0..it.cut.items()).map(place).collect());
+    }
+    (runs, places)
+}
+
+fn add(runs: &mut Vec<Run>, of: usize, at: usize) {
+    match runs.last_mut() {
+        Some(last) if last.of == of && last.items.end == at => last.items.end = at + 1,
+        _ => runs.push(Run {
+            of,
+            items: at..at + 1,
+        }),
+    }
+}
+
+/// The answer for each, from that for all `items`; `None` if it is not one for these and nothing else.
+fn parts(kind: Kind, body: &[u8], items: usize, places: &[Vec<usize>]) -> Option<Vec<Vec<u8>>> {
+    let cut = Cut::read(kind, body).filter(|cut| cut.items() == items)?;
+    let cuts = [cut];
+    let of_one = |places: &Vec<usize>| {
+        let mut runs = Vec::new();
+        for at in places {
+            add(&mut runs, 0, *at);
+        }
+        let pieces = items::compose(&cuts, &runs).into_iter();
+        let pieces = pieces.map(|piece| match piece {
+            Piece::Comma => Some(&b","[..]),
+            Piece::Of(_, range) => body.get(range),
+        });
+        Some(pieces.collect::<Option<Vec<_>>>()?.concat())
+    };
+    places.iter().map(of_one).collect()
+}
+
+/// These bytes, which are pieces of `bodies`, counted on their own.
+fn copy(chunks: Vec<Bytes>, bodies: &[Payload]) -> Result<Payload, Exhausted> {
+    let reserved = bodies.first().ok_or(Exhausted)?.reserve(0)?;
+    let mut copy = PayloadBuilder::new(reserved);
+    for chunk in chunks {
+        copy.push(&chunk)?;
+    }
+    Ok(copy.finish())
+}

@@ -1,0 +1,264 @@
+//! Several requests in one attempt: those that wait with the same question, for a slot that one of them gets.
+
+use std::time::Instant;
+
+use super::split::is_cuttable;
+use super::{Grant, Member, State};
+use crate::pool::company::{Company, Room};
+use crate::pool::demand::{Demand, Offer, Work};
+use crate::pool::estimate::{Cost, seconds};
+use crate::pool::queue::{Queued, Ticket};
+
+/// Bytes of the bodies of an attempt's requests together. Hosts take more, but what is long saves little.
+const MOST_BYTES: u64 = 1 << 20;
+
+impl State {
+    /// A request that waits has said with which others it may share an attempt.
+    pub(in crate::pool) fn offer(&mut self, ticket: Ticket, offer: Offer) {
+        self.queue.offer(ticket, offer);
+    }
+
+    /// Takes others along that wait with the question of `offer`, which is that of `first`.
+    pub(super) fn merge(&mut self, first: &mut Grant, offer: &Offer, now: Instant) {
+        let waiting = self.queue.with_question(&offer.question);
+        let Some((mut company, cost)) = self.company(first, offer, &waiting, now) else {
+            return;
+        };
+        let leader = Member {
+            ticket: first.ticket,
+            demand: first.demand.clone(),
+        };
+        let (mut all, mut members) = (leader.demand.work, vec![leader]);
+        for Queued {
+            ticket,
+            work,
+            until,
+        } in waiting
+        {
+            if company.is_full() {
+                break;
+            }
+            if self.queue.may_go(ticket, now)
+                && company.admits(work, left(until, now))
+                && let Some(entry) = self.queue.take(ticket, now)
+            {
+                all.items = all.items.saturating_add(work.items);
+                all.bytes = all.bytes.saturating_add(work.bytes);
+                let demand = entry.demand;
+                members.push(Member { ticket, demand });
+            }
+        }
+        if members.len() > 1 {
+            let slowness = self.host(first.host).map_or(1.0, |it| it.slowness.factor());
+            let saved = (members.len() - 1) as f64 * cost.fixed * slowness;
+            (first.company, first.saves) = (members, seconds(saved));
+            self.resize(first, all);
+        }
+    }
+
+    /// What `first` may fill; `None`: it goes alone.
+    fn company(
+        &self,
+        first: &Grant,
+        offer: &Offer,
+        waiting: &[Queued],
+        now: Instant,
+    ) -> Option<(Company, Cost)> {
+        let Demand { model, work, .. } = &first.demand;
+        let model = model.as_ref()?;
+        let host = self.host(first.host)?;
+        if waiting.is_empty() || first.cold || !is_cuttable(host, model) {
+            return None;
+        }
+        let cost = self.estimator.cost(&first.demand)?;
+        let speed = |slowness: f64| 1.0 / slowness;
+        let serving = self.serving(Some(model), now);
+        let all: f64 = serving.map(|host| speed(host.slowness.factor())).sum();
+        let slowness = host.slowness.factor();
+        let units = waiting.iter().map(|it| it.work.units());
+        let most = host.spec.max_items.map_or(u32::MAX, Into::into);
+        let room = Room {
+            items: offer.most.min(most),
+            bytes: MOST_BYTES,
+            share: (work.units() + units.sum::<f64>()) * (speed(slowness) / all).min(1.0),
+            others_wait: self.queue.len() > waiting.len(),
+        };
+        let patience = left(offer.until, now);
+        Some((Company::of(*work, patience, cost, slowness, room), cost))
+    }
+
+    /// A lease is for so much from now on.
+    pub(in crate::pool) fn resize(&mut self, grant: &mut Grant, work: Work) {
+        let demand = Demand {
+            work,
+            ..grant.demand.clone()
+        };
+        self.change(grant, demand);
+    }
+}
+
+/// In seconds, from `now` on.
+fn left(until: Option<Instant>, now: Instant) -> f64 {
+    until.map_or(f64::INFINITY, |until| {
+        until.saturating_duration_since(now).as_secs_f64()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pool::estimate::Estimator;
+    use crate::pool::state::tests::{ANSWERED, has, join_with, pool};
+    use crate::pool::{Limits, Model, Outcome, Question};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn demand(client: &str, model: &str, items: u32) -> Demand {
+        Demand {
+            client: Some(client.into()),
+            model: Model::new(model),
+            work: Work {
+                items,
+                bytes: u64::from(items) * 68,
+            },
+            ..Demand::default()
+        }
+    }
+
+    fn offer(question: &str) -> Offer {
+        Offer {
+            question: Question::new(question.into()),
+            most: 100,
+            until: None,
+        }
+    }
+
+    /// A host that takes 300 ms and 10 for each text, and of whose only slot there is a lease.
+    fn scene(model: &str, now: Instant) -> (State, Grant) {
+        let mut state = pool(&[1], now);
+        let host = state.ids().next().unwrap();
+        state.told(host, has(&[model]));
+        for number in 0..100 {
+            let items = 1 + number % 7 * 5;
+            join_with(&mut state, demand("ann", model, items), now);
+            let grant = state.grant(now).remove(0);
+            let took = Duration::from_millis(300) + Duration::from_millis(10) * items;
+            state.finish(&grant, ANSWERED, now + took);
+        }
+        join_with(&mut state, demand("zoe", "embed:other", 1), now);
+        let grant = state.grant(now).remove(0);
+        (state, grant)
+    }
+
+    /// Those that wait, by client and question, and who of them share the next attempt.
+    fn next(
+        model: &str,
+        change: impl FnOnce(&mut State),
+        waiting: &[(&str, &str)],
+    ) -> (State, Grant, String) {
+        let now = Instant::now();
+        let (mut state, first) = scene(model, now);
+        change(&mut state);
+        let mut names = Vec::new();
+        for (client, question) in waiting {
+            let ticket = join_with(&mut state, demand(client, model, 1), now);
+            state.offer(ticket, offer(question));
+            names.push((ticket, *client));
+        }
+        state.finish(&first, Outcome::Abandoned, now);
+        let grant = state.grant(now).remove(0);
+        let name = |ticket| names.iter().find(|(it, _)| *it == ticket).unwrap().1;
+        let told = grant.tickets().map(name).collect();
+        (state, grant, told)
+    }
+
+    fn limit(state: &mut State, client: &str) {
+        let limits = Limits {
+            max_concurrent: NonZeroU32::new(1),
+            max_per_second: None,
+        };
+        state.set_limits(vec![(client.into(), limits)]);
+    }
+
+    #[test]
+    fn who_waits_with_the_same_question_goes_along_by_turns() {
+        let waiting = [("a", "x"), ("a", "x"), ("b", "y"), ("b", "x"), ("c", "x")];
+        let (state, grant, told) = next("embed:m", |_| (), &waiting);
+        assert_eq!(told, "abca");
+        assert_eq!((grant.demand.work.items, state.waiting()), (4, 1));
+        let host = state.host(grant.host).unwrap();
+        assert_eq!(host.in_flight, 1, "one slot");
+        assert_eq!(state.running.len(), 1);
+        assert!(
+            (0.6..1.2).contains(&grant.saves.as_secs_f64()),
+            "{:?}",
+            grant.saves
+        );
+    }
+
+    #[test]
+    fn limits_of_clients_and_hosts_hold_for_companions() {
+        let waiting = [("a", "x"), ("b", "x"), ("b", "x"), ("c", "x"), ("d", "x")];
+        let (mut state, grant, told) = next("embed:m", |it| limit(it, "b"), &waiting);
+        assert_eq!(told, "abcd");
+        let now = Instant::now();
+        assert_eq!(state.grant(now).len(), 0);
+        state.finish(&grant, ANSWERED, now + SECOND);
+        let last = state.grant(now).remove(0);
+        assert_eq!(
+            last.demand.client.as_deref(),
+            Some("b"),
+            "its place is free"
+        );
+        state.finish(&last, ANSWERED, now);
+        let host = state.host(grant.host).unwrap();
+        assert_eq!((host.in_flight, host.outstanding.terms()), (0, 0));
+        let most = |state: &mut State| {
+            let id = state.ids().next().unwrap();
+            state.host_mut(id).unwrap().spec.max_items = NonZeroU32::new(3);
+        };
+        assert_eq!(next("embed:m", most, &waiting).2, "abc");
+    }
+
+    #[test]
+    fn a_client_whose_request_came_along_has_had_its_turn() {
+        let (mut state, grant, _) = next(
+            "embed:m",
+            |_| (),
+            &[("a", "x"), ("b", "x"), ("b", "y"), ("c", "y")],
+        );
+        let now = Instant::now();
+        state.finish(&grant, ANSWERED, now + SECOND);
+        let clients = state.grant(now).remove(0);
+        let clients: Vec<_> = clients
+            .demands()
+            .filter_map(|it| it.client.clone())
+            .collect();
+        assert_eq!(clients, [Arc::from("c"), Arc::from("b")]);
+    }
+
+    #[test]
+    fn nobody_goes_along_where_that_is_not_known_to_be_right() {
+        let waiting = [("a", "x"), ("b", "x")];
+        let pads = next("bertscore:m", |_| (), &waiting);
+        assert_eq!(pads.2, "a");
+        let tells = |state: &mut State| {
+            let id = state.ids().next().unwrap();
+            let mut info = has(&["bertscore:m"]);
+            info.bertscore_batch_independent = Some(true);
+            state.told(id, info);
+        };
+        assert_eq!(next("bertscore:m", tells, &waiting).2, "ab");
+        let must_load = |state: &mut State| {
+            let id = state.ids().next().unwrap();
+            state.told(id, has(&[]));
+        };
+        assert_eq!(next("embed:m", must_load, &waiting).2, "a");
+        let forget = |state: &mut State| state.estimator = Estimator::default();
+        assert_eq!(next("embed:m", forget, &waiting).2, "a");
+    }
+}
