@@ -10,6 +10,9 @@
 //! of the first few; for the cost a line, by weighted least squares). What a request costs however small it
 //! is shows only where sizes differ; until then all of it counts as if it grew with the work.
 //! Only good answers count: a host that fails fast must not look fast.
+//!
+//! What is much larger than all that was seen so far is a guess: hosts cut long texts, so that one may take no
+//! longer than a short one. Nobody is refused for such a guess, and no host looks fast or slow by it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -32,6 +35,9 @@ const ENOUGH: u32 = 16;
 const FIT_WEIGHT: f64 = 1.0 / 64.0;
 /// Sizes differ enough to tell what is fixed if their standard deviation is this share of the mean.
 const SPREAD: f64 = 0.25;
+
+/// What is larger than the largest request so far by more than this is beyond what is known.
+const BEYOND: f64 = 2.0;
 
 /// Answers of a host after which its speed is shown.
 const MEASURED: u32 = 4;
@@ -126,12 +132,15 @@ struct Fit {
     seconds: f64,
     variance: f64,
     covariance: f64,
+    /// Units of work of the largest.
+    largest: f64,
 }
 
 impl Fit {
     fn new(units: f64, seconds: f64) -> Self {
         Self {
             samples: 1,
+            largest: units,
             units,
             seconds,
             variance: 0.0,
@@ -141,6 +150,7 @@ impl Fit {
 
     fn record(&mut self, units: f64, seconds: f64) {
         self.samples = self.samples.saturating_add(1);
+        self.largest = self.largest.max(units);
         let weight = (1.0 / f64::from(self.samples)).max(FIT_WEIGHT);
         let (more_units, more_seconds) = (units - self.units, seconds - self.seconds);
         self.units += weight * more_units;
@@ -172,6 +182,11 @@ impl Fit {
             fixed: self.seconds / 2.0,
             each: self.seconds / 2.0 / self.units,
         })
+    }
+
+    /// Is so much work far from all that was seen?
+    fn is_beyond(&self, units: f64) -> bool {
+        units > self.largest * BEYOND
     }
 
     fn expected(&self, units: f64) -> f64 {
@@ -211,11 +226,13 @@ impl Estimator {
         cost.map_or(units * self.cost.value, |cost| cost.expected(units))
     }
 
-    /// The same where enough has been seen of the model, else nothing: to sum up.
+    /// What it takes at least, where enough has been seen of the model, else nothing: to sum up.
     pub(super) fn sure_seconds(&self, demand: &Demand) -> f64 {
         let cost = self.costs.get(&demand.model);
         let known = cost.filter(|cost| cost.is_known());
-        known.map_or(0.0, |cost| cost.expected(demand.work.units()))
+        known.map_or(0.0, |cost| {
+            cost.expected(demand.work.units().min(cost.largest))
+        })
     }
 
     /// How long `demand` should take on a host like that; `None` while too little has been seen.
@@ -246,7 +263,7 @@ impl Estimator {
         let took = took.as_secs_f64().max(1e-6);
         let units = demand.work.units();
         let known = self.costs.get(&demand.model).copied();
-        if let Some(cost) = known {
+        if let Some(cost) = known.filter(|cost| !cost.is_beyond(units)) {
             let ratio = took / (cost.expected(units) * host.factor());
             let ratio = ratio.clamp(*RATIOS.start(), *RATIOS.end());
             host.0.record(host.factor() * ratio);
@@ -255,9 +272,15 @@ impl Estimator {
         self.cost.record(sample / units);
         self.answers = self.answers.saturating_add(1);
         if let Some(cost) = self.costs.get_mut(&demand.model) {
+            let (least, most) = (*RATIOS.start(), *RATIOS.end());
             let expected = cost.expected(units);
-            let ratio = (sample / expected).clamp(*RATIOS.start(), *RATIOS.end());
-            cost.record(units, expected * ratio);
+            // What is beyond what is known may take no longer, or as much longer as there is more of it.
+            let known = if cost.is_beyond(units) {
+                cost.expected(cost.largest)
+            } else {
+                expected
+            };
+            cost.record(units, sample.clamp(known * least, expected * most));
         } else if self.costs.len() < MAX_MODELS {
             let cost = Fit::new(units, sample);
             self.costs.insert(demand.model.clone(), cost);
@@ -331,6 +354,32 @@ mod tests {
 
     fn fresh() -> Slowness {
         Slowness::like(std::iter::empty())
+    }
+
+    #[test]
+    fn what_is_larger_than_all_before_is_not_counted_on_until_it_was_seen() {
+        let (mut estimator, mut host) = (Estimator::default(), Slowness::like([].into_iter()));
+        teach(&mut estimator, &mut host, "a", 0.02, 100);
+        let (usual, huge) = (demand("a", 7), demand("a", 7000));
+        assert!(estimator.seconds(&huge) > 100.0, "a guess");
+        assert!(estimator.sure_seconds(&huge) <= estimator.sure_seconds(&usual));
+
+        // It takes no longer than a usual one.
+        let before = (estimator.sure_seconds(&usual), host.factor());
+        estimator.record(&huge, &mut host, seconds(0.14));
+
+        assert!((host.factor() - before.1).abs() < f64::EPSILON);
+        assert!(
+            estimator.sure_seconds(&huge) < 1.0,
+            "{}",
+            estimator.sure_seconds(&huge)
+        );
+        let usual = estimator.sure_seconds(&usual);
+        assert!(
+            (0.5..2.0).contains(&(usual / before.0)),
+            "{usual} s, {} s before",
+            before.0
+        );
     }
 
     #[test]
