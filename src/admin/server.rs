@@ -28,6 +28,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long the other end may take in nothing of what was sent, in milliseconds: it is gone, or does
 /// not read.
 const UNREAD: u32 = 30_000;
+/// At the end, connections may still ask for so long: on one that was just accepted, a request may be on its way.
+const LAST_REQUESTS: Duration = Duration::from_millis(300);
 /// Bounds on a head.
 const HEADS: HeadLimits = HeadLimits {
     bytes: 16 << 10,
@@ -94,6 +96,9 @@ pub(super) async fn serve(
             drop(room);
             reserve.fill();
         });
+    }
+    if connections.count() > 0 {
+        tokio::time::sleep(LAST_REQUESTS).await;
     }
     connections.shutdown().await;
 }
@@ -163,6 +168,23 @@ mod tests {
             let read = stream.read(&mut [0; 1024]).await;
             assert_eq!(read.is_ok_and(|length| length > 0), number >= 2, "{number}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_on_its_way_is_answered_at_the_end() {
+        let (address, stop, serving) = start(2).await;
+        let mut new = TcpStream::connect(address).await.unwrap();
+        // It has been accepted once a later one is answered.
+        let mut later = TcpStream::connect(address).await.unwrap();
+        later.write_all(REQUEST).await.unwrap();
+        answer(&mut later).await;
+
+        stop.send(()).unwrap();
+        tokio::task::yield_now().await;
+        new.write_all(REQUEST).await.unwrap();
+
+        assert!(answer(&mut new).await.starts_with("HTTP/1.1 200"));
+        serving.await.unwrap();
     }
 
     #[tokio::test]
