@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients test-openai-host build archives model bench-backend bench-proxy bulk-ray preflight cargo-deny clean
+.PHONY: help demo test test-clients test-openai-host chaos networks soak build archives model bench-backend bench-proxy bulk-ray preflight cargo-deny clean
 
 CARGO_DENY_VERSION := 0.20.2
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -30,6 +30,20 @@ test-clients: model ## Ask with OpenAI's own client, LangChain's and LlamaIndex'
 test-openai-host: model ## Put infinity, a server of OpenAI's API, into a pool (pip installs it)
 	cargo build --locked --workspace --bins
 	@python3 scripts/openai_host.py --bin-dir "$(dir $(RELEASE))debug"
+
+RUN_CHAOS = cargo build --locked --workspace --bins --tests && \
+	cargo test --locked --package gpu-bridge --test blackbox -- --nocapture --exact
+
+chaos: preflight ## Faults, upgrades, reloads under load, by a seeded schedule (SEED=1 TIME=180)
+	@CHAOS_SEED="$(SEED)" CHAOS_TIME="$(or $(TIME),180)" CHAOS_ONLY="$(ONLY)" sh -c \
+		'$(RUN_CHAOS) chaos::whatever_happens_every_promise_is_kept'
+
+networks: preflight ## Lose packets between proxy and hosts, and print what that costs (root, ip)
+	@$(RUN_CHAOS) --ignored chaos::networks::no_request_fails_for_what_networks_do
+
+soak: preflight ## Half an hour under load and faults; writes bench/SOAK_RESULTS.md (TIME= seconds)
+	@SOAK_TIME="$(TIME)" sh -c '$(RUN_CHAOS) --ignored \
+		chaos::soak::memory_files_and_latency_stay_as_they_are'
 
 build: preflight ## Build the release binaries
 	cargo build --release --locked --workspace --bins

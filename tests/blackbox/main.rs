@@ -26,6 +26,7 @@ mod bodies;
 mod bulk;
 mod busy;
 mod capacity;
+mod chaos;
 mod command_line;
 mod commands;
 mod configuration;

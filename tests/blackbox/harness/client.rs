@@ -29,9 +29,13 @@ pub(crate) struct Reply {
 }
 
 /// Without the proxy of the environment: everything here is on loopback.
-pub(crate) fn http() -> reqwest::Client {
-    let builder = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
-    builder.build().unwrap()
+pub(super) fn http() -> reqwest::Client {
+    builder().build().unwrap()
+}
+
+/// The same, with more to be said of it.
+pub(super) fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE)
 }
 
 impl Client {

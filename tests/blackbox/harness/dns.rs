@@ -20,6 +20,15 @@ impl DnsServer {
     /// Starts one that knows `records` (name, address), and tells a TTL of so many seconds. `None`,
     /// loudly, where dnsmasq is not installed; in CI that fails the test.
     pub(crate) async fn start(ttl: u32, records: &[(&str, &str)]) -> Option<Self> {
+        Self::start_at(free_address(), ttl, records).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        ttl: u32,
+        records: &[(&str, &str)],
+    ) -> Option<Self> {
         let Some(program) = installed() else {
             let missing = "dnsmasq is not installed (Debian: apt-get install dnsmasq-base)";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
@@ -27,7 +36,6 @@ impl DnsServer {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let address = free_address();
         write(folder.path(), records);
         let mut command = dnsmasq(program, folder.path(), address, ttl);
         let server = Self {

@@ -71,7 +71,11 @@ impl Proxy {
             process,
             urls,
             admin: admin.unwrap_or_default(),
-            http: super::client::http(),
+            // A kept connection may end at any time: with an upgrade.
+            http: super::client::builder()
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
             config: file,
         }
     }

@@ -255,7 +255,10 @@ impl Api {
                 None => error(422, "not what a host computes"),
                 Some(job) if !knobs.has(job.model()) => fixed(&knobs.unknown_model),
                 Some(job) if job.is_refused().is_some() => fixed(job.is_refused().unwrap()),
-                Some(job) if !visit.take_slot(knobs.slots - knobs.foreign, job.first_text()) => {
+                Some(job)
+                    if !visit
+                        .take_slot(knobs.slots.saturating_sub(knobs.foreign), job.first_text()) =>
+                {
                     fixed(&full)
                 }
                 Some(job) => self.work(visit, line, behaviour, &job).await,
@@ -280,7 +283,11 @@ impl Api {
             Behaviour::ServeWhenReleased => self.gate.acquire().await.unwrap().forget(),
             _ => {}
         }
-        drop(visit);
+        if let Behaviour::Hang = self.knobs().behaviour {
+            // It froze meanwhile.
+            return std::future::pending().await;
+        }
+        visit.is_over();
         let answer = job.answer(self.knobs().vectors);
         match behaviour {
             Behaviour::ServeChunked => chunked(&answer),
@@ -289,6 +296,7 @@ impl Api {
                 response(StatusCode::OK, "application/json", whole(body))
             }
             Behaviour::StallAfter(bytes) => stalled(bytes),
+            Behaviour::Drip(pace) => dripping(&answer, pace),
             Behaviour::ServeThenSay(later, bytes) => {
                 let ending = Ending::Afterthought(later, bytes);
                 line.end(spoken(&answer), ending).await
@@ -426,6 +434,16 @@ fn chunked(answer: &Value) -> Response<Body> {
     let chunks: Vec<_> = body.chunks(7).map(|chunk| body.slice_ref(chunk)).collect();
     let frames = chunks.into_iter().map(|chunk| Ok(Frame::data(chunk)));
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    response(StatusCode::OK, "application/json", body)
+}
+
+fn dripping(answer: &Value, pace: std::time::Duration) -> Response<Body> {
+    let bytes = stream::iter(answer.to_string().into_bytes());
+    let bytes = bytes.then(move |byte| async move {
+        tokio::time::sleep(pace).await;
+        Ok(Frame::data(vec![byte].into()))
+    });
+    let body = StreamBody::new(bytes).boxed_unsync();
     response(StatusCode::OK, "application/json", body)
 }
 

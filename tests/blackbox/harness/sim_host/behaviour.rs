@@ -19,6 +19,8 @@ pub(crate) enum Behaviour {
     ServeChunked,
     /// A right answer with that many bytes of padding.
     ServePadded(usize),
+    /// A right answer, one byte after the other, each so much later.
+    Drip(Duration),
     /// That many bytes of an answer without a length, and no more, ever.
     StallAfter(usize),
     /// A right answer, after which the host hangs up although it never said so.

@@ -274,6 +274,11 @@ impl SimHost {
         self.record().requests.len()
     }
 
+    /// How many compute requests it has turned away for want of a slot, and how many were given up half-way.
+    pub(crate) fn excess(&self) -> (usize, usize) {
+        self.api.record.excess()
+    }
+
     /// Returns once it has been asked for `/health` so many times more.
     pub(crate) async fn is_checked(&self, times: usize) {
         let enough = self.record().checks + times;

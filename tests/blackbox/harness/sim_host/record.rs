@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) running: usize,
     /// Compute requests refused because all slots were taken.
     pub(crate) turned_away: usize,
+    /// Those that held a slot and whose connection ended before they were computed.
+    pub(crate) given_up: usize,
     /// Times that it was asked for `/health`.
     pub(crate) checks: usize,
     /// Connections accepted.
@@ -54,6 +56,12 @@ impl Recorder {
 
     pub(super) fn running(&self) -> usize {
         self.0.lock().unwrap().running
+    }
+
+    /// How many were turned away, and how many given up.
+    pub(super) fn excess(&self) -> (usize, usize) {
+        let record = self.0.lock().unwrap();
+        (record.turned_away, record.given_up)
     }
 
     pub(super) fn check(&self) {
@@ -113,6 +121,13 @@ impl Visit {
         self.recorder.0.lock().unwrap().requests[self.number].items = items;
     }
 
+    /// Is computed: gives the slot back.
+    pub(super) fn is_over(mut self) {
+        if std::mem::take(&mut self.has_slot) {
+            self.recorder.0.lock().unwrap().running -= 1;
+        }
+    }
+
     /// Takes one of `slots`, if one is free.
     pub(super) fn take_slot(&mut self, slots: usize, text: &str) -> bool {
         let mut record = self.recorder.0.lock().unwrap();
@@ -133,6 +148,7 @@ impl Drop for Visit {
         record.present -= 1;
         if self.has_slot {
             record.running -= 1;
+            record.given_up += 1;
         }
     }
 }
