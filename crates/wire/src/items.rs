@@ -102,7 +102,12 @@ impl Kind {
             Self::Embeddings => matches!(name, "model" | "dimensions"),
             Self::Scores => name == "model",
         };
-        is_known && !json.starts_with(['[', '{'])
+        let is_plain = match json.as_bytes().first() {
+            Some(b'[' | b'{') => false,
+            Some(b'"') => is_text(json),
+            _ => true,
+        };
+        is_known && is_plain
     }
 }
 

@@ -45,6 +45,7 @@ fn what_is_not_plain_is_not_cut() {
         r#"{"texts":["a"],"mod\u0065l":"m"}"#,
         r#"{"texts":["\ud800"]}"#,
         r#"{"texts":["\x"]}"#,
+        r#"{"texts":["a"],"model":"\ud800"}"#,
         "{\"texts\":[\"a\nb\"]}",
         r#"{"texts":["a"],"prompts":["p"]}"#,
         r#"{"texts":["a"],"options":{}}"#,

@@ -183,8 +183,12 @@ impl Embeddings {
             data: Vec<Row<'a>>,
             #[serde(borrow, default)]
             model: Option<Cow<'a, str>>,
-            #[serde(default)]
-            usage: Value,
+            #[serde(borrow, default)]
+            usage: Option<&'a RawValue>,
+        }
+        #[derive(Deserialize)]
+        struct Usage {
+            prompt_tokens: u64,
         }
         #[derive(Deserialize)]
         struct Row<'a> {
@@ -207,7 +211,10 @@ impl Embeddings {
         }
         let rows: Option<Vec<&str>> = rows.into_iter().collect();
         let body = written(&rows.ok_or(Wrong::NotEach)?, expected)?;
-        let tokens = answer.usage["prompt_tokens"].as_u64().unwrap_or(0);
+        let usage = answer.usage.map(|usage| serde_json::from_str(usage.get()));
+        let tokens = usage.map_or(0, |usage| {
+            usage.map_or(0, |usage: Usage| usage.prompt_tokens)
+        });
         Ok(Self { body, tokens })
     }
 
@@ -272,7 +279,7 @@ fn scale(floats: &[f32]) -> f64 {
 }
 
 fn listed(row: &str) -> Result<Vec<f32>, Wrong> {
-    let numbers = numbers(row).map_err(|_| Wrong::Unreadable)?;
+    let numbers = numbers(row).map_err(|_| Wrong::NotFinite)?;
     let parsed = numbers.map(|number| number.parse().map_err(|_| Wrong::NotFinite));
     parsed.collect()
 }
