@@ -9,6 +9,9 @@
 //! allowance = 320,000 − 32 for each frame + bytes of DATA that come + bytes that go out + 3,200 each second
 //! ```
 //!
+//! A frame that is neither DATA nor of a head, which `h2` bounds, costs as much as it is long if that is more:
+//! SETTINGS may hold 2,700 of them.
+//!
 //! What answers a frame that asks for nothing is shorter than its price, so nothing pays for itself but
 //! requests, their bodies and answers: a client of ordinary ways has 10,000 frames to spare at any time, and
 //! 100 more each second. (nginx bears some 8 MiB of such frames on a connection.)
@@ -28,8 +31,10 @@ const EACH_SECOND: u128 = 100 * FRAME as u128;
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 /// Bytes in front of a frame's payload.
 const HEAD: usize = 9;
-/// The type of DATA.
+/// Types of frames.
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
 
 /// Reads the heads of frames, and skips all else.
 #[derive(Debug)]
@@ -111,10 +116,15 @@ impl Flood {
     }
 
     fn frame(&mut self) {
-        if self.kind == DATA {
-            self.earn(self.payload);
-        }
-        self.left = self.left.and_then(|left| left.checked_sub(FRAME));
+        let price = match self.kind {
+            DATA => {
+                self.earn(self.payload);
+                FRAME
+            }
+            HEADERS | CONTINUATION => FRAME,
+            _ => FRAME.max(self.payload),
+        };
+        self.left = self.left.and_then(|left| left.checked_sub(price));
     }
 }
 
@@ -177,7 +187,7 @@ mod tests {
             ("settings", frame(4, 6), 9),
             ("priorities", frame(2, 5), 0),
             ("a window of a byte", frame(8, 4), 10),
-            ("unknown frames", frame(77, 1000), 0),
+            ("unknown frames", frame(77, 10), 0),
             ("empty data", frame(DATA, 0), 0),
             ("tiny data", frame(DATA, 1), 0),
             (
@@ -189,6 +199,19 @@ mod tests {
             let times = bears(&frames, answer, Duration::ZERO);
             assert!((5_000..25_000).contains(&times), "{what}: {times}");
         }
+    }
+
+    #[test]
+    fn what_is_long_and_of_no_use_is_borne_for_as_many_bytes() {
+        for (what, kind, length) in [("settings", 4, 16_200), ("unknown frames", 77, 1000)] {
+            let bytes = length * bears(&frame(kind, length), 9, Duration::ZERO);
+            assert!(
+                (ALLOWANCE - length..2 * ALLOWANCE).contains(&bytes),
+                "{what}: {bytes}"
+            );
+        }
+        let heads = bears(&frame(HEADERS, 4000), 100, Duration::ZERO);
+        assert_eq!(heads, 100_000, "heads are bounded elsewhere");
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub(super) struct Heads {
 impl Heads {
     /// Takes a head out of `came` if it is there whole.
     pub(super) fn take(&mut self, came: &mut BytesMut) -> Result<Option<Head>, NotHttp> {
+        // First, so that it does not depend on how much comes at once: httparse passes over empty lines.
+        if came
+            .iter()
+            .zip(START)
+            .any(|(byte, expected)| byte != expected)
+        {
+            return Err(NotHttp);
+        }
         let new = came.get(self.scanned..).unwrap_or_default();
         for at in memchr::memchr_iter(b'\n', new) {
             let length = self.scanned + at + 1;
@@ -63,11 +71,7 @@ impl Heads {
             }
         }
         self.scanned = came.len();
-        let is_other = came
-            .iter()
-            .zip(START)
-            .any(|(byte, expected)| byte != expected);
-        if is_other || self.before + came.len() > LONGEST {
+        if self.before + came.len() > LONGEST {
             return Err(NotHttp);
         }
         Ok(None)
@@ -264,6 +268,7 @@ mod tests {
             ("", false),
             ("HTTP/", false),
             ("HTTP/2", true),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", true),
             ("SSH-2.0", true),
         ] {
             let found = Heads::default().take(&mut BytesMut::from(words.as_bytes()));
