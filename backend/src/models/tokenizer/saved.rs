@@ -67,11 +67,33 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
     if let Some(frame) = saved.post_processor {
         bounds::check_bytes("post_processor", frame.get().len(), MOST_FRAME)?;
         let frame: PostProcessorWrapper = serde_json::from_str(frame.get()).map_err(told)?;
+        check_templates(&serde_json::to_value(&frame)?)?;
         tokenizer.with_post_processor(Some(frame));
     }
     bounds::add(&mut tokenizer, saved.added_tokens)?;
     let cut = saved.truncation.and_then(|truncation| truncation.direction);
     Ok((tokenizer, cut))
+}
+
+/// Refuses a template that names what is not there, at which the library panics. `frame`: a post-processor, or a
+/// sequence of them.
+fn check_templates(frame: &Value) -> tokenizers::Result<()> {
+    let inner = frame["processors"].as_array().into_iter().flatten();
+    inner
+        .map(check_templates)
+        .collect::<tokenizers::Result<()>>()?;
+    for piece in frame["single"].as_array().into_iter().flatten() {
+        let (token, text) = (&piece["SpecialToken"]["id"], &piece["Sequence"]["id"]);
+        let is_known = token
+            .as_str()
+            .is_some_and(|id| !frame["special_tokens"][id].is_null());
+        if !is_known && text != "A" {
+            return Err(super::refused(
+                "post_processor: 'single' names a token or text that there is not",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn steps(part: Option<&RawValue>, name: &str) -> tokenizers::Result<Option<Value>> {
