@@ -2,9 +2,11 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients test-openai-host chaos networks soak build archives model bench-backend bench-proxy bulk-ray preflight cargo-deny clean
+.PHONY: help demo test test-clients test-openai-host chaos networks soak fuzz build archives sbom model bench-backend \
+	bench-proxy bulk-ray preflight cargo-deny cargo-cyclonedx clean
 
 CARGO_DENY_VERSION := 0.20.2
+CARGO_CYCLONEDX_VERSION := 0.5.9
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
 # The benchmark's own Python, unless BENCH_PYTHON names one that has what bench/requirements.txt says.
@@ -45,15 +47,22 @@ soak: preflight ## Half an hour under load and faults; writes bench/SOAK_RESULTS
 	@SOAK_TIME="$(TIME)" sh -c '$(RUN_CHAOS) --ignored \
 		chaos::soak::memory_files_and_latency_stay_as_they_are'
 
+# TARGETS="heads items" for some of them only.
+fuzz: preflight ## Feed odd bytes to whatever reads those of strangers, TIME=60 seconds each
+	@TIME="$(or $(TIME),60)" TARGETS="$(TARGETS)" scripts/fuzz.sh
+
 build: preflight ## Build the release binaries
 	cargo build --release --locked --workspace --bins
 
 # TARGET=x86_64-unknown-linux-musl for programs that need no C library, where rustup has that target.
 HOST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
-archives: preflight ## Release archives with checksums, in target/archives (TARGET=... to cross-compile)
+archives: preflight sbom ## Release archives with checksums, in target/archives (TARGET=... to cross-compile)
 	cargo build --locked --profile dist --workspace --bins --target $(or $(TARGET),$(HOST_TARGET))
-	@scripts/archives.sh "$(dir $(RELEASE))$(or $(TARGET),$(HOST_TARGET))/dist" \
+	@SBOM="$(dir $(RELEASE))sbom" scripts/archives.sh "$(dir $(RELEASE))$(or $(TARGET),$(HOST_TARGET))/dist" \
 		$(or $(TARGET),$(HOST_TARGET)) "$(dir $(RELEASE))archives"
+
+sbom: cargo-cyclonedx ## What the release programs are made of, in target/sbom (CycloneDX)
+	@scripts/sbom.sh $(or $(TARGET),$(HOST_TARGET)) "$(dir $(RELEASE))sbom"
 
 model: preflight ## Fetch all-MiniLM-L6-v2 into .models/ (MODEL_DIR=... to copy it from there)
 	@python3 scripts/fetch-model.py
@@ -91,6 +100,10 @@ preflight: ## Check that this machine can build; fetch cmake if it lacks it
 cargo-deny: ## Install cargo-deny into .tools/ unless it is there (some minutes)
 	@cargo deny --version 2>/dev/null || \
 		cargo install --locked --root .tools cargo-deny --version $(CARGO_DENY_VERSION)
+
+cargo-cyclonedx: ## Install cargo-cyclonedx into .tools/ unless it is there (some minutes)
+	@cargo cyclonedx --version 2>/dev/null || \
+		cargo install --locked --root .tools cargo-cyclonedx --version $(CARGO_CYCLONEDX_VERSION)
 
 clean: ## Remove everything that was built or fetched
 	rm -rf target .tools .models .bench

@@ -20,7 +20,9 @@ main() {
     pack gpu-bridge
     stage gpu-bridge-backend docs/gpu-host.md
     pack gpu-bridge-backend
-    (cd "$out" && sha256sum -- *.tar.gz >SHA256SUMS && sha256sum --check --quiet SHA256SUMS)
+    # What they are made of, where `make sbom` has told.
+    [[ -z ${SBOM:-} ]] || cp "$SBOM"/*.cdx.json "$out"
+    (cd "$out" && sha256sum -- * >SHA256SUMS && sha256sum --check --quiet SHA256SUMS)
     for program in gpu-bridge gpu-bridge-backend; do
         check "$program"
     done

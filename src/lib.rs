@@ -28,6 +28,8 @@ pub mod config;
 pub mod dispatch;
 pub mod embedding;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gateway;
 pub mod headers;
 pub mod live;

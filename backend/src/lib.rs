@@ -18,6 +18,8 @@ pub mod api;
 pub mod cli;
 pub mod device;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hub;
 pub mod memory;
 pub mod metrics;

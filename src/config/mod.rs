@@ -14,6 +14,8 @@ mod change;
 mod current;
 mod excerpt;
 mod expand;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod host;
 mod names;
 mod network;

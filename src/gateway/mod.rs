@@ -17,6 +17,8 @@ mod call;
 mod cors;
 mod flood;
 mod forwarding;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handler;
 mod http1;
 mod http2;

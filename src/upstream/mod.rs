@@ -10,6 +10,8 @@ mod check;
 mod discovery;
 mod duplex;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hosts;
 mod kept;
 mod key;

@@ -19,6 +19,8 @@ mod budget;
 mod compute;
 mod encoding;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod jobs;
 mod json;
 mod openai;

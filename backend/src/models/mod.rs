@@ -23,6 +23,8 @@ mod encoder;
 mod error;
 mod file;
 mod fleet;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod layers;
 mod loader;
 mod locate;

@@ -10,6 +10,8 @@
 mod chunks;
 mod coding;
 mod coming;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod linger;
 mod strict;

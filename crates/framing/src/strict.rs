@@ -24,7 +24,7 @@ use crate::{BadHead, Body, Coming, HeadLimits, Linger, Scanner, check};
 const HEAD: &[u8] = b"HEAD ";
 
 /// What hyper reads in place of a request that is refused.
-const REFUSED: &str = " / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
+pub(crate) const REFUSED: &str = " / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
 
 /// Why the last request of a connection is refused, once it is; clones tell the same.
 #[derive(Clone, Debug, Default)]

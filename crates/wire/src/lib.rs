@@ -7,6 +7,8 @@
 //! understands every answer. When reading, unknown fields are ignored and fields that newer or older
 //! hosts may lack have defaults.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod items;
 pub mod openai;
 

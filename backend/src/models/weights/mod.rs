@@ -6,6 +6,8 @@
 //! converted on the way.
 
 mod checkpoint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod names;
 mod pickle;
 

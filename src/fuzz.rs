@@ -1,0 +1,40 @@
+//! What must hold of any bytes that clients, hosts and operators send: the targets, which stand beside what they are
+//! about.
+
+use crate::embedding::Vectors;
+use crate::{config, gateway, upstream};
+
+/// For `gpu_bridge_fuzz`.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("answers", upstream::fuzz::answers),
+    ("checks", upstream::fuzz::checks),
+    ("configurations", config::fuzz::configurations),
+    ("floods", gateway::fuzz::floods),
+    ("peeks", gateway::fuzz::peeks),
+    ("vectors", vectors),
+];
+
+/// What a host answers to an audit can be compared, or it is of no use.
+fn vectors(bytes: &[u8]) {
+    let (Ok(vectors), Ok(again)) = (Vectors::read(bytes), Vectors::read(bytes)) else {
+        return;
+    };
+    let length = vectors.dimensions();
+    assert!(
+        vectors
+            .each()
+            .all(|it| it.len() == length && it.iter().all(|number| number.is_finite()))
+    );
+    let alike = vectors.likeness(&again);
+    assert!(
+        alike.is_some_and(|it| (it.cosine - 1.0).abs() < 1e-6 && (it.stretch - 1.0).abs() < 1e-6)
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn whatever_comes() {
+        gpu_bridge_fuzz::run(super::TARGETS);
+    }
+}
