@@ -139,7 +139,7 @@ fn by_httparse(mut rest: &[u8]) -> Vec<u8> {
         data.extend(chunk);
         rest = after.strip_prefix(b"\r\n").expect("the end of a chunk");
     }
-    let mut room = [httparse::EMPTY_HEADER; 64];
+    let mut room = [httparse::EMPTY_HEADER; 256];
     let trailers = httparse::parse_headers(rest, &mut room);
     assert!(
         trailers.is_ok_and(|it| it.is_complete() && it.unwrap().0 == rest.len()),
