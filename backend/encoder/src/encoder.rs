@@ -1,6 +1,7 @@
 //! The encoder: an embedding and a stack of layers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use thiserror::Error;
@@ -22,19 +23,19 @@ const MOST_ROWS: usize = 32 * TILE;
 /// The least work of one attention task, in scores.
 const LEAST_SCORES: usize = 1 << 12;
 
-/// A transformer encoder, ready to run.
-#[derive(Debug)]
+/// A transformer encoder, ready to run. A clone has its weights and buffers in common with it.
+#[derive(Clone, Debug)]
 pub struct Encoder {
     shape: Shape,
     relation: Relation,
-    embedding: Embedding,
-    layers: Vec<Layer>,
+    embedding: Arc<Embedding>,
+    layers: Vec<Arc<Layer>>,
     last_norm: Option<LayerNorm>,
     factors: Factors,
     threads: Threads,
-    batch_buffers: Shelf<Buffers>,
-    row_buffers: Shelf<layer::Scratch>,
-    attention_buffers: Shelf<attention::Scratch>,
+    batch_buffers: Arc<Shelf<Buffers>>,
+    row_buffers: Arc<Shelf<layer::Scratch>>,
+    attention_buffers: Arc<Shelf<attention::Scratch>>,
 }
 
 /// Intermediate results of a batch.
@@ -108,16 +109,16 @@ impl Encoder {
             table.expect("the bias of distances", classes.classes(), shape.heads)?;
         }
         Ok(Self {
-            embedding: Embedding::build(embedding, &shape, factors)?,
+            embedding: Arc::new(Embedding::build(embedding, &shape, factors)?),
             shape,
             relation,
             layers: Vec::new(),
             last_norm: None,
             factors,
             threads,
-            batch_buffers: Shelf::default(),
-            row_buffers: Shelf::default(),
-            attention_buffers: Shelf::default(),
+            batch_buffers: Arc::default(),
+            row_buffers: Arc::default(),
+            attention_buffers: Arc::default(),
         })
     }
 
@@ -133,8 +134,8 @@ impl Encoder {
                 table.expect("the positions", classes.classes(), self.shape.hidden)?;
             }
         }
-        self.layers
-            .push(Layer::build(layer, self.shape, self.factors)?);
+        let layer = Layer::build(layer, self.shape, self.factors)?;
+        self.layers.push(Arc::new(layer));
         Ok(())
     }
 
@@ -145,6 +146,27 @@ impl Encoder {
     pub fn set_last_norm(&mut self, norm: NormWeights) -> Result<(), ShapeError> {
         self.last_norm = Some(norm.build("the last norm", self.shape.hidden)?);
         Ok(())
+    }
+
+    /// The same encoder without its layers from `depth` on. Both have the weights in common.
+    #[must_use]
+    pub fn lower(&self, depth: usize) -> Self {
+        let mut lower = self.clone();
+        lower.layers.truncate(depth);
+        lower
+    }
+
+    /// How many layers it has.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// How many of its lowest layers it has in common with `other`.
+    pub fn shared_layers(&self, other: &Self) -> usize {
+        let pairs = self.layers.iter().zip(&other.layers);
+        pairs
+            .take_while(|(own, others)| Arc::ptr_eq(own, others))
+            .count()
     }
 
     /// Leaves the states as the last layer gives them.
@@ -164,7 +186,7 @@ impl Encoder {
 
     /// Bytes that the weights take.
     pub fn bytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
+        let layers: usize = self.layers.iter().map(|layer| layer.bytes()).sum();
         self.embedding.bytes() + layers
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::engine::Purpose;
 
 /// The numbers that weights and intermediate results are kept in on a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// `f32` for `BERTScore`, whose contract is a difference of at most 1e-4 from the reference, and
     /// on the processor. For embeddings on a GPU `f16`, which changes a vector's direction by less

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::EncoderConfig;
-use super::encoder::{self, Encode, Place};
+use super::encoder::{Encode, EncoderSource};
 use super::error::LoadError;
 use super::pipeline::{Pipeline, Pooling, Step, pool};
+use super::registry::Memory;
 use super::scheduler::Scheduler;
 use super::size;
 use super::steps::Steps;
@@ -23,8 +24,7 @@ pub(crate) struct Embedder {
     prompt: String,
     pooling: Vec<Pooling>,
     steps: Vec<Step>,
-    /// Bytes that all but the encoder takes.
-    beside: u64,
+    memory: Memory,
     shortening: Shortening,
 }
 
@@ -48,7 +48,11 @@ impl Embedder {
     /// Longer texts are cut at the pipeline's own limit, else at the smaller one of the tokenizer's
     /// and the encoder's, and never after more tokens than the encoder has positions or than
     /// `max_tokens`.
-    pub(crate) fn load(folder: &Path, place: &Place, max_tokens: usize) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        folder: &Path,
+        from: &EncoderSource<'_>,
+        max_tokens: usize,
+    ) -> Result<Self, LoadError> {
         let pipeline = Pipeline::read(folder)?;
         let config = EncoderConfig::read(&pipeline.encoder)?;
         let tokens = TokenizerConfig::read(&pipeline.encoder)?;
@@ -56,7 +60,7 @@ impl Embedder {
         let limit = pipeline.max_length.or(published.min());
         let limits = limit.into_iter().chain(config.longest);
         let limit = limits.fold(max_tokens, usize::min);
-        let encoder = encoder::load(&pipeline.encoder, &config, config.layers, place)?;
+        let (encoder, common) = from.load(&pipeline.encoder, &config, config.layers)?;
         pipeline.dimensions(encoder.width())?;
         let steps = pipeline.load_steps()?;
         let purpose = Use::Embedding {
@@ -64,8 +68,12 @@ impl Embedder {
         };
         let tokenizer = TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?;
         let beyond = tokenizer.bytes_beyond(size::tokenizer(&pipeline.encoder));
+        let memory = Memory {
+            own: size::beside(&pipeline).saturating_add(beyond),
+            common: Some(common),
+        };
         Ok(Self {
-            beside: size::beside(&pipeline).saturating_add(beyond),
+            memory,
             tokenizer,
             encoder,
             prompt: pipeline.prompt,
@@ -75,9 +83,9 @@ impl Embedder {
         })
     }
 
-    /// Memory that the model takes, in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.encoder.bytes().saturating_add(self.beside)
+    /// What the model takes.
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// One row for each text. Progress is told after each `step` texts.
@@ -133,6 +141,8 @@ mod tests {
     use crate::device::Precision;
     use crate::engine::Cancellation;
     use crate::metrics::EngineMetrics;
+    use crate::models::encoder::{Encoders, Place};
+    use crate::models::registry::Version;
     use crate::models::test_support::{folder_with, golden, golden_json};
 
     struct Patient;
@@ -170,7 +180,12 @@ mod tests {
         }
         let threads = Threads::new(NonZeroUsize::MIN).expect("threads");
         let place = Place::new(Device::Cpu, Precision::F32, threads);
-        let embedder = Embedder::load(folder.path(), &place, usize::MAX).expect("loads");
+        let from = EncoderSource {
+            encoders: &Encoders::default(),
+            version: Version(0),
+            place: &place,
+        };
+        let embedder = Embedder::load(folder.path(), &from, usize::MAX).expect("loads");
         let file = golden_json("pipeline/embeddings.json");
         let texts: Vec<String> = serde_json::from_value(file["texts"].clone()).expect("texts");
         let expected: Vec<Vec<f32>> =

@@ -11,9 +11,9 @@ use std::time::{Instant, SystemTime};
 use tracing::info;
 
 use super::embed::Embedder;
-use super::encoder::Place;
+use super::encoder::{EncoderSource, Encoders, Place, WeightsKey};
 use super::pipeline::Pipeline;
-use super::registry::{Facts, Resident, Source, Version};
+use super::registry::{Facts, Memory, Resident, Source, Version};
 use super::scorer::Scorer;
 use super::settings_file::quietly;
 use super::size;
@@ -63,10 +63,10 @@ pub(crate) enum Model {
 }
 
 impl Resident for Model {
-    fn memory_bytes(&self) -> Option<u64> {
+    fn memory(&self) -> Option<Memory> {
         Some(match self {
-            Self::Embedder(model) => model.bytes(),
-            Self::Scorer(model) => model.bytes(),
+            Self::Embedder(model) => model.memory(),
+            Self::Scorer(model) => model.memory(),
         })
     }
 }
@@ -74,6 +74,7 @@ impl Resident for Model {
 /// Reads models from their folders.
 pub(crate) struct Loader {
     place: Place,
+    encoders: Encoders,
     max_tokens: usize,
     metrics: EngineMetrics,
 }
@@ -83,6 +84,7 @@ impl Loader {
     pub(crate) fn new(place: Place, max_tokens: usize, metrics: EngineMetrics) -> Self {
         Self {
             place,
+            encoders: Encoders::default(),
             max_tokens,
             metrics,
         }
@@ -119,25 +121,36 @@ impl Source for Loader {
             Some(_) => (key.folder.clone(), size::tokenizer(&key.folder)),
             None => match quietly(|| Pipeline::read(&key.folder)) {
                 Ok(pipeline) => (pipeline.encoder.clone(), size::beside(&pipeline)),
-                Err(_) => return Facts { bytes: 0, version },
+                Err(_) => {
+                    let memory = Memory::default();
+                    return Facts { memory, version };
+                }
             },
         };
         let numbers = quietly(|| size::encoder_numbers(&encoder, key.layer)).unwrap_or(0);
-        let each = self.place.serving(key.purpose()).bytes_per_number();
-        let bytes = numbers.saturating_mul(each).saturating_add(beside);
-        Facts { bytes, version }
+        let place = self.place.serving(key.purpose());
+        let bytes = numbers.saturating_mul(place.bytes_per_number());
+        let weights = WeightsKey::new(&encoder, version, &place);
+        let memory = Memory {
+            own: beside,
+            common: Some(weights.common(bytes)),
+        };
+        Facts { memory, version }
     }
 
     fn load(&self, key: &ModelKey) -> Result<Model, LoadFault> {
         let start = Instant::now();
-        let place = self.place.serving(key.purpose());
-        let (folder, most) = (&key.folder, self.max_tokens);
+        let folder = &key.folder;
+        let from = EncoderSource {
+            encoders: &self.encoders,
+            version: version(folder),
+            place: &self.place.serving(key.purpose()),
+        };
         let loaded = match key.layer {
-            Some(layer) => Scorer::load(folder, layer, &place, most)
+            Some(layer) => Scorer::load(folder, layer, &from, self.max_tokens)
                 .map(|model| Model::Scorer(Arc::new(model))),
-            None => {
-                Embedder::load(folder, &place, most).map(|model| Model::Embedder(Arc::new(model)))
-            }
+            None => Embedder::load(folder, &from, self.max_tokens)
+                .map(|model| Model::Embedder(Arc::new(model))),
         };
         let purpose = key.purpose().name();
         self.metrics

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::bertscore::Side;
 use super::config::EncoderConfig;
-use super::encoder::{self, Encode, Place};
+use super::encoder::{Encode, EncoderSource};
 use super::error::{LoadError, inference};
 use super::pairs::Pairs;
+use super::registry::Memory;
 use super::scheduler::Scheduler;
 use super::size;
 use super::steps::Steps;
@@ -24,8 +25,7 @@ pub(crate) struct Scorer {
     /// Ids that mark a text's start and end.
     special: [u32; 2],
     layer: usize,
-    /// Bytes that all but the encoder takes.
-    beside: u64,
+    memory: Memory,
 }
 
 impl Scorer {
@@ -43,7 +43,7 @@ impl Scorer {
     pub(crate) fn load(
         folder: &Path,
         layer: usize,
-        place: &Place,
+        from: &EncoderSource<'_>,
         max_tokens: usize,
     ) -> Result<Self, LoadError> {
         let config = EncoderConfig::read(folder)?;
@@ -60,18 +60,23 @@ impl Scorer {
             tokenizer.sep_id().ok_or_else(missing)?,
         ];
         let expected = size::tokenizer(folder);
+        let (encoder, common) = from.load(folder, &config, layer)?;
+        let memory = Memory {
+            own: expected.saturating_add(tokenizer.bytes_beyond(expected)),
+            common: Some(common),
+        };
         Ok(Self {
-            beside: expected.saturating_add(tokenizer.bytes_beyond(expected)),
-            encoder: encoder::load(folder, &config, layer, place)?,
+            memory,
+            encoder,
             tokenizer,
             special,
             layer,
         })
     }
 
-    /// Memory that the model takes, in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.encoder.bytes().saturating_add(self.beside)
+    /// What the model takes.
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// The layer that is compared.
@@ -209,7 +214,7 @@ mod tests {
             tokenizer,
             special: [2, 3],
             layer: 0,
-            beside: 0,
+            memory: Memory::default(),
         }
     }
 

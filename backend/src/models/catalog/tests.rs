@@ -32,6 +32,22 @@ fn links(names: &[&str]) -> TempDir {
     models
 }
 
+/// The same, and a copy of the tiny model: other weights, as far as anybody can tell.
+fn link_and_copy(link: &str, copy: &str) -> TempDir {
+    let models = links(&[link]);
+    let folder = models.path().join(copy);
+    std::fs::create_dir(&folder).expect("folder");
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        std::fs::copy(golden("tiny/bert").join(file), folder.join(file)).expect("copy");
+    }
+    models
+}
+
 fn catalog(models: &TempDir, layers: &[(&str, usize)], budget: u64) -> Catalog {
     let sources = ModelSources {
         models_dir: Some(models.path().to_owned()),
@@ -86,22 +102,34 @@ fn purposes_and_layers_are_loaded_apart() {
 
 #[test]
 fn what_is_not_used_makes_room_and_comes_back() {
-    let models = links(&["m"]);
+    let models = link_and_copy("m", "n");
     let catalog = catalog(&models, &[], room_for_one());
     for _ in 0..2 {
         catalog.embedder("m", &Nobody).expect("loads");
         assert_eq!(catalog.loaded(), ["embed:m"]);
-        catalog.scorer("m", &Nobody).expect("loads");
-        assert_eq!(catalog.loaded(), ["bertscore:m"]);
+        catalog.scorer("n", &Nobody).expect("loads");
+        assert_eq!(catalog.loaded(), ["bertscore:n"]);
     }
     assert_eq!(catalog.usage().evictions, 3);
 }
 
 #[test]
-fn while_all_memory_is_in_use_the_client_is_told_to_come_back() {
+fn a_folder_that_serves_both_purposes_has_its_weights_in_memory_once() {
     let models = links(&["m"]);
+    let catalog = catalog(&models, &[("m", 3)], room_for_one());
+    for _ in 0..2 {
+        catalog.scorer("m", &Nobody).expect("loads");
+        catalog.embedder("m", &Nobody).expect("loads");
+    }
+    let usage = catalog.usage();
+    assert_eq!((usage.loads, usage.evictions), (2, 0));
+}
+
+#[test]
+fn while_all_memory_is_in_use_the_client_is_told_to_come_back() {
+    let models = link_and_copy("n", "m");
     let catalog = catalog(&models, &[], room_for_one());
-    let _in_use = catalog.embedder("m", &Nobody).expect("loads");
+    let _in_use = catalog.embedder("n", &Nobody).expect("loads");
     let refused = catalog.scorer("m", &Nobody).err().expect("no room");
     assert!(matches!(refused, EngineError::NoMemory { .. }));
     assert!(refused.to_string().contains("'m'"), "{refused}");

@@ -50,6 +50,12 @@ pub(super) trait Assemble: Sized {
 
     /// Normalises what the last layer gives.
     fn set_last_norm(&mut self, norm: NormWeights) -> Result<()>;
+
+    /// The same without the layers from `depth` on, from the same weights in memory.
+    fn lower(&self, depth: usize) -> Self;
+
+    /// How many layers there are.
+    fn depth(&self) -> usize;
 }
 
 /// The tensors of one model.
@@ -74,10 +80,18 @@ impl<'a> Checkpoint<'a> {
         Ok(checkpoint)
     }
 
-    /// The encoder with the first `layers` of its layers.
-    pub(super) fn assemble<E: Assemble>(&self, layers: usize, place: &E::Place) -> Result<E> {
-        let mut encoder = E::start(place, self.shape(), self.relation()?, self.embedding()?)?;
-        for index in 0..layers {
+    /// The encoder with the first `layers` of its layers, on those of `lower` if that is there.
+    pub(super) fn assemble<E: Assemble>(
+        &self,
+        layers: usize,
+        place: &E::Place,
+        lower: Option<E>,
+    ) -> Result<E> {
+        let mut encoder = match lower {
+            Some(lower) => lower,
+            None => E::start(place, self.shape(), self.relation()?, self.embedding()?)?,
+        };
+        for index in encoder.depth()..layers {
             encoder.push(self.layer(index)?)?;
         }
         if let Some(norm) = self.last_norm()? {

@@ -7,13 +7,13 @@
 
 mod checkpoint;
 mod names;
+mod shared;
 mod tensor;
 
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::Device;
 use gpu_bridge_encoder::{
@@ -28,7 +28,8 @@ use super::weights;
 use crate::device::{self, Precision};
 use crate::engine::{EngineError, Purpose};
 use checkpoint::{Assemble, Checkpoint, CheckpointError};
-use tensor::{TensorEncoder, TensorPlace};
+pub(crate) use shared::{EncoderSource, Encoders, WeightsKey};
+use tensor::TensorPlace;
 
 /// A transformer encoder, loaded. How a batch is laid out inside is its own business; a sequence's
 /// result must not depend on its neighbours.
@@ -151,6 +152,14 @@ impl Assemble for Encoder {
     fn set_last_norm(&mut self, norm: NormWeights) -> Result<(), CheckpointError> {
         Ok(Encoder::set_last_norm(self, norm)?)
     }
+
+    fn lower(&self, depth: usize) -> Self {
+        Encoder::lower(self, depth)
+    }
+
+    fn depth(&self) -> usize {
+        Encoder::depth(self)
+    }
 }
 
 /// The processor.
@@ -193,6 +202,15 @@ impl Place {
         }
     }
 
+    /// What weights are kept in; two places on one device that keep theirs alike can have them in common.
+    fn keeps(&self) -> Precision {
+        match self {
+            Self::Processor(place) if place.precision == Precision::Bf16 => Precision::Bf16,
+            Self::Processor(_) => Precision::F32,
+            Self::Device(place) => place.precision,
+        }
+    }
+
     /// Bytes of a weight, at most. (The processor keeps the vectors of words in 32 bits in any case.)
     pub(crate) fn bytes_per_number(&self) -> u64 {
         match self {
@@ -202,30 +220,20 @@ impl Place {
     }
 }
 
-/// Loads the encoder in `folder`, its first `layers` layers only.
-///
-/// Hidden layer L of a model is the output of the same model with its layers above L left out, so a
-/// cut model computes exactly that layer and saves the rest.
-pub(crate) fn load(
-    folder: &Path,
-    config: &EncoderConfig,
-    layers: usize,
-    place: &Place,
-) -> Result<Arc<dyn Encode>, LoadError> {
-    Ok(match place {
-        Place::Processor(place) => Arc::new(assemble::<Encoder>(folder, config, layers, place)?),
-        Place::Device(place) => Arc::new(assemble::<TensorEncoder>(folder, config, layers, place)?),
-    })
-}
-
+/// The encoder in `folder`, its first `layers` layers only, on what `known` has of them.
 fn assemble<E: Assemble>(
     folder: &Path,
     config: &EncoderConfig,
     layers: usize,
     place: &E::Place,
+    known: Option<&E>,
 ) -> Result<E, LoadError> {
+    let lower = match known.map(|known| known.lower(layers)) {
+        Some(whole) if whole.depth() == layers => return Ok(whole),
+        lower => lower,
+    };
     let tensors = weights::open(folder, &Device::Cpu)?;
     Checkpoint::new(&tensors, config)
-        .and_then(|checkpoint| checkpoint.assemble(layers, place))
+        .and_then(|checkpoint| checkpoint.assemble(layers, place, lower))
         .map_err(|error| weights::broken(folder, error.to_string()))
 }

@@ -67,7 +67,7 @@ impl Tested for TensorEncoder {
 
 fn load_as<E: Tested>(folder: &Path, layers: usize) -> Result<E, LoadError> {
     let config = EncoderConfig::read(folder)?;
-    assemble(folder, &config, layers, &E::place())
+    assemble(folder, &config, layers, &E::place(), None)
 }
 
 fn load_layers(folder: &Path, layers: usize) -> Result<Encoder, LoadError> {
@@ -150,7 +150,8 @@ fn bf16_changes_directions_little_in_every_architecture() {
             precision: Precision::Bf16,
             ..Encoder::place()
         };
-        let encoder: Encoder = assemble(&folder, &config, config.layers, &place).expect(model);
+        let encoder: Encoder =
+            assemble(&folder, &config, config.layers, &place, None).expect(model);
         assert!(Encode::bytes(&encoder) < Encode::bytes(&tiny(model, config.layers)));
         let references = references(model);
         let batch: Vec<&[u32]> = references.iter().map(|r| r.input_ids.as_slice()).collect();

@@ -22,17 +22,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::memory::{Memory, together};
 use crate::engine::LoadFault;
 
 /// State of what lay in a model's folder; another value means that something changed there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Version(pub(crate) u64);
 
 /// What is known of a model before it is loaded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
-    /// Memory that it will need, in bytes.
-    pub(crate) bytes: u64,
+    /// What it will need.
+    pub(crate) memory: Memory,
     pub(crate) version: Version,
 }
 
@@ -99,12 +100,12 @@ struct Entry<M> {
 
 enum State<M> {
     Loading {
-        reserved: u64,
+        reserved: Memory,
         version: Version,
     },
     Ready {
         model: M,
-        bytes: u64,
+        memory: Memory,
     },
     Failed {
         failure: Failure,
@@ -114,11 +115,11 @@ enum State<M> {
 }
 
 impl<M> Entry<M> {
-    fn bytes(&self) -> u64 {
+    fn memory(&self) -> Memory {
         match self.state {
             State::Loading { reserved, .. } => reserved,
-            State::Ready { bytes, .. } => bytes,
-            State::Failed { .. } => 0,
+            State::Ready { memory, .. } => memory,
+            State::Failed { .. } => Memory::default(),
         }
     }
 
@@ -172,16 +173,17 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
 
     /// Reserves memory and begins the load, if there is room or some can be made.
     fn begin(&mut self, key: &K, facts: Facts) -> Decision<K, M> {
-        let (needed, budget) = (facts.bytes, self.budget);
+        let (needed, budget) = (facts.memory.alone(), self.budget);
         if needed > budget {
             return Decision::Refuse(Failure::TooLarge { needed, budget });
         }
-        if self.used() - self.idle() > budget - needed {
+        let busy = self.entries.values().filter(|entry| !entry.is_evictable());
+        if together(busy.map(Entry::memory).chain([facts.memory])) > budget {
             return Decision::AwaitMemory;
         }
-        let evicted = self.evict_down_to(budget - needed);
+        let evicted = self.evict_for(facts.memory);
         let loading = State::Loading {
-            reserved: needed,
+            reserved: facts.memory,
             version: facts.version,
         };
         self.set(key, loading);
@@ -198,7 +200,7 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         }
     }
 
-    /// The load ended well; the model takes `bytes`, or as much as expected. Gives what to drop to
+    /// The load ended well; the model takes `memory`, or as much as expected. Gives what to drop to
     /// make room for one that is larger than expected.
     ///
     /// # Errors
@@ -207,19 +209,19 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         &mut self,
         key: &K,
         model: M,
-        bytes: Option<u64>,
+        memory: Option<Memory>,
         now: Instant,
     ) -> Result<Vec<(K, M)>, M> {
-        let reserved = self.entries.get(key).map_or(0, Entry::bytes);
-        let (needed, budget) = (bytes.unwrap_or(reserved), self.budget);
+        let reserved = self.entries.get(key).map(Entry::memory);
+        let memory = memory.or(reserved).unwrap_or_default();
+        let (needed, budget) = (memory.alone(), self.budget);
         if needed > budget {
             self.failed(key, Failure::TooLarge { needed, budget }, now);
             return Err(model);
         }
-        let bytes = needed;
-        self.set(key, State::Ready { model, bytes });
+        self.set(key, State::Ready { model, memory });
         self.touch(key);
-        Ok(self.evict_down_to(budget))
+        Ok(self.evict_for(Memory::default()))
     }
 
     /// The load failed.
@@ -242,7 +244,7 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.holds = entry.holds.saturating_sub(1);
         }
-        self.evict_down_to(self.budget)
+        self.evict_for(Memory::default())
     }
 
     /// Where `key` is at. A failure whose time is over is none any more.
@@ -274,7 +276,11 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
 
     /// Bytes that ready models take and loading ones have reserved.
     pub(super) fn used(&self) -> u64 {
-        self.entries.values().map(Entry::bytes).sum()
+        self.used_with(Memory::default())
+    }
+
+    fn used_with(&self, more: Memory) -> u64 {
+        together(self.entries.values().map(Entry::memory).chain([more]))
     }
 
     /// How many models are ready.
@@ -283,16 +289,10 @@ impl<K: Ord + Clone, M: Clone> Core<K, M> {
         self.entries.values().filter(ready).count()
     }
 
-    /// Bytes of models that could be evicted.
-    fn idle(&self) -> u64 {
-        let idle = self.entries.values().filter(|entry| entry.is_evictable());
-        idle.map(Entry::bytes).sum()
-    }
-
-    /// Evicts until at most `bytes` are used, least recently used first, as far as that goes.
-    fn evict_down_to(&mut self, bytes: u64) -> Vec<(K, M)> {
+    /// Evicts until `more` fits into the budget, least recently used first, as far as that goes.
+    fn evict_for(&mut self, more: Memory) -> Vec<(K, M)> {
         let mut evicted = Vec::new();
-        while self.used() > bytes {
+        while self.used_with(more) > self.budget {
             let evictable = self
                 .entries
                 .iter()

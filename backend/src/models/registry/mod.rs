@@ -11,6 +11,7 @@
 
 mod core;
 mod lease;
+mod memory;
 
 use std::fmt::Display;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use self::core::{Core, Decision};
 pub(crate) use self::core::{Facts, Failure, Stage, Version};
 use self::lease::Hold;
 pub(crate) use self::lease::Lease;
+pub(crate) use self::memory::{Common, Memory};
 use crate::engine::{LoadFault, ModelUsage, Progress};
 
 /// How often a waiter looks whether it is still wanted; nothing else tells it.
@@ -45,8 +47,8 @@ pub(crate) trait Source: Send + Sync + 'static {
 
 /// Something that takes memory.
 pub(crate) trait Resident: Send + Sync + 'static {
-    /// Bytes that it really takes, if it knows.
-    fn memory_bytes(&self) -> Option<u64>;
+    /// What it really takes, if it knows.
+    fn memory(&self) -> Option<Memory>;
 }
 
 /// How models are kept.
@@ -157,7 +159,7 @@ impl<S: Source> Registry<S> {
 
     /// See [`Core::is_hopeless`]; a model that is larger than the budget is hopeless, too.
     pub(crate) fn is_hopeless(&self, key: &S::Key, facts: Facts) -> bool {
-        facts.bytes > self.shared.policy.budget
+        facts.memory.alone() > self.shared.policy.budget
             || self.shared.lock().core.is_hopeless(key, facts.version)
     }
 
@@ -265,7 +267,7 @@ impl<S: Source> Shared<S> {
     }
 
     fn finish(&self, key: &S::Key, outcome: Result<Arc<S::Model>, LoadFault>) {
-        let outcome = outcome.map(|model| (model.memory_bytes(), model));
+        let outcome = outcome.map(|model| (model.memory(), model));
         let mut guarded = self.lock();
         let dropped = guarded.finish(key, outcome, Instant::now());
         drop(guarded);
@@ -285,11 +287,11 @@ impl<S: Source> Guarded<S> {
     fn finish(
         &mut self,
         key: &S::Key,
-        outcome: Result<(Option<u64>, Arc<S::Model>), LoadFault>,
+        outcome: Result<(Option<Memory>, Arc<S::Model>), LoadFault>,
         now: Instant,
     ) -> Dropped<S> {
         let loaded = match outcome {
-            Ok((bytes, model)) => self.core.loaded(key, model, bytes, now).map_err(Some),
+            Ok((memory, model)) => self.core.loaded(key, model, memory, now).map_err(Some),
             Err(fault) => {
                 self.core.failed(key, Failure::Load(fault), now);
                 Err(None)

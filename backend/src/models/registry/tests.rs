@@ -28,8 +28,9 @@ impl Source for Shelf {
     type Model = Loaded;
 
     fn inspect(&self, Key(_, bytes): &Key) -> Facts {
-        let (bytes, version) = (*bytes, Version(0));
-        Facts { bytes, version }
+        let (own, common, version) = (*bytes, None, Version(0));
+        let memory = Memory { own, common };
+        Facts { memory, version }
     }
 
     fn load(&self, Key(name, _): &Key) -> Result<Loaded, LoadFault> {
@@ -44,7 +45,7 @@ impl Source for Shelf {
 struct Loaded(&'static str);
 
 impl Resident for Loaded {
-    fn memory_bytes(&self) -> Option<u64> {
+    fn memory(&self) -> Option<Memory> {
         None
     }
 }

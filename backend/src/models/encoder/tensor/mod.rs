@@ -21,6 +21,8 @@ mod parts;
 mod plan;
 mod relation;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use gpu_bridge_encoder::{
     EmbeddingWeights, Hidden, LayerWeights, Limits, NormWeights, PositionIds, Relation, Shape, Stop,
@@ -36,8 +38,8 @@ use super::checkpoint::{Assemble, CheckpointError};
 use super::{Encode, EncodeError};
 use crate::device::{self, Flash, Precision};
 
-/// A transformer encoder on a device.
-#[derive(Debug)]
+/// A transformer encoder on a device. A clone has its weights in common with it.
+#[derive(Clone, Debug)]
 pub(super) struct TensorEncoder {
     shape: Shape,
     limits: Limits,
@@ -45,10 +47,10 @@ pub(super) struct TensorEncoder {
     flash: Option<Flash>,
     /// Bytes that the scores of a sequence may take.
     room: u64,
-    relation: Positions,
-    embedding: Embedding,
-    layers: Vec<Layer>,
-    last_norm: Option<Norm>,
+    relation: Arc<Positions>,
+    embedding: Arc<Embedding>,
+    layers: Vec<Arc<Layer>>,
+    last_norm: Option<Arc<Norm>>,
     /// The reaches of the layers' windows, each once.
     windows: Vec<usize>,
 }
@@ -86,8 +88,8 @@ impl Assemble for TensorEncoder {
         Ok(Self {
             shape,
             limits: embedding.limits(),
-            relation: Positions::new(relation, &upload.device)?,
-            embedding: Embedding::new(embedding, &upload)?,
+            relation: Arc::new(Positions::new(relation, &upload.device)?),
+            embedding: Arc::new(Embedding::new(embedding, &upload)?),
             flash: flash.filter(|_| !related),
             room: plan::room(device::memory(&upload.device)),
             upload,
@@ -101,13 +103,23 @@ impl Assemble for TensorEncoder {
         let known = |window: &usize| !self.windows.contains(window);
         self.windows.extend(layer.window.filter(known));
         let layer = Layer::new(layer, self.shape, &self.upload)?;
-        self.layers.push(layer);
+        self.layers.push(Arc::new(layer));
         Ok(())
     }
 
     fn set_last_norm(&mut self, norm: NormWeights) -> std::result::Result<(), CheckpointError> {
-        self.last_norm = Some(self.upload.norm(norm)?);
+        self.last_norm = Some(Arc::new(self.upload.norm(norm)?));
         Ok(())
+    }
+
+    fn lower(&self, depth: usize) -> Self {
+        let mut lower = self.clone();
+        lower.layers.truncate(depth);
+        lower
+    }
+
+    fn depth(&self) -> usize {
+        self.layers.len()
     }
 }
 
@@ -237,8 +249,8 @@ impl Encode for TensorEncoder {
     }
 
     fn bytes(&self) -> u64 {
-        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
-        let last_norm = self.last_norm.as_ref().map_or(0, Norm::bytes);
+        let layers: usize = self.layers.iter().map(|layer| layer.bytes()).sum();
+        let last_norm = self.last_norm.as_ref().map_or(0, |norm| norm.bytes());
         (self.embedding.bytes() + layers + last_norm) as u64
     }
 }

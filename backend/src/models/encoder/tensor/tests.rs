@@ -74,7 +74,7 @@ fn config(model_type: &str, besides: &Value) -> EncoderConfig {
 fn random<E: Assemble>(config: &EncoderConfig, place: &E::Place) -> E {
     let tensors = VarBuilder::from_backend(Box::new(Random), DType::F32, Device::Cpu);
     let checkpoint = Checkpoint::new(&tensors, config).expect("has all tensors");
-    checkpoint.assemble(LAYERS, place).expect("fits")
+    checkpoint.assemble(LAYERS, place, None).expect("fits")
 }
 
 fn batch() -> Vec<Vec<u32>> {

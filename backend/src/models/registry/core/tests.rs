@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::models::registry::memory::Common;
 
 const REMEMBER: Duration = Duration::from_secs(30);
 const V1: Version = Version(1);
@@ -10,10 +11,16 @@ const V2: Version = Version(2);
 
 type Test = Core<&'static str, &'static str>;
 
+/// A model that has nothing in common with others.
+fn own(own: u64) -> Memory {
+    let common = None;
+    Memory { own, common }
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "as `request` takes it")]
 fn facts(bytes: u64) -> Option<Facts> {
-    let version = V1;
-    Some(Facts { bytes, version })
+    let (memory, version) = (own(bytes), V1);
+    Some(Facts { memory, version })
 }
 
 fn core(budget: u64) -> Test {
@@ -103,7 +110,7 @@ fn the_real_size_counts_once_it_is_known() {
     let (mut core, now) = (core(10), Instant::now());
     load_and_release(&mut core, "a", 4);
     core.request(&"b", facts(3), now);
-    let evicted = core.loaded(&"b", "b", Some(7), now);
+    let evicted = core.loaded(&"b", "b", Some(own(7)), now);
     assert_eq!(evicted, Ok(vec![("a", "a")]));
     assert_eq!(core.used(), 7);
 }
@@ -114,9 +121,30 @@ fn memory_that_was_exceeded_is_made_good_at_the_next_release() {
     load_and_release(&mut core, "a", 4);
     core.request(&"a", None, now);
     core.request(&"b", facts(3), now);
-    assert_eq!(core.loaded(&"b", "b", Some(7), now), Ok(Vec::new()));
+    assert_eq!(core.loaded(&"b", "b", Some(own(7)), now), Ok(Vec::new()));
     assert_eq!(core.used(), 11);
     assert_eq!(core.release(&"a"), [("a", "a")]);
+}
+
+#[test]
+fn weights_in_common_are_counted_once_and_stay_with_the_last_model_that_uses_them() {
+    let (mut core, now) = (core(10), Instant::now());
+    let facts = |bytes| {
+        let common = Some(Common { weights: 1, bytes });
+        let (memory, version) = (Memory { own: 1, common }, V1);
+        Some(Facts { memory, version })
+    };
+    for (key, bytes) in [("lower", 3), ("whole", 6)] {
+        let loads = core.request(&key, facts(bytes), now);
+        assert_eq!(loads, Decision::Load { evicted: vec![] }, "{key}");
+        assert_eq!(core.loaded(&key, key, None, now), Ok(vec![]));
+        core.release(&key);
+    }
+    assert_eq!(core.used(), 8);
+    assert_eq!(load_and_release(&mut core, "other", 3), ["lower"]);
+    assert_eq!(core.used(), 10, "7 of the whole, 3 of the other");
+    assert_eq!(load_and_release(&mut core, "last", 7), ["whole"]);
+    assert_eq!(core.used(), 10);
 }
 
 #[test]
@@ -128,7 +156,7 @@ fn what_can_never_fit_is_refused_with_both_figures() {
         Decision::Refuse(too_large(11))
     );
     core.request(&"b", facts(3), now);
-    assert_eq!(core.loaded(&"b", "b", Some(12), now), Err("b"));
+    assert_eq!(core.loaded(&"b", "b", Some(own(12)), now), Err("b"));
     assert_eq!(core.poll(&"b"), Poll::Failed(too_large(12)));
     assert_eq!(core.used(), 0);
 }
@@ -146,8 +174,8 @@ fn a_failure_is_remembered_until_its_time_is_over_or_the_files_change() {
     assert_eq!(core.stage(&"a", almost), Stage::Failed(failure.clone()));
     assert_eq!(core.stage(&"a", now + REMEMBER), Stage::Absent);
 
-    let (bytes, version) = (1, V2);
-    let changed = Some(Facts { bytes, version });
+    let (memory, version) = (own(1), V2);
+    let changed = Some(Facts { memory, version });
     assert!(matches!(
         core.request(&"a", changed, almost),
         Decision::Load { .. }
@@ -191,10 +219,25 @@ struct Onlooker {
     now: Instant,
     holds: BTreeMap<u8, usize>,
     loading: BTreeSet<u8>,
-    resident: BTreeMap<u8, u64>,
+    resident: BTreeMap<u8, Memory>,
 }
 
 const BUDGET: u64 = 100;
+
+/// Two of the models have weights in common.
+fn memory_of(key: u8, bytes: u64) -> Memory {
+    if key > 1 {
+        return own(bytes);
+    }
+    let common = Common {
+        weights: 7,
+        bytes: bytes - bytes / 3,
+    };
+    Memory {
+        own: bytes / 3,
+        common: Some(common),
+    }
+}
 
 impl Onlooker {
     fn new() -> Self {
@@ -240,7 +283,9 @@ impl Onlooker {
     }
 
     fn request(&mut self, key: u8, bytes: u64) -> Result<(), TestCaseError> {
-        match self.core.request(&key, facts(bytes), self.now) {
+        let (memory, version) = (memory_of(key, bytes), V1);
+        let facts = Some(Facts { memory, version });
+        match self.core.request(&key, facts, self.now) {
             Decision::Use(model) => {
                 prop_assert_eq!(model, key);
                 prop_assert!(self.resident.contains_key(&key));
@@ -276,10 +321,11 @@ impl Onlooker {
             self.core.failed(&key, broken, self.now);
             return Ok(());
         };
-        match self.core.loaded(&key, key, Some(size), self.now) {
+        let memory = memory_of(key, size);
+        match self.core.loaded(&key, key, Some(memory), self.now) {
             Ok(evicted) => {
                 prop_assert!(size <= BUDGET);
-                self.resident.insert(key, size);
+                self.resident.insert(key, memory);
                 self.goes(evicted)
             }
             Err(model) => {
@@ -301,7 +347,7 @@ impl Onlooker {
             self.core.used() <= BUDGET || !idle,
             "over budget with an idle model"
         );
-        prop_assert!(self.resident.values().sum::<u64>() <= self.core.used());
+        prop_assert!(together(self.resident.values().copied()) <= self.core.used());
         Ok(())
     }
 
