@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig
 
@@ -37,6 +37,7 @@ TEXTS = ["Hello World", " Caf\u00e9 [SEP] End.",
 OUTSIDE = "(left out)"
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
+WEIGHTS, SPECIAL = "model.safetensors", "special_tokens_map.json"
 SENTENCE, MODEL = "sentence_bert_config.json", "config_sentence_transformers.json"
 POOLING = "1_Pooling/config.json"
 KINDS = ["Transformer", "Pooling"]
@@ -45,6 +46,18 @@ KINDS = ["Transformer", "Pooling"]
 def config(base, name, **settings):
     """A plain encoder, whose tokens' mean is taken."""
     return {"name": f"{base}: {name}", "base": base, "settings": {CONFIG: settings}}
+
+
+def tokens(base, name, file=TOKENIZER, **settings):
+    return {"name": f"{base}: {name}", "base": base, "settings": {file: settings}}
+
+
+def stray_biases(name, **settings):
+    """Biases that may not be there, unless the settings say so."""
+    layers = {"layers.0.attn.Wqkv.bias": [[144], 1], "layers.1.attn.Wo.bias": [[48], 2],
+              "layers.1.mlp.Wi.bias": [[128], 3], "layers.2.attn_norm.bias": [[48], 4],
+              "embeddings.norm.bias": [[48], 5]}
+    return config("modernbert", name, **settings) | {"added": layers}
 
 
 def module(position, kind):
@@ -102,6 +115,7 @@ def encoders():
     yield config("distilbert", "sinusoidal", sinusoidal_pos_embds=True)
     yield config("distilbert", "common names", dim=OUTSIDE, n_layers=OUTSIDE, n_heads=OUTSIDE,
                  hidden_size=48, num_hidden_layers=4, num_attention_heads=4)
+    yield config("distilbert", "both names", num_hidden_layers=2, num_attention_heads=2)
     for base in ("deberta_v1", "deberta_v2"):
         yield config(base, "no relative attention", relative_attention=False)
         yield config(base, "relative attention left out", relative_attention=OUTSIDE)
@@ -145,6 +159,9 @@ def modernbert():
         yield case(f"local_attention {window}", local_attention=window)
     yield case("coarse norms", norm_eps=0.3)
     yield case("relu", hidden_activation="relu")
+    yield stray_biases("biases that there should not be")
+    yield stray_biases("some biases", attention_bias=True, norm_bias=True)
+    yield stray_biases("all biases", attention_bias=True, mlp_bias=True, norm_bias=True)
 
 
 def sentences():
@@ -160,7 +177,7 @@ def sentences():
     yield pipeline("nothing about pooling", pooling={"include_prompt": True})
     yield pipeline("a mode beside flags", pooling={"pooling_mode": "max", flags["cls_token"]: True})
     for name in ("linear.Identity", "activation.Tanh", "activation.ReLU", "activation.Sigmoid",
-                 "activation.SiLU"):
+                 "activation.SiLU", "activation.GELU"):
         yield dense(name, 3, **activation(name))
     yield dense("no activation named", 3)
     yield dense("no bias", 3, bias=False, **activation("linear.Identity"))
@@ -185,9 +202,26 @@ def sentences():
     yield pipeline("cased words", tokenizer={"do_lower_case": False})
     yield pipeline("accents kept", tokenizer={"strip_accents": False})
     yield pipeline("a space in front", base="roberta", tokenizer={"add_prefix_space": True})
+    yield pipeline("lengths of queries", sentence={"query_length": 5, "document_length": 6})
+    empty = pipeline("the first settings that say something", sentence={})
+    yield empty | {"settings": empty["settings"] | {"sentence_roberta_config.json": {"max_seq_length": 7}}}
+    dots = pipeline("paths with a dot")
+    yield dots | {"modules": [each | {"path": f"./{each['path']}"} for each in dots["modules"]]}
     yield pipeline("version 6's settings", sentence={
         "transformer_task": "feature-extraction", "module_output_name": "token_embeddings",
         "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}})
+
+
+def special_tokens():
+    marked = {"content": "value", "lstrip": True, "rstrip": True, "normalized": False,
+              "single_word": False, "special": True}
+    for base in ("bert", "roberta", "deberta_v1", "modernbert"):
+        for name in ("bos_token", "eos_token", "mask_token"):
+            yield tokens(base, f"{name} that is a word", **{name: "value"})
+    for base in ("bert", "roberta"):
+        yield tokens(base, "an older list of tokens", SPECIAL, bos_token="value")
+        yield tokens(base, "tokens with their ids", "added_tokens.json", value=20)
+    yield tokens("modernbert", "a token's flags", added_tokens_decoder={"20": marked})
 
 
 def weights(shape, salt):
@@ -207,6 +241,9 @@ def build(case, folder):
         path.write_text(json.dumps(settings))
     if "modules" in case:
         (folder / "modules.json").write_text(json.dumps(case["modules"]))
+    if "added" in case:
+        added = {name: weights(*each) for name, each in case["added"].items()}
+        save_file(load_file(folder / WEIGHTS) | added, folder / WEIGHTS)
     for file, tensors in case.get("tensors", {}).items():
         save_file({name: weights(*each) for name, each in tensors.items()}, folder / file)
 
@@ -218,7 +255,7 @@ def rows(folder):
 
 def main():
     cases = []
-    for case in [*encoders(), *modernbert(), *sentences()]:
+    for case in [*encoders(), *modernbert(), *sentences(), *special_tokens()]:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / "model"
             build(case, folder)

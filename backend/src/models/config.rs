@@ -108,6 +108,7 @@ pub(crate) struct EncoderConfig {
     pub(crate) disentangled: Option<Disentangled>,
     pub(crate) rotary: Option<Rotary>,
     pub(crate) convolution: Option<Convolution>,
+    pub(crate) biases: Biases,
     /// The most tokens of a sequence; `None`: any number.
     pub(crate) longest: Option<usize>,
     /// The scale of scores counts as many terms. A DeBERTa that looks at no positions counts those that
@@ -117,6 +118,22 @@ pub(crate) struct EncoderConfig {
     pub(crate) most_positions: usize,
     /// Of embeddings.
     pub(crate) shortening: Shortening,
+}
+
+/// Which parts have a bias, if there is one among the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Biases {
+    pub(crate) attention: bool,
+    pub(crate) feed: bool,
+    pub(crate) norms: bool,
+}
+
+impl Biases {
+    const ALL: Self = Self {
+        attention: true,
+        feed: true,
+        norms: true,
+    };
 }
 
 /// A table of vectors by position.
@@ -213,9 +230,9 @@ impl EncoderConfig {
     }
 
     fn read_distilbert(file: &SettingsFile) -> Result<Self, LoadError> {
-        // Its own names for what others call otherwise; the class takes both.
+        // Its own names for what others call otherwise; the class takes both, and rather the others'.
         let named =
-            |own: &'static str, other: &'static str| if file.has(own) { own } else { other };
+            |own: &'static str, other: &'static str| if file.has(other) { other } else { own };
         let hidden = file.count_or(named("dim", "hidden_size"), 768, MOST_WIDTH)?;
         let config = Self {
             layers: file.count_or(named("n_layers", "num_hidden_layers"), 6, MOST_LAYERS)?,
@@ -239,26 +256,39 @@ impl EncoderConfig {
         if architecture == Architecture::DebertaV2 {
             config.convolution = deberta::convolution(file)?;
         }
-        let head: Option<usize> = file.get("attention_head_size")?;
-        if head.is_some_and(|head| head.checked_mul(config.heads) != Some(config.hidden)) {
-            let problem = "is not hidden_size ÷ num_attention_heads; that is unsupported";
-            return Err(file.problem("attention_head_size", problem.to_owned()));
-        }
+        config.check_head(file, "attention_head_size")?;
         Ok(config)
     }
 
     fn read_modernbert(file: &SettingsFile) -> Result<Self, LoadError> {
         let hidden = file.count_or("hidden_size", 768, MOST_WIDTH)?;
         let layers = file.count_or("num_hidden_layers", 22, MOST_LAYERS)?;
-        Ok(Self {
+        let config = Self {
             layers,
             heads: file.count_or("num_attention_heads", 12, MOST_WIDTH)?,
             intermediate: file.count_or("intermediate_size", 1152, MOST_INTERMEDIATE)?,
             layer_norm_epsilon: file.get("norm_eps")?.unwrap_or(1e-5),
             most_positions: file.count_or("max_position_embeddings", 8192, MOST_POSITIONS)?,
             rotary: Some(rotary::read(file, layers)?),
+            biases: Biases {
+                attention: file.get("attention_bias")?.unwrap_or(false),
+                feed: file.get("mlp_bias")?.unwrap_or(false),
+                norms: file.get("norm_bias")?.unwrap_or(false),
+            },
             ..Self::plain(file, Architecture::ModernBert, hidden, "hidden_activation")?
-        })
+        };
+        config.check_head(file, "head_dim")?;
+        Ok(config)
+    }
+
+    /// Refuses heads of another size than the hidden size gives them.
+    fn check_head(&self, file: &SettingsFile, key: &str) -> Result<(), LoadError> {
+        let head: Option<usize> = file.get(key)?;
+        if head.is_none_or(|head| head.checked_mul(self.heads) == Some(self.hidden)) {
+            return Ok(());
+        }
+        let problem = "is not hidden_size ÷ num_attention_heads; that is unsupported";
+        Err(file.problem(key, problem.to_owned()))
     }
 
     fn read_common(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
@@ -306,6 +336,7 @@ impl EncoderConfig {
             disentangled: None,
             rotary: None,
             convolution: None,
+            biases: Biases::ALL,
             longest: None,
             score_terms: 1,
             most_positions: file.count_or("max_position_embeddings", POSITIONS, MOST_POSITIONS)?,

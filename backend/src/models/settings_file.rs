@@ -101,6 +101,15 @@ impl SettingsFile {
         }
     }
 
+    /// Reads a file with a list of objects: each as a file of its own.
+    pub(crate) fn read_list(path: &Path) -> Result<Vec<Self>, LoadError> {
+        let all: Vec<Map<String, Value>> = read_json(path)?;
+        let all = all.into_iter();
+        Ok(all
+            .map(|values| Self::of(path.to_owned(), values))
+            .collect())
+    }
+
     fn of(path: PathBuf, values: Map<String, Value>) -> Self {
         let read = RefCell::default();
         Self { path, values, read }
@@ -110,6 +119,11 @@ impl SettingsFile {
     pub(crate) fn object(&self, key: &str) -> Result<Self, LoadError> {
         let values = self.get(key)?.unwrap_or_default();
         Ok(Self::of(self.path.clone(), values))
+    }
+
+    /// Whether there is no key at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// Whether there is such a key, be it null.

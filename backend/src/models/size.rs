@@ -2,6 +2,7 @@
 //! weights files list every tensor with its shape. An estimate, for the bookkeeping of memory: what
 //! a model turns out to take replaces it.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::error::LoadError;
@@ -13,14 +14,23 @@ const FOR_EACH_BYTE: u64 = 12;
 /// Name parts before the number of a layer.
 const BEFORE_LAYER: [&str; 3] = ["layer", "layers", "h"];
 /// First parts of the names of what sits on top of an encoder in training, and is not loaded.
-const HEADS: [&str; 6] = [
+const HEADS: [&str; 13] = [
     "cls",
     "classifier",
+    "decoder",
+    "head",
     "lm_head",
     "lm_predictions",
+    "mask_predictions",
     "pooler",
-    "head",
+    "pre_classifier",
+    "qa_outputs",
+    "vocab_layer_norm",
+    "vocab_projector",
+    "vocab_transform",
 ];
+/// Last parts of the names of what is worked out from the configuration, and was saved all the same.
+const WORKED_OUT: [&str; 3] = ["inv_freq", "position_ids", "token_type_ids"];
 
 /// How many numbers the encoder in `folder` holds once loaded; `layers` of its layers, or all.
 /// What they take in memory depends on the precision that they are kept in, not on the file's.
@@ -43,16 +53,32 @@ pub(crate) fn tokenizer(folder: &Path) -> u64 {
 
 /// Whether a tensor is part of the encoder's first `layers` layers, or of none in particular.
 fn is_kept(name: &str, layers: Option<usize>) -> bool {
-    let parts: Vec<&str> = name.split('.').collect();
-    let of_a_head = parts.first().is_some_and(|first| HEADS.contains(first));
-    let layer = parts
-        .windows(2)
-        .find(|pair| BEFORE_LAYER.contains(&pair[0]))
-        .and_then(|pair| pair[1].parse::<usize>().ok());
-    let too_high = layer
+    let too_high = layer(name)
         .zip(layers)
         .is_some_and(|(layer, layers)| layer >= layers);
-    !of_a_head && !too_high && !parts.contains(&"pooler")
+    !is_of_a_head(name) && !too_high
+}
+
+/// Whether it is known why an encoder with only the layers below `cut` has no use for a tensor: it is
+/// of a head, of one of the layers `cut` that were left out, or can be worked out.
+pub(crate) fn is_left_out(name: &str, cut: Range<usize>) -> bool {
+    let last = name.rsplit('.').next();
+    is_of_a_head(name)
+        || layer(name).is_some_and(|layer| cut.contains(&layer))
+        || last.is_some_and(|last| WORKED_OUT.contains(&last))
+}
+
+fn is_of_a_head(name: &str) -> bool {
+    let mut parts = name.split('.');
+    let of_a_head = parts.next().is_some_and(|first| HEADS.contains(&first));
+    of_a_head || parts.any(|part| part == "pooler")
+}
+
+/// The layer that a tensor belongs to.
+fn layer(name: &str) -> Option<usize> {
+    let mut parts = name.split('.');
+    parts.find(|part| BEFORE_LAYER.contains(part))?;
+    parts.next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -90,6 +116,21 @@ mod tests {
             ("classifier.weight", false),
         ] {
             assert_eq!(is_kept(name, Some(17)), kept, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_an_encoder_has_no_use_for_is_told_from_what_it_should_have_used() {
+        for (name, left_out) in [
+            ("bert.pooler.dense.weight", true),
+            ("decoder.bias", true),
+            ("embeddings.position_ids", true),
+            ("encoder.layer.3.output.dense.weight", true),
+            ("encoder.layer.2.output.dense.weight", false),
+            ("encoder.layer.5.output.dense.weight", false),
+            ("encoder.layer.0.output.dense.lora_A", false),
+        ] {
+            assert_eq!(is_left_out(name, 3..5), left_out, "{name}");
         }
     }
 

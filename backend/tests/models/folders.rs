@@ -57,21 +57,27 @@ fn build(case: &Value, folder: &Path) {
     if let Some(modules) = case.get("modules") {
         fs::write(folder.join("modules.json"), modules.to_string()).expect("write");
     }
-    for (file, tensors) in case["tensors"].as_object().into_iter().flatten() {
-        let tensors = tensors.as_object().expect("tensors").iter();
-        let tensors = tensors.map(|(name, of)| {
-            let shape: Vec<usize> = serde_json::from_value(of[0].clone()).expect("a shape");
-            (
-                name.clone(),
-                weights(
-                    &shape,
-                    serde_json::from_value(of[1].clone()).expect("a number"),
-                ),
-            )
-        });
-        let tensors: HashMap<String, Tensor> = tensors.collect();
-        candle_core::safetensors::save(&tensors, folder.join(file)).expect("save");
+    for (file, own) in case["tensors"].as_object().into_iter().flatten() {
+        candle_core::safetensors::save(&tensors(own), folder.join(file)).expect("save");
     }
+    if let Some(added) = case.get("added") {
+        let file = folder.join("model.safetensors");
+        let mut all = candle_core::safetensors::load(&file, &Device::Cpu).expect("weights");
+        all.extend(tensors(added));
+        fs::remove_file(&file).expect("a link");
+        candle_core::safetensors::save(&all, file).expect("save");
+    }
+}
+
+/// Tensors by name, from their shapes and salts.
+fn tensors(described: &Value) -> HashMap<String, Tensor> {
+    let described = described.as_object().expect("tensors").iter();
+    let tensor = |(name, of): (&String, &Value)| {
+        let shape: Vec<usize> = serde_json::from_value(of[0].clone()).expect("a shape");
+        let salt = serde_json::from_value(of[1].clone()).expect("a number");
+        (name.clone(), weights(&shape, salt))
+    };
+    described.map(tensor).collect()
 }
 
 /// What is wrong with the rows of a model that should give `expected`.
@@ -146,6 +152,30 @@ const UNSUPPORTED: &[(&str, &str, &str, &str)] = &[
         "'position_embedding_type' is 'relative_key'",
     ),
     ("config.json", "is_decoder", "true", "'is_decoder' is set"),
+    (
+        "config.json",
+        "per_layer_config",
+        r#"{"0": {"num_attention_heads": 2}}"#,
+        "'per_layer_config' is set",
+    ),
+    (
+        "tokenizer_config.json",
+        "tokenizer_class",
+        r#""BertJapaneseTokenizer""#,
+        "'BertJapaneseTokenizer', a tokenizer written in Python,",
+    ),
+    (
+        "sentence_bert_config.json",
+        "tokenizer_name_or_path",
+        r#""another""#,
+        "'tokenizer_name_or_path' is set",
+    ),
+    (
+        "sentence_bert_config.json",
+        "model_kwargs",
+        r#"{"variant": "fp16"}"#,
+        "'variant' is set",
+    ),
     (
         "config.json",
         "add_cross_attention",

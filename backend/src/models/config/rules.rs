@@ -33,6 +33,8 @@ const COMMON: &[(&str, Rule)] = &[
     ("hidden_dropout_prob", Any),
     ("id2label", Any),
     ("initializer_range", Any),
+    // Encoders look both ways whatever it says.
+    ("is_causal", Any),
     ("is_encoder_decoder", Off),
     ("label2id", Any),
     ("language", Any),
@@ -44,6 +46,8 @@ const COMMON: &[(&str, Rule)] = &[
     ("output_attentions", Any),
     ("output_hidden_states", Any),
     ("output_past", Any),
+    // Layers with settings of their own.
+    ("per_layer_config", Off),
     ("prefix", Any),
     ("problem_type", Any),
     ("pruned_heads", Off),
@@ -54,6 +58,7 @@ const COMMON: &[(&str, Rule)] = &[
     ("task_specific_params", Any),
     ("text_config", Off),
     ("tie_encoder_decoder", Any),
+    ("tie_last_hidden_states", Any),
     ("tie_word_embeddings", Any),
     // The tokenizer's reader takes it.
     ("tokenizer_class", Any),
@@ -99,10 +104,6 @@ const DEBERTA_V1: &[(&str, Rule)] = &[
 ];
 
 const MODERNBERT: &[(&str, Rule)] = &[
-    // Whether there are biases, the weights tell.
-    ("attention_bias", Any),
-    ("mlp_bias", Any),
-    ("norm_bias", Any),
     ("classifier_activation", Any),
     ("classifier_bias", Any),
     ("classifier_pooling", Any),

@@ -53,6 +53,7 @@ fn odd_values_are_errors_that_name_the_key() {
         ("add_cross_attention", json!(true)),
         ("auto_map", json!({"AutoModel": "own.Code"})),
         ("pruned_heads", json!({"0": [1]})),
+        ("per_layer_config", json!({"0": {"num_attention_heads": 2}})),
         ("transformers_weights", json!("other.safetensors")),
         ("quantization_config", json!({"bits": 4})),
         ("pad_token_id", json!(900)),
@@ -65,6 +66,25 @@ fn odd_values_are_errors_that_name_the_key() {
             error
                 .to_string()
                 .contains(&format!("config.json: '{key}' ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn heads_of_another_size_are_refused() {
+    let size = |model, key, size: u32| {
+        let folder = config_of(model, key, json!(size));
+        EncoderConfig::read(folder.path())
+    };
+    for (model, key) in [
+        ("modernbert", "head_dim"),
+        ("deberta_v2", "attention_head_size"),
+    ] {
+        size(model, key, 12).expect("48 numbers for 4 heads");
+        let error = size(model, key, 24).expect_err(key).to_string();
+        assert!(
+            error.contains(&format!("'{key}' is not hidden_size")),
             "{error}"
         );
     }

@@ -14,7 +14,6 @@ use thiserror::Error;
 
 use super::names::{self, Names, Qkv};
 use crate::models::config::{Architecture, EncoderConfig};
-use crate::models::weights;
 
 /// Why tensors do not make an encoder.
 #[derive(Debug, Error)]
@@ -23,6 +22,11 @@ pub(super) enum CheckpointError {
     Tensor(#[from] candle_core::Error),
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    #[error("both '{landmark}' and '{prefix}.{landmark}' are among them")]
+    TwoModels {
+        landmark: String,
+        prefix: &'static str,
+    },
     #[error("neither '{landmark}' nor '{prefix}.{landmark}' is among them")]
     OtherModel {
         landmark: String,
@@ -103,7 +107,7 @@ impl<'a> Checkpoint<'a> {
     /// Layer `index`, counted from 0.
     fn layer(&self, index: usize) -> Result<LayerWeights> {
         let Self { config, names, .. } = self;
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        let (hidden, intermediate, biases) = (config.hidden, config.intermediate, config.biases);
         let modern = config.architecture == Architecture::ModernBert;
         let wide = if modern {
             2 * intermediate
@@ -119,10 +123,10 @@ impl<'a> Checkpoint<'a> {
         let local = rotary.filter(|rotary| rotary.global.get(index) == Some(&false));
         Ok(LayerWeights {
             qkv: self.qkv(&layer)?,
-            output: linear(&layer.pp(names.output), hidden, hidden)?,
+            output: linear(&layer.pp(names.output), hidden, hidden, biases.attention)?,
             attention_norm,
-            up: linear(&layer.pp(names.up), hidden, wide)?,
-            down: linear(&layer.pp(names.down), intermediate, hidden)?,
+            up: linear(&layer.pp(names.up), hidden, wide, biases.feed)?,
+            down: linear(&layer.pp(names.down), intermediate, hidden, biases.feed)?,
             feed_norm: self.norm(&layer.pp(names.feed_norm))?,
             positions: self.layer_positions(&layer)?,
             rotation: rotary.map(|rotary| Rotation {
@@ -181,7 +185,7 @@ impl<'a> Checkpoint<'a> {
         });
         let projection = (width != self.config.hidden).then(|| {
             let tensors = tensors.pp("embeddings.embed_proj");
-            linear(&tensors, width, self.config.hidden)
+            linear(&tensors, width, self.config.hidden, true)
         });
         Ok(EmbeddingWeights {
             words: matrix(&words)?,
@@ -213,12 +217,13 @@ impl<'a> Checkpoint<'a> {
     /// Weight `[3 × hidden, hidden]`, the queries' part scaled.
     fn qkv(&self, layer: &VarBuilder<'static>) -> Result<LinearWeights> {
         let hidden = self.config.hidden;
+        let bias = self.config.biases.attention;
         let mut qkv = match &self.names.qkv {
-            Qkv::Together(name) => linear(&layer.pp(name), hidden, 3 * hidden)?,
+            Qkv::Together(name) => linear(&layer.pp(name), hidden, 3 * hidden, bias)?,
             Qkv::Apart(names) => {
                 let parts = names
                     .iter()
-                    .map(|name| linear(&layer.pp(name), hidden, hidden));
+                    .map(|name| linear(&layer.pp(name), hidden, hidden, bias));
                 stack(parts.collect::<Result<Vec<_>>>()?)
             }
             Qkv::ByHead {
@@ -265,7 +270,7 @@ impl<'a> Checkpoint<'a> {
         }
         let norm = encoder.pp("LayerNorm");
         let epsilon = self.config.layer_norm_epsilon;
-        let (weight, bias) = norm_tensors(&norm, self.config.hidden)?;
+        let (weight, bias) = norm_tensors(&norm, self.config.hidden, true)?;
         Ok(Some(candle_nn::ops::layer_norm(
             &positions, &weight, &bias, epsilon,
         )?))
@@ -326,7 +331,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn norm(&self, tensors: &VarBuilder<'static>) -> Result<NormWeights> {
-        let (weight, bias) = norm_tensors(tensors, self.config.hidden)?;
+        let (weight, bias) = norm_tensors(tensors, self.config.hidden, self.config.biases.norms)?;
         Ok(NormWeights {
             weight: numbers(&weight)?,
             bias: Some(numbers(&bias)?),
@@ -338,20 +343,24 @@ impl<'a> Checkpoint<'a> {
 /// The tensors of the encoder, which may be under its family's prefix.
 fn root(tensors: &VarBuilder<'static>, names: &Names) -> Result<VarBuilder<'static>> {
     let landmark = format!("{}.weight", names.words);
-    let found = weights::prefixed(tensors, &["", names.prefix], &landmark);
-    found.ok_or(CheckpointError::OtherModel {
-        landmark,
-        prefix: names.prefix,
-    })
+    let prefix = names.prefix;
+    let below = tensors.pp(prefix);
+    match [tensors, &below].map(|tensors| tensors.contains_tensor(&landmark)) {
+        [true, true] => Err(CheckpointError::TwoModels { landmark, prefix }),
+        [true, false] => Ok(tensors.clone()),
+        [false, true] => Ok(below),
+        [false, false] => Err(CheckpointError::OtherModel { landmark, prefix }),
+    }
 }
 
-/// Weight and bias of a norm. `ModernBERT`'s norms have no bias.
+/// Weight and bias of a norm; the latter are zeros where there may be none, or is none.
 fn norm_tensors(
     tensors: &VarBuilder<'static>,
     size: usize,
+    biased: bool,
 ) -> candle_core::Result<(Tensor, Tensor)> {
     let weight = tensors.get(size, "weight")?;
-    let bias = if tensors.contains_tensor("bias") {
+    let bias = if biased && tensors.contains_tensor("bias") {
         tensors.get(size, "bias")?
     } else {
         weight.zeros_like()?
@@ -359,10 +368,14 @@ fn norm_tensors(
     Ok((weight, bias))
 }
 
-fn linear(tensors: &VarBuilder<'static>, inputs: usize, outputs: usize) -> Result<LinearWeights> {
-    let bias = tensors
-        .contains_tensor("bias")
-        .then(|| tensors.get(outputs, "bias"));
+/// A linear layer; with a bias if there may be one, and is.
+fn linear(
+    tensors: &VarBuilder<'static>,
+    inputs: usize,
+    outputs: usize,
+    biased: bool,
+) -> Result<LinearWeights> {
+    let bias = (biased && tensors.contains_tensor("bias")).then(|| tensors.get(outputs, "bias"));
     Ok(LinearWeights {
         weight: matrix(&tensors.get((outputs, inputs), "weight")?)?,
         bias: bias.transpose()?.map(|bias| numbers(&bias)).transpose()?,

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::config::EncoderConfig;
 use super::error::LoadError;
-use super::weights;
+use super::{size, weights};
 use crate::device::{self, Precision};
 use crate::engine::{EngineError, Purpose};
 use checkpoint::{Assemble, Checkpoint, CheckpointError};
@@ -232,8 +232,15 @@ fn assemble<E: Assemble>(
         Some(whole) if whole.depth() == layers => return Ok(whole),
         lower => lower,
     };
-    let tensors = weights::open(folder, &Device::Cpu)?;
-    Checkpoint::new(&tensors, config)
-        .and_then(|checkpoint| checkpoint.assemble(layers, place, lower))
-        .map_err(|error| weights::broken(folder, error.to_string()))
+    let weights = weights::open(folder, &Device::Cpu)?;
+    let all_anew = lower.is_none();
+    let encoder = Checkpoint::new(&weights.tensors, config)
+        .and_then(|checkpoint| checkpoint.assemble(layers, place, lower));
+    // First: numbers of another kind may be why it failed.
+    weights.check()?;
+    let encoder = encoder.map_err(|error| weights::broken(folder, error.to_string()))?;
+    if all_anew {
+        weights.settle(|name| size::is_left_out(name, layers..config.layers))?;
+    }
+    Ok(encoder)
 }

@@ -210,19 +210,41 @@ fn expect_no_influence<E: Tested>(model: &str) {
     }
 }
 
+fn bert_tensors() -> HashMap<String, Tensor> {
+    let plain = golden("tiny/bert/model.safetensors");
+    candle_core::safetensors::load(plain, &Device::Cpu).expect("golden weights")
+}
+
 /// The tiny BERT with its tensors changed on the way.
 fn changed_bert(change: impl Fn(String, Tensor) -> (String, Tensor)) -> Encoder {
-    let plain = golden("tiny/bert/model.safetensors");
-    let tensors = candle_core::safetensors::load(plain, &Device::Cpu).expect("golden weights");
-    let tensors: HashMap<String, Tensor> = tensors
-        .into_iter()
-        .map(|(name, tensor)| change(name, tensor))
-        .collect();
+    let tensors = bert_tensors().into_iter();
+    let changed = tensors.map(|(name, tensor)| change(name, tensor));
+    bert_of(&changed.collect()).expect("loads")
+}
+
+fn bert_of(tensors: &HashMap<String, Tensor>) -> Result<Encoder, LoadError> {
     let config = std::fs::read_to_string(golden("tiny/bert/config.json")).expect("golden");
     let folder = folder_with(&[("config.json", &config)]);
     let file = folder.path().join("model.safetensors");
-    candle_core::safetensors::save(&tensors, file).expect("save");
-    load_layers(folder.path(), 5).expect("loads")
+    candle_core::safetensors::save(tensors, file).expect("save");
+    load_layers(folder.path(), 5)
+}
+
+#[test]
+fn two_models_in_one_file_and_numbers_of_another_kind_are_refused() {
+    const WORDS: &str = "embeddings.word_embeddings.weight";
+    let mut twice = bert_tensors();
+    twice.insert(format!("bert.{WORDS}"), twice[WORDS].clone());
+    let mut whole = bert_tensors();
+    let rounded = whole[WORDS].to_dtype(DType::I64).expect("whole numbers");
+    whole.insert(WORDS.to_owned(), rounded);
+    for (tensors, told) in [
+        (twice, format!("both '{WORDS}' and 'bert.{WORDS}'")),
+        (whole, format!("the tensor '{WORDS}' holds I64;")),
+    ] {
+        let error = bert_of(&tensors).expect_err("refused").to_string();
+        assert!(error.contains(&told), "{error}");
+    }
 }
 
 #[test]

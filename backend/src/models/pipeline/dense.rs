@@ -1,8 +1,10 @@
 //! sentence-transformers' Dense module: a linear layer and a non-linearity after pooling, to which
 //! the input may be added.
 
+use std::f32::consts::FRAC_1_SQRT_2;
 use std::path::{Path, PathBuf};
 
+use candle_core::cpu::erf::erf_f32;
 use candle_core::{Device, Tensor};
 
 use super::ABOUT_THE_SENTENCE;
@@ -19,6 +21,8 @@ pub(crate) enum Activation {
     Relu,
     Sigmoid,
     Silu,
+    /// Exact, with the error function.
+    Gelu,
 }
 
 impl Activation {
@@ -31,6 +35,7 @@ impl Activation {
             Some("ReLU") => Some(Self::Relu),
             Some("Sigmoid") => Some(Self::Sigmoid),
             Some("SiLU") => Some(Self::Silu),
+            Some("GELU") => Some(Self::Gelu),
             _ => None,
         }
     }
@@ -40,6 +45,7 @@ impl Activation {
             Self::Tanh => x.tanh(),
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Self::Silu => x / (1.0 + (-x).exp()),
+            Self::Gelu => 0.5 * x * (1.0 + erf_f32(x * FRAC_1_SQRT_2)),
             // Not `max`, which would drop NaN.
             Self::Relu if x < 0.0 => 0.0,
             Self::Identity | Self::Relu => x,
@@ -92,7 +98,7 @@ impl DenseSettings {
         let class: Option<String> = file.get(ACTIVATION)?;
         let class = class.unwrap_or_else(|| "torch.nn.modules.activation.Tanh".to_owned());
         let activation = Activation::named(&class).ok_or_else(|| {
-            let supported = "torch's Identity, Tanh, ReLU, Sigmoid and SiLU are supported";
+            let supported = "torch's Identity, Tanh, ReLU, Sigmoid, SiLU and GELU are supported";
             file.problem(ACTIVATION, format!("is '{class}'; {supported}"))
         })?;
         let residual = file.get("use_residual")?.unwrap_or(false);
@@ -118,7 +124,7 @@ impl DenseSettings {
         } = self;
         let (inputs, outputs) = (*inputs, *outputs);
         let all = weights::open(folder, &Device::Cpu)?;
-        let tensors = all.pp("linear");
+        let tensors = all.tensors.pp("linear");
         let numbers = |tensor: candle_core::Result<Tensor>| {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
             numbers.map_err(|error| weights::broken(folder, error.to_string()))
@@ -128,7 +134,7 @@ impl DenseSettings {
             (false, _) => None,
             (true, true) => Some(Residual::AsItIs),
             (true, false) => {
-                let weight = all.get((outputs, inputs), "residual.weight");
+                let weight = all.tensors.get((outputs, inputs), "residual.weight");
                 Some(Residual::Projected(numbers(weight)?))
             }
         };
@@ -137,6 +143,7 @@ impl DenseSettings {
         } else {
             vec![0.0; outputs]
         };
+        all.settle(|_| false)?;
         Ok(Dense {
             weight,
             bias,

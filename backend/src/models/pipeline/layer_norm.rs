@@ -39,15 +39,18 @@ impl LayerNormSettings {
     /// Reads the weights.
     pub(super) fn load(&self) -> Result<LayerNorm, LoadError> {
         let Self { folder, size } = self;
-        let tensors = weights::open(folder, &Device::Cpu)?.pp("norm");
+        let all = weights::open(folder, &Device::Cpu)?;
+        let tensors = all.tensors.pp("norm");
         let numbers = |name: &str| {
             let numbers = tensors.get(*size, name).and_then(|tensor| tensor.to_vec1());
             numbers.map_err(|error| weights::broken(folder, error.to_string()))
         };
-        Ok(LayerNorm {
+        let norm = LayerNorm {
             weight: numbers("weight")?,
             bias: numbers("bias")?,
-        })
+        };
+        all.settle(|_| false)?;
+        Ok(norm)
     }
 
     /// See [`DenseSettings::dimensions`](super::dense::DenseSettings::dimensions).

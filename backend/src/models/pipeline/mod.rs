@@ -14,7 +14,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
@@ -26,7 +26,7 @@ use self::layer_norm::{LayerNorm, LayerNormSettings};
 pub(crate) use self::pooling::{Pooling, pool};
 use self::rules::{ABOUT_THE_SENTENCE, MODEL, POOLING, TRANSFORMER};
 use super::error::LoadError;
-use super::settings_file::{SettingsFile, read_json};
+use super::settings_file::SettingsFile;
 use super::weights;
 
 /// The names that the settings of a Transformer module have had, in the order in which
@@ -224,8 +224,9 @@ impl Pipeline {
 }
 
 /// One entry of `modules.json`.
-#[derive(Deserialize)]
 struct Module {
+    /// Tells it apart from the others.
+    name: Option<String>,
     /// Folder of the module's settings, below the model's; empty: the model's own.
     path: String,
     /// Dotted name of the Python class.
@@ -233,6 +234,16 @@ struct Module {
 }
 
 impl Module {
+    fn read(entry: &SettingsFile) -> Result<Self, LoadError> {
+        let module = Self {
+            name: entry.get("name")?,
+            path: entry.require("path")?,
+            r#type: entry.require("type")?,
+        };
+        entry.settle(rules::MODULE)?;
+        Ok(module)
+    }
+
     /// The last part of its name. Another library's class, or the model's own, has all of it.
     fn class(&self) -> &str {
         let own = self.r#type.strip_prefix("sentence_transformers.");
@@ -260,7 +271,7 @@ impl Module {
         let path = Path::new(&self.path);
         if path
             .components()
-            .all(|part| matches!(part, Component::Normal(_)))
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
         {
             return Ok(model.join(path));
         }
@@ -270,21 +281,33 @@ impl Module {
 
 /// The entries of `modules.json`; none if there is no such file.
 fn modules(folder: &Path) -> Result<Vec<Module>, LoadError> {
-    let path = folder.join("modules.json");
-    let modules: Vec<Module> = match read_json(&path) {
+    let entries = match SettingsFile::read_list(&folder.join("modules.json")) {
         Err(LoadError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
             return Ok(Vec::new());
         }
         other => other?,
     };
-    match modules.len() {
-        0 => Err(unsupported(folder, "is empty")),
+    let problem = match entries.len() {
+        0 => "is empty".to_owned(),
         count if count > MOST_MODULES => {
-            let problem = format!("lists {count} modules, the limit is {MOST_MODULES}");
-            Err(unsupported(folder, &problem))
+            format!("lists {count} modules, the limit is {MOST_MODULES}")
         }
-        _ => Ok(modules),
+        _ => return named_apart(folder, &entries),
+    };
+    Err(unsupported(folder, &problem))
+}
+
+/// The modules of `entries`. Of two with one name, sentence-transformers runs the later one only.
+fn named_apart(folder: &Path, entries: &[SettingsFile]) -> Result<Vec<Module>, LoadError> {
+    let modules = entries.iter().map(Module::read);
+    let modules = modules.collect::<Result<Vec<_>, _>>()?;
+    let mut names = BTreeSet::new();
+    let mut named = modules.iter().filter_map(|module| module.name.as_ref());
+    if let Some(twice) = named.find(|name| !names.insert(*name)) {
+        let problem = format!("has two modules with the name '{twice}'");
+        return Err(unsupported(folder, &problem));
     }
+    Ok(modules)
 }
 
 /// What a Transformer module says of texts.
@@ -295,9 +318,13 @@ struct TextSettings {
 
 /// The settings of the Transformer module in `folder`; a folder without any has the defaults.
 fn transformer_settings(folder: &Path) -> Result<TextSettings, LoadError> {
-    let paths = TRANSFORMER_SETTINGS.map(|name| folder.join(name));
-    let found = paths.iter().find(|path| path.is_file());
-    let file = SettingsFile::read_or_empty(found.unwrap_or(&paths[0]).clone())?;
+    let mut file = SettingsFile::read_or_empty(folder.join(TRANSFORMER_SETTINGS[0]))?;
+    for name in &TRANSFORMER_SETTINGS[1..] {
+        if !file.is_empty() {
+            break;
+        }
+        file = SettingsFile::read_or_empty(folder.join(name))?;
+    }
     for key in ["model_args", "model_kwargs"] {
         file.object(key)?.settle(rules::MODEL_ARGUMENTS)?;
     }

@@ -2,6 +2,14 @@
 
 use crate::models::settings_file::Rule::{self, Any, Is, Off};
 
+/// An entry of `modules.json`.
+pub(super) const MODULE: &[(&str, Rule)] = &[
+    // The order is that of the list.
+    ("idx", Any),
+    // Which arguments of a call are handed on to the module: there are none.
+    ("kwargs", Any),
+];
+
 /// `config_sentence_transformers.json`.
 pub(super) const MODEL: &[(&str, Rule)] = &[
     ("__version__", Any),
@@ -15,13 +23,15 @@ pub(super) const MODEL: &[(&str, Rule)] = &[
 pub(super) const TRANSFORMER: &[(&str, Rule)] = &[
     ("config_args", Off),
     ("config_kwargs", Off),
-    ("document_length", Off),
+    // For calls that say what a text is: a query or a document.
+    ("document_length", Any),
     ("module_output_name", Is("token_embeddings")),
     ("processing_kwargs", Off),
     ("processor_kwargs", Off),
-    ("query_expansion", Off),
-    ("query_length", Off),
+    ("query_expansion", Any),
+    ("query_length", Any),
     ("tokenizer_args", Off),
+    ("tokenizer_name_or_path", Off),
     ("transformer_task", Is("feature-extraction")),
     ("unpad_inputs", Any),
 ];
@@ -49,6 +59,13 @@ pub(super) const MODEL_ARGUMENTS: &[(&str, Rule)] = &[
     ("trust_remote_code", Any),
     ("use_safetensors", Any),
     ("add_pooling_layer", Any),
+    ("device_map", Any),
+    ("revision", Any),
+    // Other weights than those that are read.
+    ("gguf_file", Off),
+    ("key_mapping", Off),
+    ("subfolder", Off),
+    ("variant", Off),
     ("quantization_config", Off),
     ("load_in_4bit", Off),
     ("load_in_8bit", Off),

@@ -9,7 +9,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::config::{Special, Token, TokenizerConfig};
-use super::family::{Family, Marks, family, is_general};
+use super::family::{Family, Marks, family, is_general, is_python_only};
 use super::{bounds, byte_level, lower_first, refused, saved, sentencepiece, wordpiece};
 
 pub(super) const SAVED: &str = "tokenizer.json";
@@ -37,6 +37,10 @@ pub(super) enum Origin {
 pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Origin> {
     let present = |file: &str| folder.join(file).is_file();
     let class = config.class.as_deref();
+    if let Some(class) = class.filter(|class| is_python_only(class)) {
+        let problem = format!("'{class}', a tokenizer written in Python, is unsupported");
+        return Err(refused(problem));
+    }
     let family = family(class, config.model_type.as_deref(), present);
     if present(SAVED) {
         return Ok(Origin::Saved(family));
@@ -93,8 +97,20 @@ fn from_saved(
     if !general {
         align(&mut tokenizer, family, config)?;
     }
-    add_named(&mut tokenizer, config)?;
+    add_missing(&mut tokenizer, config)?;
+    let mask_strips = !general && family.is_some_and(|family| family.marks().mask_strips_left);
+    add_named(&mut tokenizer, config, mask_strips)?;
     Ok((tokenizer, cut))
+}
+
+/// Adds the tokens that the settings list with their ids, with the flags that they have there. A list
+/// without flags says nothing new of those that the saved tokenizer has.
+fn add_missing(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
+    let known = tokenizer.get_added_vocabulary().get_vocab();
+    let listed = config.added.values();
+    let new = listed.filter(|token| config.added_have_flags || !known.contains_key(&token.content));
+    let new = new.cloned().collect();
+    bounds::add(tokenizer, new)
 }
 
 /// Has a saved tokenizer follow the folder's settings as far as the family's class in transformers
@@ -114,12 +130,19 @@ fn align(
 }
 
 /// Adds the special tokens that the settings name and the saved tokenizer does not have as such.
-fn add_named(tokenizer: &mut Tokenizer, config: &TokenizerConfig) -> tokenizers::Result<()> {
-    let named = config.special.all();
+/// `mask_strips`: a mask without flags takes the space before it.
+fn add_named(
+    tokenizer: &mut Tokenizer,
+    config: &TokenizerConfig,
+    mask_strips: bool,
+) -> tokenizers::Result<()> {
+    let Special { mask, .. } = &config.special;
     let known = tokenizer.get_added_vocabulary().get_vocab();
-    let new: Vec<AddedToken> = named
+    let new: Vec<AddedToken> = config
+        .special
+        .all()
         .filter(|token| !known.contains_key(token.text()))
-        .map(|token| token.special(false))
+        .map(|token| token.special(mask_strips && mask.as_ref() == Some(token)))
         .collect();
     bounds::add(tokenizer, new)
 }

@@ -76,6 +76,7 @@ pub(super) struct Special {
     pub(super) unk: Option<Token>,
     pub(super) pad: Option<Token>,
     pub(super) mask: Option<Token>,
+    /// Those around a text under another model's names, and others: found in texts like the rest.
     pub(super) more: Vec<Token>,
 }
 
@@ -87,7 +88,12 @@ impl Special {
             unk: file.get("unk_token")?,
             pad: file.get("pad_token")?,
             mask: file.get("mask_token")?,
-            more: more_tokens(file)?,
+            more: file
+                .get("bos_token")?
+                .into_iter()
+                .chain(file.get("eos_token")?)
+                .chain(more_tokens(file)?)
+                .collect(),
         })
     }
 
@@ -154,6 +160,8 @@ pub(crate) struct TokenizerConfig {
     pub(super) special: Special,
     /// Tokens besides the vocabulary's, by id.
     pub(super) added: BTreeMap<u32, AddedToken>,
+    /// Whether it is said how those are found in a text.
+    pub(super) added_have_flags: bool,
 }
 
 impl TokenizerConfig {
@@ -168,8 +176,11 @@ impl TokenizerConfig {
         let mut special = Special::read(&file)?;
         // Folders that write tokens with their flags need no second list of special tokens.
         if with_flags.is_none() {
-            special = Special::read(&read("special_tokens_map.json")?)?.or(special);
+            let map = read("special_tokens_map.json")?;
+            special = Special::read(&map)?.or(special);
+            map.settle(RULES)?;
         }
+        let added_have_flags = with_flags.is_some();
         let added = match with_flags {
             Some(tokens) => by_id(&tokens),
             None => bare(&read("added_tokens.json")?)?,
@@ -186,6 +197,7 @@ impl TokenizerConfig {
             split_punctuation: file.get("split_by_punct")?,
             special,
             added,
+            added_have_flags,
         };
         file.settle(RULES)?;
         Ok(config)
@@ -198,12 +210,10 @@ const RULES: &[(&str, Rule)] = &[
     ("add_eos_token", Any),
     ("auto_map", Off),
     ("backend", Any),
-    ("bos_token", Any),
     ("chat_template", Any),
     ("clean_up_tokenization_spaces", Any),
     ("cls_token_type_id", Any),
     ("do_basic_tokenize", Any),
-    ("eos_token", Any),
     ("errors", Any),
     // Where the newer name of the same is there.
     ("additional_special_tokens", Any),

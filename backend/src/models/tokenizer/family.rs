@@ -123,6 +123,22 @@ impl Family {
     }
 }
 
+/// Classes in transformers that are in Python only, and read no `tokenizer.json`.
+const PYTHON_ONLY: [&str; 7] = [
+    "BertGenerationTokenizer",
+    "BertJapaneseTokenizer",
+    "BertweetTokenizer",
+    "CanineTokenizer",
+    "FlaubertTokenizer",
+    "PhobertTokenizer",
+    "XLMTokenizer",
+];
+
+/// Whether a class gives other ids than a `tokenizer.json` beside it.
+pub(crate) fn is_python_only(class: &str) -> bool {
+    PYTHON_ONLY.contains(&class)
+}
+
 /// Whether a class (by its names in transformers 4 and 5) runs any `tokenizer.json` as it is.
 pub(crate) fn is_general(class: &str) -> bool {
     class == "PreTrainedTokenizerFast" || class == "TokenizersBackend"

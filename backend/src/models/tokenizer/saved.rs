@@ -2,9 +2,11 @@
 //! and with whatever stands in it; here each part is looked at first, and what nobody asks for is
 //! left out: padding, and how ids become text again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokenizers::models::bpe::BPE;
@@ -15,6 +17,7 @@ use tokenizers::{
     AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Tokenizer, TruncationDirection,
 };
+use tracing::warn;
 
 use super::{bounds, read_json};
 use crate::models::file::values;
@@ -40,6 +43,42 @@ struct Parts<'a> {
     model: &'a RawValue,
 }
 
+/// What the file may have, and what its models may have: it is used, or known to change no id.
+const PARTS: [&str; 9] = [
+    "version",
+    "truncation",
+    "padding",
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "decoder",
+    "model",
+];
+/// See [`PARTS`].
+const PARTS_OF_MODELS: [&str; 12] = [
+    "type",
+    "vocab",
+    "merges",
+    "unk_token",
+    "unk_id",
+    "byte_fallback",
+    "continuing_subword_prefix",
+    "dropout",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "ignore_merges",
+    "max_input_chars_per_word",
+];
+
+/// Names what else an object has, if it is one.
+fn warn_of_others(path: &Path, object: &[u8], known: &[&str]) {
+    let parts: BTreeMap<String, IgnoredAny> = serde_json::from_slice(object).unwrap_or_default();
+    for part in parts.keys().filter(|part| !known.contains(&part.as_str())) {
+        warn!(file = %path.display(), part, "part not known, not used");
+    }
+}
+
 #[derive(Deserialize)]
 struct Truncation {
     direction: Option<TruncationDirection>,
@@ -50,6 +89,8 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
     let text = read_json(path)?;
     let told = |error| format!("tokenizer.json: {error}");
     let saved: Parts<'_> = serde_json::from_slice(&text).map_err(told)?;
+    warn_of_others(path, &text, &PARTS);
+    warn_of_others(path, saved.model.get().as_bytes(), &PARTS_OF_MODELS);
     let normalizer = steps(saved.normalizer, "normalizer")?;
     let pre_tokenizer = steps(saved.pre_tokenizer, "pre_tokenizer")?;
     let mut tokenizer = Tokenizer::new(model(saved.model.get())?);
@@ -127,6 +168,10 @@ fn model(text: &str) -> tokenizers::Result<ModelWrapper> {
             let problem = "'continuing_subword_prefix' is set for byte pairs, which is unsupported";
             return Err(super::refused(problem));
         }
+        "BPE" if keys.dropout.is_some_and(|share| share != 0.0) => {
+            let problem = "'dropout' is set, by which pieces are drawn at random: unsupported";
+            return Err(super::refused(problem));
+        }
         "BPE" => serde_json::from_str::<BPE>(text).map_err(told)?.into(),
         "WordPiece" => {
             bounds::check_word(keys.max_input_chars_per_word)?;
@@ -157,6 +202,7 @@ struct Keys<'a> {
     vocab: Option<&'a RawValue>,
     max_input_chars_per_word: Option<usize>,
     continuing_subword_prefix: Option<String>,
+    dropout: Option<f64>,
 }
 
 fn unigram(text: &str) -> tokenizers::Result<Unigram> {

@@ -117,6 +117,11 @@ impl Checkpoint {
             .collect()
     }
 
+    /// What they are called.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     fn read(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         let stored = self.tensors.get(name).ok_or_else(|| {
             let path = name.to_owned();

@@ -15,23 +15,28 @@ mod pickle;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use safetensors::Dtype;
 use safetensors::tensor::Metadata;
+use tracing::warn;
 
 use self::checkpoint::{Checkpoint, CheckpointError};
-use self::names::OldNames;
+use self::names::{Noted, Read};
 use super::error::LoadError;
 use super::file;
 use super::settings_file::SettingsFile;
 
 /// Opens files as one, which lie in a folder; an error names the file.
-type Open = fn(&Path, &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError>;
+type Open = fn(&Path, &[PathBuf]) -> Result<Stored, LoadError>;
+/// The tensors, and the kind of numbers in each if they are no floats that can be read.
+type Stored = (Box<dyn SimpleBackend>, BTreeMap<String, Option<String>>);
 /// Each tensor's name in such files, and how many numbers it has.
 type Counts = fn(&Path, &[PathBuf]) -> Result<Vec<(String, u64)>, LoadError>;
 
@@ -51,6 +56,8 @@ const MOST_HEADERS: u64 = 12 << 20;
 
 /// How the text begins that stands for a file in a clone without Git LFS.
 const GIT_LFS: &[u8] = b"version https://git-lfs";
+/// So many tensors are named in one line of the log.
+const MOST_NAMED: usize = 8;
 /// So many bytes tell what a file is.
 const MOST_TELLING: u64 = 32;
 
@@ -74,30 +81,72 @@ const FORMS: [Form; 2] = [
 ///
 /// The tensors of a layer norm go by their names of today (`weight`, `bias`), also where an old
 /// checkpoint has `gamma` and `beta`.
-pub(crate) fn open(folder: &Path, device: &Device) -> Result<VarBuilder<'static>, LoadError> {
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<Weights, LoadError> {
     let (form, files) = find(folder)?;
     if let Some(message) = files.iter().find_map(|file| other_kind(file)) {
         return Err(problem(folder, message));
     }
-    let tensors = (form.open)(folder, &files)?;
-    let tensors = Box::new(OldNames(tensors));
-    Ok(VarBuilder::from_backend(
+    let (tensors, kinds) = (form.open)(folder, &files)?;
+    let read = Arc::default();
+    let tensors = Box::new(Noted {
         tensors,
-        DType::F32,
-        device.clone(),
-    ))
+        read: Arc::clone(&read),
+    });
+    Ok(Weights {
+        tensors: VarBuilder::from_backend(tensors, DType::F32, device.clone()),
+        folder: folder.to_owned(),
+        kinds,
+        read,
+    })
 }
 
-/// `all`, or what is below the first of `prefixes` under which there is a tensor called `landmark`:
-/// a checkpoint with a task's head on top has the encoder's tensors under a prefix.
-pub(crate) fn prefixed<'a>(
-    all: &VarBuilder<'a>,
-    prefixes: &[&str],
-    landmark: &str,
-) -> Option<VarBuilder<'a>> {
-    let below = prefixes.iter().map(|prefix| all.pp(prefix));
-    let mut candidates = std::iter::once(all.clone()).chain(below);
-    candidates.find(|tensors| tensors.contains_tensor(landmark))
+/// The tensors of a folder, and which of them were read.
+pub(crate) struct Weights {
+    pub(crate) tensors: VarBuilder<'static>,
+    folder: PathBuf,
+    kinds: BTreeMap<String, Option<String>>,
+    read: Read,
+}
+
+impl Weights {
+    /// Refuses weights of which numbers were read that are no floats: what they stand for is said
+    /// elsewhere, in scales or tables that nothing here reads.
+    pub(crate) fn check(&self) -> Result<(), LoadError> {
+        let read = names::lock(&self.read);
+        let mut read = read.iter();
+        let odd = read.find_map(|name| Some((name, self.kinds.get(name)?.as_ref()?)));
+        match odd {
+            None => Ok(()),
+            Some((name, kind)) => {
+                let supported = "floats of 16, 32 and 64 bits are supported";
+                let told = format!("the tensor '{name}' holds {kind}; {supported}");
+                Err(problem(&self.folder, told))
+            }
+        }
+    }
+
+    /// Accounts for the tensors that were not read: `left_out` knows why, or a line in the log names
+    /// them.
+    ///
+    /// # Errors
+    /// See [`check`](Self::check).
+    pub(crate) fn settle(&self, left_out: impl Fn(&str) -> bool) -> Result<(), LoadError> {
+        self.check()?;
+        let unknown = self.unknown(left_out);
+        if !unknown.is_empty() {
+            let (count, folder) = (unknown.len(), self.folder.display());
+            let named = unknown[..count.min(MOST_NAMED)].join(", ");
+            warn!(%folder, count, named, "tensors not known, not used");
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, left_out: impl Fn(&str) -> bool) -> Vec<&str> {
+        let read = names::lock(&self.read);
+        let unread = self.kinds.keys().filter(|name| !read.contains(*name));
+        let unknown = unread.filter(|name| !left_out(name));
+        unknown.map(String::as_str).collect()
+    }
 }
 
 /// The name of each tensor that [`open`] gives, and how many numbers it has. No number is read.
@@ -238,7 +287,7 @@ fn counts_in_safetensors(
 }
 
 #[expect(unsafe_code, reason = "memory-mapped files; see the argument inside")]
-fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError> {
+fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
     headers(folder, files)?;
     // SAFETY: a map is sound as long as nobody changes the file below it. Model folders belong to
     // the operator, who replaces models with the program stopped, or puts new files in place of old
@@ -246,14 +295,31 @@ fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Box<dyn SimpleBackend
     // short: a model's tensors are copied out while it loads, and then the map is dropped. A file
     // that was short from the start is found out by its header, before any tensor is read.
     match unsafe { MmapedSafetensors::multi(files) } {
-        Ok(tensors) => Ok(Box::new(tensors)),
+        Ok(tensors) => {
+            let kinds = tensors.tensors().into_iter();
+            let kinds = kinds.map(|(name, tensor)| (name, unreadable(tensor.dtype())));
+            let kinds = kinds.collect();
+            Ok((Box::new(tensors), kinds))
+        }
         // The first line has the file's path; a backtrace may follow.
         Err(error) => Err(broken(folder, error.to_string().lines().take(1).collect())),
     }
 }
 
-fn checkpoint(folder: &Path, files: &[PathBuf]) -> Result<Box<dyn SimpleBackend>, LoadError> {
-    Ok(Box::new(tensors_of(folder, files)?))
+/// What to call numbers that are no floats which can be read.
+fn unreadable(dtype: Dtype) -> Option<String> {
+    match dtype {
+        Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64 => None,
+        other => Some(format!("{other:?}")),
+    }
+}
+
+fn checkpoint(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
+    let tensors = tensors_of(folder, files)?;
+    // The reader has left out all others.
+    let kinds = tensors.names().map(|name| (name.to_owned(), None));
+    let kinds = kinds.collect();
+    Ok((Box::new(tensors), kinds))
 }
 
 fn tensors_of(folder: &Path, files: &[PathBuf]) -> Result<Checkpoint, LoadError> {

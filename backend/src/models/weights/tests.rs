@@ -44,7 +44,7 @@ fn safetensors_shards_are_read_through_their_index() {
     let one = Tensor::ones(3, DType::F64, &Device::Cpu).expect("tensor");
     save(&folder, "one.safetensors", &[("a", one.clone())]);
     save(&folder, "two.safetensors", &[("b", one)]);
-    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
     for name in ["a", "b"] {
         let tensor = weights.get(3, name).expect(name);
         assert_eq!(
@@ -68,7 +68,7 @@ fn other_precisions_are_converted() {
         )
     };
     save(&folder, SAFETENSORS, &types.map(stored));
-    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
     for dtype in types {
         let tensor = weights.get(3, dtype.as_str()).expect("tensor");
         assert_eq!(numbers(&tensor), [0.5, -2.0, 3.25], "{dtype:?}");
@@ -78,7 +78,7 @@ fn other_precisions_are_converted() {
 #[test]
 fn a_checkpoint_has_the_numbers_of_pytorch() {
     let folder = folder_of(BIN, &saved(BIN));
-    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
     let expected = golden_json("tiny/weights/numbers.json");
     for (name, tensor) in expected["tensors"].as_object().expect("tensors") {
         let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).expect("shape");
@@ -104,7 +104,7 @@ fn checkpoint_shards_are_read_through_their_index() {
     let index = r#"{"weight_map": {"plain": "shard-1.bin"}}"#;
     let folder = folder_with(&[("pytorch_model.bin.index.json", index)]);
     std::fs::write(folder.path().join("shard-1.bin"), saved(BIN)).expect("write");
-    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
     assert!(weights.contains_tensor("plain"));
     std::fs::remove_file(folder.path().join("shard-1.bin")).expect("remove");
     assert!(error_of(folder.path()).contains("shard-1.bin cannot be read"));
@@ -197,7 +197,10 @@ fn flipped_bits_never_panic() {
         let mut changed = whole.clone();
         changed[place] ^= 1 << (place % 8);
         std::fs::write(folder.path().join(BIN), &changed).expect("write");
-        if let Ok(weights) = open(folder.path(), &Device::Cpu) {
+        if let Ok(Weights {
+            tensors: weights, ..
+        }) = open(folder.path(), &Device::Cpu)
+        {
             drop(weights.get((4, 6), "plain"));
             drop(weights.get((6, 4), "transposed"));
         }
@@ -226,7 +229,7 @@ fn old_names_of_layer_norms_are_found() {
         ("new.LayerNorm.gamma", tensor(4.0)),
     ];
     save(&folder, SAFETENSORS, &tensors);
-    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
     for (name, expected) in [
         ("old.LayerNorm.weight", 1.0),
         ("old.LayerNorm.bias", 2.0),
@@ -238,13 +241,42 @@ fn old_names_of_layer_norms_are_found() {
 }
 
 #[test]
-fn a_prefix_is_found_by_a_landmark() {
+fn what_was_not_read_is_known_by_the_name_that_it_is_stored_under() {
     let folder = folder_with(&[]);
-    let tensor = Tensor::ones(1, DType::F32, &Device::Cpu).expect("tensor");
-    save(&folder, SAFETENSORS, &[("roberta.a.b", tensor)]);
-    let all = open(folder.path(), &Device::Cpu).expect("opens");
-    let found = |prefixes: &[&str], landmark| prefixed(&all, prefixes, landmark);
-    assert!(found(&["bert", "roberta"], "a.b").is_some_and(|below| below.contains_tensor("a.b")));
-    assert!(found(&[], "roberta.a.b").is_some());
-    assert!(found(&["bert"], "a.b").is_none());
+    let numbers = Tensor::ones(2, DType::F32, &Device::Cpu).expect("tensor");
+    let tensors = ["LayerNorm.gamma", "pooler.weight", "dense.lora_A", "b"];
+    save(
+        &folder,
+        SAFETENSORS,
+        &tensors.map(|name| (name, numbers.clone())),
+    );
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    for name in ["LayerNorm.weight", "b"] {
+        weights.tensors.get(2, name).expect(name);
+    }
+    assert!(!weights.tensors.contains_tensor("c"));
+    let left_out = |name: &str| name.starts_with("pooler");
+    assert_eq!(weights.unknown(left_out), ["dense.lora_A"]);
+    weights.settle(left_out).expect("floats");
+}
+
+#[test]
+fn numbers_that_are_no_floats_are_refused_once_they_are_needed() {
+    let folder = folder_with(&[]);
+    let whole = Tensor::ones(2, DType::I64, &Device::Cpu).expect("tensor");
+    let floats = Tensor::ones(2, DType::F16, &Device::Cpu).expect("tensor");
+    save(
+        &folder,
+        SAFETENSORS,
+        &[("position_ids", whole), ("a", floats)],
+    );
+    let weights = open(folder.path(), &Device::Cpu).expect("opens");
+    weights.tensors.get(2, "a").expect("floats");
+    weights.check().expect("floats");
+    weights.tensors.get(2, "position_ids").expect("converted");
+    let error = weights.check().expect_err("whole numbers").to_string();
+    assert!(
+        error.contains("the tensor 'position_ids' holds I64;"),
+        "{error}"
+    );
 }
