@@ -117,15 +117,14 @@ impl Source for Loader {
     fn inspect(&self, key: &ModelKey) -> Facts {
         // First, so that a change from now on is seen by the next look.
         let version = version(&key.folder);
-        let (encoder, beside) = match key.layer {
-            Some(_) => (key.folder.clone(), size::tokenizer(&key.folder)),
-            None => match quietly(|| Pipeline::read(&key.folder)) {
-                Ok(pipeline) => (pipeline.encoder.clone(), size::beside(&pipeline)),
-                Err(_) => {
-                    let memory = Memory::default();
-                    return Facts { memory, version };
-                }
-            },
+        let pipeline = || quietly(|| Pipeline::read(&key.folder));
+        let (encoder, beside) = if key.layer.is_some() {
+            (key.folder.clone(), size::tokenizer(&key.folder))
+        } else if let Ok(pipeline) = pipeline() {
+            (pipeline.encoder.clone(), size::beside(&pipeline))
+        } else {
+            let memory = Memory::default();
+            return Facts { memory, version };
         };
         let numbers = quietly(|| size::encoder_numbers(&encoder, key.layer)).unwrap_or(0);
         let place = self.place.serving(key.purpose());

@@ -66,11 +66,11 @@ impl Scorer {
             common: Some(common),
         };
         Ok(Self {
-            memory,
             encoder,
             tokenizer,
             special,
             layer,
+            memory,
         })
     }
 

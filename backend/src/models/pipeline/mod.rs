@@ -302,8 +302,8 @@ fn named_apart(folder: &Path, entries: &[SettingsFile]) -> Result<Vec<Module>, L
     let modules = entries.iter().map(Module::read);
     let modules = modules.collect::<Result<Vec<_>, _>>()?;
     let mut names = BTreeSet::new();
-    let mut named = modules.iter().filter_map(|module| module.name.as_ref());
-    if let Some(twice) = named.find(|name| !names.insert(*name)) {
+    let mut all = modules.iter().filter_map(|module| module.name.as_ref());
+    if let Some(twice) = all.find(|name| !names.insert(*name)) {
         let problem = format!("has two modules with the name '{twice}'");
         return Err(unsupported(folder, &problem));
     }

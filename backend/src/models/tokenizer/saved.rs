@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokenizers::models::bpe::BPE;
@@ -73,7 +72,7 @@ const PARTS_OF_MODELS: [&str; 12] = [
 
 /// Names what else an object has, if it is one.
 fn warn_of_others(path: &Path, object: &[u8], known: &[&str]) {
-    let parts: BTreeMap<String, IgnoredAny> = serde_json::from_slice(object).unwrap_or_default();
+    let parts: BTreeMap<String, &RawValue> = serde_json::from_slice(object).unwrap_or_default();
     for part in parts.keys().filter(|part| !known.contains(&part.as_str())) {
         warn!(file = %path.display(), part, "part not known, not used");
     }
