@@ -8,6 +8,9 @@
 //! Such a host may answer in any order, with a model of its own choice, or with something that is no number:
 //! an answer is right, number by number and text by text, or it is [`Wrong`].
 
+mod complaint;
+mod listing;
+
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
@@ -18,6 +21,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use self::complaint::Complaint;
+pub use self::listing::listed_models;
 use super::answer::numbers;
 use crate::items::is_text;
 
@@ -104,17 +109,6 @@ pub enum Wrong {
     Model(String),
 }
 
-/// What such a host finds wrong with a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Complaint {
-    /// In its own words, cut short.
-    pub message: String,
-    /// It has no such model, whatever the status says.
-    pub lacks_model: bool,
-    /// There is more of something than it takes, whatever the status says.
-    pub is_too_much: bool,
-}
-
 impl<'a> Question<'a> {
     /// Reads a body of `/embed`.
     ///
@@ -192,7 +186,9 @@ impl Embeddings {
         }
         #[derive(Deserialize)]
         struct Row<'a> {
-            index: usize,
+            /// Some leave out a 0, some all of them; their rows are in order.
+            #[serde(default)]
+            index: Option<usize>,
             #[serde(borrow)]
             embedding: &'a RawValue,
         }
@@ -203,8 +199,9 @@ impl Embeddings {
             return Err(Wrong::Model(shortened(&told)));
         }
         let mut rows = vec![None; expected.count];
-        for row in &answer.data {
-            let place = rows.get_mut(row.index).ok_or(Wrong::NotEach)?;
+        for (at, row) in answer.data.iter().enumerate() {
+            let place = rows.get_mut(row.index.unwrap_or(at));
+            let place = place.ok_or(Wrong::NotEach)?;
             if place.replace(row.embedding.get()).is_some() {
                 return Err(Wrong::NotEach);
             }
@@ -305,59 +302,8 @@ fn is_same_model(wanted: &str, told: &str) -> bool {
     is_end_of(wanted, told) || is_end_of(told, wanted)
 }
 
-impl Complaint {
-    /// Reads the body of an error, in whichever of the forms that are in use.
-    pub fn read(body: &[u8]) -> Self {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let (error, detail) = (&body["error"], &body["detail"]);
-        let words = [
-            &error["message"],
-            error,
-            &body["message"],
-            &detail[0]["msg"],
-            detail,
-        ];
-        let message = words.into_iter().find_map(Value::as_str);
-        let message = message.unwrap_or("the host does not say why").to_owned();
-        let lower = message.to_lowercase();
-        let says = |words: &str| lower.contains(words);
-        let is_missing = says("not found") || says("does not exist");
-        Self {
-            lacks_model: error["code"] == "model_not_found"
-                || says("invalid model")
-                || (lower.trim_start_matches("the ").starts_with("model") && is_missing),
-            is_too_much: says("too large to process"),
-            message: shortened(&message),
-        }
-    }
-
-    /// The body of an error of `/embed`.
-    pub fn detail(&self) -> Vec<u8> {
-        format!(r#"{{"detail":{}}}"#, Value::from(self.message.as_str())).into_bytes()
-    }
-}
-
 fn shortened(text: &str) -> String {
     text.chars().take(SHOWN).collect()
-}
-
-/// The ids of a list of models, and who made the server, if it says so. `None`: it is no such list.
-pub fn listed_models(body: &[u8]) -> Option<(Vec<String>, Option<String>)> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Listed>,
-    }
-    #[derive(Deserialize)]
-    struct Listed {
-        id: String,
-        #[serde(default)]
-        owned_by: Value,
-    }
-    let list: List = serde_json::from_slice(body).ok()?;
-    let first = list.data.first();
-    let owner = first.and_then(|model| model.owned_by.as_str());
-    let owner = owner.map(str::to_owned);
-    Some((list.data.into_iter().map(|model| model.id).collect(), owner))
 }
 
 #[cfg(test)]

@@ -97,10 +97,9 @@ fn an_answer_is_right_or_refused() {
     let table = [
         (String::new(), Wrong::Unreadable),
         ("{}".to_owned(), Wrong::Unreadable),
-        (
-            r#"{"data":[{"embedding":[1]}]}"#.to_owned(),
-            Wrong::Unreadable,
-        ),
+        (r#"{"data":[{"embedding":[1]}]}"#.to_owned(), Wrong::NotEach),
+        (rows(&[row("1", "[1]"), row("null", "[1]")]), Wrong::NotEach),
+        (rows(&[row("\"0\"", "[1]")]), Wrong::Unreadable),
         (rows(&[]), Wrong::NotEach),
         (rows(&[row("0", "[1]")]), Wrong::NotEach),
         (rows(&[row("0", "[1]"), row("0", "[1]")]), Wrong::NotEach),
@@ -135,6 +134,18 @@ fn an_answer_is_right_or_refused() {
     };
     let found = read(&two("[1,2]"), dimensions);
     assert_eq!(found, Err(Wrong::Dimensions { found: 2 }));
+}
+
+#[test]
+fn rows_without_an_index_are_in_order() {
+    for rows in [
+        r#"[{"embedding":[1]},{"embedding":[2]},{"embedding":[3]}]"#,
+        r#"[{"embedding":[1]},{"embedding":[2],"index":1},{"embedding":[3],"index":2}]"#,
+        r#"[{"embedding":[1]},{"embedding":[3],"index":2},{"embedding":[2],"index":1}]"#,
+    ] {
+        let body = read(&format!(r#"{{"data":{rows}}}"#), expected(3)).unwrap();
+        assert!(body.contains("[[1],[2],[3]]"), "{rows}: {body}");
+    }
 }
 
 #[test]
@@ -182,86 +193,6 @@ fn embeddings_are_scaled_to_length_1_where_that_is_wanted() {
     let near = |number: &Value, wanted: f64| (number.as_f64().unwrap() - wanted).abs() < 1e-7;
     assert!(near(&body["embeddings"][0][0], 0.6) && near(&body["embeddings"][0][1], 0.8));
     assert_eq!(body["embeddings"][1], json!([0.0, 0.0]));
-}
-
-#[test]
-fn complaints_are_read_in_every_form() {
-    let table = [
-        // vLLM, llama.cpp, OpenAI; older vLLM and SGLang; TEI; Ollama; FastAPI; nobody.
-        (
-            r#"{"error":{"message":"m","type":"t","param":null,"code":400}}"#,
-            "m",
-        ),
-        (
-            r#"{"object":"error","message":"m","type":"BadRequestError","code":400}"#,
-            "m",
-        ),
-        (r#"{"message":"m","code":413,"type":"Validation"}"#, "m"),
-        (r#"{"error":"m","error_type":"Validation"}"#, "m"),
-        (r#"{"detail":"m"}"#, "m"),
-        (
-            r#"{"detail":[{"loc":["body"],"msg":"m","input":"a text"}]}"#,
-            "m",
-        ),
-        (r#"{"detail":[]}"#, "the host does not say why"),
-        ("<html>", "the host does not say why"),
-        ("7", "the host does not say why"),
-    ];
-    for (body, message) in table {
-        let found = Complaint::read(body.as_bytes());
-        assert_eq!(found.message, message, "{body}");
-        assert!(!found.lacks_model && !found.is_too_much, "{body}");
-    }
-    let long = json!({"error": {"message": "é\"".repeat(5000)}}).to_string();
-    let detail: Value = serde_json::from_slice(&Complaint::read(long.as_bytes()).detail()).unwrap();
-    assert_eq!(detail["detail"].as_str().unwrap().chars().count(), SHOWN);
-}
-
-#[test]
-fn a_missing_model_and_too_much_are_known_by_their_words() {
-    let of = |message: &str| {
-        Complaint::read(
-            json!({"error": {"message": message}})
-                .to_string()
-                .as_bytes(),
-        )
-    };
-    for lacking in [
-        "The model `x` does not exist.",
-        "model \"x\" not found, try pulling it first",
-        "Invalid model: \"Engine for model name `x` not found. …\"",
-        "model 'x' not found",
-    ] {
-        assert!(of(lacking).lacks_model, "{lacking}");
-    }
-    for other in [
-        "This model's maximum context length is 512 tokens. However, you requested 900 tokens.",
-        "batch size 100 > maximum allowed batch size 32",
-        "`inputs` must have less than 512 tokens. Given: 900",
-    ] {
-        assert!(!of(other).lacks_model, "{other}");
-    }
-    assert!(
-        of("input (700 tokens) is too large to process. increase the physical batch size")
-            .is_too_much
-    );
-    let told = Complaint::read(br#"{"error":{"message":"no","code":"model_not_found"}}"#);
-    assert!(told.lacks_model);
-}
-
-#[test]
-fn lists_of_models_are_read() {
-    let list =
-        br#"{"object":"list","data":[{"id":"a","owned_by":"vllm"},{"id":"b","owned_by":null}]}"#;
-    let (ids, owner) = listed_models(list).unwrap();
-    assert_eq!(
-        (ids, owner.as_deref()),
-        (vec!["a".to_owned(), "b".to_owned()], Some("vllm"))
-    );
-    assert_eq!(listed_models(br#"{"data":[]}"#), Some((vec![], None)));
-    for no_list in ["", "{}", r#"{"data":[{"name":"a"}]}"#, r#"{"data":[1]}"#] {
-        assert_eq!(listed_models(no_list.as_bytes()), None, "{no_list}");
-    }
 }
 
 proptest! {
