@@ -47,6 +47,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long a host that lists no models is not asked for them again.
 const NO_LIST: Duration = Duration::from_mins(1);
+/// Why a host that speaks OpenAI's API is sent nothing at first: some take any name for the model that they have, and
+/// say in their answer that it was the one.
+const NO_LIST_YET: &str =
+    "it is up but not ready: it does not say which models it has (/v1/models)";
 
 /// A check that ends so long after its time shows that this process, or its machine, stood still.
 const LATE: Duration = Duration::from_millis(500);
@@ -161,27 +165,39 @@ impl Checker {
         Ok(slots)
     }
 
-    /// The same of a host that speaks OpenAI's API, which tells nothing of its slots.
+    /// The same of a host that speaks OpenAI's API, which tells nothing of its slots. `Err`: it refuses our key, or
+    /// nobody knows whether it has a list of its models.
     async fn models(&self, api: &OpenAi, until: Clock) -> Result<Tells, Check> {
         if !self.is_to_tell() {
             return Ok(Tells::Nothing);
         }
+        let is_known = self.told.lock().until.is_some();
+        let patient = Clock::now() + self.settings().timeout;
+        let until = if is_known { until } else { patient };
         match self.ask(openai::MODELS, until, listed).await {
             Probe::Body((ids, maker)) => {
                 let info = self.take_in(super::openai::info(api, ids, maker.as_deref()));
                 self.target.lists(Some(info));
             }
             Probe::Other(status, Meaning::Misconfigured) => return Err(key_refused(status)),
-            Probe::Other(404 | 405 | 501, _) => {
-                if let Some(info) = super::openai::unlisted(api) {
-                    self.take_in(info);
-                }
-                self.target.lists(None);
-                self.told.lock().until = Some(Instant::now() + NO_LIST);
-            }
+            Probe::Other(400 | 404 | 405 | 501, _) => self.has_no_list(api),
+            Probe::Failed {
+                trouble: Trouble::NotJson,
+                ..
+            } if !is_known => self.has_no_list(api),
+            Probe::Ours(trouble) if !is_known => return Err(ours(trouble)),
+            _ if !is_known => return Err(no_list_yet()),
             Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {}
         }
         Ok(Tells::Nothing)
+    }
+
+    fn has_no_list(&self, api: &OpenAi) {
+        if let Some(info) = super::openai::unlisted(api) {
+            self.take_in(info);
+        }
+        self.target.lists(None);
+        self.told.lock().until = Some(Instant::now() + NO_LIST);
     }
 
     fn is_to_tell(&self) -> bool {
@@ -338,6 +354,13 @@ fn is_absent(found: &Check) -> bool {
                 ..
             }
     )
+}
+
+fn no_list_yet() -> Check {
+    Check::NotReady {
+        reason: NO_LIST_YET.to_owned(),
+        slots: Tells::Nothing,
+    }
 }
 
 fn key_refused(status: u16) -> Check {

@@ -213,17 +213,19 @@ impl Wanted {
     }
 }
 
-/// A doubtful `answer` as `/embed` would have it. Its words say more than its status: some servers call
-/// a model that they lack a bad request, or a text that is too long an error of theirs.
+/// A doubtful `answer` as `/embed` would have it. Its words say more than its status: some servers call a model that
+/// they lack a bad request or not implemented, a text that is too long an error of theirs, and an error of theirs
+/// a bad request.
 fn complaint(answer: &Answer, why: Doubt, budget: &Budget) -> Verdict {
     let body = answer.body.joined();
     let told = Complaint::read(body.get(..MOST_WORDS).unwrap_or(&body));
     let (status, why) = match (why, answer.status) {
-        (Doubt::Limit | Doubt::ServerError, _) if told.lacks_model => {
-            (StatusCode::NOT_FOUND, Doubt::NoModel)
-        }
+        _ if told.lacks_model => (StatusCode::NOT_FOUND, Doubt::NoModel),
         (Doubt::ServerError, _) if told.is_too_much => {
             (StatusCode::PAYLOAD_TOO_LARGE, Doubt::Limit)
+        }
+        (Doubt::Limit, _) if told.has_failed => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Doubt::ServerError)
         }
         // What `/embed` says of a model that fails.
         (Doubt::ServerError, StatusCode::FAILED_DEPENDENCY) => {
@@ -336,6 +338,8 @@ fn of_models<'a>(names: impl Iterator<Item = &'a String>) -> Info {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::testing::openai as api;
     use super::*;
 
@@ -367,6 +371,59 @@ mod tests {
         assert_eq!(unlisted(&api(&[])), None);
         let known = unlisted(&api(&[("x", "/data")])).unwrap();
         assert_eq!(known.available_models.unwrap(), ["embed:x"]);
+    }
+
+    #[test]
+    fn what_a_complaint_means_its_words_say_first() {
+        use Doubt::{Forbidden, Front, Limit, NoModel, ServerError};
+
+        let budget = Budget::new(1 << 20);
+        let table = [
+            (400, Limit, "'b' is too long", 400, Limit),
+            (413, Limit, "batch size 33 > 32", 413, Limit),
+            (422, Limit, "batch size 33 > 32", 400, Limit),
+            (500, ServerError, "out of memory", 500, ServerError),
+            (424, ServerError, "inference failed", 500, ServerError),
+            (404, NoModel, "no", 404, NoModel),
+            (400, Limit, "Invalid model: b", 404, NoModel),
+            (403, Forbidden, "The model `b` does not exist", 404, NoModel),
+            (500, ServerError, "model b not found", 404, NoModel),
+            (
+                501,
+                Front,
+                "The model does not support Embeddings API",
+                404,
+                NoModel,
+            ),
+            (501, Front, "no", 501, Front),
+            (500, ServerError, "b is too large to process", 413, Limit),
+            (
+                400,
+                Limit,
+                "embedding contains NaN or Inf values",
+                500,
+                ServerError,
+            ),
+        ];
+        for (status, why, words, expected, meaning) in table {
+            let told = json!({"error": {"message": words}})
+                .to_string()
+                .into_bytes();
+            let answer = answer(StatusCode::from_u16(status).unwrap(), told, &budget).unwrap();
+            match complaint(&answer, why, &budget) {
+                Verdict::Sibling { answer, why } => {
+                    assert_eq!(
+                        (answer.status.as_u16(), why),
+                        (expected, meaning),
+                        "{words}"
+                    );
+                    let body = answer.body.joined().into_owned();
+                    let detail = json!({"detail": words}).to_string();
+                    assert_eq!(String::from_utf8(body).unwrap(), detail);
+                }
+                other => panic!("{words}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -32,138 +32,157 @@ fn flat(status: u16, message: &str, kind: &str) -> Answer {
 fn kinds() -> Vec<Kind> {
     vec![
         vllm(),
-        text_embeddings_inference(),
+        text_embeddings_inference("text-embeddings-inference-1.9", 422, &["/health"]),
+        text_embeddings_inference("text-embeddings-inference-1.5", 413, &[]),
         infinity(),
         llama_cpp(),
         ollama(),
         sglang(),
+        gateway(),
     ]
 }
 
+/// 0.33.
 fn vllm() -> Kind {
+    let too_long = "This model's maximum context length is 512 tokens. However, your prompt contains at least 513 \
+                    input tokens, which exceeds this limit even without any output tokens.";
     Kind {
         name: "vllm",
         server: Server {
-            full: openai(503, "the engine takes no more"),
-            longest_text: (
-                1000,
-                openai(
-                    400,
-                    "This model's maximum context length is 512 tokens. However, you requested 900 tokens.",
-                ),
+            full: openai(
+                503,
+                "The engine is currently busy and cannot accept new requests.",
             ),
-            most_texts: (64, openai(400, "too many prompts")),
+            longest_text: Some((1000, openai(400, too_long))),
+            most_texts: None,
             ..Server::default()
         },
         unknown_model: Some(openai(404, "The model `x` does not exist.")),
     }
 }
 
-fn text_embeddings_inference() -> Kind {
+/// `invalid`: its status for a request that it does not take; `open`: what needs no key. Both have changed.
+fn text_embeddings_inference(
+    name: &'static str,
+    invalid: u16,
+    open: &'static [&'static str],
+) -> Kind {
+    let error = |status: u16, message: &str, kind: &str| {
+        let error = json!({"message": message, "type": kind, "code": status});
+        Answer::json(status, &error)
+    };
+    let too_many = "batch size 33 > maximum allowed batch size 32";
+    let too_long = "`inputs` must have less than 512 tokens. Given: 900";
     Kind {
-        name: "text-embeddings-inference",
+        name,
         server: Server {
-            open: &[],
+            open,
             lists: false,
             answers_as: Some("sentence-transformers/sim"),
-            full: flat(429, "Model is overloaded", "overloaded"),
-            most_texts: (
-                32,
-                flat(
-                    413,
-                    "batch size 33 > maximum allowed batch size 32",
-                    "Validation",
-                ),
-            ),
-            longest_text: (
-                1000,
-                flat(
-                    413,
-                    "`inputs` must have less than 512 tokens. Given: 900",
-                    "Validation",
-                ),
-            ),
+            full: error(429, "Model is overloaded", "Overloaded"),
+            most_texts: Some((32, error(invalid, too_many, "Validation"))),
+            longest_text: Some((1000, error(invalid, too_long, "Validation"))),
             ..Server::default()
         },
         unknown_model: None,
     }
 }
 
+/// 0.0.78, with one model: it takes any name for it.
 fn infinity() -> Kind {
+    let invalid = |message: &str| {
+        let invalid = json!({"loc": ["body"], "msg": message, "input": "a secret"});
+        Answer::json(422, &json!({"detail": [invalid]}))
+    };
+    let too_many = "List should have at most 2048 items after validation, not 2049";
+    let too_long = "String should have at most 122880 characters";
     Kind {
         name: "infinity",
         server: Server {
             health: ("/health", r#"{"unix":1764400000.5}"#),
-            in_base64: true,
             full: openai(429, "model sim is currently overloaded"),
-            longest_text: (
-                1000,
-                Answer::json(
-                    422,
-                    &json!({"detail": [{"loc": ["body"], "msg": "at most 122880 characters", "input": "a secret"}]}),
-                ),
-            ),
-            ..Server::default()
-        },
-        unknown_model: Some(openai(
-            400,
-            "Invalid model: 'Engine for model name `x` not found.'",
-        )),
-    }
-}
-
-fn llama_cpp() -> Kind {
-    Kind {
-        name: "llama.cpp",
-        server: Server {
-            health: ("/health", r#"{"status":"ok"}"#),
-            open: &["/health", "/v1/models"],
-            full: openai(503, "Loading model"),
-            longest_text: (
-                1000,
-                openai(
-                    500,
-                    "input (700 tokens) is too large to process. increase the physical batch size",
-                ),
-            ),
+            most_texts: Some((64, invalid(too_many))),
+            longest_text: Some((1000, invalid(too_long))),
             ..Server::default()
         },
         unknown_model: None,
     }
 }
 
+/// As llama-cpp-python 0.3.36 has it.
+fn llama_cpp() -> Kind {
+    let too_long = "input (700 tokens) is too large to process. increase the physical batch size (current batch size: 512)";
+    Kind {
+        name: "llama.cpp",
+        server: Server {
+            health: ("/health", r#"{"status":"ok"}"#),
+            full: openai(503, "Loading model"),
+            most_texts: None,
+            longest_text: Some((1000, openai(500, too_long))),
+            ..Server::default()
+        },
+        unknown_model: None,
+    }
+}
+
+/// 0.33.
 fn ollama() -> Kind {
+    let full = "server busy, please try again.  maximum pending requests exceeded";
     Kind {
         name: "ollama",
         server: Server {
             health: ("/", "Ollama is running"),
             open: &["/", "/v1/models", "/v1/embeddings"],
-            full: openai(
-                503,
-                "server busy, please try again.  maximum pending requests exceeded",
-            ),
+            full: openai(503, full),
+            most_texts: None,
+            longest_text: None,
             ..Server::default()
         },
-        unknown_model: Some(openai(404, r#"model "x" not found, try pulling it first"#)),
+        unknown_model: Some(openai(404, "model 'x' not found")),
     }
 }
 
+/// 0.5.23.
 fn sglang() -> Kind {
+    let too_long = "The input (900 tokens) is longer than the model's context length (512 tokens).";
     Kind {
         name: "sglang",
         server: Server {
-            full: flat(503, "The request queue is full.", "SERVICE_UNAVAILABLE"),
-            longest_text: (
-                1000,
-                flat(
-                    400,
-                    "The input is longer than the model's context length",
-                    "BadRequestError",
-                ),
-            ),
+            answers_as: Some("/models/sim-v2"),
+            full: flat(503, "The request queue is full.", "503"),
+            most_texts: None,
+            longest_text: Some((1000, flat(400, too_long, "BadRequestError"))),
             ..Server::default()
         },
         unknown_model: None,
+    }
+}
+
+/// What others are known for, all in one.
+fn gateway() -> Kind {
+    let in_a_list = |status: u16, message: &str| {
+        let error = json!({"code": status, "message": message, "status": "INVALID_ARGUMENT"});
+        Answer::json(status, &json!([{"error": error}]))
+    };
+    Kind {
+        name: "gateway",
+        server: Server {
+            health: ("/v1/models", ""),
+            open: &[],
+            in_base64: true,
+            omits_zero: true,
+            full: in_a_list(429, "Resource has been exhausted"),
+            most_texts: Some((
+                10,
+                in_a_list(400, "at most 10 requests can be in one batch"),
+            )),
+            longest_text: Some((
+                1000,
+                in_a_list(400, "the input token count exceeds the limit"),
+            )),
+            ..Server::default()
+        },
+        unknown_model: Some(in_a_list(404, "models/x is not found")),
     }
 }
 
@@ -294,10 +313,19 @@ async fn what_one_server_does_not_take_another_kind_may() {
         let long = "é".repeat(1001);
         let many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let requests: [&[&str]; 2] = [&[&long], &many];
+        let too_long: &[&str] = &[&long];
+        let limits = [
+            (&kind.server.longest_text, too_long),
+            (&kind.server.most_texts, &many),
+        ];
+        let requests = limits.into_iter().filter(|(limit, _)| limit.is_some());
+        let requests: Vec<&[&str]> = requests.map(|(_, texts)| texts).collect();
+        if requests.is_empty() {
+            continue;
+        }
         // By itself: the client's error, in the shape of `/embed`, with the server's words.
         let proxy = Proxy::in_front_of(&[&strict]).await;
-        for texts in requests {
+        for texts in &requests {
             let reply = ask(&proxy, texts).await;
             let status = reply.status.as_u16();
             assert!([400, 413].contains(&status), "{}: {reply:?}", kind.name);
@@ -307,7 +335,7 @@ async fn what_one_server_does_not_take_another_kind_may() {
         // With another kind: an answer, and nobody's fault.
         let lenient = sim_host("lenient").start();
         let proxy = Proxy::in_front_of(&[&strict, &lenient]).await;
-        for texts in requests.into_iter().cycle().take(8) {
+        for texts in requests.iter().cycle().take(8) {
             let reply = ask(&proxy, texts).await;
             assert_embeddings(&reply, texts);
             assert_eq!(reply.served_by(), "lenient");
@@ -531,6 +559,36 @@ async fn a_server_is_well_while_its_path_says_so() {
         host.set_health(HealthAnswer::Answer(Answer::text(200, "whatever")));
         proxy.finds_healthy("host").await;
     }
+}
+
+/// Some take any name for the model that they have, and say that they have answered with the one that was asked for.
+#[tokio::test]
+async fn a_server_is_asked_nothing_before_it_says_which_models_it_has() {
+    let silent = Server {
+        lists: false,
+        unlisted: openai(503, "not yet"),
+        ..Server::default()
+    };
+    let host = sim_host("host").openai(silent).start();
+    let config = Config::with_hosts(&[&host]).set("queue", "max_wait", "100ms");
+    let proxy = Proxy::start(&config).await;
+    host.is_checked(2).await;
+    ask(&proxy, &["a"]).await.assert_error(503);
+    assert_eq!(host.arrivals(), 0);
+    let (_, shown, _) = proxy.command(&["status", "--json"]).await;
+    assert!(shown.contains("which models it has"), "{shown}");
+    host.set_openai(Server::default());
+    proxy.finds_healthy("host").await;
+    assert_embeddings(&ask(&proxy, &["a"]).await, &["a"]);
+    // What was known stays while the list can't be had.
+    let silent = Server {
+        lists: false,
+        unlisted: openai(503, "not now"),
+        ..Server::default()
+    };
+    host.set_openai(silent);
+    host.is_checked(3).await;
+    assert_embeddings(&ask(&proxy, &["a"]).await, &["a"]);
 }
 
 #[tokio::test]

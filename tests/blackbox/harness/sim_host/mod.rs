@@ -190,6 +190,11 @@ impl SimHost {
         self.knobs().openai.clone()
     }
 
+    /// Speaks OpenAI's API as this server does from now on.
+    pub(crate) fn set_openai(&self, server: Server) {
+        self.knobs().openai = Some(server);
+    }
+
     pub(crate) fn set(&self, behaviour: Behaviour) {
         self.knobs().behaviour = behaviour;
     }

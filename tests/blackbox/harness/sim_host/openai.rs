@@ -20,16 +20,20 @@ pub(crate) struct Server {
     pub(crate) open: &'static [&'static str],
     /// Does it list its models?
     pub(crate) lists: bool,
+    /// What it says to those who ask for a list if it doesn't.
+    pub(crate) unlisted: Answer,
     /// The model that it says it has answered with; `None`: the one that was asked for.
     pub(crate) answers_as: Option<&'static str>,
     /// Is the answer in base64, whatever was asked for?
     pub(crate) in_base64: bool,
+    /// Does it leave out an index of 0, as servers made of protocol buffers do?
+    pub(crate) omits_zero: bool,
     /// What it says when it is full.
     pub(crate) full: Answer,
-    /// How many texts it takes, and what it says to more.
-    pub(crate) most_texts: (usize, Answer),
-    /// How many characters of a text it takes, and what it says to more.
-    pub(crate) longest_text: (usize, Answer),
+    /// How many texts it takes, and what it says to more; `None`: any number.
+    pub(crate) most_texts: Option<(usize, Answer)>,
+    /// How many characters of a text it takes, and what it says to more; `None`: it cuts them.
+    pub(crate) longest_text: Option<(usize, Answer)>,
 }
 
 impl Default for Server {
@@ -46,11 +50,13 @@ impl Default for Server {
             health: ("/health", ""),
             open: &["/health"],
             lists: true,
+            unlisted: Answer::error(404, "Not Found"),
             answers_as: None,
             in_base64: false,
+            omits_zero: false,
             full: error(429),
-            most_texts: (32, error(413)),
-            longest_text: (1000, error(400)),
+            most_texts: Some((32, error(413))),
+            longest_text: Some((1000, error(400))),
         }
     }
 }
@@ -58,32 +64,39 @@ impl Default for Server {
 impl Server {
     /// Why it does not take these texts, if it doesn't.
     pub(super) fn refuses(&self, texts: &[&str]) -> Option<&Answer> {
-        let (most, too_many) = &self.most_texts;
-        let (longest, too_long) = &self.longest_text;
-        if texts.len() > *most {
-            return Some(too_many);
-        }
-        let is_long = texts.iter().any(|text| text.chars().count() > *longest);
-        is_long.then_some(too_long)
+        let longest = texts.iter().map(|text| text.chars().count()).max();
+        let too_many = exceeded(self.most_texts.as_ref(), texts.len());
+        too_many.or_else(|| exceeded(self.longest_text.as_ref(), longest.unwrap_or_default()))
     }
 
-    /// Its answer with these embeddings: in no particular order.
+    /// Its answer with these embeddings: in no particular order if an index says which is which.
     pub(super) fn answer(&self, model: &str, embeddings: Vec<Vec<u8>>) -> Value {
-        let rows = embeddings.into_iter().enumerate().rev();
-        let rows = rows.map(|(index, row)| {
+        let rows = embeddings.into_iter().enumerate().map(|(index, row)| {
             let floats = row.iter().map(|number| f32::from(*number));
             let bytes: Vec<u8> = floats.flat_map(f32::to_le_bytes).collect();
             let coded = self.in_base64.then(|| json!(STANDARD.encode(bytes)));
             let embedding = coded.unwrap_or_else(|| json!(row));
-            json!({"object": "embedding", "index": index, "embedding": embedding})
+            match index {
+                0 if self.omits_zero => json!({"object": "embedding", "embedding": embedding}),
+                _ => json!({"object": "embedding", "index": index, "embedding": embedding}),
+            }
         });
+        let mut rows: Vec<Value> = rows.collect();
+        if !self.omits_zero {
+            rows.reverse();
+        }
         json!({
             "object": "list",
-            "data": rows.collect::<Vec<_>>(),
+            "data": rows,
             "model": self.answers_as.unwrap_or(model),
             "usage": {"prompt_tokens": 7, "total_tokens": 7},
         })
     }
+}
+
+fn exceeded(limit: Option<&(usize, Answer)>, size: usize) -> Option<&Answer> {
+    let exceeded = limit.filter(|(most, _)| size > *most);
+    exceeded.map(|(_, answer)| answer)
 }
 
 /// What `/embed` would be asked; `None` if it is not what a proxy should ask.
@@ -109,11 +122,15 @@ impl Api {
         }
         match (&head.method, path) {
             (&Method::POST, "/v1/embeddings") => self.compute(line, head, body).await,
+            (&Method::GET, path) if path == server.health.0 => self.health_of(server).await,
             (&Method::GET, "/v1/models") if server.lists => {
                 self.record.asked_for_models();
                 self.listed()
             }
-            (&Method::GET, path) if path == server.health.0 => self.health_of(server).await,
+            (&Method::GET, path @ "/v1/models") => {
+                self.record.asked_in_vain(path);
+                fixed(&server.unlisted)
+            }
             (_, path) => {
                 self.record.asked_in_vain(path);
                 fixed(&Answer::error(404, "Not Found"))
@@ -124,6 +141,10 @@ impl Api {
     async fn health_of(&self, server: &Server) -> Response<Body> {
         self.record.check();
         match self.knobs().health {
+            HealthAnswer::Ok if server.lists && server.health.0 == "/v1/models" => {
+                self.record.asked_for_models();
+                self.listed()
+            }
             HealthAnswer::Ok => response(StatusCode::OK, "text/plain", whole(server.health.1)),
             HealthAnswer::Answer(answer) => fixed(&answer),
             HealthAnswer::Hang => std::future::pending().await,
