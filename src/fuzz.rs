@@ -4,8 +4,11 @@
 use crate::embedding::Vectors;
 use crate::{config, gateway, upstream};
 
-/// For `gpu_bridge_fuzz`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// As `gpu_bridge_fuzz` has them.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
     ("answers", upstream::fuzz::answers),
     ("checks", upstream::fuzz::checks),
     ("configurations", config::fuzz::configurations),

@@ -3,8 +3,11 @@
 
 use crate::{api, models};
 
-/// For `gpu_bridge_fuzz`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// As `gpu_bridge_fuzz` has them.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
     ("bodies", api::fuzz::bodies),
     ("checkpoints", models::fuzz::checkpoints),
     ("pickles", models::fuzz::pickles),

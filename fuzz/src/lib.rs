@@ -84,7 +84,9 @@ fn run_one(seeds: &[Vec<u8>], target: fn(&[u8])) -> (u64, Failures) {
                 .or_insert_with(|| input.to_vec());
         }
     };
-    seeds.iter().for_each(|seed| bears(seed));
+    for seed in seeds {
+        bears(seed);
+    }
     let seconds = std::env::var("FUZZ_SECONDS").ok();
     let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(1);
     let (start, mut random, mut inputs) = (Instant::now(), Rng::new(), 0);

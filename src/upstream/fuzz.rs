@@ -74,10 +74,10 @@ fn parsed(bytes: &[u8], head: &Head) -> usize {
     let has = |wanted: &str| theirs.iter().any(|it| it.0 == wanted);
     match head.framing {
         Framing::Chunked => {
-            assert!(has("transfer-encoding") && (head.is_last || !has("content-length")))
+            assert!(has("transfer-encoding") && (head.is_last || !has("content-length")));
         }
         Framing::Unframed => {
-            assert!(head.is_last && !has("transfer-encoding") && !has("content-length"))
+            assert!(head.is_last && !has("transfer-encoding") && !has("content-length"));
         }
         Framing::Length(_) => {}
     }

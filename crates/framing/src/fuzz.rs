@@ -16,9 +16,11 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::strict::REFUSED;
 use crate::{BadChunks, BadHead, Body, Chunks, Coming, Head, HeadLimits, Scanner, Strict, check};
 
-/// For `gpu_bridge_fuzz`.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
-    &[("heads", heads), ("chunks", chunks), ("requests", requests)];
+/// As `gpu_bridge_fuzz` has them.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[("heads", heads), ("chunks", chunks), ("requests", requests)];
 
 const LIMITS: HeadLimits = HeadLimits {
     bytes: 1 << 10,
@@ -180,7 +182,7 @@ fn through(bytes: &[u8], size: usize) -> (Vec<u8>, Option<BadHead>) {
         let mut read = ReadBuf::new(&mut room);
         match Pin::new(&mut strict).poll_read(&mut context, &mut read) {
             Poll::Ready(Ok(())) if !read.filled().is_empty() => {
-                passed.extend_from_slice(read.filled())
+                passed.extend_from_slice(read.filled());
             }
             _ => break,
         }

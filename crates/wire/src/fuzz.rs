@@ -15,8 +15,11 @@ use crate::items::{Cut, Kind, Piece, Run, compose};
 use crate::openai::{self, Complaint, Embeddings, Encoding, Expected, Form, Question, Request};
 use crate::{Health, Info, Status};
 
-/// For `gpu_bridge_fuzz`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// As `gpu_bridge_fuzz` has them.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
     ("items", items),
     ("openai_requests", openai_requests),
     ("openai_answers", openai_answers),

@@ -213,7 +213,7 @@ impl Client {
             })
             .collect();
         let kind = self.rng.random_range(0..4);
-        Question::of(name, kind, texts)
+        Question::of(name, kind, &texts)
     }
 }
 
@@ -240,7 +240,7 @@ struct Question {
 }
 
 impl Question {
-    fn of(name: String, kind: u32, texts: Vec<String>) -> Self {
+    fn of(name: String, kind: u32, texts: &[String]) -> Self {
         let vectors: Vec<_> = texts.iter().map(|text| embedding_of(text)).collect();
         let (path, body, right) = match kind {
             0 => {

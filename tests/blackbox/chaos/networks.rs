@@ -252,14 +252,14 @@ impl Net {
     async fn suffers(
         mut self,
         what: &str,
-        begin: impl AsyncFn(&Self),
+        trouble: impl AsyncFn(&Self),
         end: impl AsyncFn(&Self),
     ) -> String {
         // Long enough for all that is learned of hosts.
         sleep(Duration::from_secs(3)).await;
         self.running().ledger.take();
         let began = Instant::now();
-        let (out, ()) = tokio::join!(self.is_out(began), begin(&self));
+        let (out, ()) = tokio::join!(self.is_out(began), trouble(&self));
         sleep(TROUBLE.saturating_sub(began.elapsed())).await;
         let ended = Instant::now();
         end(&self).await;
@@ -307,12 +307,14 @@ impl Net {
         self.running.as_ref().unwrap()
     }
 
+    #[expect(clippy::unused_async, reason = "called like all other troubles")]
     async fn freeze(&self) {
         let host = &self.running().hosts[0];
         host.set_health(HealthAnswer::Hang);
         host.set(Behaviour::Hang);
     }
 
+    #[expect(clippy::unused_async, reason = "called like all other troubles")]
     async fn thaw(&self) {
         let host = &self.running().hosts[0];
         host.set_health(HealthAnswer::Ok);

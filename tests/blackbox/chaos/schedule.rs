@@ -3,6 +3,7 @@
 //! At every moment at least one host is well, and has been for a while: so no request may fail.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -14,7 +15,7 @@ use rand::{Rng as _, SeedableRng as _};
 pub(super) const RECOVERY: Duration = Duration::from_secs(3);
 /// Nothing begins before the load runs, and all is over so long before the end.
 const MARGIN: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_millis(3500);
+const LASTS: Range<Duration> = Duration::from_millis(50)..Duration::from_millis(3500);
 
 /// What is wrong with a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,15 +197,13 @@ impl Schedule {
         };
         let lasts = match event {
             Event::Upgrade => Duration::ZERO,
-            _ => Duration::from_millis(rng.random_range(50..LONGEST.as_millis() as u64)),
+            _ => rng.random_range(LASTS),
         };
         let last = self.time.saturating_sub(lasts + MARGIN);
         if last <= MARGIN {
             return;
         }
-        let at = Duration::from_millis(
-            rng.random_range(MARGIN.as_millis() as u64..last.as_millis() as u64),
-        );
+        let at = rng.random_range(MARGIN..last);
         let entry = Entry {
             number: 0,
             at,

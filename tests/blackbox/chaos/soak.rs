@@ -26,6 +26,9 @@ const ROWS: u32 = 30;
 /// What may come and go: of the mean, and in megabytes or files.
 const SLACK: (f64, f64) = (1.1, 10.0);
 
+/// Its name, and where it is at some time.
+type Curve = (&'static str, fn(&Sample) -> f64);
+
 /// One row.
 struct Sample {
     at: Duration,
@@ -191,7 +194,7 @@ fn report(schedule: &Schedule, samples: &[Sample]) -> String {
 
 /// Each of the three on its own scale, which begins at 0.
 fn plot(samples: &[Sample]) -> String {
-    let curves: [(&str, fn(&Sample) -> f64); 3] = [
+    let curves: [Curve; 3] = [
         ("memory, MB", |sample| sample.megabytes),
         ("files", |sample| sample.files as f64),
         ("median latency, ms", |sample| {

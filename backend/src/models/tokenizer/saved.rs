@@ -118,10 +118,8 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
 /// Refuses a template that names what is not there, at which the library panics. `frame`: a post-processor, or a
 /// sequence of them.
 fn check_templates(frame: &Value) -> tokenizers::Result<()> {
-    let inner = frame["processors"].as_array().into_iter().flatten();
-    inner
-        .map(check_templates)
-        .collect::<tokenizers::Result<()>>()?;
+    let mut inner = frame["processors"].as_array().into_iter().flatten();
+    inner.try_for_each(check_templates)?;
     for piece in frame["single"].as_array().into_iter().flatten() {
         let (token, text) = (&piece["SpecialToken"]["id"], &piece["Sequence"]["id"]);
         let is_known = token

@@ -38,7 +38,7 @@ fn weights(file: &'static str, bytes: &[u8]) {
         let numbers: u64 = counts.iter().map(|(_, count)| count).sum();
         assert!(numbers <= 2 * bytes.len() as u64, "{numbers} numbers");
         for (name, count) in counts {
-            if let Ok(tensor) = all.get_unchecked(&name) {
+            if let Ok(tensor) = all.tensors.get_unchecked(&name) {
                 assert_eq!(tensor.elem_count() as u64, count, "{name}");
             }
         }

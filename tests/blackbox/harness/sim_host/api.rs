@@ -287,7 +287,7 @@ impl Api {
             // It froze meanwhile.
             return std::future::pending().await;
         }
-        visit.is_over();
+        visit.finish();
         let answer = job.answer(self.knobs().vectors);
         match behaviour {
             Behaviour::ServeChunked => chunked(&answer),

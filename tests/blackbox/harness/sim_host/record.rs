@@ -122,7 +122,7 @@ impl Visit {
     }
 
     /// Is computed: gives the slot back.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn finish(mut self) {
         if std::mem::take(&mut self.has_slot) {
             self.recorder.0.lock().unwrap().running -= 1;
         }

@@ -19,14 +19,14 @@ pub struct Complaint {
 }
 
 /// What is said of a model that is none for embeddings, in lower case: by llama.cpp and vLLM; by infinity; by
-/// SGLang and LM Studio.
+/// `SGLang` and LM Studio.
 const NOT_FOR_EMBEDDINGS: [&str; 4] = [
     "does not support embeddings",
     "does not support `embed`",
     "not appear to be an embedding model",
     "model is not embedding",
 ];
-/// What llama.cpp says with a 500 of a text that is too long, by itself or through LocalAI.
+/// What llama.cpp says with a 500 of a text that is too long, by itself or through `LocalAI`.
 const TOO_MUCH: [&str; 2] = ["too large to process", "exceeds the available context size"];
 /// What Ollama says with a 400 when the process that computes fails, or computes nonsense.
 const FAILED: [&str; 4] = [
