@@ -40,9 +40,10 @@ async fn asked_at_once(
     behaviour: Behaviour,
 ) -> (Vec<Reply>, Vec<usize>) {
     host.set(Behaviour::ServeWhenReleased);
-    let seen = host.arrivals();
     let running = proxy.client().start_embed_with("host", "running");
     host.runs(1).await;
+    // It may have come twice: while the host had not quite done with the one before it.
+    let seen = host.arrivals();
     let asks = texts
         .iter()
         .enumerate()
@@ -54,7 +55,7 @@ async fn asked_at_once(
     running.await.unwrap().assert_embedding_of("running");
     let replies = join_all(asks).await.into_iter();
     let sizes = host.record().requests.split_off(seen);
-    let sizes = sizes.iter().skip(1).map(|request| request.items).collect();
+    let sizes = sizes.iter().map(|request| request.items).collect();
     (replies.map(Result::unwrap).collect(), sizes)
 }
 
