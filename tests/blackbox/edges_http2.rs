@@ -14,7 +14,9 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::harness::{Behaviour, Config, Proxy, Wire, embed_body, eventually, padded, sim_host};
+use crate::harness::{
+    Behaviour, Config, Proxy, Wire, embed_body, eventually, frame, padded, sim_host,
+};
 
 async fn connect(proxy: &Proxy) -> Wire {
     let stream = TcpStream::connect(proxy.address()).await.unwrap();
@@ -307,13 +309,6 @@ async fn a_head_is_held_to_the_rules_of_http_1() {
 
 /// Makes the frames of each round of a flood.
 type NumberedFrame = fn(u32) -> Vec<u8>;
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
 
 #[tokio::test]
 async fn a_flood_of_what_is_no_request_is_ended_and_counted() {

@@ -42,6 +42,7 @@ mod edges_tls;
 mod faults;
 mod hangs;
 mod health;
+mod hostile;
 mod init;
 mod kept;
 mod leaving;

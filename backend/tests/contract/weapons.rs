@@ -541,6 +541,18 @@ fn tokenizers() -> Vec<Weapon> {
         ),
         tokenizer(
             "/post_processor",
+            json!({"type": "TemplateProcessing", "pair": [], "special_tokens": {}, "single": [
+                {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}),
+            "that there is not",
+        ),
+        tokenizer(
+            "/post_processor",
+            json!({"type": "Sequence", "processors": [{"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+                "single": [{"Sequence": {"id": "B", "type_id": 0}}]}]}),
+            "that there is not",
+        ),
+        tokenizer(
+            "/post_processor",
             frame(vec![special.clone(), text.clone(), text.clone()], 1),
             "not once",
         ),

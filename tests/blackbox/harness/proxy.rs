@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 use tokio::process::Command;
@@ -296,6 +297,28 @@ impl Proxy {
     pub(crate) fn open_files(&self) -> usize {
         let files = format!("/proc/{}/fd", self.process.id());
         std::fs::read_dir(files).unwrap().count()
+    }
+
+    /// Of the processor, so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        // After the name, in parentheses: user's and system's time are the 12th and the 13th, in hundredths.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let hundredths: u64 = fields
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_millis(hundredths * 10)
+    }
+
+    /// The most memory that it ever took, in MiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse::<u64>().unwrap() >> 10
     }
 
     /// Returns once its log holds `text`.

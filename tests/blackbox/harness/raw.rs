@@ -12,6 +12,13 @@ use super::Reply;
 /// What a client of HTTP/2 begins with: the preface, and settings without any.
 pub(crate) const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// A frame of HTTP/2.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
 /// Dropping it hangs up.
 pub(crate) struct RawConnection {
     stream: TcpStream,

@@ -1,0 +1,299 @@
+//! Clients and hosts that mean harm cost a bounded part of the processor, of memory and of files, and everybody else
+//! is served meanwhile.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::harness::{
+    Behaviour, Config, Ending, HTTP_2, Proxy, RawConnection, SimHost, eventually, frame, sim_host,
+};
+
+/// MiB that the proxy may take beyond what it takes before.
+const MOST_MEMORY: u64 = 64;
+/// Of the processor's time, for all cases of one test; a build without optimisation takes a tenth of it.
+const MOST_CPU: Duration = Duration::from_mins(1);
+/// Only a failing test waits that long.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What the proxy takes, to be held against what it takes later.
+struct Bill<'p> {
+    proxy: &'p Proxy,
+    cpu: Duration,
+    memory: u64,
+    files: usize,
+}
+
+impl<'p> Bill<'p> {
+    fn open(proxy: &'p Proxy) -> Self {
+        Self {
+            proxy,
+            cpu: proxy.cpu_time(),
+            memory: proxy.peak_memory(),
+            files: proxy.open_files(),
+        }
+    }
+
+    /// Returns once all files are closed but a few that are kept for more of the same.
+    async fn is_small(&self, kept: usize) {
+        let (cpu, memory) = (
+            self.proxy.cpu_time() - self.cpu,
+            self.proxy.peak_memory() - self.memory,
+        );
+        assert!(cpu < MOST_CPU, "{cpu:?} of the processor's time");
+        assert!(memory < MOST_MEMORY, "{memory} MiB");
+        eventually("files are closed", async || {
+            self.proxy.open_files() <= self.files + kept
+        })
+        .await;
+    }
+}
+
+/// Answers that are none, by what is wrong with them; of those that go on for long, as much as is ever read.
+fn nonsense() -> Vec<(&'static str, String)> {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let chunked = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n");
+    let long = "x".repeat(2 << 20);
+    vec![
+        (
+            "headers without end",
+            format!("{HEAD}{}", "A: b\r\n".repeat(400_000)),
+        ),
+        ("a header without end", format!("{HEAD}A: {long}")),
+        (
+            "headers by the hundred",
+            format!("{HEAD}{}\r\n", "A: b\r\n".repeat(300)),
+        ),
+        (
+            "interim answers without end",
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(50_000),
+        ),
+        (
+            "another protocol from now on",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_owned(),
+        ),
+        (
+            "less than is announced",
+            format!("{HEAD}Content-Length: 18446744073709551615\r\n\r\n{{}}"),
+        ),
+        (
+            "a length beyond all numbers",
+            format!("{HEAD}Content-Length: 18446744073709551616\r\n\r\n{{}}"),
+        ),
+        (
+            "two lengths",
+            format!("{HEAD}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"),
+        ),
+        (
+            "a chunk that does not come",
+            format!("{chunked}FFFFFFFFFFFFFFF\r\n{{}}"),
+        ),
+        (
+            "a chunk beyond all numbers",
+            format!("{chunked}FFFFFFFFFFFFFFFFF\r\n{{}}"),
+        ),
+        (
+            "chunks that say more than they hold",
+            format!(
+                "{chunked}{}",
+                format!("1;{}\r\n \r\n", "a".repeat(90)).repeat(20_000)
+            ),
+        ),
+        (
+            "chunks of a byte, and no end",
+            format!("{chunked}{}", "1\r\n \r\n".repeat(300_000)),
+        ),
+        (
+            "trailers without end",
+            format!("{chunked}2\r\n{{}}\r\n0\r\n{}", "A: b\r\n".repeat(100_000)),
+        ),
+        (
+            "a bare line end in the head",
+            format!("{HEAD}A: b\rContent-Length: 2\r\n\r\n{{}}"),
+        ),
+        (
+            "a zero byte in the head",
+            format!("{HEAD}A: b\0\r\nContent-Length: 2\r\n\r\n{{}}"),
+        ),
+        (
+            "a status that is none",
+            "HTTP/1.1 20 OK\r\nContent-Length: 2\r\n\r\n{}".to_owned(),
+        ),
+        (
+            "HTTP/1.0 and chunks",
+            chunked.replace("HTTP/1.1", "HTTP/1.0") + "2\r\n{}\r\n0\r\n\r\n",
+        ),
+        ("HTTP/0.9", "{\"embeddings\":[[1]]}".to_owned()),
+        ("HTTP/2", "\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0d".to_owned()),
+        ("TLS", "\x15\x03\x01\0\x02\x02\x46".to_owned()),
+    ]
+}
+
+#[tokio::test]
+async fn hosts_that_talk_nonsense_cost_little_and_every_request_is_served() {
+    let evil: Vec<(&str, SimHost)> = nonsense()
+        .into_iter()
+        .enumerate()
+        .map(|(number, (what, said))| {
+            let says = Behaviour::Say(said.leak(), Ending::Close);
+            (
+                what,
+                sim_host(&format!("evil-{number}")).behaving(says).start(),
+            )
+        })
+        .collect();
+    let good = sim_host("good").slots(8).start();
+    let hosts: Vec<&SimHost> = evil.iter().map(|(_, host)| host).chain([&good]).collect();
+    // Each request may meet them all.
+    let config = Config::with_hosts(&hosts)
+        .set("retries", "max_faulted_hosts", 100)
+        .set("retries", "budget_percent", 100);
+    let proxy = Proxy::ready(&config, &hosts).await;
+    let bill = Bill::open(&proxy);
+    let client = proxy.client();
+    while evil.iter().any(|(_, host)| host.arrivals() == 0) {
+        client.embed("x").await.assert_embedding_of("x");
+    }
+    for (what, host) in &evil {
+        assert_eq!(
+            proxy.failed_attempts(host.name()).await,
+            host.arrivals() as u64,
+            "{what}"
+        );
+    }
+    bill.is_small(2 * hosts.len()).await;
+}
+
+/// Frames that a client of HTTP/2 goes on sending, after those that it begins with.
+fn frames() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    const GET: &[u8] = b"\x82\x86\x84\x41\x05proxy";
+    let head = frame(1, 0, 1, GET);
+    // A header of 4,000 bytes goes into the table, and is then named in a byte.
+    let entry = [b"\x40\x01x\x7f\xa1\x1e", &[b'y'; 4000][..]].concat();
+    let bomb = [GET, &entry, &[0xbe; 8000]].concat();
+    let heads = |end: fn(u32) -> Vec<u8>| {
+        (0..2000_u32)
+            .flat_map(|at| end(2 * at + 1))
+            .collect::<Vec<u8>>()
+    };
+    vec![
+        (
+            "a head without end",
+            head.clone(),
+            frame(9, 0, 1, b"\0\x01a\x01b").repeat(1000),
+        ),
+        (
+            "a head without end that is empty",
+            head,
+            frame(9, 0, 1, b"").repeat(1000),
+        ),
+        ("a head that grows", Vec::new(), frame(1, 5, 1, &bomb)),
+        (
+            "settings by the thousand",
+            Vec::new(),
+            frame(4, 0, 0, &b"\0\x05\0\0\x40\0".repeat(2700)),
+        ),
+        (
+            "windows that open and close",
+            Vec::new(),
+            [
+                frame(4, 0, 0, b"\0\x04\0\0\0\0"),
+                frame(4, 0, 0, b"\0\x04\x7f\xff\xff\xff"),
+            ]
+            .concat()
+            .repeat(500),
+        ),
+        (
+            "windows of nothing",
+            heads(|stream| [frame(1, 5, stream, GET), frame(8, 0, stream, &[0; 4])].concat()),
+            Vec::new(),
+        ),
+        (
+            "windows beyond all numbers",
+            heads(|stream| {
+                [
+                    frame(1, 5, stream, GET),
+                    frame(8, 0, stream, b"\x7f\xff\xff\xff"),
+                ]
+                .concat()
+            }),
+            Vec::new(),
+        ),
+        (
+            "heads after the end",
+            heads(|stream| [frame(1, 5, stream, GET), frame(1, 5, stream, GET)].concat()),
+            Vec::new(),
+        ),
+        (
+            "heads that are none",
+            heads(|stream| frame(1, 5, stream, b"\x82\x82\x86\x84")),
+            Vec::new(),
+        ),
+        (
+            "data of nothing but padding",
+            frame(1, 4, 1, b"\x83\x86\x84\x41\x05proxy"),
+            frame(0, 8, 1, &[b"\xff", &[0; 255][..]].concat()).repeat(100),
+        ),
+        (
+            "farewells",
+            Vec::new(),
+            frame(7, 0, 0, &[0; 8]).repeat(1000),
+        ),
+        (
+            "a frame that is too long",
+            Vec::new(),
+            [b"\xff\xff\xff\0\0\0\0\0\x01", &[0; 9000][..]].concat(),
+        ),
+    ]
+}
+
+/// However long the client would go on, it is hung up on.
+#[tokio::test]
+async fn floods_in_http_2_cost_little_and_are_ended() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let bill = Bill::open(&proxy);
+    for (what, first, next) in frames() {
+        let mut connection = proxy.connect().await;
+        let flood = async {
+            connection.try_send([HTTP_2, &first].concat()).await?;
+            while connection
+                .try_send(if next.is_empty() { &first } else { &next })
+                .await
+                .is_ok()
+            {}
+            Ok::<_, std::io::Error>(())
+        };
+        // An error: it was hung up on before that.
+        let _ = timeout(PATIENCE, flood)
+            .await
+            .unwrap_or_else(|_| panic!("{what} is borne"));
+        proxy.client().embed("x").await.assert_embedding_of("x");
+    }
+    bill.is_small(8).await;
+}
+
+/// Half heads, nothing at all, half handshakes: whatever it is, nothing is kept of a thousand of them.
+#[tokio::test]
+async fn a_flood_of_connections_costs_little_and_leaves_nothing() {
+    const CONNECTIONS: usize = 600;
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let bill = Bill::open(&proxy);
+    let starts = [
+        &b""[..],
+        b"POST /embed HTTP/1.1\r\nHost: p\r\nX: ",
+        HTTP_2,
+        b"\x16\x03\x01\x02\0\x01",
+    ];
+    let mut held = Vec::new();
+    for start in starts.iter().cycle().take(CONNECTIONS) {
+        let mut connection: RawConnection = proxy.connect().await;
+        // Some are hung up on at once.
+        let _ = connection.try_send(start).await;
+        held.push(connection);
+    }
+    proxy.client().embed("x").await.assert_embedding_of("x");
+    drop(held);
+    bill.is_small(8).await;
+}
