@@ -37,7 +37,7 @@ impl<'p> Bill<'p> {
     /// Returns once all files are closed but a few that are kept for more of the same.
     async fn is_small(&self, kept: usize) {
         let (cpu, memory) = (
-            self.proxy.cpu_time() - self.cpu,
+            self.proxy.cpu_time().saturating_sub(self.cpu),
             self.proxy.peak_memory() - self.memory,
         );
         assert!(cpu < MOST_CPU, "{cpu:?} of the processor's time");
