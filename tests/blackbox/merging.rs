@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Backend, Behaviour, Client, Config, Proxy, Reply, SimHost, sim_host};
+use crate::harness::{
+    Answer, Backend, Behaviour, Client, Config, Proxy, Reply, SimHost, eventually, sim_host,
+};
 
 /// A host with one slot, and a proxy that knows how long it takes.
 async fn acquainted(key: &str, value: Value) -> (SimHost, Proxy) {
@@ -41,8 +43,14 @@ async fn asked_at_once(
 ) -> (Vec<Reply>, Vec<usize>) {
     host.set(Behaviour::ServeWhenReleased);
     let running = proxy.client().start_embed_with("host", "running");
-    host.runs(1).await;
-    // It may have come twice: while the host had not quite done with the one before it.
+    // Not the one before it, with which the host may not have been done when this one came for the first time.
+    eventually("it has the slot", async || {
+        host.record()
+            .taken_on
+            .last()
+            .is_some_and(|it| it == "running")
+    })
+    .await;
     let seen = host.arrivals();
     let asks = texts
         .iter()
