@@ -91,6 +91,21 @@ impl Payload {
         PayloadBuilder::new(reserved).finish()
     }
 
+    /// A body of these bytes, which count against the budget of `reserved`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if it does not allow them.
+    pub fn counted(
+        chunks: impl IntoIterator<Item = impl Into<Bytes>>,
+        reserved: Reservation,
+    ) -> Result<Self, Exhausted> {
+        let mut body = PayloadBuilder::new(reserved);
+        for chunk in chunks {
+            body.push(&chunk.into())?;
+        }
+        Ok(body.finish())
+    }
+
     /// The chunks, in order.
     pub fn chunks(&self) -> &[Bytes] {
         &self.chunks

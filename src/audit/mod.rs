@@ -18,7 +18,6 @@ mod ledger;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -31,7 +30,7 @@ use self::ledger::{Ledger, Question};
 use crate::budget::Budget;
 use crate::config::Current;
 use crate::embedding::{NoVectors, Reference, TEXTS, Vectors};
-use crate::message::{Answer, Call, Deadline, Payload, PayloadBuilder};
+use crate::message::{Answer, Call, Deadline, Payload};
 use crate::pool::{Demand, HostId, Label, Lease, Model, Pool, Work};
 use crate::upstream::{Terms, Upstream, Verdict};
 
@@ -168,7 +167,7 @@ impl Auditor {
                 (header::CONTENT_TYPE, json.clone()),
                 (header::ACCEPT, json),
             ]),
-            body: payload(body, &self.budget)?,
+            body: Payload::counted([body], self.budget.open()).ok()?,
             demand: demand(model),
             deadline: Deadline::default(),
             trace: None,
@@ -198,12 +197,6 @@ fn demand(model: &Model) -> Demand {
         },
         ..Demand::default()
     }
-}
-
-fn payload(body: String, budget: &Budget) -> Option<Payload> {
-    let mut payload = PayloadBuilder::new(budget.open());
-    payload.push(&Bytes::from(body)).ok()?;
-    Some(payload.finish())
 }
 
 fn read(answer: &Answer) -> Result<Vectors, NoVectors> {

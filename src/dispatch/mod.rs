@@ -48,7 +48,6 @@ pub struct Dispatcher {
     attempts: Attempts,
     config: Current,
     budget: Mutex<RetryBudget>,
-    metrics: Arc<Metrics>,
     misfits: Misfits,
     members: Members,
     apart: Arc<Apart>,
@@ -156,13 +155,9 @@ impl Dispatcher {
     ) -> Self {
         Self {
             pool,
-            attempts: Attempts {
-                upstream,
-                metrics: Arc::clone(&metrics),
-            },
+            attempts: Attempts { upstream, metrics },
             config,
             budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
-            metrics,
             misfits: Misfits::default(),
             members: Members::default(),
             apart: Arc::default(),
@@ -237,14 +232,14 @@ impl Dispatcher {
             match end {
                 End::Delivered(answer) => return Ok(self.deliver(&lease, answer, way)),
                 End::Apart { avoid } => {
-                    self.metrics.requests.retried(APART);
+                    self.attempts.metrics.requests.retried(APART);
                     way.goes_alone(avoid);
                 }
                 End::Failed { verdict, proof } => {
                     if !matches!(verdict, Verdict::Busy { .. }) {
                         way.stays_alone();
                     }
-                    self.metrics.requests.retried(verdict.as_str());
+                    self.attempts.metrics.requests.retried(verdict.as_str());
                     let may_lack = self.may_lack(model, lease.host());
                     way.history
                         .record(lease.host(), lease.name(), verdict, proof, may_lack);

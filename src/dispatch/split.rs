@@ -103,7 +103,7 @@ impl Dispatcher {
                     self.misfits.add(way.model().cloned(), STAYS_WHOLE);
                     return None;
                 };
-                self.metrics.requests.split(parts, batch.saves);
+                self.attempts.metrics.requests.split(parts, batch.saves);
                 Some(Ok(delivery))
             }
             Err(Stop::Refused(

@@ -4,7 +4,6 @@
 
 use std::mem;
 
-use bytes::Bytes;
 use gpu_bridge_wire::openai::{self, Form, TOKENS_HEADER, Unusable};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
@@ -80,7 +79,7 @@ pub(super) async fn read(body: Payload, budget: &Budget) -> Result<Job, NotRead>
     };
     drop(held);
     Ok(Job {
-        body: payload(request.body, budget)?,
+        body: Payload::counted([request.body], budget.open())?,
         peek,
         form: request.form,
     })
@@ -120,7 +119,7 @@ pub(super) async fn translated(
     };
     let answer = &mut delivery.answer;
     answer.status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    answer.body = payload(body, budget)?;
+    answer.body = Payload::counted([body], budget.open())?;
     answer.headers.remove(header::CONTENT_ENCODING);
     let json = HeaderValue::from_static("application/json");
     answer.headers.insert(header::CONTENT_TYPE, json);
@@ -188,12 +187,6 @@ async fn gather(delivery: &mut Delivery, form: Form, budget: &Budget) -> Result<
         whole.push(&chunk)?;
     }
     Ok(whole.finish())
-}
-
-fn payload(bytes: Vec<u8>, budget: &Budget) -> Result<Payload, Exhausted> {
-    let mut payload = PayloadBuilder::new(budget.open());
-    payload.push(&Bytes::from(bytes))?;
-    Ok(payload.finish())
 }
 
 /// What hosts tell that they can serve: all, or the one at `path`.

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gpu_bridge_wire::Info;
 use gpu_bridge_wire::openai::{
     Complaint, EMBEDDINGS, Embeddings, Expected, Question, TOKENS_HEADER, Unaskable, Wrong,
@@ -20,7 +19,7 @@ use super::{Doubt, Target, Verdict};
 use crate::budget::{Budget, Exhausted};
 use crate::config::OpenAi;
 use crate::headers;
-use crate::message::{Answer, Call, Payload, PayloadBuilder};
+use crate::message::{Answer, Call, Payload};
 
 /// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
 /// characters for each.
@@ -73,7 +72,8 @@ pub(super) async fn ask(
         let why = "this host speaks OpenAI's API, which has no such thing";
         return Err(refusal(StatusCode::NOT_FOUND, why, Doubt::NoModel, budget));
     }
-    let held = copy(call.body.chunks(), budget).map_err(|_| no_memory())?;
+    let held = Payload::counted(call.body.chunks().iter().cloned(), budget.open());
+    let held = held.map_err(|_| no_memory())?;
     let of = Arc::clone(api);
     let asked = held.through(move |body| translated(body, &of, info.as_deref()));
     let (body, wanted) = match asked.await.unwrap_or(Err(Unaskable::NotEmbed.into())) {
@@ -91,7 +91,7 @@ pub(super) async fn ask(
         }
     };
     Ok(Asked {
-        body: payload(body, budget).map_err(|_| no_memory())?,
+        body: Payload::counted([body], budget.open()).map_err(|_| no_memory())?,
         wanted,
         api: Arc::clone(api),
     })
@@ -268,22 +268,9 @@ fn answer(status: StatusCode, body: Vec<u8>, budget: &Budget) -> Result<Answer, 
     Ok(Answer {
         status,
         headers: HeaderMap::from_iter([(header::CONTENT_TYPE, JSON)]),
-        body: payload(body, budget)?,
+        body: Payload::counted([body], budget.open())?,
         rest: None,
     })
-}
-
-/// The same bytes, with a reservation of their own.
-fn copy(chunks: &[Bytes], budget: &Budget) -> Result<Payload, Exhausted> {
-    let mut copy = PayloadBuilder::new(budget.open());
-    for chunk in chunks {
-        copy.push(chunk)?;
-    }
-    Ok(copy.finish())
-}
-
-fn payload(bytes: Vec<u8>, budget: &Budget) -> Result<Payload, Exhausted> {
-    copy(&[Bytes::from(bytes)], budget)
 }
 
 fn no_memory() -> Verdict {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use gpu_bridge_upkeep::printable;
 use gpu_bridge_wire::API_KEY_HEADER;
+use gpu_bridge_wire::openai::Complaint;
 use http::{HeaderMap, StatusCode, header};
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize};
@@ -234,7 +235,11 @@ fn lost(error: &reqwest::Error) -> Next {
 }
 
 fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
-    let why = format!("{}: {}", status.as_u16(), printable(&detail(body)));
+    let why = format!(
+        "{}: {}",
+        status.as_u16(),
+        printable(&Complaint::read(body).message)
+    );
     let after = headers.get(header::RETRY_AFTER);
     let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     match status {
@@ -246,36 +251,6 @@ fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
         }
         status if status.is_server_error() => Next::Repeat(why, after.map(Duration::from_secs)),
         _ => Next::Stop(format!("the proxy answers {why}")),
-    }
-}
-
-/// Why, in words: a text, or a list of what is invalid, of which the values that were sent are not told.
-fn detail(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Detail {
-        Text(String),
-        List(Vec<Invalid>),
-    }
-    #[derive(Deserialize)]
-    struct Invalid {
-        msg: String,
-    }
-    #[derive(Deserialize)]
-    struct Body {
-        detail: Detail,
-    }
-    match serde_json::from_slice(body) {
-        Ok(Body {
-            detail: Detail::Text(text),
-        }) => text,
-        Ok(Body {
-            detail: Detail::List(list),
-        }) => {
-            let texts: Vec<String> = list.into_iter().map(|invalid| invalid.msg).collect();
-            texts.join("; ")
-        }
-        Err(_) => "it does not say why".to_owned(),
     }
 }
 

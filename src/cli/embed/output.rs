@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::failed;
 use super::rows::{Origin, Written};
 use crate::cli::failure::Failure;
 
@@ -36,7 +37,7 @@ impl Output {
     /// Opens or makes the file at `path`, which nobody else may write, and cuts off a line that was begun.
     /// Returns its last line, if it has one.
     pub(super) fn open(path: &Path) -> Result<(Self, Option<Last>), Failure> {
-        let failed = |error| told(path, &error);
+        let failed = |error| failed(path, &error);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).map_err(failed)?;
@@ -73,7 +74,7 @@ impl Output {
     /// Appends whole lines.
     pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
         let written = self.file.write_all(lines);
-        written.map_err(|error| told(&self.path, &error))?;
+        written.map_err(|error| failed(&self.path, &error))?;
         if self.synced.elapsed() >= AT_RISK {
             self.sync()?;
         }
@@ -85,12 +86,8 @@ impl Output {
         self.synced = Instant::now();
         self.file
             .sync_data()
-            .map_err(|error| told(&self.path, &error))
+            .map_err(|error| failed(&self.path, &error))
     }
-}
-
-fn told(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Failed(format!("{}: {error}", path.display()))
 }
 
 fn read(json: &[u8]) -> Option<Last> {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
 use gpu_bridge_wire::openai::TOKENS_HEADER;
 use http::StatusCode;
@@ -15,7 +14,7 @@ use super::super::split::{OF_THE_WHOLE, chunks};
 use super::suspects::Suspects;
 use super::{Asked, Member};
 use crate::budget::Exhausted;
-use crate::message::{Answer, Call, Deadline, Payload, PayloadBuilder};
+use crate::message::{Answer, Call, Deadline, Payload};
 use crate::pool::{Demand, HostId, Lease, Outcome, Proof, Work};
 use crate::telemetry::APART;
 use crate::upstream::{Terms, Verdict};
@@ -188,7 +187,10 @@ impl Pass {
             first.get_or_insert((it.kind, it.method, it.path, it.headers));
         }
         let (kind, method, path, headers) = first?;
-        let body = copy(chunks(items::compose(&cuts, &runs), &bodies), &bodies).ok()?;
+        // Counted on its own, beside those that it is made of.
+        let reserved = bodies.first()?.reserve(0).ok()?;
+        let pieces = chunks(items::compose(&cuts, &runs), &bodies);
+        let body = Payload::counted(pieces, reserved).ok()?;
         let work = Work {
             items: u32::try_from(items).unwrap_or(u32::MAX),
             bytes: body.len() as u64,
@@ -233,12 +235,10 @@ impl Merged {
         let bodies = bodies.await.flatten();
         let bodies = bodies.ok_or("its answer is not one of items alone")?;
         let answers = bodies.into_iter().map(|body| {
-            let mut payload = PayloadBuilder::new(held.sibling());
-            payload.push(&Bytes::from(body))?;
             Ok(Answer {
                 status: StatusCode::OK,
                 headers: headers.clone(),
-                body: payload.finish(),
+                body: Payload::counted([body], held.sibling())?,
                 rest: None,
             })
         });
@@ -291,14 +291,4 @@ fn parts(kind: Kind, body: &[u8], items: usize, places: &[Vec<usize>]) -> Option
         Some(pieces.collect::<Option<Vec<_>>>()?.concat())
     };
     places.iter().map(of_one).collect()
-}
-
-/// These bytes, which are pieces of `bodies`, counted on their own.
-fn copy(chunks: Vec<Bytes>, bodies: &[Payload]) -> Result<Payload, Exhausted> {
-    let reserved = bodies.first().ok_or(Exhausted)?.reserve(0)?;
-    let mut copy = PayloadBuilder::new(reserved);
-    for chunk in chunks {
-        copy.push(&chunk)?;
-    }
-    Ok(copy.finish())
 }

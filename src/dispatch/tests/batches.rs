@@ -60,6 +60,15 @@ impl Computing {
     }
 }
 
+impl Computing {
+    /// The one that holds the slot is answered well, the next attempt like this.
+    fn serves_once_then(&self, next: Verdict) {
+        let expected = expected_for(&["busy".to_owned()]);
+        let right = Verdict::Deliver(self.answer(StatusCode::OK, &expected));
+        self.script.lock().unwrap().extend([right, next]);
+    }
+}
+
 #[async_trait]
 impl Upstream for Computing {
     async fn attempt(&self, _host: HostId, call: &Call, _terms: Terms) -> Verdict {
@@ -359,17 +368,7 @@ async fn a_busy_host_is_asked_again_for_all_of_them() {
         async move { pool.keep_time().await }
     });
     let together = Together::of(Arc::clone(&pooled), &texts).await;
-    let right = Verdict::Deliver(
-        pooled
-            .upstream
-            .answer(StatusCode::OK, &expected_for(&["busy".to_owned()])),
-    );
-    pooled
-        .upstream
-        .script
-        .lock()
-        .unwrap()
-        .extend([right, busy(1)]);
+    pooled.upstream.serves_once_then(busy(1));
     let told = together.end(&texts).await;
     assert_eq!(told, [["busy with 2", "deliver with 2"]; 3]);
 }
@@ -409,17 +408,7 @@ async fn a_host_that_breaks_an_attempt_is_no_fault_of_anybody_in_it() {
         let held = pooled.pool.drain(&"h1".parse().unwrap());
         assert!(held, "one of them is in use");
         let together = Together::of(Arc::clone(&pooled), &texts).await;
-        let right = Verdict::Deliver(
-            pooled
-                .upstream
-                .answer(StatusCode::OK, &expected_for(&["busy".to_owned()])),
-        );
-        pooled
-            .upstream
-            .script
-            .lock()
-            .unwrap()
-            .extend([right, failure]);
+        pooled.upstream.serves_once_then(failure);
         while pooled.upstream.asked.lock().unwrap().len() < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
