@@ -196,8 +196,8 @@ pub struct Embeddings {
     pub rows: Vec<Vec<f32>>,
     /// Length of a vector; 0 if there are no rows.
     pub dimensions: usize,
-    /// Tokens that the model read, special ones included and those behind its limit not.
-    pub tokens: usize,
+    /// Tokens of each text that the model read, special ones included and those behind its limit not.
+    pub tokens: Vec<usize>,
     /// To which lengths a vector may be cut.
     pub shortening: Shortening,
 }
@@ -434,7 +434,7 @@ mod tests {
         Embeddings {
             rows: vec![vec![3.0, 4.0, 12.0], vec![0.0, 0.0, 1.0]],
             dimensions: 3,
-            tokens: 9,
+            tokens: vec![4, 5],
             shortening,
         }
     }
@@ -444,7 +444,7 @@ mod tests {
         for shortening in [Shortening::Any, Shortening::To(vec![1, 2])] {
             let cut = embeddings(shortening).shortened(2).unwrap();
             assert_eq!(cut.rows, [[0.6, 0.8], [0.0, 0.0]]);
-            assert_eq!((cut.dimensions, cut.tokens), (2, 9));
+            assert_eq!((cut.dimensions, cut.tokens), (2, vec![4, 5]));
         }
         let whole = embeddings(Shortening::No).shortened(3).unwrap();
         assert_eq!(whole, embeddings(Shortening::No));

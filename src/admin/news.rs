@@ -64,6 +64,8 @@ struct IncidentState {
 #[derive(Debug, Serialize)]
 struct AttemptState {
     host: String,
+    /// For how much of the request, or for whose else it was, if not for all of it alone; in words.
+    share: String,
     verdict: Cow<'static, str>,
 }
 
@@ -115,6 +117,7 @@ fn incident_of(number: u64, record: &RequestRecord) -> IncidentState {
         attempts: attempts
             .map(|tried| AttemptState {
                 host: tried.host.clone(),
+                share: words::share(tried, record.items),
                 verdict: tried.verdict.clone(),
             })
             .collect(),
@@ -150,7 +153,7 @@ mod tests {
         record.why = Some("why".to_owned());
         let journal = Journal::default();
         journal
-            .attempt("a", None, crate::telemetry::Share::Whole)
+            .attempt("a", None, crate::telemetry::Share::WithOthers(3))
             .end("fault", None);
         record.attempts = journal.story().attempts;
         activity.finished(&Finished {
@@ -182,7 +185,9 @@ mod tests {
             json["incidents"],
             json!([{
                 "number": 1, "at_ms": 1234, "id": "id", "client": "plugin", "route": "embed",
-                "status": 502, "why": "why", "took_ms": 7, "attempts": [{"host": "a", "verdict": "fault"}],
+                "status": 502, "why": "why", "took_ms": 7, "attempts": [{
+                    "host": "a", "share": " (with 3 other requests)", "verdict": "fault",
+                }],
             }])
         );
     }

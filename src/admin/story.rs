@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use gpu_bridge_upkeep::printable;
 
+use super::words;
 use crate::telemetry::{CLIENT_GONE, RequestRecord};
 
 /// Tells it, in the order in which things happened.
@@ -36,13 +37,7 @@ pub fn tell(record: &RequestRecord) -> String {
         let took = attempt
             .took
             .map_or(String::new(), |took| format!(" after {}", seconds(took)));
-        let of = record.items;
-        let share = match (attempt.items, attempt.others) {
-            (Some(items), _) => format!(" ({items} of {of} items)"),
-            (None, Some(1)) => " (with another request)".to_owned(),
-            (None, Some(others)) => format!(" (with {others} other requests)"),
-            (None, None) => String::new(),
-        };
+        let share = words::share(attempt, record.items);
         let text = format!("{}{share}: {}{took}{reason}", attempt.host, attempt.verdict);
         events.push((attempt.after, text));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::summary::turns_all_away;
 use super::view::Level;
 use crate::pool::{Cause, EventKind, HostView, Phase, Transition, Trust};
-use crate::telemetry::Counts;
+use crate::telemetry::{Counts, Tried};
 
 /// A host that fails more often than this deserves a look, though it is up.
 const WORTH_A_LOOK: f64 = 0.05;
@@ -218,6 +218,16 @@ fn why_distrusted(host: &HostView) -> Option<String> {
 fn whole_seconds(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     format!("{seconds} s")
+}
+
+/// For which of so many items of a request an attempt was, or for whose else; nothing, if it was for that request.
+pub(super) fn share(attempt: &Tried, of: u32) -> String {
+    match (attempt.items, attempt.others) {
+        (Some(items), _) => format!(" ({items} of {of} items)"),
+        (None, Some(1)) => " (with another request)".to_owned(),
+        (None, Some(others)) => format!(" (with {others} other requests)"),
+        (None, None) => String::new(),
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::itinerary::{Itinerary, Mode};
+use super::merge::Rerun;
 use crate::message::{Answer, Call};
-use crate::pool::{Cause, HostId, Lease, Proof};
+use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{self, Metrics, Share};
 use crate::upstream::{Doubt, Terms, Upstream, Verdict};
@@ -28,11 +29,8 @@ pub(super) enum End {
         /// The host's last sign of life.
         proof: Proof,
     },
-    /// It was for several requests and no answer for each; its lease is given back. Each runs again alone.
-    Apart {
-        /// The host on which it failed, and its last sign of life.
-        avoid: Option<(HostId, Proof)>,
-    },
+    /// It was for several requests and no answer for each; its lease is given back. They run again.
+    Apart(Rerun),
 }
 
 /// Makes attempts, and counts them.

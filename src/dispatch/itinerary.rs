@@ -7,17 +7,18 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::history::{Common, History};
-use super::merge::{Seat, Suspect};
+use super::merge::{Group, Rerun, Seat, Suspect};
 use super::{NoHost, Refusal};
 use crate::config::{Batching, Config};
 use crate::message::Call;
-use crate::pool::{HostId, Model, Pool, Proof, Ticket};
+use crate::pool::{Model, Pool, Ticket};
 use crate::telemetry::Journal;
 
 /// With whom attempts of a request are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// With others, where that pays off: nothing but busy hosts has come in its way.
+    /// With others, where that pays off: nothing has come in its way but busy hosts, and answers that one of those
+    /// others may have caused.
     Together,
     /// With nobody.
     Alone,
@@ -47,8 +48,12 @@ pub(super) struct Itinerary<'a> {
     pub(super) mode: Mode,
     /// Its place in an attempt that it may share, from when it waits.
     pub(super) seat: Option<Seat>,
-    /// It may be to blame for an attempt that it shared.
-    pub(super) suspect: Option<Suspect>,
+    /// Those with whom alone it may share one, after one that was no answer for each.
+    pub(super) group: Option<Group>,
+    /// It may be to blame for attempts that it shared.
+    pub(super) suspects: Vec<Suspect>,
+    /// The share of a retry that its next attempt costs, after one that it shared.
+    owes: f64,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
@@ -72,7 +77,9 @@ impl<'a> Itinerary<'a> {
             returning: false,
             mode: Mode::Together,
             seat: None,
-            suspect: None,
+            group: None,
+            suspects: Vec::new(),
+            owes: 0.0,
             is_on_host: false,
         }
     }
@@ -91,7 +98,7 @@ impl<'a> Itinerary<'a> {
             returning: true,
             mode: Mode::Part,
             seat: None,
-            suspect: None,
+            suspects: Vec::new(),
             ..*self
         }
     }
@@ -126,10 +133,19 @@ impl<'a> Itinerary<'a> {
         }
     }
 
-    /// Shares no attempt any more, after one that was no answer to it; perhaps the host had better be left alone.
-    pub(super) fn goes_alone(&mut self, avoid: Option<(HostId, Proof)>) {
-        self.stays_alone();
-        if let Some((host, proof)) = avoid {
+    /// The share of a retry that its next attempt costs.
+    pub(super) fn takes_what_it_owes(&mut self) -> f64 {
+        let own = if self.history.broke_last() { 1.0 } else { 0.0 };
+        std::mem::take(&mut self.owes).max(own)
+    }
+
+    /// Runs again after an attempt that it shared and that was no answer to it.
+    pub(super) fn runs_again(&mut self, rerun: Rerun) {
+        (self.group, self.owes) = (rerun.group, rerun.owes);
+        if rerun.group.is_none() {
+            self.stays_alone();
+        }
+        if let Some((host, proof)) = rerun.avoid {
             self.history.avoid_for_now(host, proof);
         }
     }

@@ -6,9 +6,10 @@
 //! request waits for its own part of the answer, with its own deadline.
 //!
 //! If the host is busy, all of them are back in line at their old places. After any other end that is no answer
-//! for each, they run again alone: what one may have caused is held against nobody else, and who was to blame
-//! is merged with nobody for a while ([`Suspect`]).
+//! for each, they run again, in halves or alone ([`again`]): what one may have caused is held against nobody else, and
+//! what was to blame is merged with nobody for a while ([`Suspect`]).
 
+mod again;
 mod pass;
 mod suspects;
 
@@ -21,7 +22,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::pass::{Pass, Told};
+use self::again::Told;
+pub(super) use self::again::{Group, Rerun};
+use self::pass::Pass;
 pub(super) use self::suspects::{Apart, Suspect};
 use super::Dispatcher;
 use super::attempt::End;
@@ -147,8 +150,8 @@ impl Asked {
         self.body.chunks().first().map_or(&[], |it| it)
     }
 
-    /// The same for all that ask the same, and for no others.
-    fn question(&self) -> Question {
+    /// The same for all that ask the same, and for no others; of a `group`, if it is in one.
+    fn question(&self, group: Option<Group>) -> Question {
         let headers = self.headers.iter().filter(|(name, _)| *name != ID);
         let headers = headers.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         let mut headers: Vec<_> = headers.collect();
@@ -162,6 +165,7 @@ impl Asked {
         };
         say(self.method.as_str().as_bytes());
         say(self.path.as_bytes());
+        say(&group.map_or([0; 8], |group| group.id.to_le_bytes()));
         say(&headers.len().to_le_bytes());
         for (name, value) in headers.into_iter().chain(options) {
             say(name);
@@ -177,10 +181,11 @@ impl Dispatcher {
         // A seat that was offered before must not take this one along when it is dropped.
         way.seat = None;
         let (call, batching) = (way.call, way.batching);
-        if way.mode != Mode::Together
-            || !is_small(call, batching)
-            || self.apart.includes(&call.demand)
-        {
+        if way.mode != Mode::Together || !is_small(call, batching) {
+            return;
+        }
+        let most = batching.max_items.get().min(self.apart.most_items(call));
+        if call.demand.work.items >= most {
             return;
         }
         let Some(asked) = Asked::of(call) else {
@@ -188,8 +193,8 @@ impl Dispatcher {
             return;
         };
         let offer = Offer {
-            question: asked.question(),
-            most: batching.max_items.get(),
+            question: asked.question(way.group),
+            most,
             until: call.deadline.at().map(Instant::into_std),
         };
         let trace = call.trace.map(TraceContext::child);
@@ -201,7 +206,7 @@ impl Dispatcher {
     /// The attempt that `lease` is for, with others. It is given back when that ends, whoever waits for it.
     pub(super) async fn attempt_together(&self, lease: &Lease, way: &mut Itinerary<'_>) -> End {
         let Some(mut seat) = way.seat.take() else {
-            return End::Apart { avoid: None };
+            return End::Apart(Rerun::default());
         };
         if lease.begins() {
             let pass = Pass::new(lease.clone(), self.attempts.clone(), way.longest);
@@ -216,7 +221,8 @@ impl Dispatcher {
         let told = (&mut seat.told).await.unwrap_or_else(|_| Told::nothing());
         note.end(told.verdict, told.reason);
         if let Some(suspects) = told.suspects {
-            way.suspect = Some(Suspect::new(suspects, &self.apart, &way.call.demand));
+            way.suspects
+                .push(Suspect::new(suspects, &self.apart, way.call));
         }
         told.end
     }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use self::attempt::{Attempts, End};
 use self::history::History;
 use self::itinerary::Itinerary;
-use self::merge::{Apart, Members};
+use self::merge::{Apart, Members, Suspect};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use self::split::{Misfits, Planned};
@@ -231,9 +231,9 @@ impl Dispatcher {
             way.comes_back();
             match end {
                 End::Delivered(answer) => return Ok(self.deliver(&lease, answer, way)),
-                End::Apart { avoid } => {
+                End::Apart(rerun) => {
                     self.attempts.metrics.requests.retried(APART);
-                    way.goes_alone(avoid);
+                    way.runs_again(rerun);
                 }
                 End::Failed { verdict, proof } => {
                     if !matches!(verdict, Verdict::Busy { .. }) {
@@ -293,9 +293,10 @@ impl Dispatcher {
         let note = way.journal.wait();
         let demand = &way.call.demand;
         let mut waiting = if way.returning {
-            if way.history.broke_last() {
+            let owed = way.takes_what_it_owes();
+            if owed > 0.0 {
                 // It slows retries down; it fails none.
-                let _ = tokio::time::timeout(left / 2, self.budgeted(&note)).await;
+                let _ = tokio::time::timeout(left / 2, self.budgeted(owed, &note)).await;
             }
             if let Some(lease) = self.elsewhere(way, left, &note).await {
                 return lease;
@@ -367,10 +368,10 @@ impl Dispatcher {
         (pause == left).then_some(Err(Refusal::Deadline))
     }
 
-    /// Waits until the budget covers a retry.
-    async fn budgeted(&self, note: &NotedWait) {
+    /// Waits until the budget covers such a share of a retry.
+    async fn budgeted(&self, share: f64, note: &NotedWait) {
         loop {
-            let withdrawn = self.budget().withdraw(Instant::now().into_std());
+            let withdrawn = self.budget().withdraw(share, Instant::now().into_std());
             let Err(wait) = withdrawn else {
                 return;
             };
@@ -389,9 +390,7 @@ impl Dispatcher {
     fn deliver(&self, lease: &Lease, mut answer: Answer, way: &mut Itinerary<'_>) -> Delivery {
         let success = answer.status.is_success();
         if success {
-            if let Some(suspect) = way.suspect.take() {
-                suspect.clear();
-            }
+            way.suspects.drain(..).for_each(Suspect::clear);
             for accused in way.history.accused() {
                 let lacks = way.model().filter(|_| accused.may_lack_model);
                 self.pool.blame(accused.host, lacks);

@@ -39,19 +39,20 @@ impl RetryBudget {
         self.saved = (self.saved + f64::from(percent)).min(MOST);
     }
 
-    /// Takes a retry out.
+    /// Takes a retry out, or such a share of one.
     ///
     /// # Errors
-    /// How long to wait before there is one.
-    pub(super) fn withdraw(&mut self, now: Instant) -> Result<(), Duration> {
+    /// How long to wait before there is as much.
+    pub(super) fn withdraw(&mut self, share: f64, now: Instant) -> Result<(), Duration> {
+        let wanted = RETRY * share.min(1.0);
         let passed = now.saturating_duration_since(self.updated).as_secs_f64();
         self.saved = (self.saved + passed * TRICKLE).min(MOST);
         self.updated = now;
-        if self.saved < RETRY {
-            let wait = Duration::from_secs_f64((RETRY - self.saved) / TRICKLE);
+        if self.saved < wanted {
+            let wait = Duration::from_secs_f64((wanted - self.saved) / TRICKLE);
             return Err(wait.max(SHORTEST));
         }
-        self.saved -= RETRY;
+        self.saved -= wanted;
         Ok(())
     }
 }
@@ -65,18 +66,28 @@ mod tests {
         let start = Instant::now();
         let mut budget = RetryBudget::new(start);
         for _ in 0..10 {
-            assert_eq!(budget.withdraw(start), Ok(()));
+            assert_eq!(budget.withdraw(1.0, start), Ok(()));
         }
-        assert_eq!(budget.withdraw(start), Err(Duration::from_millis(100)));
+        assert_eq!(budget.withdraw(1.0, start), Err(Duration::from_millis(100)));
         for _ in 0..10 {
             budget.deposit(20);
         }
-        assert_eq!(budget.withdraw(start), Ok(()));
-        assert_eq!(budget.withdraw(start), Ok(()));
-        assert!(budget.withdraw(start).is_err());
+        assert_eq!(budget.withdraw(1.0, start), Ok(()));
+        assert_eq!(budget.withdraw(1.0, start), Ok(()));
+        assert!(budget.withdraw(1.0, start).is_err());
         let later = start + Duration::from_secs(1);
-        let saved = std::iter::from_fn(|| budget.withdraw(later).ok()).count();
+        let saved = std::iter::from_fn(|| budget.withdraw(1.0, later).ok()).count();
         assert_eq!(saved, 10);
+    }
+
+    #[test]
+    fn those_that_share_a_retry_pay_for_one_together() {
+        let start = Instant::now();
+        let mut budget = RetryBudget::new(start);
+        for _ in 0..10 * 32 {
+            assert_eq!(budget.withdraw(1.0 / 32.0, start), Ok(()));
+        }
+        assert!(budget.withdraw(1.0 / 32.0, start).is_err());
     }
 
     #[test]
@@ -85,7 +96,7 @@ mod tests {
         let mut budget = RetryBudget::new(start);
         budget.deposit(u32::MAX);
         let later = start + Duration::from_hours(1);
-        let saved = std::iter::from_fn(|| budget.withdraw(later).ok()).count();
+        let saved = std::iter::from_fn(|| budget.withdraw(1.0, later).ok()).count();
         assert_eq!(saved, 100);
     }
 }

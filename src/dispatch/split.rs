@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
-use gpu_bridge_wire::openai::TOKENS_HEADER;
+use gpu_bridge_wire::openai::{EACH_HEADER, TOKENS_HEADER, read_tokens};
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 
@@ -23,14 +23,15 @@ use super::{Delivery, Dispatcher, Refusal};
 use crate::message::{Answer, Call, Payload};
 use crate::pool::{self, Demand, Lease, Model, Work};
 
-/// Headers that are about the whole of a body, by which whoever gets it may check it.
-pub(super) const OF_THE_WHOLE: [&str; 6] = [
+/// Headers that are about the whole of a body.
+pub(super) const OF_THE_WHOLE: [&str; 7] = [
     "content-digest",
     "content-md5",
     "digest",
     "repr-digest",
     "signature",
     "signature-input",
+    EACH_HEADER,
 ];
 
 /// So long batches stay whole after answers to parts that did not fit together: what one answer has beside its
@@ -99,7 +100,7 @@ impl Dispatcher {
                 let mut answered: Vec<_> = answered.into_iter().flatten().collect();
                 answered.sort_by_key(|it| it.position);
                 let parts = answered.len();
-                let Some(delivery) = joined(batch.kind, answered) else {
+                let Some(delivery) = joined(batch.kind, answered, way.call.demand.counted) else {
                     self.misfits.add(way.model().cloned(), STAYS_WHOLE);
                     return None;
                 };
@@ -253,10 +254,14 @@ fn part_of(call: &Call, body: &Payload, pieces: Vec<Piece>, items: usize) -> Cal
     }
 }
 
-/// One answer for all items, from those of the parts in order; `None` if they don't fit together.
-fn joined(kind: Kind, answered: Vec<Answered>) -> Option<Delivery> {
+/// One answer for all items, from those of the parts in order; `None` if they don't fit together. `counted`: the
+/// client is told the tokens of all.
+fn joined(kind: Kind, answered: Vec<Answered>, counted: bool) -> Option<Delivery> {
     let (mut cuts, mut runs, mut bodies, mut hosts) = (vec![], vec![], vec![], vec![]);
     let tokens = tokens(&answered);
+    if counted && tokens.is_none() && answered.iter().any(tells_tokens) {
+        return None;
+    }
     let mut headers = None;
     let space = answered.first()?.delivery.space;
     if answered.iter().any(|it| it.delivery.space != space) {
@@ -285,7 +290,7 @@ fn joined(kind: Kind, answered: Vec<Answered>) -> Option<Delivery> {
     }
     let chunks = chunks(items::compose(&cuts, &runs), &bodies);
     let mut headers = headers?;
-    for name in OF_THE_WHOLE.iter().chain(&["etag"]) {
+    for name in OF_THE_WHOLE.iter().chain(&["etag", TOKENS_HEADER]) {
         headers.remove(*name);
     }
     if let Some(tokens) = tokens {
@@ -316,11 +321,14 @@ fn have_same_options(cuts: &[Cut], bodies: &[Payload]) -> bool {
 
 /// What the parts cost together, if all tell.
 fn tokens(answered: &[Answered]) -> Option<u64> {
-    let told = answered.iter().map(|part| {
+    answered.iter().try_fold(0_u64, |sum, part| {
         let value = part.delivery.answer.headers.get(TOKENS_HEADER)?;
-        value.to_str().ok()?.parse::<u64>().ok()
-    });
-    told.sum()
+        sum.checked_add(read_tokens(value.to_str().ok()?)?)
+    })
+}
+
+fn tells_tokens(part: &Answered) -> bool {
+    part.delivery.answer.headers.contains_key(TOKENS_HEADER)
 }
 
 /// The bytes of `pieces` of `bodies`, each of which is in one piece.

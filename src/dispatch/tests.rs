@@ -130,6 +130,7 @@ fn spec(position: usize) -> HostSpec {
         max_concurrent: Some(NonZeroU32::MIN),
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     }
 }
 

@@ -429,6 +429,7 @@ mod tests {
             max_concurrent: Some(NonZeroU32::MIN),
             weight: NonZeroU32::MIN,
             max_items: None,
+            sums_tokens: false,
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
         let models = (0..1000).map(|number| format!("embed:{number}"));

@@ -65,6 +65,7 @@ impl Request<'_> {
             model: peek.model,
             space: self.space,
             work: peek.work,
+            counted: false,
             bytes: body.len(),
         };
         let mut headers = forwarded(&self.head.headers, self.id);

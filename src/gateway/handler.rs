@@ -270,6 +270,7 @@ impl Handler {
         let mut call = request.into_call(body, peek, deadline, &self.config.get().headers);
         if form.is_some() {
             headers::in_json(&mut call.headers);
+            call.demand.counted = true;
         }
         record.begin(&call);
         let answer = pin!(self.dispatch(&call, form, &record.journal));

@@ -149,7 +149,7 @@ fn say(status: StatusCode, body: &[u8], form: Form, tokens: u64) -> (u16, Vec<u8
 /// As the host counted them; 0 if it does not.
 fn tokens(headers: &HeaderMap) -> u64 {
     let told = headers.get(TOKENS_HEADER).and_then(|it| it.to_str().ok());
-    told.and_then(|told| told.parse().ok()).unwrap_or(0)
+    told.and_then(openai::read_tokens).unwrap_or(0)
 }
 
 enum NoBody {

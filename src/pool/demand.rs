@@ -116,6 +116,8 @@ pub struct Demand {
     pub space: Option<Space>,
     /// How much is to be computed.
     pub work: Work,
+    /// Its client is told the tokens of its texts, and may be billed for them.
+    pub counted: bool,
     /// Bytes that it holds while it waits.
     pub bytes: usize,
 }

@@ -39,6 +39,8 @@ pub struct HostSpec {
     pub weight: NonZeroU32,
     /// Texts, or pairs, that it takes at once, if the operator knows.
     pub max_items: Option<NonZeroU32>,
+    /// It counts the tokens of all texts of a request together, and can't tell those of each.
+    pub sums_tokens: bool,
 }
 
 /// One host of the pool.

@@ -173,6 +173,11 @@ impl Lease {
         &self.grant().demand
     }
 
+    /// What each of them asks for.
+    pub fn demands(&self) -> impl Iterator<Item = &Demand> {
+        self.grant().demands()
+    }
+
     /// True for the first who asks: it makes the attempt, for all.
     pub fn begins(&self) -> bool {
         !self.held.begun.swap(true, Ordering::Relaxed)

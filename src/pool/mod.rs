@@ -22,6 +22,7 @@
 //! | `estimate` | how long things take |
 //! | `parts` | into which parts a batch is cut for idle hosts |
 //! | `company` | whom a request takes along that waits with the same question |
+//! | `alike` | what it saves that requests will share attempts |
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
 //! | `report` | nothing: what attempts and checks tell |
@@ -54,6 +55,7 @@
 //!     max_concurrent: Some(one),
 //!     weight: one,
 //!     max_items: None,
+//!     sums_tokens: false,
 //! };
 //! let host = pool.set_hosts(vec![host])[0];
 //! // None serves before its first good check.
@@ -68,6 +70,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alike;
 mod audited;
 mod avoid;
 mod capacity;

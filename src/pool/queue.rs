@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::alike::{Alike, Sharing};
 use super::avoid::Avoid;
 use super::demand::{Demand, Model, Offer, Question, Work};
 use super::limits::{Clients, Limits};
@@ -29,6 +30,9 @@ use crate::embedding::Space;
 /// A request's place in line. Smaller is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
+
+/// The most that is counted on: estimates are no more exact than that.
+const MOST_SAVED: f64 = 0.99;
 
 type Client = Option<Arc<str>>;
 
@@ -47,6 +51,8 @@ pub(super) struct Entry {
     pub(super) returning: bool,
     /// It may share an attempt.
     pub(super) offer: Option<Offer>,
+    /// How that will be, if it is counted on.
+    pub(super) sharing: Option<Sharing>,
 }
 
 /// What one that waits needs of an attempt.
@@ -54,6 +60,8 @@ pub(super) struct Entry {
 pub(super) struct Queued {
     pub(super) ticket: Ticket,
     pub(super) work: Work,
+    /// Its client is told its tokens.
+    pub(super) counted: bool,
     /// Until when its client wants the answer.
     pub(super) until: Option<Instant>,
 }
@@ -78,9 +86,13 @@ pub(super) struct Queue {
     levels: BTreeMap<Reverse<u8>, Level>,
     models: HashMap<Model, ModelLine>,
     /// Those that may share an attempt.
-    offers: HashMap<Question, BTreeSet<Ticket>>,
+    offers: HashMap<Question, Alike>,
     bytes: usize,
     returning_seconds: Sum,
+    /// What all are expected to take, each alone.
+    seconds: Sum,
+    /// What is saved of that by attempts that are shared, question by question.
+    saved: Sum,
 }
 
 /// The requests for one model.
@@ -88,6 +100,20 @@ pub(super) struct Queue {
 struct ModelLine {
     by_age: BTreeSet<(Instant, Ticket)>,
     seconds: Sum,
+    saved: Sum,
+}
+
+impl ModelLine {
+    /// In seconds of an average host.
+    fn shared_seconds(&self) -> f64 {
+        self.seconds.total() * share_left(self.seconds, self.saved)
+    }
+}
+
+/// Which share of `seconds` remains where so many are saved.
+fn share_left(seconds: Sum, saved: Sum) -> f64 {
+    let saved = saved.total() / seconds.total().max(f64::MIN_POSITIVE);
+    1.0 - saved.clamp(0.0, MOST_SAVED)
 }
 
 /// The clients of one priority.
@@ -163,6 +189,7 @@ impl Queue {
     pub(super) fn join(&mut self, ticket: Ticket, mut entry: Entry) {
         self.leave(ticket);
         self.bytes += entry.demand.bytes;
+        self.seconds.add(entry.sure);
         if let Some(model) = &entry.demand.model {
             let line = self.models.entry(model.clone()).or_default();
             line.by_age.insert((entry.joined, ticket));
@@ -178,19 +205,50 @@ impl Queue {
             line.insert(ticket);
             flow.seconds.add(entry.sure);
         }
-        let offer = entry.offer.take();
+        let (offer, sharing) = (entry.offer.take(), entry.sharing);
         self.entries.insert(ticket, entry);
         if let Some(offer) = offer {
-            self.offer(ticket, offer);
+            self.offer(ticket, offer, sharing);
         }
     }
 
-    /// A request that waits may share an attempt; each says so once.
-    pub(super) fn offer(&mut self, ticket: Ticket, offer: Offer) {
-        if let Some(entry) = self.entries.get_mut(&ticket) {
-            let same = self.offers.entry(offer.question.clone()).or_default();
-            same.insert(ticket);
-            entry.offer = Some(offer);
+    /// A request that waits may share an attempt; each says so once. `sharing`: `None` if it is not counted on.
+    pub(super) fn offer(&mut self, ticket: Ticket, offer: Offer, sharing: Option<Sharing>) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        let question = offer.question.clone();
+        (entry.offer, entry.sharing) = (Some(offer), sharing);
+        let (work, model) = (entry.demand.work, entry.demand.model.clone());
+        self.change_alike(&question, model.as_ref(), |it| {
+            it.add(ticket, work, sharing);
+        });
+    }
+
+    /// Changes who waits with `question`, and what that saves.
+    fn change_alike(
+        &mut self,
+        question: &Question,
+        model: Option<&Model>,
+        change: impl FnOnce(&mut Alike),
+    ) {
+        let alike = self.offers.entry(question.clone()).or_default();
+        let saves = |alike: &Alike| (!alike.tickets.is_empty()).then(|| alike.saved());
+        let before = saves(alike);
+        change(alike);
+        let after = saves(alike);
+        if after.is_none() {
+            self.offers.remove(question);
+        }
+        let of_model = model.and_then(|model| self.models.get_mut(model));
+        let of_model = of_model.map(|line| &mut line.saved);
+        for saved in of_model.into_iter().chain([&mut self.saved]) {
+            if let Some(before) = before {
+                saved.remove(before);
+            }
+            if let Some(after) = after {
+                saved.add(after);
+            }
         }
     }
 
@@ -226,6 +284,13 @@ impl Queue {
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Entry> {
         let entry = self.entries.remove(&ticket)?;
         self.bytes -= entry.demand.bytes;
+        self.seconds.remove(entry.sure);
+        if let Some(offer) = &entry.offer {
+            let Demand { work, model, .. } = &entry.demand;
+            self.change_alike(&offer.question, model.as_ref(), |alike| {
+                alike.remove(ticket, *work);
+            });
+        }
         if let Some(model) = &entry.demand.model
             && let Some(line) = self.models.get_mut(model)
         {
@@ -233,14 +298,6 @@ impl Queue {
             line.seconds.remove(entry.sure);
             if line.by_age.is_empty() {
                 self.models.remove(model);
-            }
-        }
-        if let Some(offer) = &entry.offer
-            && let Some(same) = self.offers.get_mut(&offer.question)
-        {
-            same.remove(&ticket);
-            if same.is_empty() {
-                self.offers.remove(&offer.question);
             }
         }
         let priority = Reverse(entry.demand.priority);
@@ -298,7 +355,7 @@ impl Queue {
         let line = model.and_then(|model| self.models.get(model));
         let oldest = line.and_then(|line| line.by_age.first());
         Line {
-            seconds: line.map_or(entry.sure, |line| line.seconds.total()),
+            seconds: line.map_or(entry.sure, ModelLine::shared_seconds),
             since: oldest.map_or(entry.joined, |(joined, _)| *joined),
         }
     }
@@ -314,16 +371,21 @@ impl Queue {
     }
 
     /// The models that are waited for, and what the requests for each are expected to take in all, in
-    /// seconds of an average host.
+    /// seconds of an average host, as far as is known with what attempts they share.
     pub(super) fn by_model(&self) -> impl Iterator<Item = (&Model, f64)> {
         let lines = self.models.iter();
-        lines.map(|(model, line)| (model, line.seconds.total()))
+        lines.map(|(model, line)| (model, line.shared_seconds()))
     }
 
     /// The same for one model.
     pub(super) fn seconds_for(&self, model: &Model) -> f64 {
         let line = self.models.get(model);
-        line.map_or(0.0, |line| line.seconds.total())
+        line.map_or(0.0, ModelLine::shared_seconds)
+    }
+
+    /// What of all that waits is left to do, since attempts are shared.
+    fn share_left(&self) -> f64 {
+        share_left(self.seconds, self.saved)
     }
 
     /// What is expected to be served before `newcomer`, the last of its client's requests in line, in
@@ -351,7 +413,7 @@ impl Queue {
             .map(|(name, flow)| self.due(name, flow, now).min(own))
             .sum();
         let before = (own - newcomer.sure) * own_share;
-        self.returning_seconds.total() + higher + equals + before
+        (self.returning_seconds.total() + higher + equals + before) * self.share_left()
     }
 
     /// What of a client's requests stands in the way of others, in seconds of an average host: those
@@ -438,7 +500,7 @@ impl Queue {
         let flows: f64 = flows
             .map(|(client, flow)| self.due(client, flow, now))
             .sum();
-        self.returning_seconds.total() + flows
+        (self.returning_seconds.total() + flows) * self.share_left()
     }
 
     /// The request to give way to `newcomer`, which waits too: the newest one of the client that is
@@ -517,7 +579,8 @@ impl Queue {
         let mut times: HashMap<(u8, &Client), f64> = HashMap::new();
         let mut turns = Vec::new();
         // The older ones of a client come first.
-        for ticket in self.offers.get(question).into_iter().flatten() {
+        let alike = self.offers.get(question);
+        for ticket in alike.into_iter().flat_map(|it| &it.tickets) {
             let Some(entry) = self.entries.get(ticket) else {
                 continue;
             };
@@ -532,6 +595,7 @@ impl Queue {
             let queued = Queued {
                 ticket: *ticket,
                 work: demand.work,
+                counted: demand.counted,
                 until: entry.offer.as_ref().and_then(|offer| offer.until),
             };
             let rank = (!entry.returning, Reverse(demand.priority));
@@ -643,6 +707,7 @@ mod tests {
             joined: Instant::now(),
             returning: false,
             offer: None,
+            sharing: None,
         }
     }
 

@@ -16,6 +16,7 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
         max_concurrent: NonZeroU32::new(*slots),
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -141,6 +142,7 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
         max_concurrent: NonZeroU32::new(7),
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     };
     let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
     assert_eq!(ids[0], before[1].0);
@@ -162,6 +164,7 @@ async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
         max_concurrent: None,
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     };
     let successor = self::pool(&[], 9);
     successor.keep_drained(pool.drained());
@@ -245,6 +248,7 @@ async fn events_reach_the_observer_outside_the_lock() {
         max_concurrent: None,
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     };
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::tls::Tls;
-use crate::config;
+use crate::config::{self, Api};
 use crate::pool::HostSpec;
 
 /// See the module.
@@ -45,6 +45,7 @@ impl Member {
             max_concurrent: self.host.max_concurrent,
             weight: self.host.weight,
             max_items: self.host.max_items,
+            sums_tokens: matches!(self.host.api, Api::OpenAi(_)),
         }
     }
 
@@ -73,7 +74,7 @@ impl Member {
 mod tests {
     use super::super::testing::{member, openai};
     use super::*;
-    use crate::config::{Api, Secret};
+    use crate::config::Secret;
 
     #[test]
     fn what_makes_it_another_host_and_what_another_way_to_the_same_one() {

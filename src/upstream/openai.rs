@@ -79,7 +79,7 @@ pub(super) async fn ask(
     let (body, wanted) = match asked.await.unwrap_or(Err(Unaskable::NotEmbed.into())) {
         Ok(asked) => asked,
         Err(NotAsked::NoTexts { called }) => {
-            return Err(delivery(Embeddings::none(&called), 0, budget));
+            return Err(delivery(Embeddings::none(&called), Some(0), budget));
         }
         Err(NotAsked::Unaskable(why)) => {
             let status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -253,10 +253,11 @@ fn doubtful(status: StatusCode, told: &Complaint, why: Doubt, budget: &Budget) -
     }
 }
 
-fn delivery(body: Vec<u8>, tokens: u64, budget: &Budget) -> Verdict {
+fn delivery(body: Vec<u8>, tokens: Option<u64>, budget: &Budget) -> Verdict {
     match answer(StatusCode::OK, body, budget) {
         Ok(mut answer) => {
-            answer.headers.insert(TOKENS, tokens.into());
+            let tokens = tokens.map(|tokens| (TOKENS, tokens.into()));
+            answer.headers.extend(tokens);
             Verdict::Deliver(answer)
         }
         Err(Exhausted) => no_memory(),

@@ -49,6 +49,7 @@ mod leaving;
 mod log_lines;
 mod meanings;
 mod merging;
+mod merging_kinds;
 mod metrics;
 mod models;
 mod monitoring;

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Backend, Behaviour, Client, Config, Proxy, Reply, SimHost, eventually, sim_host,
+    Answer, Behaviour, Client, Config, Proxy, Reply, SimHost, eventually, sim_host,
 };
 
 /// A host with one slot, and a proxy that knows how long it takes.
@@ -33,16 +33,16 @@ async fn ask(client: Client, text: String, tenant: usize) -> Reply {
     Reply::to(request.json(&json!({"texts": [text], "model": "host"}))).await
 }
 
-/// Asks for each of these texts, of so many tenants, while the only slot is in use. The answers, and how many
-/// items each request had that the host has seen since.
-async fn asked_at_once(
+/// Makes these requests while the only slot is in use for another one for `model`. The answers, and how many items
+/// each request had that the host has seen since.
+pub(crate) async fn at_once(
     (host, proxy): (&SimHost, &Proxy),
-    texts: &[String],
-    tenants: usize,
+    model: &str,
+    requests: Vec<impl Future<Output = Reply> + Send + 'static>,
     behaviour: Behaviour,
 ) -> (Vec<Reply>, Vec<usize>) {
     host.set(Behaviour::ServeWhenReleased);
-    let running = proxy.client().start_embed_with("host", "running");
+    let running = proxy.client().start_embed_with(model, "running");
     // Not the one before it, with which the host may not have been done when this one came for the first time.
     eventually("it has the slot", async || {
         host.record()
@@ -52,19 +52,27 @@ async fn asked_at_once(
     })
     .await;
     let seen = host.arrivals();
-    let asks = texts
-        .iter()
-        .enumerate()
-        .map(|(number, text)| tokio::spawn(ask(proxy.client(), text.clone(), number % tenants)));
-    let asks: Vec<_> = asks.collect();
-    proxy.queues(texts.len() as u64).await;
+    let asks: Vec<_> = requests.into_iter().map(tokio::spawn).collect();
+    proxy.queues(asks.len() as u64).await;
     host.set(behaviour);
     host.release(1);
-    running.await.unwrap().assert_embedding_of("running");
+    assert_eq!(running.await.unwrap().status, 200);
     let replies = join_all(asks).await.into_iter();
     let sizes = host.record().requests.split_off(seen);
     let sizes = sizes.iter().map(|request| request.items).collect();
     (replies.map(Result::unwrap).collect(), sizes)
+}
+
+/// Asks for each of these texts, of so many tenants.
+async fn asked_at_once(
+    (host, proxy): (&SimHost, &Proxy),
+    texts: &[String],
+    tenants: usize,
+    behaviour: Behaviour,
+) -> (Vec<Reply>, Vec<usize>) {
+    let asks = texts.iter().enumerate();
+    let asks = asks.map(|(number, text)| ask(proxy.client(), text.clone(), number % tenants));
+    at_once((host, proxy), "host", asks.collect(), behaviour).await
 }
 
 fn texts(count: usize) -> Vec<String> {
@@ -129,56 +137,5 @@ async fn an_error_about_one_is_told_to_that_one_alone() {
             }
         }
         assert!(proxy.is_healthy("host").await);
-    }
-}
-
-#[tokio::test]
-async fn real_backends_answer_the_same_together_as_alone() {
-    let backends = [
-        Backend::start("left", "left-key").await,
-        Backend::start("right", "right-key").await,
-    ];
-    let config = |merge: bool| {
-        Config::new()
-            .host("left", backends[0].url(), Some("left-key"))
-            .host("right", backends[1].url(), Some("right-key"))
-            .set_host("left", "max_concurrent", 1)
-            .set_host("right", "max_concurrent", 1)
-            .set("batching", "merge", merge)
-            .set("queue", "max_wait", "60s")
-    };
-    let mut answers = Vec::new();
-    for merge in [false, true] {
-        let proxy = Proxy::start(&config(merge)).await;
-        for host in ["left", "right"] {
-            proxy.finds_healthy(host).await;
-        }
-        let client = proxy.client();
-        let asks = (0..120).map(|number: usize| {
-            let text = "a cat sat on mat and ".repeat(1 + number % 5) + &(number % 60).to_string();
-            let body = json!({"texts": [text], "model": Backend::MODEL});
-            let client = &client;
-            async move { client.post("/embed", &body).await }
-        });
-        let replies = join_all(asks).await;
-        assert!(
-            replies.iter().all(|reply| reply.status == 200),
-            "{replies:?}"
-        );
-        answers.push(replies.iter().map(Reply::json).collect::<Vec<_>>());
-        let merged = proxy.metrics().await;
-        let merged = merged.count("gpu_bridge_merged_requests_total", &[]);
-        assert_eq!(merged > 10, merge, "{merged}");
-    }
-    for (alone, together) in answers[0].iter().zip(&answers[1]) {
-        let numbers = |answer: &Value| -> Vec<f64> {
-            let row = answer["embeddings"][0].as_array().unwrap();
-            row.iter().map(|number| number.as_f64().unwrap()).collect()
-        };
-        assert_eq!(alone["model"], together["model"]);
-        assert_eq!(together["embeddings"].as_array().unwrap().len(), 1);
-        let (alone, together) = (numbers(alone), numbers(together));
-        let furthest = alone.iter().zip(&together).map(|(a, b)| (a - b).abs());
-        assert!(furthest.fold(0.0, f64::max) <= 1e-6);
     }
 }

@@ -28,10 +28,10 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// Tokens of the texts, if they were counted.
-    pub(super) fn tokens(&self) -> Option<usize> {
+    /// Tokens of each text, if they were counted.
+    pub(super) fn tokens(&self) -> Option<&[usize]> {
         match self {
-            Self::Embeddings(found) => Some(found.tokens),
+            Self::Embeddings(found) => Some(&found.tokens),
             Self::Scores(_) => None,
         }
     }
@@ -43,7 +43,7 @@ impl Outcome {
             Self::Embeddings(found) if let Some(form) = form => {
                 let mut writer = Writer::new(form.encoding);
                 found.rows.iter().for_each(|row| writer.numbers(row));
-                Ok(writer.finish(model, found.tokens as u64))
+                Ok(writer.finish(model, found.tokens.iter().sum::<usize>() as u64))
             }
             Self::Embeddings(found) => serde_json::to_vec(&EmbedAnswer {
                 embeddings: found.rows.iter().map(|row| Numbers(row)).collect(),
@@ -255,7 +255,7 @@ mod tests {
         let found = Embeddings {
             rows: vec![vec![0.5, -2.0]],
             dimensions: 2,
-            tokens: 5,
+            tokens: vec![5],
             shortening: Shortening::No,
         };
         let body = Outcome::Embeddings(found).to_json("m", None).unwrap();

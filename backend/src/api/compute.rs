@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use gpu_bridge_places::Visit;
-use gpu_bridge_wire::openai::{Form, TOKENS_HEADER};
-use http::{HeaderValue, StatusCode};
+use gpu_bridge_wire::openai::{EACH_HEADER, Form, TOKENS_HEADER, tokens_of_each};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -71,11 +71,24 @@ pub(super) async fn serve(
     let Done { body, tokens } = done.map_err(|error| refusal(&error, &exchange.log))?;
     let body = body.map_err(|error| exchange.log.internal(&error))?;
     let mut answer = error::json(StatusCode::OK, body);
-    if let Some(tokens) = tokens {
-        let tokens = HeaderValue::from(tokens);
-        answer.headers_mut().insert(TOKENS_HEADER, tokens);
-    }
+    let wants_each = exchange.head.headers.contains_key(EACH_HEADER);
+    tell_tokens(answer.headers_mut(), tokens.as_deref(), wants_each);
     Ok(answer)
+}
+
+/// `tokens`: of each text, if they were counted.
+fn tell_tokens(headers: &mut HeaderMap, tokens: Option<&[usize]>, wants_each: bool) {
+    let Some(tokens) = tokens else {
+        return;
+    };
+    let total = HeaderValue::from(tokens.iter().sum::<usize>());
+    headers.insert(TOKENS_HEADER, total);
+    // Digits and commas always make a value.
+    if let Ok(each) = HeaderValue::try_from(tokens_of_each(tokens))
+        && wants_each
+    {
+        headers.insert(EACH_HEADER, each);
+    }
 }
 
 /// Reads and checks what is to be computed.
@@ -198,7 +211,7 @@ impl Work {
         };
         Ok(Done {
             body: outcome.to_json(self.model(), form),
-            tokens: outcome.tokens(),
+            tokens: outcome.tokens().map(<[usize]>::to_vec),
         })
     }
 
@@ -227,8 +240,8 @@ impl Work {
 /// What came of a computation.
 struct Done {
     body: serde_json::Result<Vec<u8>>,
-    /// That the model read, if they were counted.
-    tokens: Option<usize>,
+    /// That the model read of each text, if they were counted.
+    tokens: Option<Vec<usize>>,
 }
 
 /// A computation that runs: its slot, its place in the job list, and whether anybody still waits.

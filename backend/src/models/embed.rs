@@ -98,10 +98,10 @@ impl Embedder {
     ) -> Result<Embeddings, EngineError> {
         let mut rows = vec![Vec::new(); texts.len()];
         let mut steps = Steps::new(texts.len(), step, progress);
-        let mut tokens = 0;
+        let mut tokens = Vec::with_capacity(texts.len());
         let ids = texts.iter().map(|text| {
             let ids = self.ids(text)?;
-            tokens += ids.len();
+            tokens.push(ids.len());
             Ok(ids)
         });
         scheduler.encode(&self.encoder, progress, ids, |place, _, hidden| {

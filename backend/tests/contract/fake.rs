@@ -102,7 +102,7 @@ impl Engine for FakeEngine {
         Ok(Embeddings {
             rows: vec![vec![0.0; dimensions]; texts.len()],
             dimensions,
-            tokens: texts.iter().map(|text| text.split(' ').count()).sum(),
+            tokens: texts.iter().map(|text| text.split(' ').count()).collect(),
             shortening: self.shortening.clone(),
         })
     }

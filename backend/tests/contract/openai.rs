@@ -61,11 +61,17 @@ async fn embed_cuts_and_counts_too() {
     let engine = FakeEngine::quick().shortening(Shortening::To(vec![2]));
     let service = start(engine, one_slot()).await;
     let url = service.url("/embed");
-    let post = |body: Value| reqwest::Client::new().post(&url).json(&body).send();
+    let post = |body: Value| reqwest::Client::new().post(&url).json(&body);
+    let each = post(json!({"texts": ["a b c", "d"]})).header("x-compute-tokens-each", "yes");
+    let each = each.send().await.unwrap();
+    assert_eq!(each.headers()["x-compute-tokens"], "4");
+    assert_eq!(each.headers()["x-compute-tokens-each"], "3,1");
+    let post = |body: Value| post(body).send();
     let answer = post(json!({"texts": ["a b c"], "dimensions": 2}))
         .await
         .unwrap();
     assert_eq!(answer.headers()["x-compute-tokens"], "3");
+    assert!(!answer.headers().contains_key("x-compute-tokens-each"));
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(
         (&answer["dimensions"], &answer["embeddings"]),

@@ -112,7 +112,7 @@ fn empty_requests_have_empty_answers_but_a_checked_name() {
         Embeddings {
             rows: Vec::new(),
             dimensions: 0,
-            tokens: 0,
+            tokens: Vec::new(),
             shortening: Shortening::No,
         }
     );

@@ -88,7 +88,7 @@ function outcome(status) {
 
 function way(route, client, attempts, why) {
   const who = client === null ? route : `${route} for ${client}`;
-  const tries = attempts.map(({ host, verdict }) => `${host} ${DEEDS[verdict] ?? verdict}`);
+  const tries = attempts.map(({ host, share, verdict }) => `${host}${share} ${DEEDS[verdict] ?? verdict}`);
   const story = [tries.join(", then "), why ?? ""].filter((part) => part !== "").join("; ");
   return element("p", {}, `${who}: ${story}`);
 }

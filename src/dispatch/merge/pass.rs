@@ -1,89 +1,25 @@
 //! The attempt that is made for several requests: one body from theirs, and of one answer a part for each.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
-use gpu_bridge_wire::openai::TOKENS_HEADER;
-use http::StatusCode;
-use tokio::sync::oneshot;
+use gpu_bridge_wire::openai::{EACH_HEADER, TOKENS_HEADER, read_tokens_of_each};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::super::attempt::{Attempts, End, limit};
 use super::super::split::{OF_THE_WHOLE, chunks};
-use super::suspects::Suspects;
+use super::again::{Again, Tells, Told};
 use super::{Asked, Member};
 use crate::budget::Exhausted;
 use crate::message::{Answer, Call, Deadline, Payload};
-use crate::pool::{Demand, HostId, Lease, Outcome, Proof, Work};
+use crate::pool::{Demand, Lease, Outcome, Work};
 use crate::telemetry::APART;
 use crate::upstream::{Terms, Verdict};
 
 /// Headers of an answer that are about all of it, beside those that are [anyway](OF_THE_WHOLE).
 const OF_ALL: [&str; 3] = ["etag", "set-cookie", TOKENS_HEADER];
-
-/// What a member is told of how it ended.
-pub(super) struct Told {
-    /// One word.
-    pub(super) verdict: &'static str,
-    pub(super) reason: Option<String>,
-    pub(super) end: End,
-    /// Those that may be to blame for the answer.
-    pub(super) suspects: Option<Arc<Suspects>>,
-}
-
-impl Told {
-    fn new(verdict: &'static str, reason: Option<String>, end: End) -> Self {
-        Self {
-            verdict,
-            reason,
-            end,
-            suspects: None,
-        }
-    }
-
-    /// Nobody tells any more.
-    pub(super) fn nothing() -> Self {
-        Self::new(APART, None, End::Apart { avoid: None })
-    }
-}
-
-/// Those who wait for the end.
-struct Tells(Vec<oneshot::Sender<Told>>);
-
-impl Tells {
-    /// Ends when there is none any more.
-    async fn all_gone(&mut self) {
-        for tell in &mut self.0 {
-            tell.closed().await;
-        }
-    }
-
-    /// Tells each what follows from `told` for it.
-    fn tell(self, told: impl IntoIterator<Item = Told>) {
-        for (tell, told) in self.0.into_iter().zip(told) {
-            // One that is gone needs no answer.
-            _ = tell.send(told);
-        }
-    }
-
-    /// Each runs again alone. `is_answer`: one of them may be to blame for what the host said. `avoid`: where
-    /// it failed.
-    fn part(
-        mut self,
-        verdict: &'static str,
-        reason: Option<&str>,
-        is_answer: bool,
-        avoid: Option<(HostId, Proof)>,
-    ) {
-        self.0.retain(|tell| !tell.is_closed());
-        let suspects = is_answer.then(|| Arc::new(Suspects::new(self.0.len())));
-        self.tell(std::iter::repeat_with(|| Told {
-            suspects: suspects.clone(),
-            ..Told::new(verdict, reason.map(str::to_owned), End::Apart { avoid })
-        }));
-    }
-}
+const TOKENS: HeaderName = HeaderName::from_static(TOKENS_HEADER);
 
 /// See the module.
 pub(super) struct Pass {
@@ -96,9 +32,11 @@ pub(super) struct Pass {
 struct Merged {
     call: Call,
     kind: Kind,
-    items: usize,
+    items: u32,
     /// For each member, where its items are among these.
     places: Vec<Vec<usize>>,
+    /// Somebody is told its tokens.
+    counted: bool,
 }
 
 impl Pass {
@@ -132,19 +70,22 @@ impl Pass {
             () = tells.all_gone() => return,
         };
         match verdict {
-            Verdict::Deliver(answer) => self.hand_out(answer, merged, tells).await,
-            failed => self.give_up(&failed, tells),
+            Verdict::Deliver(answer) if answer.status == StatusCode::OK => {
+                self.hand_out(answer, merged, tells).await;
+            }
+            failed => self.give_up(failed, merged.items, tells),
         }
     }
 
     /// Gives the lease back, and each member its part of the `answer`.
     async fn hand_out(self, answer: Answer, merged: Merged, tells: Tells) {
-        let status = answer.status;
-        let timed = status.is_success() && answer.rest.is_none();
-        self.lease.finish(Outcome::Answered { timed });
-        let answers = match status {
-            StatusCode::OK if answer.rest.is_none() => merged.parted(answer).await,
-            _ => Err(format!("it answered all of them with {status}")),
+        let timed = answer.rest.is_none();
+        let proof = self.lease.finish(Outcome::Answered { timed });
+        let items = merged.items;
+        let answers = if timed {
+            merged.parted(answer).await
+        } else {
+            Err("it is too long".to_owned())
         };
         match answers {
             Ok(answers) => {
@@ -153,46 +94,52 @@ impl Pass {
                 let answers = answers.into_iter();
                 tells.tell(answers.map(|it| Told::new("deliver", None, End::Delivered(it))));
             }
-            Err(why) => tells.part(APART, Some(&why), true, None),
+            Err(why) => {
+                let host = (self.lease.host(), proof);
+                tells.part(APART, Some(&why), Again::UNPARTED, items, host);
+            }
         }
     }
 
-    fn give_up(self, verdict: &Verdict, tells: Tells) {
+    /// The same after an attempt that was no answer for any of them.
+    fn give_up(self, verdict: Verdict, items: u32, tells: Tells) {
+        let host = (self.lease.host(), self.lease.finish(verdict.outcome()));
+        let again = Again::after(&verdict);
         let (word, reason) = (verdict.as_str(), verdict.reason());
-        let proof = self.lease.finish(verdict.outcome());
-        match *verdict {
+        match verdict {
             Verdict::Busy { retry_after } => tells.tell(std::iter::repeat_with(|| {
-                let verdict = Verdict::Busy { retry_after };
+                let (verdict, proof) = (Verdict::Busy { retry_after }, host.1);
                 Told::new(word, reason.clone(), End::Failed { verdict, proof })
             })),
-            Verdict::Sibling { .. } => tells.part(word, reason.as_deref(), true, None),
-            Verdict::Ours { .. } | Verdict::Wrong => {
-                tells.part(word, reason.as_deref(), false, None);
+            Verdict::Deliver(answer) => {
+                let why = format!("it answered all of them with {}", answer.status);
+                tells.part(APART, Some(&why), again, items, host);
             }
-            _ => {
-                let avoid = Some((self.lease.host(), proof));
-                tells.part(word, reason.as_deref(), false, avoid);
-            }
+            _ => tells.part(word, reason.as_deref(), again, items, host),
         }
     }
 
     /// `None`: there is no memory for it, or nobody left.
     fn merged(&self, asked: Vec<Asked>) -> Option<Merged> {
         let (runs, places) = runs_of(&asked);
-        let items = runs.iter().map(|run| run.items.len()).sum();
+        let items = runs.iter().map(|run| run.items.len()).sum::<usize>();
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
         let (mut cuts, mut bodies, mut first) = (Vec::new(), Vec::new(), None);
         for it in asked {
             cuts.push(it.cut);
             bodies.push(it.body);
             first.get_or_insert((it.kind, it.method, it.path, it.headers));
         }
-        let (kind, method, path, headers) = first?;
+        let (kind, method, path, mut headers) = first?;
+        if kind == Kind::Texts {
+            headers.insert(EACH_HEADER, HeaderValue::from_static("yes"));
+        }
         // Counted on its own, beside those that it is made of.
         let reserved = bodies.first()?.reserve(0).ok()?;
         let pieces = chunks(items::compose(&cuts, &runs), &bodies);
         let body = Payload::counted(pieces, reserved).ok()?;
         let work = Work {
-            items: u32::try_from(items).unwrap_or(u32::MAX),
+            items,
             bytes: body.len() as u64,
         };
         self.lease.resize(work);
@@ -213,6 +160,7 @@ impl Pass {
             kind,
             items,
             places,
+            counted: self.lease.demands().any(|it| it.counted),
         })
     }
 }
@@ -222,27 +170,49 @@ impl Merged {
     async fn parted(self, answer: Answer) -> Result<Vec<Answer>, String> {
         let full = |exhausted: Exhausted| exhausted.to_string();
         let mut headers = answer.headers;
+        let tokens = self.tokens(&headers)?;
         for name in OF_THE_WHOLE.iter().chain(&OF_ALL) {
             headers.remove(*name);
         }
         // For the answer in one piece, and for what is copied of it.
         let held = answer.body.reserve(answer.body.len().saturating_mul(2));
         let held = held.map_err(full)?;
-        let (kind, items, places) = (self.kind.answer(), self.items, self.places);
+        let (kind, items, places) = (self.kind.answer(), self.items as usize, self.places);
         let bodies = answer
             .body
             .through(move |body| parts(kind, body, items, &places));
         let bodies = bodies.await.flatten();
         let bodies = bodies.ok_or("its answer is not one of items alone")?;
-        let answers = bodies.into_iter().map(|body| {
+        let answers = bodies.into_iter().zip(tokens).map(|(body, tokens)| {
+            let mut headers = headers.clone();
+            headers.extend(tokens.map(|tokens| (TOKENS, tokens.into())));
             Ok(Answer {
                 status: StatusCode::OK,
-                headers: headers.clone(),
+                headers,
                 body: Payload::counted([body], held.sibling())?,
                 rest: None,
             })
         });
         answers.collect::<Result<_, _>>().map_err(full)
+    }
+
+    /// Of each member, as far as they are told; or that they are told in a way in which they are nobody's.
+    fn tokens(&self, headers: &HeaderMap) -> Result<Vec<Option<u64>>, String> {
+        let told = headers.get(EACH_HEADER).and_then(|it| it.to_str().ok());
+        let each = told.and_then(|told| read_tokens_of_each(told, self.items as usize));
+        let Some(each) = each else {
+            return if self.counted && headers.contains_key(TOKENS_HEADER) {
+                Err("it tells the tokens of all of them together, and not those of each".to_owned())
+            } else {
+                Ok(vec![None; self.places.len()])
+            };
+        };
+        let of = |at: &usize| each.get(*at).copied();
+        let of_one = |places: &Vec<usize>| {
+            let mut tokens = places.iter().map(of);
+            tokens.try_fold(0_u64, |sum, tokens| sum.checked_add(tokens?))
+        };
+        Ok(self.places.iter().map(of_one).collect())
     }
 }
 

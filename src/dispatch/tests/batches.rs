@@ -1,7 +1,7 @@
 //! Batches in parts and requests together, against hosts that compute what they are asked for, if they don't fail.
 
 use bytes::Bytes;
-use gpu_bridge_wire::openai::TOKENS_HEADER;
+use gpu_bridge_wire::openai::{EACH_HEADER, TOKENS_HEADER, tokens_of_each};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -24,6 +24,10 @@ struct Computing {
     spoiled: Mutex<Option<(String, StatusCode)>>,
     /// How the next attempts end.
     script: Mutex<VecDeque<Verdict>>,
+    /// More items than that they refuse.
+    most: Mutex<usize>,
+    /// They tell the tokens of each text, if asked.
+    tells_each: Mutex<bool>,
 }
 
 impl Computing {
@@ -54,8 +58,21 @@ impl Computing {
             payload.push(&Bytes::copy_from_slice(chunk)).unwrap();
         }
         let mut answer = answer(status);
-        answer.headers.insert(TOKENS_HEADER, 7.into());
         answer.body = payload.finish();
+        answer
+    }
+
+    /// As many tokens as characters.
+    fn result(&self, call: &Call, texts: &[&serde_json::Value]) -> Answer {
+        let mut answer = self.answer(StatusCode::OK, &right(texts));
+        let tokens = texts.iter().map(|text| text.as_str().unwrap().len());
+        let tokens: Vec<usize> = tokens.collect();
+        let total: usize = tokens.iter().sum();
+        answer.headers.insert(TOKENS_HEADER, total.into());
+        if *self.tells_each.lock().unwrap() && call.headers.contains_key(EACH_HEADER) {
+            let each = tokens_of_each(&tokens).parse().unwrap();
+            answer.headers.insert(EACH_HEADER, each);
+        }
         answer
     }
 }
@@ -89,7 +106,10 @@ impl Upstream for Computing {
         {
             return Verdict::Deliver(self.answer(*status, "{\"detail\":\"no\"}"));
         }
-        Verdict::Deliver(self.answer(StatusCode::OK, &right(&texts)))
+        if texts.len() > *self.most.lock().unwrap() {
+            return Verdict::Deliver(self.answer(StatusCode::PAYLOAD_TOO_LARGE, "{}"));
+        }
+        Verdict::Deliver(self.result(call, &texts))
     }
 }
 
@@ -144,6 +164,8 @@ impl Pooled {
             asked: Mutex::default(),
             spoiled: Mutex::default(),
             script: Mutex::default(),
+            most: Mutex::new(usize::MAX),
+            tells_each: Mutex::default(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = Current::for_testing("");
@@ -246,8 +268,8 @@ fn requests() -> impl Strategy<Value = Vec<(usize, usize, u64, Option<u64>)>> {
     prop::collection::vec((items, 1..500usize, 0..1500u64, given_up), 1..24)
 }
 
-/// The body of an answer, and whether it comes with a count of tokens.
-type Told = (String, bool);
+/// The body of an answer, and the tokens that it tells.
+type Told = (String, Option<String>);
 
 /// A host with one slot, which is in use for a while, and requests for these texts that wait for it meanwhile; and
 /// what becomes of each of them.
@@ -262,19 +284,28 @@ impl Together {
     }
 
     async fn of(pooled: Arc<Pooled>, texts: &[&str]) -> Self {
+        Self::counted(pooled, texts, false).await
+    }
+
+    /// `counted`: their clients are told their tokens.
+    async fn counted(pooled: Arc<Pooled>, texts: &[&str], counted: bool) -> Self {
         let mut asks = Vec::new();
         for (position, text) in ["busy"].iter().chain(texts).enumerate() {
             let pooled = Arc::clone(&pooled);
             let mut call = pooled.call_for(&[(*text).to_owned()]);
             // Each has its own key.
             call.demand.client = Some(position.to_string().into());
+            call.demand.counted = counted;
             let ask = async move {
                 let journal = Journal::default();
                 let delivery = pooled.dispatcher.dispatch(&call, &journal).await;
                 let answer = delivery.map(|it| it.answer).map_err(|it| it.refusal);
                 let told = answer.map(|answer| {
                     let body = String::from_utf8(answer.body.joined().into_owned());
-                    (body.unwrap(), answer.headers.contains_key(TOKENS_HEADER))
+                    assert!(!answer.headers.contains_key(EACH_HEADER), "nobody asked");
+                    let tokens = answer.headers.get(TOKENS_HEADER);
+                    let tokens = tokens.map(|it| it.to_str().unwrap().to_owned());
+                    (body.unwrap(), tokens)
                 });
                 (told, journal)
             };
@@ -293,17 +324,15 @@ impl Together {
             let Ok((answer, journal)) = ask.await else {
                 continue;
             };
-            let (body, tells_tokens) = answer.unwrap();
+            let (body, tokens) = answer.unwrap();
             match *text {
                 "bad" => assert_eq!(body, "{\"detail\":\"no\"}"),
                 _ => assert_eq!(body, expected_for(&[(*text).to_owned()])),
             }
             let last = journal.story().attempts.pop().unwrap();
-            assert_eq!(
-                tells_tokens,
-                last.others.is_none(),
-                "what is counted for all"
-            );
+            let is_told = last.others.is_none() || *self.pooled.upstream.tells_each.lock().unwrap();
+            let own = (is_told && *text != "bad").then(|| text.len().to_string());
+            assert_eq!(tokens, own, "never what is counted for all");
             let attempts = journal.story().attempts.into_iter();
             let word = |tried: Tried| match tried.others {
                 Some(others) => format!("{} with {others}", tried.verdict),
@@ -325,6 +354,76 @@ async fn requests_that_wait_with_the_same_question_share_an_attempt() {
     assert_eq!(together.end(&texts).await, [["deliver with 3"]; 4]);
     let asked = pooled.upstream.asked.lock().unwrap();
     assert_eq!(*asked, [1, 3], "equal texts once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_told_the_tokens_of_its_own_texts() {
+    let texts = ["a", "longer", "a", "text"];
+    for (tells_each, counted, expected) in [
+        (true, true, &["deliver with 3"][..]),
+        (false, false, &["deliver with 3"]),
+        (false, true, &["apart with 3", "deliver"]),
+    ] {
+        let pooled = Arc::new(Pooled::new(1, 1).await);
+        *pooled.upstream.tells_each.lock().unwrap() = tells_each;
+        let together = Together::counted(pooled, &texts, counted).await;
+        assert_eq!(together.end(&texts).await, vec![expected; 4]);
+    }
+}
+
+/// As many as a host has to be asked for the rest of a crowd of which it has refused a part, and one of which is bad.
+#[tokio::test(start_paused = true)]
+async fn of_many_the_one_that_is_to_blame_is_found_in_halves() {
+    let names: Vec<String> = (0..64).map(|number| format!("text {number}")).collect();
+    let mut texts: Vec<&str> = names.iter().map(String::as_str).collect();
+    texts[40] = "bad";
+    for status in [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::BAD_REQUEST] {
+        let pooled = Arc::new(Pooled::new(1, 1).await);
+        *pooled.upstream.spoiled.lock().unwrap() = Some(("bad".to_owned(), status));
+        let told = Together::of(Arc::clone(&pooled), &texts).await;
+        told.end(&texts).await;
+        let attempts = pooled.upstream.asked.lock().unwrap().len();
+        assert!(attempts <= 24, "{attempts} instead of 66");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_for_a_host_is_learned_and_asked_for_in_less() {
+    let names: Vec<String> = (0..64).map(|number| format!("text {number}")).collect();
+    let texts: Vec<&str> = names.iter().map(String::as_str).collect();
+    let pooled = Arc::new(Pooled::new(1, 1).await);
+    *pooled.upstream.most.lock().unwrap() = 32;
+    let mut sizes = Vec::new();
+    for _ in 0..2 {
+        pooled.upstream.asked.lock().unwrap().clear();
+        Together::of(Arc::clone(&pooled), &texts)
+            .await
+            .end(&texts)
+            .await;
+        sizes.push(pooled.upstream.asked.lock().unwrap().clone());
+    }
+    assert!(sizes[0].iter().any(|size| *size > 32), "{sizes:?}");
+    assert!(sizes[1].iter().all(|size| *size <= 32), "{sizes:?}");
+    assert!(sizes[1].len() <= 5, "{sizes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_run_again_after_a_fault_wait_for_the_budget_of_retries() {
+    let names: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+    let texts: Vec<&str> = names.iter().map(String::as_str).collect();
+    let pooled = Arc::new(Pooled::new(1, 1).await);
+    let withdraw = || {
+        let now = Instant::now().into_std();
+        pooled.dispatcher.budget().withdraw(1.0, now).is_ok()
+    };
+    while withdraw() {}
+    let together = Together::of(Arc::clone(&pooled), &texts).await;
+    pooled.upstream.serves_once_then(reset());
+    let started = Instant::now();
+    together.end(&texts).await;
+    // 40 requests allow 8 retries, each second 10.
+    let took = started.elapsed();
+    assert!(took > Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

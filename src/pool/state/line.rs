@@ -40,6 +40,7 @@ impl State {
             joined: now,
             returning,
             offer: None,
+            sharing: None,
         }
     }
 

@@ -4,23 +4,45 @@ use std::time::Instant;
 
 use super::split::is_cuttable;
 use super::{Grant, Member, State};
+use crate::pool::HostId;
+use crate::pool::alike::Sharing;
 use crate::pool::company::{Company, Room};
 use crate::pool::demand::{Demand, Offer, Work};
 use crate::pool::estimate::{Cost, seconds};
+use crate::pool::host::Host;
 use crate::pool::queue::{Queued, Ticket};
 
 /// Bytes of the bodies of an attempt's requests together. Hosts take more, but what is long saves little.
 const MOST_BYTES: u64 = 1 << 20;
+/// Items of them: what a host tells of each must fit into the head of its answer.
+const MOST_ITEMS: u32 = 1000;
 
 impl State {
     /// A request that waits has said with which others it may share an attempt.
     pub(in crate::pool) fn offer(&mut self, ticket: Ticket, offer: Offer) {
-        self.queue.offer(ticket, offer);
+        let demand = self.queue.get(ticket).map(|entry| &entry.demand);
+        let sharing = demand.and_then(|demand| self.sharing(demand, offer.most));
+        self.queue.offer(ticket, offer, sharing);
+    }
+
+    /// How attempts will be that a request which waits shares; `None` if some hosts make none, or if too little has
+    /// been seen.
+    fn sharing(&self, demand: &Demand, most: u32) -> Option<Sharing> {
+        let model = demand.model.as_ref()?;
+        let shares =
+            |host: &Host| is_cuttable(host, model) && !(demand.counted && host.spec.sums_tokens);
+        let takes = self.hosts().map(|host| most_items(host, most));
+        let most_items = takes.min().filter(|_| self.hosts().all(shares))?;
+        let cost = self.estimator.cost(demand)?;
+        Some(Sharing { cost, most_items })
     }
 
     /// Takes others along that wait with the question of `offer`, which is that of `first`.
     pub(super) fn merge(&mut self, first: &mut Grant, offer: &Offer, now: Instant) {
-        let waiting = self.queue.with_question(&offer.question);
+        let mut waiting = self.queue.with_question(&offer.question);
+        if !self.tells_tokens_of_each(first.host) {
+            waiting.retain(|it| !it.counted && !first.demand.counted);
+        }
         let Some((mut company, cost)) = self.company(first, offer, &waiting, now) else {
             return;
         };
@@ -33,6 +55,7 @@ impl State {
             ticket,
             work,
             until,
+            ..
         } in waiting
         {
             if company.is_full() {
@@ -56,6 +79,11 @@ impl State {
         }
     }
 
+    /// Does a host tell the tokens of each text if it counts them at all? Else nobody knows whose they were.
+    fn tells_tokens_of_each(&self, host: HostId) -> bool {
+        self.host(host).is_some_and(|host| !host.spec.sums_tokens)
+    }
+
     /// What `first` may fill; `None`: it goes alone.
     fn company(
         &self,
@@ -76,9 +104,8 @@ impl State {
         let all: f64 = serving.map(|host| speed(host.slowness.factor())).sum();
         let slowness = host.slowness.factor();
         let units = waiting.iter().map(|it| it.work.units());
-        let most = host.spec.max_items.map_or(u32::MAX, Into::into);
         let room = Room {
-            items: offer.most.min(most),
+            items: most_items(host, offer.most),
             bytes: MOST_BYTES,
             share: (work.units() + units.sum::<f64>()) * (speed(slowness) / all).min(1.0),
             others_wait: self.queue.len() > waiting.len(),
@@ -95,6 +122,12 @@ impl State {
         };
         self.change(grant, demand);
     }
+}
+
+/// Items that an attempt on `host` may be for, if the requests say `most`.
+fn most_items(host: &Host, most: u32) -> u32 {
+    let takes = host.spec.max_items.map_or(MOST_ITEMS, Into::into);
+    most.min(takes).min(MOST_ITEMS)
 }
 
 /// In seconds, from `now` on.
@@ -239,6 +272,59 @@ mod tests {
             .filter_map(|it| it.client.clone())
             .collect();
         assert_eq!(clients, [Arc::from("c"), Arc::from("b")]);
+    }
+
+    #[test]
+    fn what_waits_to_be_merged_is_expected_to_take_no_longer_than_it_does() {
+        let now = Instant::now();
+        let (mut state, first) = scene("embed:m", now);
+        let join = |state: &mut State| {
+            let ticket = join_with(state, demand("a", "embed:m", 1), now);
+            state.offer(ticket, offer("x"));
+        };
+        for _ in 0..200 {
+            join(&mut state);
+        }
+        let expected = state.wait_of_all(now);
+        state.finish(&first, Outcome::Abandoned, now);
+        let mut took = Duration::ZERO;
+        while let Some(grant) = state.grant(now).pop() {
+            let items = grant.demand.work.items;
+            let own = Duration::from_millis(300) + Duration::from_millis(10) * items;
+            state.finish(&grant, ANSWERED, now + own);
+            took += own;
+        }
+        let ratio = expected.as_secs_f64() / took.as_secs_f64();
+        assert!((0.7..2.5).contains(&ratio), "{expected:?} for {took:?}");
+        assert!(
+            state.wait_of_all(now) < Duration::from_millis(1),
+            "nothing is left of what is gone"
+        );
+    }
+
+    #[test]
+    fn whose_tokens_are_told_goes_along_only_where_they_can_be() {
+        for (sums, expected) in [(false, "abc"), (true, "a")] {
+            let now = Instant::now();
+            let (mut state, first) = scene("embed:m", now);
+            let id = state.ids().next().unwrap();
+            state.host_mut(id).unwrap().spec.sums_tokens = sums;
+            for (client, counted) in [("a", true), ("b", true), ("c", false)] {
+                let demand = Demand {
+                    counted,
+                    ..demand(client, "embed:m", 1)
+                };
+                let ticket = join_with(&mut state, demand, now);
+                state.offer(ticket, offer("x"));
+            }
+            state.finish(&first, Outcome::Abandoned, now);
+            let grant = state.grant(now).remove(0);
+            let told: String = grant
+                .demands()
+                .filter_map(|it| it.client.as_deref())
+                .collect();
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

@@ -144,6 +144,7 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
         max_concurrent: NonZeroU32::new(*slots),
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     };
     hosts.iter().filter(fresh).map(spec).collect()
 }
@@ -709,6 +710,7 @@ impl World {
                 sure: 0.0,
                 returning: waiter.returning,
                 offer: None,
+                sharing: None,
             };
             let scene = Scene {
                 hosts: &self.state.hosts,

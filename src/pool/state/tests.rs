@@ -37,6 +37,7 @@ fn spec(name: &str, slots: u32) -> HostSpec {
         max_concurrent: NonZeroU32::new(slots),
         weight: NonZeroU32::MIN,
         max_items: None,
+        sums_tokens: false,
     }
 }
 
@@ -828,6 +829,7 @@ fn rotation_follows_weights_and_a_host_that_returns_does_not_catch_up() {
     let heavy = HostSpec {
         weight: NonZeroU32::new(3).unwrap(),
         max_items: None,
+        sums_tokens: false,
         ..spec("b", 100)
     };
     let mut state = fresh(Policy::RoundRobin, 9, vec![spec("a", 100), heavy]);

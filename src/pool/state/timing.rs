@@ -133,8 +133,8 @@ impl State {
     pub(super) fn wait_of(&self, newcomer: &Entry, now: Instant) -> Duration {
         let ahead = self.queue.seconds_ahead_of(newcomer, now);
         let model = newcomer.demand.model.as_ref();
-        let own = model.map_or(0.0, |model| self.queue.seconds_for(model) - newcomer.sure);
-        self.wait(ahead, own, model, now)
+        let before = |model| (self.queue.seconds_for(model) - newcomer.sure).max(0.0);
+        self.wait(ahead, model.map_or(0.0, before), model, now)
     }
 
     /// How long all that waits is going to take.

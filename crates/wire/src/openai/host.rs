@@ -60,8 +60,8 @@ pub struct Expected<'a> {
 pub struct Embeddings {
     /// It.
     pub body: Vec<u8>,
-    /// Tokens that were read, if the host counted them.
-    pub tokens: u64,
+    /// Tokens that were read; `None`: the host does not tell.
+    pub tokens: Option<u64>,
 }
 
 /// Why a body of `/embed` can't be asked of such a host.
@@ -209,10 +209,11 @@ impl Embeddings {
         let rows: Option<Vec<&str>> = rows.into_iter().collect();
         let body = written(&rows.ok_or(Wrong::NotEach)?, expected)?;
         let usage = answer.usage.map(|usage| serde_json::from_str(usage.get()));
-        let tokens = usage.map_or(0, |usage| {
-            usage.map_or(0, |usage: Usage| usage.prompt_tokens)
-        });
-        Ok(Self { body, tokens })
+        let usage = usage.and_then(Result::ok);
+        Ok(Self {
+            body,
+            tokens: usage.map(|usage: Usage| usage.prompt_tokens),
+        })
     }
 
     /// Of no texts.

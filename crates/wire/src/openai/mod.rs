@@ -15,21 +15,21 @@ mod error;
 mod host;
 mod models;
 mod request;
+mod tokens;
 
 pub use self::answer::{Unusable, Writer, translate};
 pub use self::error::{error, fault};
 pub use self::host::{Complaint, Embeddings, Expected, Question, Unaskable, Wrong, listed_models};
 pub use self::models::{model, models};
 pub use self::request::{Encoding, Form, Refusal, Request};
+pub use self::tokens::{
+    EACH_HEADER, TOKENS_HEADER, read_tokens, read_tokens_of_each, tokens_of_each,
+};
 
 /// Where embeddings are asked for.
 pub const EMBEDDINGS: &str = "/v1/embeddings";
 /// Where the models are listed; each is found below by its id.
 pub const MODELS: &str = "/v1/models";
-/// Header of an answer to `/embed`: tokens that the model read, all texts together. Named as
-/// text-embeddings-inference names it.
-pub const TOKENS_HEADER: &str = "x-compute-tokens";
-
 /// Are answers to requests for this path said in OpenAI's dialect, whatever they say?
 pub fn speaks(path: &str) -> bool {
     path.strip_prefix("/v1")
