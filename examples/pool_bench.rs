@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use gpu_bridge::config::Policy;
 use gpu_bridge::pool::{
-    Check, Demand, HostSpec, Lease, Model, Outcome, Pool, Settings, Tells, Thresholds, Waiting,
-    Work,
+    Check, Demand, HostSpec, Lease, Model, Origin, Outcome, Pool, Settings, Tells, Thresholds,
+    Waiting, Work,
 };
 use gpu_bridge_wire::Info;
 
@@ -106,6 +106,7 @@ fn pool(hosts: usize, waiting: usize, policy: Policy) -> Pool {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     };
     for id in pool.set_hosts((0..hosts).map(spec).collect()) {
         pool.checked(

@@ -46,10 +46,14 @@ pub(super) fn why(host: &HostView, minute: Counts) -> Option<String> {
     if !host.draining {
         return condition;
     }
+    let order = host.origin.withdrawn().map_or_else(
+        || "drained by an operator".to_owned(),
+        |reason| reason.to_string(),
+    );
     let order = match host.in_flight {
-        0 => "drained by an operator".to_owned(),
-        1 => "drained by an operator; 1 request still runs".to_owned(),
-        running => format!("drained by an operator; {running} requests still run"),
+        0 => order,
+        1 => format!("{order}; 1 request still runs"),
+        running => format!("{order}; {running} requests still run"),
     };
     match condition {
         Some(condition) => Some(format!("{order}; {condition}")),
@@ -236,7 +240,7 @@ mod tests {
 
     use super::*;
     use crate::admin::view::{Condition, PoolState};
-    use crate::pool::PoolView;
+    use crate::pool::{Origin, PoolView, Withdrawn};
     use crate::telemetry::Lately;
 
     fn ejected(cause: Cause) -> Phase {
@@ -263,6 +267,15 @@ mod tests {
             in_flight,
             ..host
         }
+    }
+
+    fn withdrawn(host: HostView, reason: Withdrawn, in_flight: u32) -> HostView {
+        let origin = Origin::Kubernetes {
+            pod: None,
+            withdrawn: Some(reason),
+        };
+        let host = HostView { origin, ..host };
+        drained(host, in_flight)
     }
 
     /// Condition and reason as shown.
@@ -329,6 +342,16 @@ mod tests {
                 drained(busy(), 0),
                 Condition::Drained,
                 "drained by an operator; it said that it is full; it is asked again in 4 s",
+            ),
+            (
+                withdrawn(host(Phase::Up), Withdrawn::Terminating, 2),
+                Condition::Draining,
+                "Kubernetes is terminating it; 2 requests still run",
+            ),
+            (
+                withdrawn(host(Phase::Up), Withdrawn::NotReady, 0),
+                Condition::Drained,
+                "Kubernetes says that it is not ready",
             ),
         ];
         for (host, state, why) in table {

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::{Api, ClientKey, Config, Discover, Host, HostName, Listen, OpenAi, Pinned, Policy};
+use super::{
+    Api, ClientKey, Config, Discover, Host, HostName, Listen, OpenAi, Pinned, Policy, Service,
+};
 use gpu_bridge_certificates::{Authorities, Identity};
 
 /// The differences, in the order of the configuration.
@@ -245,9 +247,15 @@ impl<T: Shown> Shown for Vec<T> {
 
 impl Shown for Discover {
     fn show(&self) -> String {
-        match self.interval {
-            Some(interval) => format!("dns every {}", interval.show()),
-            None => "dns".to_owned(),
+        match self {
+            Self::Dns {
+                interval: Some(interval),
+            } => format!("dns every {}", interval.show()),
+            Self::Dns { interval: None } => "dns".to_owned(),
+            Self::Kubernetes(Service {
+                port: Some(port), ..
+            }) => format!("kubernetes, port {port}"),
+            Self::Kubernetes(_) => "kubernetes".to_owned(),
         }
     }
 }
@@ -501,6 +509,11 @@ queue: {max_wait: 10s}
                 "api_key: three",
                 "max_concurrent: 2, weight: 3, max_items: 32, discover: dns",
                 "host b: its key changed, max_concurrent none → 2, weight 1 → 3, max_items none → 32, discover none → dns",
+            ),
+            (
+                "api_key: three",
+                "api_key: three, discover: kubernetes, discover_port: http",
+                "host b: discover none → kubernetes, port http",
             ),
             (
                 "api_key: three",

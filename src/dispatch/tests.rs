@@ -131,6 +131,7 @@ fn spec(position: usize) -> HostSpec {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: crate::pool::Origin::Configured,
     }
 }
 

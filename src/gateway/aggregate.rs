@@ -430,6 +430,7 @@ mod tests {
             weight: NonZeroU32::MIN,
             max_items: None,
             sums_tokens: false,
+            origin: crate::pool::Origin::Configured,
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
         let models = (0..1000).map(|number| format!("embed:{number}"));

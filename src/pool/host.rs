@@ -15,6 +15,7 @@ use super::demand::Model;
 use super::estimate::Slowness;
 use super::health::{Health, Phase, Thresholds};
 use super::models::Models;
+use super::origin::Origin;
 use super::sum::Sum;
 use super::usage::UsageMeter;
 use crate::config::HostName;
@@ -41,6 +42,8 @@ pub struct HostSpec {
     pub max_items: Option<NonZeroU32>,
     /// It counts the tokens of all texts of a request together, and can't tell those of each.
     pub sums_tokens: bool,
+    /// Who told of it.
+    pub origin: Origin,
 }
 
 /// One host of the pool.
@@ -116,9 +119,14 @@ impl Host {
         }
     }
 
+    /// Does it get nothing new as long as it is part of the pool, whoever wants that?
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining || self.spec.origin.withdrawn().is_some()
+    }
+
     /// Leases that may be out at once as things stand.
     pub(super) fn slots(&self) -> u32 {
-        if self.draining || self.removed {
+        if self.is_draining() || self.removed {
             return 0;
         }
         match self.health.phase() {
@@ -131,7 +139,7 @@ impl Host {
     /// Could it serve, if not at this moment?
     pub(super) fn is_serving(&self) -> bool {
         self.health.phase().is_serving()
-            && !self.draining
+            && !self.is_draining()
             && !self.removed
             && self.capacity.nominal() > 0
     }
@@ -139,7 +147,7 @@ impl Host {
     /// Slots for a request for `model` that no host could serve which serves, now or later: it may be
     /// tried where answers are bad, or on a host that is not ready but tells that it can serve this model.
     pub(super) fn last_slots(&self, model: Option<&Model>) -> u32 {
-        if self.draining || self.removed {
+        if self.is_draining() || self.removed {
             return 0;
         }
         match self.health.phase() {

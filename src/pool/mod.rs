@@ -26,6 +26,7 @@
 //! | `limits` | how much of the pool each client may use |
 //! | `avoid` | where a request has failed |
 //! | `report` | nothing: what attempts and checks tell |
+//! | `origin` | nothing: who told of a host, and whether they withdraw it |
 //! | `usage` | what a host has been used for |
 //! | `state` | all of it together |
 //!
@@ -37,7 +38,7 @@
 //!
 //! use gpu_bridge::config::Policy;
 //! use gpu_bridge::pool::{
-//!     Check, Demand, HostSpec, Outcome, Pool, Settings, Tells, Thresholds,
+//!     Check, Demand, HostSpec, Origin, Outcome, Pool, Settings, Tells, Thresholds,
 //! };
 //!
 //! let one = NonZeroU32::MIN;
@@ -56,6 +57,7 @@
 //!     weight: one,
 //!     max_items: None,
 //!     sums_tokens: false,
+//!     origin: Origin::Configured,
 //! };
 //! let host = pool.set_hosts(vec![host])[0];
 //! // None serves before its first good check.
@@ -82,6 +84,7 @@ mod host;
 mod lease;
 mod limits;
 mod models;
+mod origin;
 mod parts;
 mod placement;
 mod policy;
@@ -109,6 +112,7 @@ pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
 pub use limits::{LimitReached, Limits};
+pub use origin::{Origin, Withdrawn};
 pub use parts::{Part, Plan};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots, Tells};
@@ -247,7 +251,7 @@ impl Pool {
 
     /// Puts these hosts in the place of those there are, and returns their ids in the same order. A
     /// host with the same name and endpoint stays the same: its id, its health, what runs there and
-    /// what was learned are kept, slots and weight are updated. Others are new. Those that are not
+    /// what was learned are kept; slots, weight and whether it is withdrawn are updated. Others are new. Those that are not
     /// listed get nothing new and are forgotten when their last lease is back.
     pub fn set_hosts(&self, specs: Vec<HostSpec>) -> Vec<HostId> {
         self.update(|inner, now| {

@@ -12,6 +12,7 @@ use super::HostId;
 use super::audited::{Audits, Trust};
 use super::demand::Demand;
 use super::health::{Cause, Phase};
+use super::origin::Origin;
 use super::usage::Usage;
 use crate::config::{HostName, Policy};
 
@@ -93,7 +94,7 @@ pub enum Condition {
     Ejected,
     /// Out until our key for it is corrected.
     Misconfigured,
-    /// Finishes what it has, by order of an operator.
+    /// Finishes what it has, by order of an operator or because it is withdrawn.
     Draining,
     /// Has finished that.
     Drained,
@@ -144,6 +145,8 @@ pub struct HostView {
     pub name: HostName,
     /// Where it is.
     pub endpoint: String,
+    /// Who told of it.
+    pub origin: Origin,
     /// Its health.
     pub phase: Phase,
     /// How long it is not back yet whatever checks say, if it is ejected.
@@ -156,7 +159,7 @@ pub struct HostView {
     pub problem: Option<String>,
     /// That is not the host's fault: it could not be asked.
     pub unasked: bool,
-    /// It gets nothing new, by order of an operator.
+    /// It gets nothing new, by order of an operator or because it is withdrawn.
     pub draining: bool,
     /// Leases that are out.
     pub in_flight: u32,
@@ -211,6 +214,7 @@ impl HostView {
         Self {
             id: HostId(0),
             endpoint: format!("http://{name}:8765"),
+            origin: Origin::Configured,
             name,
             phase,
             hold_left: Duration::ZERO,

@@ -17,6 +17,7 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -143,6 +144,7 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     };
     let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
     assert_eq!(ids[0], before[1].0);
@@ -165,6 +167,7 @@ async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     };
     let successor = self::pool(&[], 9);
     successor.keep_drained(pool.drained());
@@ -186,6 +189,36 @@ async fn a_draining_host_gets_nothing_new() {
     assert!(pool.undrain(&name));
     assert!(waits.try_lease().is_some());
     assert!(!pool.drain(&"unknown".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_withdrawn_host_finishes_what_it_has_and_is_the_same_host_when_it_returns() {
+    let pool = pool(&[2], 9);
+    let (id, name) = pool.hosts()[0].clone();
+    let spec = |withdrawn| HostSpec {
+        name: name.clone(),
+        endpoint: String::new(),
+        max_concurrent: NonZeroU32::new(2),
+        weight: NonZeroU32::MIN,
+        max_items: None,
+        sums_tokens: false,
+        origin: Origin::Kubernetes {
+            pod: None,
+            withdrawn,
+        },
+    };
+    let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
+    assert_eq!(pool.set_hosts(vec![spec(Some(Withdrawn::NotReady))]), [id]);
+    let mut waits = join(&pool).unwrap();
+    assert!(waits.try_lease().is_none());
+    assert!(pool.undrain(&name));
+    assert!(waits.try_lease().is_none(), "no operator's order");
+    let view = &pool.view().hosts[0];
+    assert_eq!((view.condition(), view.in_flight), (Condition::Draining, 1));
+    assert_eq!(pool.set_hosts(vec![spec(None)]), [id]);
+    assert!(waits.try_lease().is_some());
+    lease.finish(GOOD);
+    assert_eq!(pool.view().hosts[0].phase, Phase::Up);
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,6 +282,7 @@ async fn events_reach_the_observer_outside_the_lock() {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     };
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));

@@ -15,8 +15,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Member;
+use super::member::Place;
 use super::trouble::Trouble;
-use crate::config::HostName;
+use crate::config::{Discover, HostName};
 
 /// More addresses of one name than this are left out.
 pub(super) const MAX_ADDRESSES: usize = 256;
@@ -73,6 +74,13 @@ pub(super) enum News {
     Well,
 }
 
+impl News {
+    /// What is to be told once something else is wrong than before, or nothing any more.
+    pub(super) fn of(before: Option<&String>, now: Option<&String>) -> Option<Self> {
+        (before != now).then(|| now.map_or(Self::Well, |problem| Self::Problem(problem.clone())))
+    }
+}
+
 impl Known {
     /// Takes in an answer. `interval`: how often to ask, if not as the answers say.
     pub(super) fn take_in(&mut self, answer: &Answer, interval: Option<Duration>) -> Step {
@@ -82,10 +90,7 @@ impl Known {
             answer.v6.bring_up_to_date(&mut self.v6);
         }
         let problem = self.problem_with(answer);
-        let news = (problem != self.problem).then(|| match &problem {
-            Some(problem) => News::Problem(problem.clone()),
-            None => News::Well,
-        });
+        let news = News::of(self.problem.as_ref(), problem.as_ref());
         self.problem = problem;
         let next = match (ttl, interval) {
             (Some(_), Some(interval)) => interval,
@@ -168,12 +173,19 @@ impl Records {
     }
 }
 
-/// All hosts that there are to be, in the order of the configuration. `found`: the addresses of a
-/// name. Where a host is configured under the very name of a discovered one, it is that
+/// What may be an address of a host, in one form only. `0.0.0.0` is how some servers say no; connecting to it
+/// would reach ourselves.
+pub(super) fn usable(address: IpAddr) -> Option<IpAddr> {
+    let address = address.to_canonical();
+    (!address.is_unspecified() && !address.is_multicast()).then_some(address)
+}
+
+/// All hosts that there are to be, in the order of the configuration. `found`: where those are that a
+/// discovered one stands for. Where a host is configured under the very name of a discovered one, it is that
 /// one, with settings of its own.
-pub(super) fn members<A: Iterator<Item = IpAddr>>(
+pub(super) fn members(
     configured: &[Member],
-    found: impl Fn(&str) -> A,
+    found: impl Fn(&Member, &Discover) -> Vec<Place>,
 ) -> Vec<Member> {
     let own: HashSet<&HostName> = configured
         .iter()
@@ -182,11 +194,12 @@ pub(super) fn members<A: Iterator<Item = IpAddr>>(
         .collect();
     let mut members = Vec::new();
     for member in configured {
-        if member.host.discover.is_none() {
+        let Some(discover) = &member.host.discover else {
             members.push(member.clone());
             continue;
-        }
-        let discovered = found(member.host.url.host()).map(|address| member.at(address));
+        };
+        let places = found(member, discover).into_iter();
+        let discovered = places.map(|place| member.at(place));
         members.extend(discovered.filter(|member| !own.contains(&member.host.name)));
     }
     members
@@ -196,6 +209,7 @@ pub(super) fn members<A: Iterator<Item = IpAddr>>(
 mod tests {
     use super::super::testing::{discovered, member};
     use super::*;
+    use crate::pool::Origin;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -306,16 +320,19 @@ mod tests {
             member("own", "http://own.example:1"),
             member("pool-10.0.0.2", "http://10.0.0.2:1"),
         ];
-        let addresses = ["10.0.0.1", "10.0.0.2"];
-        let members = members(&configured, |name| {
-            assert_eq!(name, "gpus.example");
-            addresses.into_iter().map(|text| text.parse().unwrap())
+        let place = |text: &str| Place {
+            address: text.parse().unwrap(),
+            origin: Origin::Dns,
+        };
+        let members = members(&configured, |member, _| {
+            assert_eq!(member.host.url.host(), "gpus.example");
+            vec![place("10.0.0.1:1"), place("10.0.0.2:1")]
         });
         let names: Vec<_> = members
             .iter()
             .map(|member| member.host.name.to_string())
             .collect();
         assert_eq!(names, ["pool-10.0.0.1", "own", "pool-10.0.0.2"]);
-        assert_eq!(members[2].address, None, "the one of the configuration");
+        assert_eq!(members[2].place, None, "the one of the configuration");
     }
 }

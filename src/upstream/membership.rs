@@ -1,18 +1,19 @@
 //! Which hosts there are and where: those of the configuration, at the addresses of the names in it, or
-//! one for each address.
+//! one for each address or endpoint.
 //!
 //! ```text
 //! configuration ──▶ configured ─┐
-//!                               ├─ members, addresses ─▶ Hosts, pool
-//! look-ups ───────▶ found ──────┘
+//! look-ups ───────▶ found ──────┼─ members, addresses ─▶ Hosts, pool
+//! watches ────────▶ served ─────┘
 //! ```
 //!
-//! Either side may change at any time; what follows is worked out from both, under one lock, so that
+//! Each may change at any time; what follows is worked out from all, under one lock, so that
 //! no change undoes another. One endless task for each name looks it up, however many hosts have it in
-//! their URL; nobody waits for it but a host that has no address at all yet.
+//! their URL, and one for each Service of Kubernetes watches it; nobody waits for them but a host that has no
+//! address at all yet.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,13 @@ use parking_lot::Mutex;
 
 use super::background::Background;
 use super::discovery::{self, Answer, Known, News};
+use super::kubernetes::{self, Endpoints};
+use super::member::Place;
+use super::question::{Question, questions, services};
 use super::resolver::Resolver;
 use super::{Hosts, Member};
-use crate::config;
-use crate::pool::Pool;
+use crate::config::{self, Discover, Service};
+use crate::pool::{Origin, Pool};
 
 /// How often the name of a host is looked up that is not to be found at its addresses, though the last
 /// answer still holds: perhaps it has moved.
@@ -32,8 +36,14 @@ const SOUGHT: Duration = Duration::from_secs(2);
 /// See the module.
 pub struct Membership {
     shared: Arc<Shared>,
-    /// The tasks, by the name that they look up.
-    look_ups: Mutex<HashMap<String, LookUp>>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// By the name that they look up.
+    look_ups: HashMap<String, LookUp>,
+    watches: HashMap<Service, Background>,
 }
 
 /// What the tasks use.
@@ -48,6 +58,7 @@ struct Inputs {
     configured: Vec<Member>,
     /// By the name that was looked up.
     found: HashMap<String, Found>,
+    served: HashMap<Service, Served>,
 }
 
 struct Found {
@@ -57,13 +68,12 @@ struct Found {
     answer: Option<Answer>,
 }
 
-/// What is asked about a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Question {
-    name: String,
-    /// The shortest that any of its hosts wants.
-    interval: Option<Duration>,
-    server: Option<SocketAddr>,
+/// What is known of a Service.
+#[derive(Default)]
+struct Served {
+    places: Vec<Place>,
+    /// What is wrong with it, as it was told last.
+    problem: Option<String>,
 }
 
 struct LookUp {
@@ -81,7 +91,7 @@ impl Membership {
                 hosts,
                 inputs,
             }),
-            look_ups: Mutex::default(),
+            tasks: Mutex::default(),
         }
     }
 
@@ -90,20 +100,32 @@ impl Membership {
     /// system asks. Needs a runtime.
     pub fn set(&self, hosts: &[config::Host], resolver: Option<SocketAddr>) {
         let configured = hosts.iter().map(Member::new).collect();
-        let questions = questions(hosts, resolver);
-        let mut look_ups = self.look_ups.lock();
-        self.shared.configure(configured, &questions);
+        let (questions, services) = (questions(hosts, resolver), services(hosts));
+        let mut tasks = self.tasks.lock();
+        self.shared.configure(configured, &questions, &services);
+        let Tasks { look_ups, watches } = &mut *tasks;
         look_ups.retain(|name, look_up| questions.get(name) == Some(&look_up.question));
         for (name, question) in questions {
             look_ups
                 .entry(name)
                 .or_insert_with(|| LookUp::start(question, Arc::clone(&self.shared)));
         }
+        watches.retain(|service, _| services.contains(service));
+        for service in services {
+            watches
+                .entry(service)
+                .or_insert_with_key(|service| watch(service, &self.shared));
+        }
     }
 }
 
 impl Shared {
-    fn configure(&self, configured: Vec<Member>, questions: &HashMap<String, Question>) {
+    fn configure(
+        &self,
+        configured: Vec<Member>,
+        questions: &HashMap<String, Question>,
+        services: &HashSet<Service>,
+    ) {
         let mut inputs = self.inputs.lock();
         let mut before = std::mem::take(&mut inputs.found);
         inputs.configured = configured;
@@ -122,7 +144,45 @@ impl Shared {
                 (name.clone(), found)
             })
             .collect();
+        inputs
+            .served
+            .retain(|service, _| services.contains(service));
+        for service in services {
+            inputs.served.entry(service.clone()).or_default();
+        }
         self.apply(&inputs);
+    }
+
+    fn take_in_endpoints(&self, service: &Service, endpoints: Endpoints) {
+        let mut inputs = self.inputs.lock();
+        let Inputs {
+            configured, served, ..
+        } = &mut *inputs;
+        let Some(served) = served.get_mut(service) else {
+            // Nobody wants to know any more; the task is about to end.
+            return;
+        };
+        let is_new = endpoints
+            .places
+            .as_ref()
+            .is_some_and(|it| *it != served.places);
+        served.places = endpoints
+            .places
+            .unwrap_or_else(|| std::mem::take(&mut served.places));
+        if let Some(news) = News::of(served.problem.as_ref(), endpoints.problem.as_ref()) {
+            let wanted = Some(Discover::Kubernetes(service.clone()));
+            let hosts = configured.iter().filter(|it| it.host.discover == wanted);
+            tell(
+                &hosts.collect::<Vec<_>>(),
+                &service.to_string(),
+                served.places.len(),
+                news,
+            );
+        }
+        served.problem = endpoints.problem;
+        if is_new {
+            self.apply(&inputs);
+        }
     }
 
     /// When to ask again.
@@ -139,7 +199,9 @@ impl Shared {
         let is_new = !found.known.addresses().eq(before);
         let known = found.known.addresses().count();
         if let Some(news) = step.news {
-            tell(&inputs.configured, question, known, news);
+            let of_name = inputs.configured.iter();
+            let of_name = of_name.filter(|member| question.is_of(&member.host));
+            tell(&of_name.collect::<Vec<_>>(), &question.name, known, news);
         }
         if is_new {
             self.apply(&inputs);
@@ -163,9 +225,9 @@ impl Shared {
     }
 
     fn apply(&self, inputs: &Inputs) {
-        let members = discovery::members(&inputs.configured, |name| {
-            let found = inputs.found.get(name);
-            found.into_iter().flat_map(|found| found.known.addresses())
+        let members = discovery::members(&inputs.configured, |member, discover| match discover {
+            Discover::Dns { .. } => inputs.found_at(&member.host.url),
+            Discover::Kubernetes(service) => inputs.served_at(service),
         });
         self.hosts.set(&self.pool, members);
         for name in inputs.found.keys() {
@@ -184,52 +246,52 @@ impl Shared {
     }
 }
 
-/// One question for each name that has to be looked up.
-fn questions(hosts: &[config::Host], server: Option<SocketAddr>) -> HashMap<String, Question> {
-    let mut questions = HashMap::new();
-    for host in hosts.iter().filter(|host| !host.url.is_literal()) {
-        let name = host.url.host().to_owned();
-        let question = questions.entry(name.clone()).or_insert(Question {
-            name,
-            interval: None,
-            server,
-        });
-        let wanted = host.discover.and_then(|discover| discover.interval);
-        question.interval = question.interval.into_iter().chain(wanted).min();
+impl Inputs {
+    fn found_at(&self, url: &config::HostUrl) -> Vec<Place> {
+        let place = |address: IpAddr| Place {
+            address: SocketAddr::new(address, url.port()),
+            origin: Origin::Dns,
+        };
+        let found = self.found.get(url.host()).into_iter();
+        let addresses = found.flat_map(|found| found.known.addresses());
+        addresses.map(place).collect()
     }
-    questions
+
+    fn served_at(&self, service: &Service) -> Vec<Place> {
+        let served = self.served.get(service);
+        served.map_or_else(Vec::new, |served| served.places.clone())
+    }
 }
 
-fn tell(configured: &[Member], question: &Question, known: usize, news: News) {
-    let name = &question.name;
-    let of_name = configured
+/// `known`: how many addresses or endpoints.
+fn tell(hosts: &[&Member], name: &str, known: usize, news: News) {
+    let names: Vec<_> = hosts
         .iter()
-        .filter(|member| member.host.url.host() == name);
-    let hosts: Vec<_> = of_name
-        .clone()
         .map(|member| member.host.name.as_ref())
         .collect();
-    let hosts = hosts.join(", ");
-    let discovered = of_name.clone().any(|member| member.host.discover.is_some());
+    let names = names.join(", ");
+    let discovered = hosts.iter().any(|member| member.host.discover.is_some());
     match news {
         News::Problem(problem) if discovered => tracing::warn!(
-            hosts,
+            hosts = names,
             name,
             known,
             problem,
             "hosts can't be discovered as they should; those known stay"
         ),
         News::Well if discovered => {
-            tracing::info!(hosts, name, known, "hosts are discovered again");
+            tracing::info!(hosts = names, name, known, "hosts are discovered again");
         }
         News::Problem(problem) => tracing::warn!(
-            hosts,
+            hosts = names,
             name,
             known,
             problem,
             "a name can't be looked up as it should; the addresses known stay"
         ),
-        News::Well => tracing::info!(hosts, name, known, "a name can be looked up again"),
+        News::Well => {
+            tracing::info!(hosts = names, name, known, "a name can be looked up again");
+        }
     }
 }
 
@@ -256,4 +318,16 @@ async fn keep_asking(question: Question, shared: Arc<Shared>) {
         let next = shared.take_in(&question, answer);
         shared.wait_to_ask(&question.name, next).await;
     }
+}
+
+fn watch(service: &Service, shared: &Arc<Shared>) -> Background {
+    let (service, shared) = (service.clone(), Arc::clone(shared));
+    let upkeep = shared.hosts.upkeep.clone();
+    Background::spawn(upkeep.keep("discover", move || {
+        let (service, shared) = (service.clone(), Arc::clone(&shared));
+        async move {
+            let tell = |endpoints| shared.take_in_endpoints(&service, endpoints);
+            kubernetes::keep_watching(&service, tell).await;
+        }
+    }))
 }

@@ -20,7 +20,7 @@ use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
-use super::discovery::{Answer, Records};
+use super::discovery::{Answer, Records, usable};
 use super::system::{self, Settings};
 
 /// Bound on one question with all its repetitions. It is asked again soon in any case.
@@ -174,12 +174,6 @@ fn failure(error: &NetError) -> &'static str {
 
 fn time_left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
-}
-
-/// `0.0.0.0` is how some servers say no; connecting to it would reach ourselves.
-fn usable(address: IpAddr) -> Option<IpAddr> {
-    let address = address.to_canonical();
-    (!address.is_unspecified() && !address.is_multicast()).then_some(address)
 }
 
 #[cfg(test)]

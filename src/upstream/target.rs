@@ -73,14 +73,14 @@ impl Target {
             Some(value)
         });
         let literal = || host.url.host().parse::<IpAddr>().ok();
-        let fixed = member.address.or_else(literal);
-        let address = fixed.map(|ip| SocketAddr::new(ip, host.url.port()));
+        let at_port = |ip| SocketAddr::new(ip, host.url.port());
+        let address = member.address().or_else(|| literal().map(at_port));
         let whereabouts = match address {
             Some(_) => Whereabouts::Known,
             None => Whereabouts::Unasked,
         };
         Self {
-            is_fixed: fixed.is_some(),
+            is_fixed: address.is_some(),
             group: GROUPS.fetch_add(1, Ordering::Relaxed),
             api_key,
             addresses: ArcSwap::from_pointee(address.into_iter().collect()),
@@ -298,8 +298,10 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use super::super::member::Place;
     use super::super::testing::member;
     use super::*;
+    use crate::pool::Origin;
 
     fn target(url: &str) -> Target {
         Target::new(member("a", url))
@@ -322,7 +324,10 @@ mod tests {
     #[tokio::test]
     async fn a_discovered_host_keeps_its_address_and_its_name() {
         let host = member("a", "https://does-not-exist.invalid:9");
-        let target = Target::new(host.at("10.0.0.7".parse().unwrap()));
+        let target = Target::new(host.at(Place {
+            address: "10.0.0.7:9".parse().unwrap(),
+            origin: Origin::Dns,
+        }));
         assert_eq!(target.has_address(WITHIN).await, Ok(()));
         assert_eq!(address(&target).as_deref(), Some("10.0.0.7:9"));
         let peer = target.peer(target.address().unwrap(), WITHIN);

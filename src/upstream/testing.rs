@@ -23,6 +23,6 @@ pub(super) fn openai(aliases: &[(&str, &str)]) -> OpenAi {
 /// One that stands for all that are found behind its name.
 pub(super) fn discovered(name: &str, url: &str) -> Member {
     let mut member = member(name, url);
-    member.host.discover = Some(Discover { interval: None });
+    member.host.discover = Some(Discover::Dns { interval: None });
     member
 }

@@ -45,6 +45,7 @@ mod health;
 mod hostile;
 mod init;
 mod kept;
+mod kubernetes;
 mod leaving;
 mod log_lines;
 mod meanings;

@@ -47,7 +47,8 @@ async fn has(program: &str, what: &str) -> bool {
 
 /// All objects below `config/kubernetes`, as kustomize would read them file by file.
 fn objects() -> Vec<Value> {
-    let folders = ["base", "monitoring", "scaling"].map(|name| config("kubernetes").join(name));
+    let folders = ["base", "endpoints", "monitoring", "scaling"];
+    let folders = folders.map(|name| config("kubernetes").join(name));
     let files = folders
         .iter()
         .flat_map(|folder| std::fs::read_dir(folder).unwrap());
@@ -128,16 +129,52 @@ async fn the_proxies_in_a_cluster_find_the_hosts_that_are_ready() {
     assert_eq!(host["url"], format!("http://gpu-bridge-backend:{port}"));
     assert_eq!(host["discover"], "dns");
 
+    is_right(&read(&config("kubernetes/base/gpu-bridge.yaml"))).await;
+}
+
+/// Does `gpu-bridge check` say so of a configuration for a cluster?
+async fn is_right(text: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let mut text = read(&config("kubernetes/base/gpu-bridge.yaml"));
     for key in ["admin", "openclaw", "host"] {
         std::fs::write(folder.path().join(key), format!("key-{key}")).unwrap();
     }
-    text = text.replace("/run/secrets/gpu-bridge", folder.path().to_str().unwrap());
+    let text = text.replace("/run/secrets/gpu-bridge", folder.path().to_str().unwrap());
     let file = folder.path().join("gpu-bridge.yaml");
     std::fs::write(&file, text).unwrap();
     let (code, _, errors) = Process::run(gpu_bridge().arg("check").arg(file)).await;
     assert_eq!((code, errors.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn with_endpoints_the_proxies_ask_the_api_server_and_may_ask_for_nothing_else() {
+    let role = object("Role", "gpu-bridge-endpoints");
+    let allowed = json!([{
+        "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"],
+    }]);
+    assert_eq!(role["rules"], allowed);
+    let binding = object("RoleBinding", "gpu-bridge-endpoints");
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    let account = object("ServiceAccount", "gpu-bridge");
+    assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+    let component = &documents(&read(&config("kubernetes/endpoints/kustomization.yaml")))[0];
+    let patch = component["patches"][0]["patch"].as_str().unwrap();
+    let patch = &documents(patch)[0];
+    assert_eq!(patch[0]["value"], account["metadata"]["name"]);
+    assert_eq!(patch[1]["value"], true);
+
+    let text = read(&config("kubernetes/endpoints/gpu-bridge.yaml"));
+    is_right(&text).await;
+    let mut made: Value = serde_yaml::from_str(&text).unwrap();
+    let host = &mut made["pool"]["hosts"][0];
+    assert_eq!(host["discover"], "kubernetes");
+    let service = object("Service", "gpu-bridge-backend");
+    assert_eq!(host["discover_port"], service["spec"]["ports"][0]["name"]);
+    // All else is as with DNS.
+    host.as_object_mut().unwrap().remove("discover_port");
+    host["discover"] = json!("dns");
+    host["discover_interval"] = json!("5s");
+    let base = read(&config("kubernetes/base/gpu-bridge.yaml"));
+    assert_eq!(made, serde_yaml::from_str::<Value>(&base).unwrap());
 }
 
 /// Queries of what adds hosts.

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod bounds;
+mod discover;
 mod pool;
 
 use std::collections::HashMap;
@@ -11,7 +12,8 @@ use std::hash::Hash;
 pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
 pub use audit::{Audit, MinCosine, Pinned};
 pub use bounds::{Batching, Health, Limits, Queue, Retries, Timeouts};
-pub use pool::{Api, ClientTls, Discover, Host, OpenAi, Policy, Pool};
+pub use discover::{Discover, Service};
+pub use pool::{Api, ClientTls, Host, OpenAi, Policy, Pool};
 use serde_yaml::Value;
 
 use super::reader::Section;

@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::discover::{Discover, discover};
 use super::{refuse_repeated, values};
 use crate::config::Secret;
 use crate::config::reader::Section;
@@ -70,7 +70,7 @@ pub struct Host {
     pub max_items: Option<NonZeroU32>,
     /// How to prove ourselves and whom to trust, for an `https` URL.
     pub tls: ClientTls,
-    /// One host for each address that the name in its URL stands for.
+    /// One host for each that is found behind the name in its URL.
     pub discover: Option<Discover>,
     /// What it is asked for, and how.
     pub api: Api,
@@ -120,13 +120,6 @@ pub struct ClientTls {
     pub server_name: Option<String>,
     /// Accept any certificate.
     pub insecure: bool,
-}
-
-/// How the hosts behind a name are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Discover {
-    /// Time between two look-ups; `None`: as long as the answer says that it holds.
-    pub interval: Option<Duration>,
 }
 
 pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
@@ -186,7 +179,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let weight = section.count("weight", 1, 1..=1000);
     let max_items = section.optional_positive("max_items");
     let tls = section.section("tls", client_tls);
-    let discover = discover(section);
+    let discover = discover(section, url.as_ref());
     let api = api(section);
     if let Some(url) = &url {
         if api == Some(Api::GpuBridge) {
@@ -197,7 +190,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
     if discover.is_some() && name.as_ref().is_some_and(|name| !name.can_be_extended()) {
         section.complain(
             "name",
-            "may have 23 characters at most with discover: dns, since addresses are added to it",
+            "may have 23 characters at most with discover, since addresses are added to it",
         );
     }
     Some(Host {
@@ -345,18 +338,5 @@ fn server_name(section: &Section<'_>) -> Option<String> {
             "server_name",
             "is not a host's name; write e.g. gpu2.example",
         ),
-    }
-}
-
-fn discover(section: &Section<'_>) -> Option<Discover> {
-    let interval = section
-        .has("discover_interval")
-        .then(|| section.duration("discover_interval", Duration::from_secs(30)));
-    if interval.is_some() && !section.has("discover") {
-        section.complain("discover_interval", "has no effect without discover: dns");
-    }
-    match section.text("discover")?.as_str() {
-        "dns" => Some(Discover { interval }),
-        _ => section.problem("discover", "is not a way to find hosts; use dns"),
     }
 }

@@ -175,13 +175,14 @@ fn every_key_of_a_host_is_taken_over() {
     let hosts = "  - {name: a, url: 'https://gpu', api_key: k, max_concurrent: 4, weight: 5, max_items: 6, tls: {ca: p, certificate: p, key: p, server_name: b}}\n  \
         - {name: b, url: 'http://gpus', discover: dns, discover_interval: 5s}\n  \
         - {name: c, url: 'http://gpus:9', discover: dns}\n  \
+        - {name: k, url: 'http://gpus.ml:9', discover: kubernetes, discover_port: http}\n  \
         - {name: d, url: 'https://gpu:9'}\n  \
         - {name: e, url: 'https://vllm', api: openai, model_alias: {m: org/m}, health_path: /, normalize: true, truncate: true}\n  \
         - {name: f, url: 'http://tei:80', api: openai}\n  policy: round-robin\n";
     let pool = read_in(&with_hosts(hosts), folder.path()).unwrap().pool;
     assert_eq!(pool.policy, Policy::RoundRobin);
-    let [a, b, c, d, vllm, tei] = &pool.hosts[..] else {
-        panic!("six hosts")
+    let [a, b, c, pods, d, vllm, tei] = &pool.hosts[..] else {
+        panic!("seven hosts")
     };
     let openai = OpenAi {
         model_alias: [("m".to_owned(), "org/m".to_owned())].into(),
@@ -210,11 +211,18 @@ fn every_key_of_a_host_is_taken_over() {
     assert_eq!(a.max_items, NonZeroU32::new(6));
     assert!(a.api_key.as_ref().unwrap().matches(b"k"));
     let every = Some(Duration::from_secs(5));
-    assert_eq!(b.discover, Some(Discover { interval: every }));
-    assert_eq!(c.discover, Some(Discover { interval: None }));
+    assert_eq!(b.discover, Some(Discover::Dns { interval: every }));
+    assert_eq!(c.discover, Some(Discover::Dns { interval: None }));
+    let service = Service {
+        name: "gpus".into(),
+        namespace: Some("ml".into()),
+        port: Some("http".into()),
+        number: 9,
+    };
+    assert_eq!(pods.discover, Some(Discover::Kubernetes(service)));
     assert_eq!(
-        (d.discover, &d.tls, d.weight.get()),
-        (None, &ClientTls::default(), 1)
+        (&d.discover, &d.tls, d.weight.get()),
+        (&None, &ClientTls::default(), 1)
     );
 }
 

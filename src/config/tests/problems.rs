@@ -253,10 +253,6 @@ fn problems_of_hosts() {
             ],
         ),
         (
-            "  - {name: a, url: 'http://a', discover: files}\n",
-            &["3:42: pool.hosts[0].discover: is not a way to find hosts; use dns"],
-        ),
-        (
             "  - {name: a, url: 'http://a', api: tei}\n",
             &["3:37: pool.hosts[0].api: is not an API; use gpu-bridge or openai"],
         ),
@@ -273,10 +269,6 @@ fn problems_of_hosts() {
                 "3:58: pool.hosts[0].health_path: is not a path; write e.g. /health or /v1/models",
                 "3:79: pool.hosts[0].model_alias: holds what must be a text of 1 to 200 bytes",
             ],
-        ),
-        (
-            "  - {name: a, url: 'http://a', discover_interval: 5s}\n",
-            &["3:51: pool.hosts[0].discover_interval: has no effect without discover: dns"],
         ),
         (
             "  - {name: a, url: 'http://a', weight: 0}\n",
@@ -334,12 +326,60 @@ fn problems_of_hosts() {
 }
 
 #[test]
+fn problems_of_ways_to_find_hosts() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            "  - {name: a, url: 'http://a', discover: files}\n",
+            &["3:42: pool.hosts[0].discover: is not a way to find hosts; use dns or kubernetes"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', discover_interval: 5s}\n",
+            &["3:51: pool.hosts[0].discover_interval: has no effect without discover: dns"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', discover: kubernetes, discover_interval: 5s}\n",
+            &["3:73: pool.hosts[0].discover_interval: has no effect without discover: dns"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', discover: dns, discover_port: http}\n",
+            &["3:62: pool.hosts[0].discover_port: has no effect without discover: kubernetes"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', discover_port: http}\n",
+            &["3:47: pool.hosts[0].discover_port: has no effect without discover: kubernetes"],
+        ),
+        (
+            "  - {name: a, url: 'http://a', discover: kubernetes, discover_port: 'a b'}\n",
+            &[
+                "3:69: pool.hosts[0].discover_port: is not the name of a Service's port; write e.g. http",
+            ],
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(host_problems(text), *expected, "{text}");
+        assert!(schema::refuses(&with_hosts(text)), "{text}");
+    }
+}
+
+#[test]
 fn problems_of_hosts_that_no_schema_can_know() {
     let table: &[(&str, &[&str])] = &[
         (
             "  - {name: a, url: 'http://10.0.0.1', discover: dns}\n",
             &[
                 "3:49: pool.hosts[0].discover: has nothing to look up: the url holds an address, not a name",
+            ],
+        ),
+        (
+            "  - {name: a, url: 'http://10.0.0.1', discover: kubernetes}\n",
+            &[
+                "3:49: pool.hosts[0].discover: has nothing to look up: the url holds an address, not a name",
+            ],
+        ),
+        (
+            "  - {name: a, url: 'http://gpu.example.com', discover: kubernetes}\n",
+            &[
+                "3:20: pool.hosts[0].url: names no Kubernetes Service; write http://SERVICE:PORT or http://SERVICE.NAMESPACE:PORT",
             ],
         ),
         (

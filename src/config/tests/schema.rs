@@ -23,6 +23,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "pool.hosts[].api_key_file",
     "pool.hosts[].discover",
     "pool.hosts[].discover_interval",
+    "pool.hosts[].discover_port",
     "pool.hosts[].health_path",
     "pool.hosts[].max_concurrent",
     "pool.hosts[].max_items",
@@ -131,15 +132,27 @@ fn set(document: &mut Json, path: &str, value: Json) {
     *at = value;
 }
 
-/// A configuration that says everything at once, but for keys in files beside keys.
+/// A configuration that says everything at once, but for keys in files beside keys, and one means to find
+/// hosts beside another.
 fn everything() -> Json {
     let mut document = json!({});
+    let excluded = ["key_file", "discover_port"];
     for key in leaves()
         .iter()
-        .filter(|key| !key.path.ends_with("key_file"))
+        .filter(|key| !excluded.iter().any(|end| key.path.ends_with(end)))
     {
         set(&mut document, &key.path, key.example());
     }
+    document
+}
+
+/// The same with the other means to find hosts.
+fn everything_of_kubernetes() -> Json {
+    let mut document = everything();
+    let host = document["pool"]["hosts"][0].as_object_mut().unwrap();
+    host.remove("discover_interval");
+    host.insert("discover".to_owned(), json!("kubernetes"));
+    host.insert("discover_port".to_owned(), json!("http"));
     document
 }
 
@@ -191,8 +204,10 @@ fn every_key_is_described() {
 fn what_the_schema_names_is_read() {
     let folder = folder();
     let document = everything();
-    read_json(&document, folder.path()).unwrap();
-    assert!(!refuses(&document.to_string()));
+    for document in [&document, &everything_of_kubernetes()] {
+        read_json(document, folder.path()).unwrap();
+        assert!(!refuses(&document.to_string()));
+    }
     for path in [
         "admin.key_file",
         "auth.keys[].key_file",
@@ -300,6 +315,7 @@ fn the_schema_takes_what_the_reader_takes() {
         "[::1]:1",
         "10.0.0.0/8",
         "dns",
+        "kubernetes",
         "round-robin",
         "true",
         "$HOME",
@@ -323,7 +339,10 @@ fn the_schema_takes_what_the_reader_takes() {
         let name = key.path.rsplit('.').next().unwrap();
         let stricter = BEYOND_THE_SCHEMA.contains(&name);
         for probe in &probes {
-            let mut document = everything();
+            let mut document = match name {
+                "discover_port" => everything_of_kubernetes(),
+                _ => everything(),
+            };
             set(&mut document, &key.path, probe.clone());
             let read = read_json(&document, folder.path());
             let valid = validator.is_valid(&document);

@@ -54,8 +54,11 @@ impl State {
     ) -> HostId {
         if let Some(host) = same.and_then(|id| self.host_mut(id)) {
             host.capacity.configured = spec.max_concurrent;
+            let before = host.is_draining();
             host.spec = spec;
-            return host.id;
+            let (id, is_draining) = (host.id, host.is_draining());
+            self.note_draining(id, before, is_draining);
+            return id;
         }
         let id = HostId(self.next_host);
         self.next_host += 1;
@@ -100,17 +103,18 @@ impl State {
         if draining {
             self.drained.insert(name.clone());
         }
-        let news = host.draining != draining;
+        let before = host.is_draining();
         host.draining = draining;
-        let id = host.id;
-        if news {
-            let kind = if draining {
-                EventKind::Draining
-            } else {
-                EventKind::Undrained
-            };
-            self.note(id, kind);
-        }
+        let (id, is_draining) = (host.id, host.is_draining());
+        self.note_draining(id, before, is_draining);
         true
+    }
+
+    fn note_draining(&mut self, host: HostId, before: bool, now: bool) {
+        match (before, now) {
+            (false, true) => self.note(host, EventKind::Draining),
+            (true, false) => self.note(host, EventKind::Undrained),
+            _ => {}
+        }
     }
 }

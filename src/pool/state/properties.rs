@@ -13,7 +13,8 @@ use crate::pool::host::HostSpec;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::Entry;
 use crate::pool::{
-    Audited, Check, Label, Model, Offer, Outcome, Question, Slots, Tells, Trust, Work,
+    Audited, Check, Label, Model, Offer, Origin, Outcome, Question, Slots, Tells, Trust, Withdrawn,
+    Work,
 };
 
 /// The route of audits.
@@ -131,6 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Some of those that are called `h5` are withdrawn.
 fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
     let mut seen = Vec::new();
     let fresh = |(name, _): &&(u8, u32)| {
@@ -145,6 +147,13 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: match (name, slots) {
+            (5, 1 | 3) => Origin::Kubernetes {
+                pod: None,
+                withdrawn: Some(Withdrawn::NotReady),
+            },
+            _ => Origin::Configured,
+        },
     };
     hosts.iter().filter(fresh).map(spec).collect()
 }

@@ -9,7 +9,7 @@ use super::timing::{FIRST_RECHECK, POLL_WHILE_WAITING, RECHECK_WHILE_WAITING};
 use super::*;
 use crate::pool::avoid::{Avoid, Proof};
 use crate::pool::host::HostSpec;
-use crate::pool::{Check, Model, Outcome, Phase, Slots, Tells, TurnedAway, Work};
+use crate::pool::{Check, Model, Origin, Outcome, Phase, Slots, Tells, TurnedAway, Work};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -38,6 +38,7 @@ fn spec(name: &str, slots: u32) -> HostSpec {
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        origin: Origin::Configured,
     }
 }
 

@@ -120,7 +120,21 @@ pub(super) fn read(pool: &PoolView) -> impl Iterator<Item = MetricFamily> {
         let hosts = pool.hosts.iter();
         reading.of(hosts.map(|host| (vec![(HOST, host.name.as_ref())], host)))
     });
-    of_all.chain(states(pool)).chain(cosines(pool))
+    of_all
+        .chain(states(pool))
+        .chain(cosines(pool))
+        .chain(origins(pool))
+}
+
+fn origins(pool: &PoolView) -> Option<MetricFamily> {
+    let samples = pool.hosts.iter().map(|host| {
+        let pod = host.origin.pod().map_or("", AsRef::as_ref);
+        let found = host.origin.as_str();
+        let labels = vec![(HOST, host.name.as_ref()), ("found", found), ("pod", pod)];
+        (labels, 1.0)
+    });
+    let help = "1, with who told of a host (configuration, dns or kubernetes), and its pod.";
+    family(Kind::Gauge, "host_info", help, samples)
 }
 
 fn cosines(pool: &PoolView) -> Option<MetricFamily> {
@@ -162,7 +176,7 @@ const READINGS: [Reading<HostView>; 18] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_draining",
-        help: "1 while a host gets nothing new by order of an operator.",
+        help: "1 while a host gets nothing new by order of an operator, or because Kubernetes withdraws it.",
         read: |host| Some(truth(host.draining)),
     },
     Reading {

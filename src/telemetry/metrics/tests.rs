@@ -100,6 +100,7 @@ fn a_host_is_told_as_the_pool_has_it() {
         r#"gpu_bridge_host_state{host="a",state="up"} 1"#,
         r#"gpu_bridge_host_state{host="a",state="ejected"} 0"#,
         r#"gpu_bridge_host_in_flight{host="a"} 1"#,
+        r#"gpu_bridge_host_info{host="a",found="configuration",pod=""} 1"#,
         r#"gpu_bridge_host_busy_seconds_total{host="a"} 1.5"#,
         r#"gpu_bridge_host_slot_seconds_total{host="a"} 2"#,
         r#"gpu_bridge_host_items_total{host="a"} 7"#,
