@@ -32,6 +32,7 @@ class HostsSpec:
     cores: str = ""  # as `taskset` takes them; empty: any
     # Seconds that an answer takes whatever is asked, and for each text, of hosts that compute theirs.
     cost: tuple[float, float] | None = None
+    tells: bool = True  # has /status
 
 
 class Hosts:
@@ -45,6 +46,8 @@ class Hosts:
         if spec.cost:
             fixed, each = spec.cost
             command += ["--fixed-ms", fixed * 1e3, "--each-ms", each * 1e3]
+        if not spec.tells:
+            command.append("--without-status")
         self._process = subprocess.Popen(
             pinned(spec.cores, [str(part) for part in command]),
             stdin=subprocess.PIPE,

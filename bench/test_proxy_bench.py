@@ -17,6 +17,7 @@ import proxy_plan
 import proxy_report
 import proxy_rig
 import proxy_scenarios
+import proxy_several
 from contenders import HAPROXY, NGINX, NGINX_FAILS, OURS, Job, MissingError
 from proxies import Load, Run
 from proxy_plan import FULL, QUICK
@@ -136,6 +137,30 @@ class Proxies(unittest.TestCase):
         line = json.dumps({**summary, "latency": {"p50": 0.5, "p99": 1.0}, **rates})
         run = proxies.read_run(line)
         self.assertEqual((run.ok_percent, run.failures, run.p99), (75, 1, 1.0))
+
+
+class Several(unittest.TestCase):
+    def test_each_kind_of_hosts_has_its_rows_and_is_held_against_its_own_single_proxy(self) -> None:
+        told = {1: [a_run(90, p99=2.0)], 3: [a_run(90, p99=2.0), a_run(60, p99=4.0)]}
+        silent = {1: [a_run(90, p99=5.0)], 3: [a_run(80, p99=6.0)] * 3}
+        rows = list(proxy_several.rows(told, 1.2, tells=True))
+        rows += proxy_several.rows(silent, 1.2, tells=False)
+        self.assertEqual(len({(row.scenario, row.measure) for row in rows}), 8)
+        ok, p99 = rows[2:4]
+        self.assertEqual(ok.values, {OURS: 75})
+        self.assertEqual(p99.values, {OURS: 3.0})
+        self.assertEqual([goal.limit for goal in p99.goals], [2.0 * proxy_several.FACTOR])
+        self.assertEqual(rows[6].scenario, "3 proxies on one pool of hosts without /status, 1.2× load")
+        self.assertEqual([goal.limit for goal in rows[7].goals], [5.0 * proxy_several.FACTOR])
+        self.assertFalse(rows[1].goals + rows[5].goals)
+
+    def test_hosts_that_tell_nothing_are_started_so(self) -> None:
+        for tells in (True, False):
+            with mock.patch.object(proxies.subprocess, "Popen") as started:
+                started.return_value.stdout.readline.return_value = '{"address": "127.0.0.1:1"}'
+                proxies.Hosts(Path("load"), proxies.HostsSpec((1.0,), 2, tells=tells))
+            command = started.call_args.args[0]
+            self.assertEqual("--without-status" in command, not tells)
 
 
 class Comparison(unittest.TestCase):

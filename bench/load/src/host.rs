@@ -46,6 +46,8 @@ pub(crate) struct Spec {
     pub(crate) answer: Bytes,
     /// It computes answers instead, and this is what one takes: in any case, and for each text.
     pub(crate) cost: Option<(Duration, Duration)>,
+    /// Has `/status`.
+    pub(crate) tells: bool,
 }
 
 /// See the module.
@@ -138,7 +140,7 @@ impl Host {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/health") => json(StatusCode::OK, &health()),
             (&Method::GET, "/info") => json(StatusCode::OK, &info()),
-            (&Method::GET, "/status") => json(StatusCode::OK, &self.status()),
+            (&Method::GET, "/status") if self.spec.tells => json(StatusCode::OK, &self.status()),
             (&Method::POST, "/embed") => self.embed(request).await,
             _ => error(StatusCode::NOT_FOUND, "Not Found"),
         }

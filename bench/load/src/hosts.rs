@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Size of an answer.
     #[arg(long, default_value_t = 1024)]
     answer_bytes: usize,
+    /// Has no `/status`: it tells nobody how full it is.
+    #[arg(long)]
+    without_status: bool,
     /// Computes instead: answers depend on the texts, and take so long, whatever is asked …
     #[arg(long, requires = "each_ms")]
     fixed_ms: Option<f64>,
@@ -75,6 +78,7 @@ async fn start(arguments: &Arguments, number: usize) -> anyhow::Result<Arc<Host>
         work: Duration::from_millis(arguments.work_ms),
         answer: payload::answer(arguments.answer_bytes),
         cost: cost.transpose()?,
+        tells: !arguments.without_status,
     };
     let port = arguments.ports.get(number).copied().unwrap_or(0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
