@@ -19,6 +19,7 @@ use super::key;
 use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
 use super::openai;
 use super::request::Request;
+use super::result;
 use super::trouble::Trouble;
 use super::{Target, Terms, Verdict};
 use crate::config::OpenAi;
@@ -65,7 +66,8 @@ impl Attempt<'_> {
         for (name, value) in &call.headers {
             head.header(name, value.as_bytes());
         }
-        self.talk(head, &call.body, HOLD, deadline).await
+        let verdict = self.talk(head, &call.body, HOLD, deadline).await;
+        result::checked(verdict, call)
     }
 
     /// The same with a host that speaks OpenAI's API.

@@ -32,6 +32,7 @@
 //! | --- | --- |
 //! | on a kept connection, within a second: its end, a 408, or a success before all was sent | stale: the request is repeated on a fresh connection |
 //! | JSON whose end only that of the connection tells, and which is not whole | the host's fault |
+//! | a result that can be none of what was asked ([`super::result`]) | the host's fault |
 //! | any other end or nonsense, once a part of the request was sent | the host's fault |
 //! | this machine is out of descriptors, ports or memory | ours: [`super::exchange::Failure::shortage`] |
 

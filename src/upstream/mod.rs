@@ -25,6 +25,7 @@ mod readiness;
 mod request;
 mod resolver;
 mod response;
+mod result;
 mod system;
 mod target;
 #[cfg(test)]

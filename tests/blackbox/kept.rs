@@ -12,7 +12,7 @@ use crate::harness::{
 
 /// What no host ever computes.
 const OTHERS: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-                      Content-Length: 21\r\n\r\n{\"embeddings\":[[666]]}";
+                      Content-Length: 22\r\n\r\n{\"embeddings\":[[666]]}";
 const NOTHING_CAME: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 600\r\n\
                     Content-Length: 2\r\n\r\n{}";
@@ -58,7 +58,7 @@ async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
 /// A host and we might not agree on what comes after it (RFC 9112, section 6.3).
 #[tokio::test]
 async fn no_connection_is_kept_after_an_answer_whose_end_can_be_read_in_two_ways() {
-    const CHUNKS: &str = "11\r\n{\"embeddings\":[]}\r\n0\r\n\r\n";
+    const CHUNKS: &str = "14\r\n{\"embeddings\":[[1]]}\r\n0\r\n\r\n";
     for (headers, body) in [
         (
             "Content-Length: 30\r\nTransfer-Encoding: chunked\r\n",
@@ -179,7 +179,7 @@ async fn an_answer_that_comes_while_a_body_is_sent_is_seen_then() {
 #[tokio::test]
 async fn a_host_that_answers_before_it_has_read_everything_is_believed() {
     let early = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-                 Content-Length: 22\r\n\r\n{\"embeddings\":[[1.25]]}";
+                 Content-Length: 23\r\n\r\n{\"embeddings\":[[1.25]]}";
     let host = sim_host("host").behaving(Behaviour::SayUnread(early, Ending::Silence));
     let host = host.start();
     let config = Config::with_hosts(&[&host]).set("timeouts", "attempt", "5s");

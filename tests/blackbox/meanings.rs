@@ -225,6 +225,20 @@ async fn a_success_without_a_result_is_not_the_clients() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_a_result_is_not_the_clients() {
+    for wrong in [
+        r#"{"embeddings":[],"model":"sim","dimensions":4}"#,
+        r#"{"embeddings":[[1,2],[3,4]],"model":"sim","dimensions":2}"#,
+        r#"{"embeddings":[[1,NaN]],"model":"sim","dimensions":2}"#,
+        r#"{"embeddings":[[1,-Infinity]],"model":"sim","dimensions":2}"#,
+        r#"{"embeddings":[["a"]],"model":"sim","dimensions":1}"#,
+        r#"{"embeddings":[[1,2"#,
+    ] {
+        are_hidden([Behaviour::Answer(Answer::result(wrong))]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_says_to_go_on_again_and_again_does_not_answer() {
     let mut flood = "HTTP/1.1 100 Continue\r\n\r\n".repeat(200);
     flood += "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -235,7 +249,7 @@ async fn a_host_that_says_to_go_on_again_and_again_does_not_answer() {
 #[tokio::test]
 async fn an_answer_without_framing_that_is_whole_is_delivered() {
     let whole =
-        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"embeddings\":[[NaN]]}\n";
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"embeddings\":[[1.5]]}\n";
     let host = sim_host("host")
         .behaving(Behaviour::Say(whole, Ending::Close))
         .start();
@@ -244,7 +258,7 @@ async fn an_answer_without_framing_that_is_whole_is_delivered() {
     let reply = proxy.client().embed("text").await;
 
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.body, "{\"embeddings\":[[NaN]]}\n");
+    assert_eq!(reply.body, "{\"embeddings\":[[1.5]]}\n");
 }
 
 #[tokio::test]

@@ -275,7 +275,7 @@ async fn what_hosts_refuse_is_told_in_openai_s_shape_and_their_words() {
             "server_error",
         ),
         (
-            Answer::result(r#"{"embeddings": []}"#),
+            Answer::result(r#"{"embeddings": 1}"#),
             502,
             "not what /embed answers",
             "server_error",

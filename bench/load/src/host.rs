@@ -3,10 +3,11 @@
 //! It behaves as the Python service does: a request waits a while for a slot and is then refused with
 //! 503 and `Retry-After: 5`. A request whose connection goes away gives up its slot.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::body::AnswerBody;
 use crate::computed;
 use crate::fault::Fault;
+use crate::payload;
 use crate::{RECEIVED_HEADER, WORK_HEADER};
 
 /// Another program may have the port for a moment when a killed host comes back.
@@ -42,8 +44,8 @@ pub(crate) struct Spec {
     pub(crate) patience: Duration,
     /// Of a request that does not say.
     pub(crate) work: Duration,
-    /// Body of a good answer.
-    pub(crate) answer: Bytes,
+    /// Bytes of a good answer's body.
+    pub(crate) answer_bytes: usize,
     /// It computes answers instead, and this is what one takes: in any case, and for each text.
     pub(crate) cost: Option<(Duration, Duration)>,
     /// Has `/status`.
@@ -58,6 +60,8 @@ pub(crate) struct Host {
     /// Requests that run or wait, of everybody.
     in_flight: AtomicU32,
     fault: watch::Sender<Fault>,
+    /// Bodies of good answers, by number of texts.
+    answers: Mutex<HashMap<usize, Bytes>>,
 }
 
 impl Host {
@@ -69,6 +73,7 @@ impl Host {
             address: listener.local_addr()?,
             in_flight: AtomicU32::new(0),
             fault: watch::Sender::default(),
+            answers: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&host).serve(listener));
         Ok(host)
@@ -164,7 +169,7 @@ impl Host {
         };
         let (work, body) = match self.computed(&received) {
             Some(computed) => computed,
-            None => (work, self.spec.answer.clone()),
+            None => (work, self.answer_for(payload::texts(&received))),
         };
         if !work.is_zero() {
             sleep(work.div_f64(self.spec.speed)).await;
@@ -178,6 +183,15 @@ impl Host {
         };
         let answer = answer(StatusCode::OK, body);
         with(answer, RECEIVED_HEADER, HeaderValue::from(received.len()))
+    }
+
+    /// The same for all requests with so many texts.
+    fn answer_for(&self, texts: usize) -> Bytes {
+        let make = || payload::answer(texts, self.spec.answer_bytes);
+        let Ok(mut answers) = self.answers.lock() else {
+            return make();
+        };
+        answers.entry(texts).or_insert_with(make).clone()
     }
 
     /// How long the answer to this body takes, and the answer, if it is computed.

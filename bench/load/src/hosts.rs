@@ -11,7 +11,6 @@ use tokio::net::TcpListener;
 
 use crate::fault::Fault;
 use crate::host::{Host, Spec};
-use crate::payload;
 
 /// Which hosts.
 #[derive(Debug, clap::Args)]
@@ -76,7 +75,7 @@ async fn start(arguments: &Arguments, number: usize) -> anyhow::Result<Arc<Host>
         speed: arguments.speeds.get(number).copied().unwrap_or(1.0),
         patience: Duration::from_millis(arguments.patience_ms),
         work: Duration::from_millis(arguments.work_ms),
-        answer: payload::answer(arguments.answer_bytes),
+        answer_bytes: arguments.answer_bytes,
         cost: cost.transpose()?,
         tells: !arguments.without_status,
     };

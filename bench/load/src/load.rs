@@ -104,8 +104,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 struct Run {
     jobs: Vec<Job>,
     client: Client,
-    /// By number of texts.
-    bodies: HashMap<usize, Bytes>,
+    /// Of requests and of answers, by number of texts.
+    bodies: HashMap<usize, (Bytes, Bytes)>,
     /// Bytes of each body, if they depend on the request.
     computed: Option<usize>,
     started: Instant,
@@ -115,15 +115,17 @@ impl Run {
     fn new(arguments: &Arguments, jobs: Vec<Job>) -> anyhow::Result<Self> {
         let patience = Duration::try_from_secs_f64(arguments.patience_s)?;
         let link = Link::new(arguments.target, &arguments.link)?;
-        let expected = (!arguments.computed).then(|| payload::answer(arguments.answer_bytes));
         let mut bodies = HashMap::new();
         for job in &jobs {
-            let body = || payload::request(job.texts, arguments.body_bytes);
-            bodies.entry(job.texts).or_insert_with(body);
+            let both = || {
+                let body = payload::request(job.texts, arguments.body_bytes);
+                (body, payload::answer(job.texts, arguments.answer_bytes))
+            };
+            bodies.entry(job.texts).or_insert_with(both);
         }
         Ok(Self {
             jobs,
-            client: Client::new(link, arguments.path.clone(), patience, expected),
+            client: Client::new(link, arguments.path.clone(), patience, arguments.computed),
             bodies,
             computed: arguments.computed.then_some(arguments.body_bytes),
             started: Instant::now(),
@@ -162,17 +164,14 @@ impl Run {
     }
 
     async fn one(&self, number: usize, job: &Job, due: Instant) -> Answered {
-        let (body, own) = match self.computed {
-            None => (
-                self.bodies.get(&job.texts).cloned().unwrap_or_default(),
-                Bytes::new(),
-            ),
+        let (body, expected) = match self.computed {
+            None => self.bodies.get(&job.texts).cloned().unwrap_or_default(),
             Some(bytes) => (
                 computed::request(number, job.texts, bytes),
                 computed::expected(number, job.texts, bytes),
             ),
         };
-        let outcome = self.client.ask(body, job.work, own).await;
+        let outcome = self.client.ask(body, job.work, expected).await;
         let now = Instant::now();
         Answered {
             outcome,

@@ -12,11 +12,31 @@ pub(crate) fn request(texts: usize, bytes: usize) -> Bytes {
     format!(r#"{{"texts":[{texts}],"model":"bench"}}"#).into()
 }
 
-/// An answer of `bytes`, or a little more.
-pub(crate) fn answer(bytes: usize) -> Bytes {
+/// How many texts such a `body` has: two quotes for each, beside those of two names and a value.
+pub(crate) fn texts(body: &[u8]) -> usize {
+    let quotes: usize = body.iter().map(|byte| usize::from(*byte == b'"')).sum();
+    (quotes / 2).saturating_sub(3)
+}
+
+/// An answer for so many texts of `bytes` in all, or a little more.
+pub(crate) fn answer(texts: usize, bytes: usize) -> Bytes {
     const AROUND: usize = r#"{"embeddings":[],"dimensions":0,"model":""}"#.len();
-    let text = letters(bytes.saturating_sub(AROUND));
-    format!(r#"{{"embeddings":[],"dimensions":0,"model":"{text}"}}"#).into()
+    const NUMBER: usize = "0.0123456789,".len();
+    let each = bytes.saturating_sub(AROUND) / texts.max(1);
+    let mut state = 1_u32;
+    let mut row = || {
+        let numbers = (0..(each / NUMBER).max(1)).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            format!("0.{state:010}")
+        });
+        format!("[{}]", numbers.collect::<Vec<_>>().join(","))
+    };
+    let rows: Vec<_> = (0..texts).map(|_| row()).collect();
+    format!(
+        r#"{{"embeddings":[{}],"dimensions":0,"model":""}}"#,
+        rows.join(",")
+    )
+    .into()
 }
 
 /// Letters without a short period.
@@ -40,9 +60,10 @@ mod tests {
         for (body, wanted) in [
             (request(1, 256), 256),
             (request(8, 2 << 20), 2 << 20),
-            (answer(1024), 1024),
+            (answer(1, 1024), 1024),
+            (answer(8, 800_000), 800_000),
         ] {
-            assert!(body.len().abs_diff(wanted) <= 16, "{} bytes", body.len());
+            assert!(body.len().abs_diff(wanted) <= 160, "{} bytes", body.len());
             serde_json::from_slice::<serde_json::Value>(&body).unwrap();
         }
     }
@@ -51,5 +72,10 @@ mod tests {
     fn a_request_has_as_many_texts_as_asked_for() {
         let body: serde_json::Value = serde_json::from_slice(&request(3, 0)).unwrap();
         assert_eq!(body["texts"].as_array().unwrap().len(), 3);
+        for count in [0, 1, 3, 100] {
+            assert_eq!(texts(&request(count, 300)), count);
+            let answer: serde_json::Value = serde_json::from_slice(&answer(count, 1000)).unwrap();
+            assert_eq!(answer["embeddings"].as_array().unwrap().len(), count);
+        }
     }
 }

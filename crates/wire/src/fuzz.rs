@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::items::{Cut, Kind, Piece, Run, compose};
+use crate::items::{Cut, Kind, Piece, Run, answered, compose};
 use crate::openai::{self, Complaint, Embeddings, Encoding, Expected, Form, Question, Request};
 use crate::{Health, Info, Status};
 
@@ -69,6 +69,11 @@ fn items(bytes: &[u8]) {
         return;
     };
     let count = cut.items();
+    if kind == kind.answer()
+        && let Ok(found) = answered(kind, [body])
+    {
+        assert_eq!(found, count, "seen at a glance");
+    }
     for (list, name) in lists.iter().enumerate() {
         let read: Vec<Value> = (0..count)
             .filter_map(|at| value(cut.item(body, at)[list]))

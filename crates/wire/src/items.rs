@@ -11,11 +11,15 @@
 //! long and not empty, everything else one value that says nothing of single items. Whatever else there
 //! may be is [`None`], and goes as a whole.
 
+mod shape;
+
 use std::fmt;
 use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+pub use self::shape::{Misshapen, answered};
 
 /// Items of a body that is cut. Hosts take a hundred at once unless told otherwise.
 pub const MOST_ITEMS: usize = 10_000;

@@ -1,0 +1,147 @@
+//! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
+//! otherwise has failed, however well it sounds.
+
+use gpu_bridge_wire::items::{Cut, Kind, Misshapen, answered};
+use http::{StatusCode, header};
+
+use super::Verdict;
+use crate::message::{Answer, Call};
+
+/// The same, but that an answer which can be no result of `call` is its host's fault.
+pub(super) fn checked(verdict: Verdict, call: &Call) -> Verdict {
+    let Verdict::Deliver(answer) = verdict else {
+        return verdict;
+    };
+    match fault(&answer, call) {
+        None => Verdict::Deliver(answer),
+        Some(why) => Verdict::Fault {
+            sent: true,
+            reason: format!("its answer can't be used: {why}"),
+        },
+    }
+}
+
+/// What is wrong with an answer, as far as it is held and can be read.
+fn fault(answer: &Answer, call: &Call) -> Option<String> {
+    let kind = match call.demand.label.route {
+        "embed" => Kind::Texts,
+        "bertscore" => Kind::Pairs,
+        _ => return None,
+    };
+    let is_coded = answer.headers.contains_key(header::CONTENT_ENCODING);
+    if answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
+        return None;
+    }
+    match answered(kind, answer.body.chunks().iter().map(AsRef::as_ref)) {
+        Ok(found) if found == call.demand.work.items as usize => None,
+        Ok(found) => {
+            // How many there are is known for sure only of plain requests.
+            let body = call.body.joined();
+            let asked = Cut::read(kind, &body)?.items();
+            (asked != found).then(|| format!("it is for {found} items, and {asked} were asked for"))
+        }
+        // Something else than a result, which the client may know.
+        Err(Misshapen::NoResult) => None,
+        Err(why) => Some(why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::message::{Deadline, Payload};
+    use crate::pool::{Demand, Label, Work};
+
+    fn payload(text: &str) -> Payload {
+        let budget = Budget::new(1 << 20);
+        Payload::counted([text.to_owned()], budget.open()).unwrap()
+    }
+
+    fn call(route: &'static str, items: u32, body: &str) -> Call {
+        Call {
+            method: Method::POST,
+            path: format!("/{route}"),
+            headers: HeaderMap::new(),
+            body: payload(body),
+            demand: Demand {
+                label: Label {
+                    route,
+                    ..Label::default()
+                },
+                work: Work { items, bytes: 0 },
+                ..Demand::default()
+            },
+            deadline: Deadline::default(),
+            trace: None,
+        }
+    }
+
+    fn answer(body: &str) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: payload(body),
+            rest: None,
+        }
+    }
+
+    #[test]
+    fn a_result_has_one_for_each_item() {
+        let two = call("embed", 2, r#"{"texts":["a","b"]}"#);
+        let pair = r#"{"candidates":["a"],"references":["b"]}"#;
+        let pair = call("bertscore", 1, pair);
+        let other = call("other", 2, r#"{"texts":["a","b"]}"#);
+        let odd = call("embed", 1, r#"{"te\u0078ts":["a","b"]}"#);
+        let table = [
+            (&two, r#"{"embeddings":[[1],[2]]}"#, None),
+            (
+                &two,
+                r#"{"embeddings":[[1]]}"#,
+                Some("it is for 1 items, and 2 were asked for"),
+            ),
+            (
+                &two,
+                r#"{"embeddings":[]}"#,
+                Some("it is for 0 items, and 2 were asked for"),
+            ),
+            (
+                &two,
+                r#"{"embeddings":[[1],[2,3]]}"#,
+                Some("its lists are not equally long"),
+            ),
+            (
+                &two,
+                r#"{"embeddings":[[1],[2"#,
+                Some("it is no whole JSON"),
+            ),
+            (&two, r#"{"detail":"no"}"#, None),
+            (&pair, r#"{"precision":[1],"recall":[1],"f1":[1]}"#, None),
+            (
+                &pair,
+                r#"{"precision":[NaN],"recall":[1],"f1":[1]}"#,
+                Some("it holds something that is no number where numbers should be"),
+            ),
+            (&other, r#"{"embeddings":[[1]]}"#, None),
+            // Nobody knows how many it has, but its host.
+            (&odd, r#"{"embeddings":[[1],[2]]}"#, None),
+        ];
+        for (call, body, expected) in table {
+            assert_eq!(fault(&answer(body), call).as_deref(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_judged() {
+        let call = call("embed", 2, r#"{"texts":["a","b"]}"#);
+        let mut coded = answer(r#"{"embeddings":[]}"#);
+        let gzip = "gzip".parse().unwrap();
+        coded.headers.insert(header::CONTENT_ENCODING, gzip);
+        assert_eq!(fault(&coded, &call), None);
+        let mut refusal = answer(r#"{"embeddings":[]}"#);
+        refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
+        assert_eq!(fault(&refusal, &call), None);
+    }
+}
