@@ -129,7 +129,7 @@ fn serving(pool: &PoolView, lately: &Lately) -> (Level, String) {
 }
 
 fn standing(host: &HostView, minute: Counts) -> Standing {
-    let is_up = host.phase.is_serving() && !host.draining;
+    let is_up = host.phase.is_serving() && !host.is_draining();
     let all = minute.all();
     match host.phase {
         _ if !is_up => Standing::Out,

@@ -18,7 +18,7 @@ const NOT_READY: &str = "it is up but not ready: no model can be used";
 /// When the state of a host may end by itself, if that is known.
 pub(super) fn until(host: &HostView) -> Option<Duration> {
     match host.phase {
-        _ if host.draining => None,
+        _ if host.is_draining() => None,
         Phase::Ejected { .. } => (!host.hold_left.is_zero()).then_some(host.hold_left),
         _ => host.busy_for,
     }
@@ -43,13 +43,13 @@ pub(super) fn why(host: &HostView, minute: Counts) -> Option<String> {
             Some(format!("{reason}; {}", way_back(host)))
         }
     };
-    if !host.draining {
+    if !host.is_draining() {
         return condition;
     }
-    let order = host.origin.withdrawn().map_or_else(
-        || "drained by an operator".to_owned(),
-        |reason| reason.to_string(),
-    );
+    let order = match host.origin.withdrawn() {
+        Some(reason) if !host.draining => reason.to_string(),
+        _ => "drained by an operator".to_owned(),
+    };
     let order = match host.in_flight {
         0 => order,
         1 => format!("{order}; 1 request still runs"),
@@ -78,11 +78,11 @@ fn why_limited(host: &HostView) -> Option<String> {
     if host.foreign > 0 {
         return Some(format!("others use {} of its slots", host.foreign));
     }
-    if host.starting && !host.draining {
+    if host.starting && !host.is_draining() {
         return Some("back for a short time: its slots are opened one by one".to_owned());
     }
     let limited = "it turned requests away, so it gets fewer at once for a while";
-    (!host.draining && host.slots < host.capacity).then(|| limited.to_owned())
+    (!host.is_draining() && host.slots < host.capacity).then(|| limited.to_owned())
 }
 
 /// Why a host that is up and takes all it can may be worth a look all the same.
@@ -274,8 +274,11 @@ mod tests {
             pod: None,
             withdrawn: Some(reason),
         };
-        let host = HostView { origin, ..host };
-        drained(host, in_flight)
+        HostView {
+            origin,
+            in_flight,
+            ..host
+        }
     }
 
     /// Condition and reason as shown.

@@ -159,7 +159,7 @@ pub struct HostView {
     pub problem: Option<String>,
     /// That is not the host's fault: it could not be asked.
     pub unasked: bool,
-    /// It gets nothing new, by order of an operator or because it is withdrawn.
+    /// It gets nothing new, by order of an operator.
     pub draining: bool,
     /// Leases that are out.
     pub in_flight: u32,
@@ -258,8 +258,8 @@ impl HostView {
     /// What it is up to, in one word.
     pub fn condition(&self) -> Condition {
         match self.phase {
-            _ if self.draining && self.in_flight > 0 => Condition::Draining,
-            _ if self.draining => Condition::Drained,
+            _ if self.is_draining() && self.in_flight > 0 => Condition::Draining,
+            _ if self.is_draining() => Condition::Drained,
             Phase::Unknown => Condition::Unknown,
             Phase::Up if self.is_busy() => Condition::Busy,
             Phase::Up => Condition::Up,
@@ -273,8 +273,13 @@ impl HostView {
         }
     }
 
+    /// Does it get nothing new, by order of an operator or because it is withdrawn?
+    pub fn is_draining(&self) -> bool {
+        self.draining || self.origin.withdrawn().is_some()
+    }
+
     /// Could it serve, if not at this moment?
     pub fn is_serving(&self) -> bool {
-        self.phase.is_serving() && !self.draining && self.capacity > 0
+        self.phase.is_serving() && !self.is_draining() && self.capacity > 0
     }
 }

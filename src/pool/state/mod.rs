@@ -335,7 +335,7 @@ impl State {
             next_check,
             problem: host.problem.clone(),
             unasked: host.unasked > 0,
-            draining: host.is_draining(),
+            draining: host.draining,
             in_flight: host.in_flight,
             usage: meter.read(host.in_flight, now),
             capacity: host.capacity.nominal(),

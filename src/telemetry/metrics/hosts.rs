@@ -176,7 +176,7 @@ const READINGS: [Reading<HostView>; 18] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_draining",
-        help: "1 while a host gets nothing new by order of an operator, or because Kubernetes withdraws it.",
+        help: "1 while a host gets nothing new by order of an operator.",
         read: |host| Some(truth(host.draining)),
     },
     Reading {
