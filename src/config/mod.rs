@@ -42,8 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use secret::Secret;
 pub use sections::{
     Admin, Api, Audit, Auth, Batching, ClientKey, ClientTls, Cors, Discover, Headers, Health, Host,
-    Limits, Listen, MinCosine, OpenAi, Pinned, Policy, Pool, Queue, Retries, ServerTls, Service,
-    Timeouts,
+    Limits, Listen, MinCosine, NOT_BUILT, OpenAi, Pinned, Policy, Pool, Queue, Retries, ServerTls,
+    Service, Timeouts,
 };
 pub use sources::Sources;
 

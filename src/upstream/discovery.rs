@@ -56,6 +56,25 @@ pub(super) struct Known {
     problem: Option<String>,
 }
 
+/// What is known of the endpoints of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoints {
+    /// Those that there are now, in order; `None`: nobody knows, and those that were known stay.
+    pub(super) places: Option<Vec<Place>>,
+    /// What is wrong, for people.
+    pub(super) problem: Option<String>,
+}
+
+impl Endpoints {
+    /// Those that were found last stay, and this is why.
+    pub(super) fn unknown(problem: impl Into<String>) -> Self {
+        Self {
+            places: None,
+            problem: Some(problem.into()),
+        }
+    }
+}
+
 /// What follows from an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {

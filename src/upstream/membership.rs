@@ -20,8 +20,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::background::Background;
-use super::discovery::{self, Answer, Known, News};
-use super::kubernetes::{self, Endpoints};
+use super::discovery::{self, Answer, Endpoints, Known, News};
+use super::kubernetes;
 use super::member::Place;
 use super::question::{Question, questions, services};
 use super::resolver::Resolver;

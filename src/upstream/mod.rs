@@ -15,6 +15,10 @@ pub(crate) mod fuzz;
 mod hosts;
 mod kept;
 mod key;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+#[cfg(not(feature = "kubernetes"))]
+#[path = "unbuilt.rs"]
 mod kubernetes;
 mod meaning;
 mod member;

@@ -45,6 +45,7 @@ mod health;
 mod hostile;
 mod init;
 mod kept;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod leaving;
 mod log_lines;

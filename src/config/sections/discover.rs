@@ -10,6 +10,8 @@ use crate::config::reader::Section;
 const NO_SERVICE: &str =
     "names no Kubernetes Service; write http://SERVICE:PORT or http://SERVICE.NAMESPACE:PORT";
 const NO_PORT: &str = "is not the name of a Service's port; write e.g. http";
+/// Of a program that was built without the feature.
+pub const NOT_BUILT: &str = "is not in this gpu-bridge, which was built without the feature kubernetes; use dns, or build it in";
 /// Letters of a name in Kubernetes.
 const LONGEST_LABEL: usize = 63;
 
@@ -107,6 +109,9 @@ pub(super) fn discover(section: &Section<'_>, url: Option<&HostUrl>) -> Option<D
 }
 
 fn kubernetes(section: &Section<'_>, url: &HostUrl, port: Option<Arc<str>>) -> Option<Discover> {
+    if !cfg!(feature = "kubernetes") {
+        return section.problem("discover", NOT_BUILT);
+    }
     if url.is_literal() {
         // That is told of any way to find hosts.
         return None;

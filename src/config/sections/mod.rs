@@ -12,7 +12,7 @@ use std::hash::Hash;
 pub use access::{Admin, Auth, ClientKey, Cors, Headers, Listen, ServerTls};
 pub use audit::{Audit, MinCosine, Pinned};
 pub use bounds::{Batching, Health, Limits, Queue, Retries, Timeouts};
-pub use discover::{Discover, Service};
+pub use discover::{Discover, NOT_BUILT, Service};
 pub use pool::{Api, ClientTls, Host, OpenAi, Policy, Pool};
 use serde_yaml::Value;
 

@@ -23,8 +23,7 @@ use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::{self, DefaultBackoff, watcher};
 use kube::{Api, Client};
 
-pub(super) use slices::Endpoints;
-
+use super::discovery::Endpoints;
 use crate::config::Service;
 use slices::Slices;
 use trouble::{Trouble, is_interruption};

@@ -23,7 +23,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
 
-use super::super::discovery::{MAX_ADDRESSES, usable};
+use super::super::discovery::{Endpoints, MAX_ADDRESSES, usable};
 use super::super::member::Place;
 use crate::config::Service;
 use crate::pool::{Origin, Withdrawn};
@@ -46,15 +46,6 @@ pub(super) struct Slices {
     known: BTreeMap<String, Result<Vec<Seen>, String>>,
     /// What has come of a list that is not whole yet, and takes the place of all that is known then.
     listed: BTreeMap<String, Result<Vec<Seen>, String>>,
-}
-
-/// What follows for the hosts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::upstream) struct Endpoints {
-    /// Those that there are now, in order; `None`: nobody knows, and those that were known stay.
-    pub(in crate::upstream) places: Option<Vec<Place>>,
-    /// What is wrong, for people.
-    pub(in crate::upstream) problem: Option<String>,
 }
 
 /// An endpoint as one slice has it.
@@ -122,16 +113,6 @@ impl Slices {
                 .or_else(|| (all > MAX_ADDRESSES).then(too_many))
                 .or_else(|| shared.map(told_of_shared))
                 .or_else(|| (self.known.len() >= MAX_SLICES).then(told_of_slices)),
-        }
-    }
-}
-
-impl Endpoints {
-    /// Those that were found last stay, and this is why.
-    pub(in crate::upstream) fn unknown(problem: impl Into<String>) -> Self {
-        Self {
-            places: None,
-            problem: Some(problem.into()),
         }
     }
 }
