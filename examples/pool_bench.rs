@@ -107,6 +107,7 @@ fn pool(hosts: usize, waiting: usize, policy: Policy) -> Pool {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     };
     for id in pool.set_hosts((0..hosts).map(spec).collect()) {
         pool.checked(

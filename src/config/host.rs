@@ -69,13 +69,17 @@ impl AsRef<str> for HostName {
     }
 }
 
-/// Where a host is: `http[s]://NAME-OR-ADDRESS[:PORT]`.
+/// What is asked below a host's URL, as far as people write it there.
+const ADDED: [&str; 4] = ["/v1/embeddings", "/v1", "/embed", "/bertscore"];
+
+/// Where a host is: `http[s]://NAME-OR-ADDRESS[:PORT][/PREFIX]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostUrl {
     https: bool,
     host: String,
     port: u16,
     authority: String,
+    prefix: String,
 }
 
 /// Why a text is no URL of a host. None of the texts quotes it, since it may hold a password.
@@ -90,9 +94,12 @@ pub enum BadHostUrl {
     /// User and password.
     #[error("must not hold a user or password; write the host's key as api_key")]
     Credentials,
-    /// More than an address.
-    #[error("must end after the port: paths and queries are not supported")]
-    Path,
+    /// More than an address and a path.
+    #[error("must hold no query and no fragment; write e.g. http://192.168.1.20:8765")]
+    Query,
+    /// The path of the API itself.
+    #[error("must not end in {0}, which is added to it: leave that out")]
+    Path(&'static str),
 }
 
 impl HostUrl {
@@ -120,6 +127,11 @@ impl HostUrl {
     pub fn authority(&self) -> &str {
         &self.authority
     }
+
+    /// What comes before each path there: nothing, or a path without a slash at its end.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
 }
 
 impl FromStr for HostUrl {
@@ -135,8 +147,12 @@ impl FromStr for HostUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(BadHostUrl::Credentials);
         }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(BadHostUrl::Path);
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(BadHostUrl::Query);
+        }
+        let prefix = url.path().trim_end_matches('/');
+        if let Some(added) = ADDED.into_iter().find(|it| prefix.ends_with(it)) {
+            return Err(BadHostUrl::Path(added));
         }
         let host = match url.host().ok_or(BadHostUrl::Scheme)? {
             Host::Domain(name) => name.to_owned(),
@@ -150,6 +166,7 @@ impl FromStr for HostUrl {
             host,
             port,
             authority,
+            prefix: prefix.to_owned(),
         })
     }
 }
@@ -157,7 +174,7 @@ impl FromStr for HostUrl {
 impl fmt::Display for HostUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.authority)
+        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
     }
 }
 
@@ -221,6 +238,19 @@ mod tests {
             );
             assert_eq!(url.is_https(), text.starts_with("https"));
             assert_eq!(url.to_string(), text.trim_end_matches('/'));
+            assert_eq!(url.prefix(), "");
+        }
+        let table = [
+            ("http://gw/tei-1", "/tei-1"),
+            ("http://gw:9/a/b//", "/a/b"),
+            ("http://gw/caf\u{e9} 1/../x", "/x"),
+            ("http://gw/\u{e9} 1", "/%C3%A9%201"),
+        ];
+        for (text, prefix) in table {
+            let url: HostUrl = text.parse().unwrap();
+            assert_eq!(url.prefix(), prefix, "{text}");
+            assert!(url.to_string().ends_with(prefix), "{url}");
+            assert!(!url.authority().contains('/'), "{url}");
         }
     }
 
@@ -230,8 +260,12 @@ mod tests {
             ("ftp://a", BadHostUrl::Scheme),
             ("localhost:8765", BadHostUrl::Scheme),
             ("http://u:hunter2@a", BadHostUrl::Credentials),
-            ("http://a/v1", BadHostUrl::Path),
-            ("http://a/?x", BadHostUrl::Path),
+            ("http://a/v1", BadHostUrl::Path("/v1")),
+            ("https://a/openai/v1/", BadHostUrl::Path("/v1")),
+            ("http://a/v1/embeddings", BadHostUrl::Path("/v1/embeddings")),
+            ("http://a/embed", BadHostUrl::Path("/embed")),
+            ("http://a/?x", BadHostUrl::Query),
+            ("http://a/b#c", BadHostUrl::Query),
             (
                 "http://a:99999",
                 BadHostUrl::Malformed(url::ParseError::InvalidPort),

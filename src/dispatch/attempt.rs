@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_wire::items::Cut;
 use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::itinerary::{Itinerary, Mode};
 use super::merge::Rerun;
+use super::wanted::Wanted;
 use crate::message::{Answer, Call};
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::TraceContext;
@@ -21,8 +23,8 @@ const PATIENCE: u32 = 20;
 
 /// How an attempt ended.
 pub(super) enum End {
-    /// With the client's answer.
-    Delivered(Answer),
+    /// With the client's answer, and where its items stand, if it was asked for to be cut and can be.
+    Delivered(Answer, Option<Cut>),
     /// Otherwise; its lease is given back.
     Failed {
         verdict: Verdict,
@@ -41,8 +43,15 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// One attempt on the host of `lease`.
-    pub(super) async fn make(&self, lease: &Lease, call: &Call, terms: Terms) -> Verdict {
+    /// One attempt on the host of `lease`. `wanted`: the answer is to be cut. Returns where its items stand, too, if
+    /// it can be.
+    pub(super) async fn make(
+        &self,
+        lease: &Lease,
+        call: &Call,
+        terms: Terms,
+        wanted: Option<Wanted>,
+    ) -> (Verdict, Option<Cut>) {
         let started = Instant::now();
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
@@ -52,24 +61,37 @@ impl Attempts {
             Verdict::Deliver(_) if lease.is_discredited() => Verdict::Wrong,
             verdict => verdict,
         };
-        let (metrics, took) = (&self.metrics, started.elapsed());
+        let took = started.elapsed();
+        let (verdict, cut) = match wanted {
+            Some(wanted) => wanted.look(verdict).await,
+            None => (verdict, None),
+        };
+        self.note(lease, call, &verdict, took);
+        (verdict, cut)
+    }
+
+    fn note(&self, lease: &Lease, call: &Call, verdict: &Verdict, took: Duration) {
+        let metrics = &self.metrics;
         metrics.requests.attempted(call.demand.work.items);
         metrics
             .hosts
             .attempted(lease.name(), verdict.as_str(), took);
-        if let Some((ended, took)) = account(&verdict, took) {
+        if let Some((ended, took)) = account(verdict, took) {
             metrics.activity.attempt(lease.name(), ended, took);
         }
-        match &verdict {
+        match verdict {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
             }
             Verdict::Moved { .. } => {
                 tracing::warn!(host = %lease.name(), "attempt given up: its host is ejected");
             }
+            Verdict::Misconfigured { .. } => {
+                let reason = verdict.reason();
+                tracing::warn!(host = %lease.name(), reason, "attempt refused");
+            }
             _ => {}
         }
-        verdict
     }
 }
 
@@ -93,7 +115,8 @@ impl Dispatcher {
             fresh: history.is_broken(),
             trace,
         };
-        let verdict = self.attempts.make(lease, call, terms).await;
+        let made = self.attempts.make(lease, call, terms, way.wanted).await;
+        let (verdict, cut) = made;
         note.end(verdict.as_str(), verdict.reason());
         // Once for each request: such a shortage hits all that wait.
         if let Verdict::Ours { reason } = &verdict
@@ -101,13 +124,13 @@ impl Dispatcher {
         {
             tracing::warn!(host = %lease.name(), reason, "attempt failed here, not on the host");
         }
-        conclude(verdict, lease)
+        conclude(verdict, cut, lease)
     }
 }
 
-fn conclude(verdict: Verdict, lease: &Lease) -> End {
+fn conclude(verdict: Verdict, cut: Option<Cut>, lease: &Lease) -> End {
     let outcome = match verdict {
-        Verdict::Deliver(answer) => return End::Delivered(answer),
+        Verdict::Deliver(answer) => return End::Delivered(answer, cut),
         ref failure => failure.outcome(),
     };
     let proof = lease.finish(outcome);
@@ -123,7 +146,7 @@ fn account(verdict: &Verdict, took: Duration) -> Option<(telemetry::End, Option<
         Verdict::Busy { .. } => Some((End::Full, None)),
         // Hosts may differ in models and limits: it is as well as any other that says so.
         Verdict::Sibling {
-            why: Doubt::NoModel | Doubt::Limit,
+            why: Doubt::NoModel | Doubt::Limit | Doubt::TooMany { .. },
             ..
         } => Some((End::Well, None)),
         Verdict::Sibling { .. }

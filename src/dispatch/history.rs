@@ -9,7 +9,8 @@
 //!   count like broken ones, unless it may be for want of the model (some services say so with a
 //!   500): then every host is asked once. What a host's front says, that a model is missing, and that it is
 //!   more than the host takes, cost no computing: every host is asked once, and the last word is delivered
-//!   only if all say so. The latter two are nobody's fault.
+//!   only if all say so. The latter two are nobody's fault. A host that says how many items it takes may be asked
+//!   for fewer.
 //! - While there is a host that might have the model, a request waits for it, even if it is out.
 //! - An attempt that failed for want of something on this machine says nothing of anybody. Siblings
 //!   are tried first, since ports run out for one destination at a time; then all again, after a
@@ -26,7 +27,7 @@ use super::{Delivery, Refusal};
 use crate::config::HostName;
 use crate::embedding::Space;
 use crate::message::Answer;
-use crate::pool::{Avoid, HostId, Proof};
+use crate::pool::{Avoid, Extent, HostId, Proof};
 use crate::upstream::{Doubt, Verdict};
 
 /// How long a host that could not be asked for want of something here is left out, the first time.
@@ -49,6 +50,8 @@ pub(super) struct History {
     /// Hosts that could not be asked since the last pause.
     untried: Option<Avoid>,
     pauses: u32,
+    /// Hosts that have said that they take fewer items.
+    too_small: Vec<HostId>,
 }
 
 /// What the parts of a batch have been through together.
@@ -97,17 +100,30 @@ impl History {
             in_hand: None,
             untried: None,
             pauses: 0,
+            too_small: Vec::new(),
         }
     }
 
     /// Of a part of a batch, which begins where no other part has failed.
     pub(super) fn of_part(&self, common: &Arc<Mutex<Common>>) -> Self {
-        let avoid = common.lock().avoid.clone();
+        let mut avoid = common.lock().avoid.clone();
+        avoid.set_extent(Extent::Part);
         Self {
             avoid,
             common: Some(Arc::clone(common)),
             ..Self::new(self.max_faults, None)
         }
+    }
+
+    /// Avoids what its parts have failed on, too.
+    pub(super) fn learn(&mut self, parts: &Mutex<Common>) {
+        let avoid = std::mem::take(&mut parts.lock().avoid);
+        self.avoid.add_all(avoid);
+    }
+
+    /// It can't be cut.
+    pub(super) fn stays_whole(&mut self) {
+        self.avoid.set_extent(Extent::Whole);
     }
 
     /// A host has broken the request, perhaps for a reason that counts.
@@ -165,7 +181,15 @@ impl History {
                 // What a host lacks, or does not take, is no fault of it.
                 match why {
                     Doubt::NoModel => self.avoid.add_lack(host, proof),
-                    Doubt::Limit => self.avoid.add(host, true, proof),
+                    // Where it may be cut, it may come back for fewer items.
+                    Doubt::TooMany { .. }
+                        if self.avoid.extent() == Extent::Batch
+                            && !self.too_small.contains(&host) =>
+                    {
+                        self.too_small.push(host);
+                        return;
+                    }
+                    Doubt::Limit | Doubt::TooMany { .. } => self.avoid.add(host, true, proof),
                     Doubt::ServerError | Doubt::Front | Doubt::Forbidden => {
                         self.broken_by(host, proof, counts(why) && !may_lack_model);
                         self.accused.push(Accused {
@@ -207,8 +231,10 @@ impl History {
         let before = self.in_hand.as_ref().map(|known| known.why);
         let is_outdone = match why {
             Doubt::Front => before.is_some_and(|before| before != why),
-            Doubt::NoModel => before == Some(Doubt::Limit),
-            Doubt::ServerError | Doubt::Forbidden | Doubt::Limit => false,
+            Doubt::NoModel => {
+                matches!(before, Some(Doubt::Limit | Doubt::TooMany { .. }))
+            }
+            Doubt::ServerError | Doubt::Forbidden | Doubt::Limit | Doubt::TooMany { .. } => false,
         };
         if is_outdone {
             return;
@@ -268,6 +294,7 @@ impl History {
             space: None,
             others: Vec::new(),
             answer: known.answer,
+            cut: None,
             rest: None,
         })
     }

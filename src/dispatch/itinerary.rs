@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::history::{Common, History};
 use super::merge::{Group, Rerun, Seat, Suspect};
+use super::wanted::Wanted;
 use super::{NoHost, Refusal};
 use crate::config::{Batching, Config};
 use crate::message::Call;
@@ -41,11 +42,17 @@ pub(super) struct Itinerary<'a> {
     /// Is told of each step; nothing is asked of it.
     pub(super) journal: &'a Journal,
     /// In line, until it was there last.
-    queued: Duration,
+    pub(super) queued: Duration,
     /// It has had a lease.
     pub(super) returning: bool,
     /// With whom its attempts are made.
     pub(super) mode: Mode,
+    /// What its answers have to be, if they are to be cut.
+    pub(super) wanted: Option<Wanted>,
+    /// It may be cut for the mere sake of time: where it begins, but not after a failure.
+    pub(super) may_spread: bool,
+    /// How often it has run in parts in vain.
+    in_vain: u32,
     /// Its place in an attempt that it may share, from when it waits.
     pub(super) seat: Option<Seat>,
     /// Those with whom alone it may share one, after one that was no answer for each.
@@ -76,6 +83,9 @@ impl<'a> Itinerary<'a> {
             queued: Duration::ZERO,
             returning: false,
             mode: Mode::Together,
+            wanted: None,
+            may_spread: true,
+            in_vain: 0,
             seat: None,
             group: None,
             suspects: Vec::new(),
@@ -90,6 +100,7 @@ impl<'a> Itinerary<'a> {
         call: &'b Call,
         ticket: Ticket,
         common: &Arc<Mutex<Common>>,
+        wanted: Wanted,
     ) -> Itinerary<'b> {
         Itinerary {
             call,
@@ -97,6 +108,7 @@ impl<'a> Itinerary<'a> {
             history: self.history.of_part(common),
             returning: true,
             mode: Mode::Part,
+            wanted: Some(wanted),
             seat: None,
             suspects: Vec::new(),
             ..*self
@@ -119,6 +131,18 @@ impl<'a> Itinerary<'a> {
         self.queued += joined.elapsed();
         self.returning = true;
         self.is_on_host = true;
+    }
+
+    /// It can't be cut.
+    pub(super) fn stays_whole(&mut self) {
+        self.comes_back();
+        self.history.stays_whole();
+    }
+
+    /// It has run in parts in vain. Returns whether that has been no more often than `most` times.
+    pub(super) fn goes_on(&mut self, most: u32) -> bool {
+        self.in_vain += 1;
+        self.in_vain <= most
     }
 
     /// Its attempts have ended.

@@ -17,21 +17,23 @@ mod merge;
 mod retry_budget;
 mod shortage;
 mod split;
+mod wanted;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gpu_bridge_wire::items;
 use tokio::time::Instant;
 
 use self::attempt::{Attempts, End};
 use self::history::History;
-use self::itinerary::Itinerary;
+use self::itinerary::{Itinerary, Mode};
 use self::merge::{Apart, Members, Suspect};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
-use self::split::{Misfits, Planned};
+use self::split::{Batch, Cutting, Errors, Misfits};
 use crate::config::{Current, HostName};
 use crate::embedding::Space;
 use crate::message::{Answer, Call, Cut, Rest, TooLate};
@@ -49,6 +51,7 @@ pub struct Dispatcher {
     config: Current,
     budget: Mutex<RetryBudget>,
     misfits: Misfits,
+    errors: Errors,
     members: Members,
     apart: Arc<Apart>,
 }
@@ -63,6 +66,8 @@ pub struct Delivery {
     pub others: Vec<HostName>,
     /// The answer, as far as it is held.
     pub answer: Answer,
+    /// Where its items stand, if it is that to a part of a batch.
+    cut: Option<items::Cut>,
     /// The rest of an answer that is too large to hold.
     pub rest: Option<LongRest>,
 }
@@ -145,6 +150,19 @@ impl From<TurnedAway> for Refusal {
     }
 }
 
+/// Why a request has no answer yet.
+enum Stop {
+    Refused(Refusal),
+    /// It has a lease, and is better cut.
+    ToCut(Box<Batch>),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl Dispatcher {
     /// Puts the parts together.
     pub fn new(
@@ -159,6 +177,7 @@ impl Dispatcher {
             config,
             budget: Mutex::new(RetryBudget::new(Instant::now().into_std())),
             misfits: Misfits::default(),
+            errors: Errors::default(),
             members: Members::default(),
             apart: Arc::default(),
         }
@@ -187,22 +206,19 @@ impl Dispatcher {
         Itinerary::new(call, &config, self.pool.ticket(), journal)
     }
 
-    /// From host to host.
+    /// From host to host, as a whole or in parts.
     async fn find(&self, way: &mut Itinerary<'_>) -> Result<Delivery, Refusal> {
-        let lease = match self.set_off(way).await {
-            Ok(lease) => lease,
-            Err(refusal) => return self.conclude(way, refusal),
-        };
-        match Planned::new(&lease, way, &self.misfits) {
-            None => self.follow(Some(lease), way).await,
-            Some(planned) => {
-                // Boxed, so that requests that stay whole are not larger for it.
-                let ended = Box::pin(self.run_parts(planned.begin(lease), way)).await;
-                way.comes_back();
-                match ended {
-                    Some(ended) => ended,
-                    None => self.follow(None, way).await,
-                }
+        loop {
+            let batch = match self.follow(None, way).await {
+                Ok(delivery) => return Ok(delivery),
+                Err(Stop::Refused(refusal)) => return Err(refusal),
+                Err(Stop::ToCut(batch)) => batch,
+            };
+            // Boxed, so that requests that stay whole are not larger for it.
+            let ended = Box::pin(self.run_parts(*batch, way)).await;
+            way.comes_back();
+            if let Some(ended) = ended {
+                return ended;
             }
         }
     }
@@ -212,16 +228,27 @@ impl Dispatcher {
         &self,
         mut lease: Option<Lease>,
         way: &mut Itinerary<'_>,
-    ) -> Result<Delivery, Refusal> {
+    ) -> Result<Delivery, Stop> {
         let model = way.model();
         loop {
             let lease = match lease.take() {
                 Some(lease) => lease,
                 None => match self.set_off(way).await {
                     Ok(lease) => lease,
-                    Err(refusal) => return self.conclude(way, refusal),
+                    Err(refusal) => return Ok(self.conclude(way, refusal)?),
                 },
             };
+            match Cutting::of(&lease, way, &self.misfits, &self.errors) {
+                Cutting::Needless => {}
+                Cutting::Planned(planned) => {
+                    return Err(Stop::ToCut(Box::new(planned.begin(lease))));
+                }
+                Cutting::Impossible => {
+                    lease.finish(Outcome::Untried);
+                    way.stays_whole();
+                    continue;
+                }
+            }
             let end = if lease.is_shared() {
                 self.attempt_together(&lease, way).await
             } else {
@@ -230,7 +257,10 @@ impl Dispatcher {
             };
             way.comes_back();
             match end {
-                End::Delivered(answer) => return Ok(self.deliver(&lease, answer, way)),
+                End::Delivered(answer, cut) => {
+                    let delivery = self.deliver(&lease, answer, way);
+                    return Ok(Delivery { cut, ..delivery });
+                }
                 End::Apart(rerun) => {
                     self.attempts.metrics.requests.retried(APART);
                     way.runs_again(rerun);
@@ -246,7 +276,7 @@ impl Dispatcher {
                 }
             }
             if self.is_over(model, &way.history) {
-                return self.conclude(way, Refusal::HostsFailed);
+                return Ok(self.conclude(way, Refusal::HostsFailed)?);
             }
         }
     }
@@ -326,6 +356,17 @@ impl Dispatcher {
                 Ok(lease.map_err(|_| Refusal::Deadline)??)
             }
             () = self.last_word(way.model(), &way.history) => Err(Refusal::HostsFailed),
+            () = self.stranded(way) => Err(Refusal::HostsFailed),
+        }
+    }
+
+    /// Ends when the request is a part of a batch that no host takes which serves.
+    async fn stranded(&self, way: &Itinerary<'_>) {
+        if way.mode != Mode::Part {
+            std::future::pending::<()>().await;
+        }
+        while self.pool.takes_part(&way.call.demand) {
+            tokio::time::sleep(WORTH_ASKING).await;
         }
     }
 
@@ -409,6 +450,7 @@ impl Dispatcher {
             space: lease.space().filter(|_| success),
             others: Vec::new(),
             answer,
+            cut: None,
             rest,
         }
     }

@@ -3,6 +3,7 @@
 mod batches;
 mod doubts;
 mod freezing;
+mod limits;
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -132,6 +133,7 @@ fn spec(position: usize) -> HostSpec {
         max_items: None,
         sums_tokens: false,
         origin: crate::pool::Origin::Configured,
+        tells_memory: true,
     }
 }
 

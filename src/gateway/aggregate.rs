@@ -431,6 +431,7 @@ mod tests {
             max_items: None,
             sums_tokens: false,
             origin: crate::pool::Origin::Configured,
+            tells_memory: true,
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
         let models = (0..1000).map(|number| format!("embed:{number}"));

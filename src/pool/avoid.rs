@@ -5,6 +5,7 @@
 //! - After it broke the request, it may be tried again only if there is nowhere else to go (a pool of
 //!   one host that restarts), and only after a sign of life.
 //! - A request that wants vectors of one space is for hosts of that space only.
+//! - One that can't be cut is for hosts that take all of it, and a part of a batch for those that take parts.
 
 use super::HostId;
 use crate::embedding::Space;
@@ -25,6 +26,18 @@ impl Proof {
     }
 }
 
+/// What of a request one host has to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it, but if that is more than the host takes, it may be cut.
+    #[default]
+    Batch,
+    /// All of it.
+    Whole,
+    /// It is a part itself.
+    Part,
+}
+
 /// The hosts on which a request has failed; see the module.
 #[derive(Clone, Debug, Default)]
 pub struct Avoid {
@@ -32,6 +45,7 @@ pub struct Avoid {
     lacked: Vec<Lacked>,
     /// The only one that will do, if it matters.
     space: Option<Space>,
+    extent: Extent,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +69,7 @@ impl Avoid {
             failures: Vec::new(),
             lacked: Vec::new(),
             space: None,
+            extent: Extent::Batch,
         }
     }
 
@@ -71,9 +86,26 @@ impl Avoid {
         self.space
     }
 
+    /// What of the request one host has to take.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// From now on one host has to take so much of the request.
+    pub fn set_extent(&mut self, extent: Extent) {
+        self.extent = extent;
+    }
+
     /// Will any host do?
     pub(super) fn is_none(&self) -> bool {
-        self.failures.is_empty() && self.lacked.is_empty() && self.space.is_none()
+        let has_failed = !self.failures.is_empty() || !self.lacked.is_empty();
+        !has_failed && self.space.is_none() && self.extent == Extent::Batch
+    }
+
+    /// Nor those to avoid of `other`, which was a part of this request.
+    pub fn add_all(&mut self, other: Self) {
+        self.failures.extend(other.failures);
+        self.lacked.extend(other.lacked);
     }
 
     /// The request failed on `host`, whose last sign of life was `proof`. `broke_request`: it had

@@ -29,8 +29,12 @@ const MAX_MODELS: usize = 256;
 const FIRST_COST: f64 = 1e-4;
 /// How long loading a model takes, before the first was seen.
 const FIRST_LOAD: Duration = Duration::from_secs(5);
-/// Answers after which expectations are good enough to act on.
+/// Answers after which expectations are good enough to act on …
 const ENOUGH: u32 = 16;
+/// … and after which they are where a mistake costs little: a batch that is cut in vain takes time of hosts that
+/// idle, and no more of it than its parts cost however small they are. A host's own answers need not be among
+/// them: until there are some, it counts as fast as its siblings.
+const SOME: u32 = 4;
 /// The newest answer's share in the line: it takes answers of several sizes to draw one.
 const FIT_WEIGHT: f64 = 1.0 / 64.0;
 /// Sizes differ enough to tell what is fixed if their standard deviation is this share of the mean.
@@ -244,8 +248,32 @@ impl Estimator {
 
     /// What requests like `demand` cost, as far as that is known by now; `None` while too little has been seen.
     pub(super) fn cost(&self, demand: &Demand) -> Option<Cost> {
+        self.cost_after(ENOUGH, demand)
+    }
+
+    /// The same where [`SOME`] answers will do.
+    pub(super) fn early_cost(&self, demand: &Demand) -> Option<Cost> {
+        self.cost_after(SOME, demand)
+    }
+
+    fn cost_after(&self, answers: u32, demand: &Demand) -> Option<Cost> {
         let cost = self.costs.get(&demand.model)?;
-        cost.is_known().then(|| cost.guess())
+        (cost.samples >= answers).then(|| cost.guess())
+    }
+
+    /// What a request like `demand` may cost though nothing has been seen: half of it is fixed. To share it out.
+    pub(super) fn blind_cost(&self, demand: &Demand) -> Cost {
+        let half = self.seconds(demand) / 2.0;
+        Cost {
+            fixed: half,
+            each: half / demand.work.units(),
+        }
+    }
+
+    /// How long `demand` may take on a host like that by this.
+    pub(super) fn guess(&self, demand: &Demand, host: Slowness) -> Option<Duration> {
+        let cost = self.early_cost(demand)?;
+        Some(seconds(cost.seconds(demand.work.units()) * host.factor()))
     }
 
     /// Has a host answered with `model`?

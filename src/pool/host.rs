@@ -13,6 +13,7 @@ use super::avoid::Proof;
 use super::capacity::Capacity;
 use super::demand::Model;
 use super::estimate::Slowness;
+use super::fit::Shown;
 use super::health::{Health, Phase, Thresholds};
 use super::models::Models;
 use super::origin::Origin;
@@ -44,6 +45,8 @@ pub struct HostSpec {
     pub sums_tokens: bool,
     /// Who told of it.
     pub origin: Origin,
+    /// Are the models that it tells as loaded in its memory? Not where it tells all that it can load.
+    pub tells_memory: bool,
 }
 
 /// One host of the pool.
@@ -61,6 +64,8 @@ pub(super) struct Host {
     /// What it last told of itself, if it ever told anything.
     pub(super) info: Option<Arc<Info>>,
     pub(super) models: Models,
+    /// How many items it takes at once, as it has said when it refused more.
+    pub(super) shown_most: Option<Shown>,
     life: u64,
     pub(super) last_granted: u64,
     /// Grows by 1/weight with each lease: the smallest is next in rotation.
@@ -103,6 +108,7 @@ impl Host {
             slowness,
             info: None,
             models: Models::default(),
+            shown_most: None,
             life: 0,
             last_granted: 0,
             turn: 0.0,

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::demand::Offer;
 use super::state::{Grant, OVERDUE};
 use super::{
-    Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway, Work,
+    Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway, Wish, Work,
 };
 use crate::config::HostName;
 use crate::embedding::Space;
@@ -240,10 +240,20 @@ impl Lease {
         }
     }
 
+    /// How long that may be by what little has been seen; `None` if that is next to nothing.
+    pub fn guess(&self) -> Option<Duration> {
+        self.grant().guess
+    }
+
+    /// Does the host take all of it at once, as far as is known?
+    pub fn fits(&self) -> bool {
+        self.grant().fits()
+    }
+
     /// How the batch that this is for had better be cut for this host and those that idle; `None`: not at all,
-    /// since it would be done no sooner than `min_gain` before.
-    pub fn plan_parts(&self, min_gain: Duration) -> Option<Plan> {
-        self.held.pool.plan_parts(self.grant(), min_gain)
+    /// since it would not be done notably sooner, or since it can't be, where the host [takes less](Self::fits).
+    pub fn plan_parts(&self, wish: Wish) -> Option<Plan> {
+        self.held.pool.plan_parts(self.grant(), wish)
     }
 
     /// Is for `own` only from now on. Returns leases for the other parts; `None` for one that can't begin where it

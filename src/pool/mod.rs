@@ -20,6 +20,7 @@
 //! | `models`, `reach` | whether it may have the model |
 //! | `audited` | nothing: what audits have shown |
 //! | `estimate` | how long things take |
+//! | `fit` | whether a host takes all items at once |
 //! | `parts` | into which parts a batch is cut for idle hosts |
 //! | `company` | whom a request takes along that waits with the same question |
 //! | `alike` | what it saves that requests will share attempts |
@@ -58,6 +59,7 @@
 //!     max_items: None,
 //!     sums_tokens: false,
 //!     origin: Origin::Configured,
+//!     tells_memory: true,
 //! };
 //! let host = pool.set_hosts(vec![host])[0];
 //! // None serves before its first good check.
@@ -79,6 +81,7 @@ mod capacity;
 mod company;
 mod demand;
 mod estimate;
+mod fit;
 mod health;
 mod host;
 mod lease;
@@ -106,14 +109,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;
 
 pub use audited::{Auditable, Audited, Audits, Trust};
-pub use avoid::{Avoid, Proof};
+pub use avoid::{Avoid, Extent, Proof};
 pub use demand::{Demand, Label, Model, Offer, Question, Work};
 pub use health::{Cause, Phase, Thresholds, Transition};
 pub use host::HostSpec;
 pub use lease::{Lease, Waiting};
 pub use limits::{LimitReached, Limits};
 pub use origin::{Origin, Withdrawn};
-pub use parts::{Part, Plan};
+pub use parts::{Part, Plan, Wish};
 pub use queue::Ticket;
 pub use report::{Check, Outcome, Slots, Tells};
 pub use snapshot::{Condition, Glance, HostView, PoolView, Running};
@@ -405,6 +408,11 @@ impl Pool {
         inner.state.has_alternative(model, avoid, later, now())
     }
 
+    /// Does a host serve that takes a part of a batch with this `demand`?
+    pub fn takes_part(&self, demand: &Demand) -> bool {
+        self.lock().state.takes_part(demand, now())
+    }
+
     /// Why no host will serve a request that has failed on the hosts to `avoid`; `None` if one may.
     pub fn withheld(&self, model: Option<&Model>, avoid: &Avoid) -> Option<TurnedAway> {
         self.lock().state.withheld(model, avoid, now())
@@ -521,8 +529,8 @@ impl Pool {
         }
     }
 
-    fn plan_parts(&self, first: &Grant, min_gain: Duration) -> Option<Plan> {
-        self.lock().state.plan_parts(first, min_gain, now())
+    fn plan_parts(&self, first: &Grant, wish: Wish) -> Option<Plan> {
+        self.lock().state.plan_parts(first, wish, now())
     }
 
     fn share_out(

@@ -124,11 +124,14 @@ impl Models {
         before.map(|before| before.trust)
     }
 
-    /// What can be audited.
-    pub(super) fn auditable(&self) -> Auditable {
+    /// What can be audited. `tells_memory`: what is told as loaded is; otherwise only what it has answered with, so
+    /// that no audit loads a model that nobody asks for.
+    pub(super) fn auditable(&self, tells_memory: bool) -> Auditable {
         let loaded = self.loaded.as_ref().filter(|_| self.as_told);
+        let is_loaded = |model: &&Model| tells_memory || self.served.contains(*model);
         let loaded = loaded.map(|loaded| {
-            let mut loaded: Vec<Model> = loaded.iter().filter(|it| it.embeds()).cloned().collect();
+            let embeds = loaded.iter().filter(|it| it.embeds());
+            let mut loaded: Vec<Model> = embeds.filter(is_loaded).cloned().collect();
             loaded.sort();
             loaded
         });
@@ -327,6 +330,18 @@ mod tests {
         assert!(!models.tell(&[], Some(&list)), "no news");
         assert_eq!(models.lack(&x, now), Some(Lack::Shown));
         assert_eq!(models.lack(&x, now + DISPUTED), None);
+    }
+
+    #[test]
+    fn of_a_host_that_tells_all_it_could_load_only_what_was_asked_for_is_audited() {
+        let mut models = Models::default();
+        let all = names(&["embed:a", "embed:b", "bertscore:a"]);
+        models.tell(&all, Some(&all));
+        let loaded = |models: &Models, tells| models.auditable(tells).loaded.unwrap();
+        assert_eq!(loaded(&models, true), [model("embed:a"), model("embed:b")]);
+        assert_eq!(loaded(&models, false), []);
+        models.serve(&model("embed:b"));
+        assert_eq!(loaded(&models, false), [model("embed:b")]);
     }
 
     #[test]

@@ -6,12 +6,15 @@
 //!    are full, the request waits for one of them rather than have the model loaded on another, but
 //!    only while that is quicker: until the first in line for the model has waited for as long as a
 //!    load takes, or the line has grown longer than that.
-//! 3. Of these, the policy's choice.
+//! 3. Of these, the ones that take all its items at once; else it is cut for one that takes fewer ([`Fit`]).
+//! 4. Of these, the policy's choice.
 
 use std::time::Instant;
 
 use super::HostId;
+use super::avoid::Extent;
 use super::estimate::{Estimator, seconds};
+use super::fit::Fit;
 use super::host::Host;
 use super::policy::Load;
 use super::queue::{Entry, Line};
@@ -41,33 +44,23 @@ impl Scene<'_> {
     /// `line`: those that wait for the same model.
     pub(super) fn place(&self, entry: &Entry, line: Line) -> Placement {
         let model = entry.demand.model.as_ref();
-        let reach = Reach::new(self.hosts, model, &entry.avoid, self.now);
-        let serves = |host: &Host| host.is_serving() && reach.includes(host);
-        let desperate = !self.hosts.iter().any(serves);
-        let nowhere_else = self
-            .hosts
-            .iter()
-            .all(|host| entry.avoid.broken_on(host.id) || !serves(host));
-        let allowed = |host: &Host| {
-            reach.includes(host) && entry.avoid.allows(host.id, host.proof(), nowhere_else)
-        };
-        let mut warm = Vec::new();
-        let mut cold = Vec::new();
+        let choice = Choice::new(self, entry);
+        let (mut warm, mut in_parts, mut cold) = (Vec::new(), Vec::new(), Vec::new());
         // Most hosts are full most of the time, so that is asked first.
         for host in self.hosts {
-            let Some(slots) = host.can_take(model, desperate, self.now) else {
+            let Some(slots) = host.can_take(model, choice.is_desperate, self.now) else {
                 continue;
             };
-            if allowed(host) {
-                let group = if has_model(host, entry) {
-                    &mut warm
-                } else {
-                    &mut cold
+            if choice.allows(host) {
+                let group = match (has_model(host, entry), choice.fit(host)) {
+                    (true, Fit::InParts) => &mut in_parts,
+                    (true, _) => &mut warm,
+                    (false, _) => &mut cold,
                 };
                 group.push((host.id, load(host, slots, entry.seconds)));
             }
         }
-        if let Some(host) = self.pick(&warm) {
+        if let Some(host) = self.pick(&warm).or_else(|| self.pick(&in_parts)) {
             return Placement::On { host, cold: false };
         }
         let Some(host) = self.pick(&cold) else {
@@ -76,7 +69,7 @@ impl Scene<'_> {
         let warm = self
             .hosts
             .iter()
-            .filter(|host| host.is_serving() && has_model(host, entry) && allowed(host));
+            .filter(|host| host.is_serving() && has_model(host, entry) && choice.allows(host));
         match self.patience(entry, line, warm.map(Host::slots).sum()) {
             Some(until) if self.now < until => Placement::Later(until),
             _ => Placement::On { host, cold: true },
@@ -99,6 +92,54 @@ impl Scene<'_> {
         let load_time = self.estimator.load_time(model);
         let wait = seconds(line.seconds / f64::from(warm_slots));
         (wait < load_time).then(|| line.since + load_time)
+    }
+}
+
+/// Which hosts a request may get, full or not.
+struct Choice<'a> {
+    entry: &'a Entry,
+    reach: Reach<'a>,
+    now: Instant,
+    /// None of those that could serve it serves.
+    is_desperate: bool,
+    /// Every other host has broken it, or does not serve.
+    is_nowhere_else: bool,
+    /// It is more than any of them takes, and can't be cut: one of them has to say so.
+    fits_none: bool,
+}
+
+impl<'a> Choice<'a> {
+    fn new(scene: &Scene<'_>, entry: &'a Entry) -> Self {
+        let (hosts, avoid) = (scene.hosts, &entry.avoid);
+        let mut choice = Self {
+            entry,
+            reach: Reach::new(hosts, entry.demand.model.as_ref(), avoid, scene.now),
+            now: scene.now,
+            is_desperate: true,
+            is_nowhere_else: true,
+            fits_none: avoid.extent() == Extent::Whole,
+        };
+        for host in hosts {
+            if host.is_serving() && choice.reach.includes(host) {
+                let is_open = !avoid.broken_on(host.id);
+                choice.is_desperate = false;
+                choice.is_nowhere_else &= !is_open;
+                choice.fits_none &= !is_open || choice.fit(host) == Fit::Not;
+            }
+        }
+        choice
+    }
+
+    fn fit(&self, host: &Host) -> Fit {
+        let Entry { demand, avoid, .. } = self.entry;
+        host.fit(demand, avoid.extent(), self.now)
+    }
+
+    fn allows(&self, host: &Host) -> bool {
+        let avoid = &self.entry.avoid;
+        self.reach.includes(host)
+            && avoid.allows(host.id, host.proof(), self.is_nowhere_else)
+            && (self.fits_none || self.fit(host) != Fit::Not)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the pool is told of hosts: how attempts ended, and what checks found.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How an attempt ended, as far as its host is concerned.
@@ -25,6 +26,11 @@ pub enum Outcome {
     Doubtful,
     /// The host said that it has no such model.
     LacksModel,
+    /// The host said how many items it takes at once: fewer than it was asked for.
+    TooMany {
+        /// So many.
+        most: NonZeroU32,
+    },
     /// The attempt failed on this machine, not on the host.
     Untried,
     /// The host refuses our key.
@@ -100,6 +106,7 @@ impl Outcome {
                 | Self::Busy { .. }
                 | Self::Doubtful
                 | Self::LacksModel
+                | Self::TooMany { .. }
                 | Self::Misconfigured
         )
     }

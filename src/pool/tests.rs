@@ -18,6 +18,7 @@ fn pool(slots: &[u32], max_waiting: usize) -> Pool {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -145,6 +146,7 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     };
     let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
     assert_eq!(ids[0], before[1].0);
@@ -168,6 +170,7 @@ async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     };
     let successor = self::pool(&[], 9);
     successor.keep_drained(pool.drained());
@@ -202,6 +205,7 @@ async fn a_withdrawn_host_finishes_what_it_has_and_is_the_same_host_when_it_retu
         weight: NonZeroU32::MIN,
         max_items: None,
         sums_tokens: false,
+        tells_memory: true,
         origin: Origin::Kubernetes {
             pod: None,
             withdrawn,
@@ -283,6 +287,7 @@ async fn events_reach_the_observer_outside_the_lock() {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     };
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use gpu_bridge_wire::most_items;
 use http::{HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
 
@@ -21,7 +22,7 @@ use super::openai;
 use super::request::Request;
 use super::result;
 use super::trouble::Trouble;
-use super::{Target, Terms, Verdict};
+use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
 use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
@@ -48,7 +49,7 @@ impl Attempt<'_> {
         let started = Instant::now();
         let exchange = pin!(self.exchange(call, started + self.terms.longest));
         match timeout_at(started + self.terms.limit, exchange).await {
-            Ok(verdict) => verdict,
+            Ok(verdict) => counted(verdict, call.demand.work.items),
             Err(_) => fault(
                 true,
                 format!("no whole answer within {:?}", self.terms.limit),
@@ -115,7 +116,11 @@ impl Attempt<'_> {
         }
         match found {
             Meaning::Busy { retry_after } => {
-                Box::pin(drain(exchange, &self.means.kept)).await;
+                let words = Box::pin(drain(exchange, &self.means.kept)).await;
+                // It stays so, however long it is left alone.
+                if self.target.openai().is_some() && openai::is_used_up(&words) {
+                    return Verdict::Misconfigured { status };
+                }
                 Verdict::Busy { retry_after }
             }
             Meaning::AskForKey | Meaning::Misconfigured => {
@@ -211,13 +216,36 @@ async fn hold(
     })
 }
 
-/// Reads the rest of a short refusal, so that the connection can be kept.
-async fn drain(mut exchange: Exchange, kept: &Kept) {
-    let mut left = DRAIN;
+/// A refusal for more items than the host takes at once is told from others.
+fn counted(verdict: Verdict, items: u32) -> Verdict {
+    let refusal = match &verdict {
+        _ if items < 2 => return verdict,
+        Verdict::Deliver(answer) if answer.status.is_client_error() => answer,
+        Verdict::Sibling {
+            answer,
+            why: Doubt::Limit,
+        } => answer,
+        _ => return verdict,
+    };
+    let most = most_items(&refusal.body.joined(), items);
+    match (verdict, most) {
+        (Verdict::Deliver(answer) | Verdict::Sibling { answer, .. }, Some(most)) => {
+            let why = Doubt::TooMany { most };
+            Verdict::Sibling { answer, why }
+        }
+        (verdict, _) => verdict,
+    }
+}
+
+/// Reads the rest of a short refusal, so that the connection can be kept. Returns what of it has come.
+async fn drain(mut exchange: Exchange, kept: &Kept) -> Vec<u8> {
+    let mut words = Vec::new();
     let whole = async {
         loop {
             match exchange.next_chunk().await {
-                Ok(Some(chunk)) if chunk.len() <= left => left -= chunk.len(),
+                Ok(Some(chunk)) if words.len() + chunk.len() <= DRAIN => {
+                    words.extend_from_slice(&chunk);
+                }
                 Ok(None) => return true,
                 Ok(Some(_)) | Err(_) => return false,
             }
@@ -227,6 +255,7 @@ async fn drain(mut exchange: Exchange, kept: &Kept) {
     if whole == Ok(true) {
         exchange.release(kept);
     }
+    words
 }
 
 /// The rest of an answer that is too large to hold. The connection is not kept afterwards.

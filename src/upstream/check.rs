@@ -7,6 +7,7 @@
 //! others may be missing.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use gpu_bridge_wire::{Health, Info, openai};
 use http::StatusCode;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
@@ -180,11 +182,11 @@ impl Checker {
                 self.target.lists(Some(info));
             }
             Probe::Other(status, Meaning::Misconfigured) => return Err(key_refused(status)),
-            Probe::Other(400 | 404 | 405 | 501, _) => self.has_no_list(api),
+            Probe::Other(400 | 404 | 405 | 501, _) => self.has_no_list(api, until).await,
             Probe::Failed {
                 trouble: Trouble::NotJson,
                 ..
-            } if !is_known => self.has_no_list(api),
+            } if !is_known => self.has_no_list(api, until).await,
             Probe::Ours(trouble) if !is_known => return Err(ours(trouble)),
             _ if !is_known => return Err(no_list_yet()),
             Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {}
@@ -192,9 +194,18 @@ impl Checker {
         Ok(Tells::Nothing)
     }
 
-    fn has_no_list(&self, api: &OpenAi) {
+    /// Of what there is without a list, text-embeddings-inference tells how many texts it takes.
+    async fn has_no_list(&self, api: &OpenAi, until: Clock) {
         if let Some(info) = super::openai::unlisted(api) {
-            self.take_in(info);
+            let told = self.get::<Limits>("/info", until).await;
+            let most = match told {
+                Probe::Body(limits) => limits.max_client_batch_size,
+                _ => None,
+            };
+            self.take_in(Info {
+                max_batch_size: most,
+                ..info
+            });
         }
         self.target.lists(None);
         self.told.lock().until = Some(Instant::now() + NO_LIST);
@@ -305,6 +316,12 @@ impl Checker {
     fn settings(&self) -> config::Health {
         self.means.config.get().health
     }
+}
+
+/// What text-embeddings-inference tells in its `/info`, as far as it matters here.
+#[derive(Deserialize)]
+struct Limits {
+    max_client_batch_size: Option<NonZeroU32>,
 }
 
 /// What the body of an answer says.
@@ -450,7 +467,6 @@ impl<T> From<Failure> for Probe<T> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::num::NonZeroU32;
 
     use pingora::connectors::TransportConnector;
 

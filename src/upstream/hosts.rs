@@ -119,14 +119,14 @@ impl Hosts {
     }
 }
 
-/// That of `before`, which is the same host, if the way to it is the same; else one that knows where it is.
+/// That of `before`, which is the same host, if the way to it is the same; else one that knows what that does.
 fn target(member: Member, before: Option<&Arc<Target>>) -> Arc<Target> {
     if let Some(same) = before.filter(|before| before.reaches(&member)) {
         return Arc::clone(same);
     }
     let target = Target::new(member);
     if let Some(before) = before {
-        target.is_where(before);
+        target.is_like(before);
     }
     Arc::new(target)
 }

@@ -22,11 +22,12 @@
 //! | answer | meaning |
 //! | --- | --- |
 //! | 400, 413, 422 in JSON | [`Doubt::Limit`]: such servers differ in how much they take, and how long texts may be |
-//! | 401 | misconfigured: only our key is sent there |
+//! | 401, 402 | misconfigured: only our key is sent there; what its account may use up, it has |
 //! | 424 | [`Doubt::ServerError`]: the model failed |
 //! | 503, with or without `Retry-After` | alive but full |
 //!
-//! What their errors say in words may change that (`super::openai`). A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
+//! What their errors say in words may change that (`super::openai`); so does, of any host, a refusal that says how many
+//! items it takes at once: [`Doubt::TooMany`], since the request may be cut. A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
 //!
 //! | what came | meaning |
 //! | --- | --- |
@@ -104,7 +105,7 @@ pub(super) fn meaning_in_openai(
 ) -> Meaning {
     match status.as_u16() {
         400 | 413 | 422 if is_json(headers) => Meaning::Sibling(Doubt::Limit),
-        401 => Meaning::Misconfigured,
+        401 | 402 => Meaning::Misconfigured,
         424 => Meaning::Sibling(Doubt::ServerError),
         503 => busy(headers, now),
         _ => meaning(status, headers, key, now),
@@ -361,7 +362,7 @@ mod tests {
             let usual = means(status, JSON, Key::Taken);
             let expected = match status {
                 400 | 413 | 422 => Sibling(Doubt::Limit),
-                401 => Misconfigured,
+                401 | 402 => Misconfigured,
                 424 => Sibling(Doubt::ServerError),
                 503 => Busy { retry_after },
                 _ => usual,

@@ -60,6 +60,7 @@ impl Member {
             max_items: self.host.max_items,
             sums_tokens: matches!(self.host.api, Api::OpenAi(_)),
             origin: self.origin(),
+            tells_memory: self.host.api == Api::GpuBridge,
         }
     }
 

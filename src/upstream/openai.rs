@@ -238,6 +238,11 @@ fn complaint(answer: &Answer, why: Doubt, budget: &Budget) -> Verdict {
     doubtful(status, &told, why, budget)
 }
 
+/// Does a refusal say that what the account of our key may use is used up?
+pub(super) fn is_used_up(refusal: &[u8]) -> bool {
+    Complaint::is_of_used_up_account(refusal)
+}
+
 fn refusal(status: StatusCode, message: &str, why: Doubt, budget: &Budget) -> Verdict {
     let told = Complaint {
         message: message.to_owned(),

@@ -10,11 +10,13 @@ const USUAL: usize = 4 << 10;
 pub(super) struct Request(BytesMut);
 
 impl Request {
-    pub(super) fn new(method: &Method, path: &str) -> Self {
+    /// `prefix`: comes before each path there.
+    pub(super) fn new(method: &Method, prefix: &str, path: &str) -> Self {
         let mut request = Self(BytesMut::with_capacity(USUAL));
         request.write(&[
             method.as_str().as_bytes(),
             b" ",
+            prefix.as_bytes(),
             path.as_bytes(),
             b" HTTP/1.1\r\n",
         ]);

@@ -192,8 +192,11 @@ impl Target {
         self.tell(|_| Whereabouts::Known);
     }
 
-    /// Takes over where `other`, with the same URL, is known to be.
-    pub(super) fn is_where(&self, other: &Self) {
+    /// Takes over what is known of `other`, which has the same URL: where it is, and which models it has.
+    pub(super) fn is_like(&self, other: &Self) {
+        if self.openai() == other.openai() {
+            self.listed.store(other.listed());
+        }
         self.addresses.store(other.addresses.load_full());
         self.current.store(other.current.load_full());
         self.whereabouts.send_replace(*other.whereabouts.borrow());
@@ -251,7 +254,7 @@ impl Target {
     /// The head of a request to this host, but for its end: with what every request carries. `path`: with
     /// the query, as HTTP has it.
     pub(super) fn request(&self, method: &Method, path: &str) -> Request {
-        let mut request = Request::new(method, path);
+        let mut request = Request::new(method, self.url().prefix(), path);
         request.header(&header::HOST, self.url().authority().as_bytes());
         match (&self.api_key, self.openai()) {
             (None, _) => {}

@@ -1,5 +1,6 @@
 //! How one attempt ended, and what that says of the host. What makes it end so: [`super::meaning`].
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -43,7 +44,7 @@ pub enum Verdict {
     },
     /// An answer that can't be relied on: an audit has shown meanwhile that the host answers wrong.
     Wrong,
-    /// The host refuses our key.
+    /// The host refuses our key, or whatever is asked with it.
     Misconfigured {
         /// The status that says so.
         status: StatusCode,
@@ -63,6 +64,11 @@ pub enum Doubt {
     NoModel,
     /// It is more than the host takes, or nothing that it can be asked; others may take it.
     Limit,
+    /// There are more items than the host takes at once, as it says itself.
+    TooMany {
+        /// So many it takes.
+        most: NonZeroU32,
+    },
 }
 
 impl Doubt {
@@ -73,7 +79,7 @@ impl Doubt {
             Self::Front => "front",
             Self::Forbidden => "forbidden",
             Self::NoModel => "no_model",
-            Self::Limit => "limit",
+            Self::Limit | Self::TooMany { .. } => "limit",
         }
     }
 }
@@ -105,6 +111,13 @@ impl Verdict {
                 "it answered {}, although it takes the proxy's key",
                 answer.status
             )),
+            Self::Sibling {
+                answer,
+                why: Doubt::TooMany { most },
+            } => Some(format!(
+                "it answered {}: it takes {most} items at once",
+                answer.status
+            )),
             Self::Sibling { answer, .. } => Some(format!("it answered {}", answer.status)),
             Self::Busy { retry_after } => Some(format!(
                 "it is full, and wants to be left alone for {retry_after:?}"
@@ -114,9 +127,12 @@ impl Verdict {
             Self::Moved { hung: true } => Some("it was ejected: it hangs".to_owned()),
             Self::Moved { hung: false } => Some("it was ejected".to_owned()),
             Self::Wrong => Some("an audit has shown that it answers wrong".to_owned()),
-            Self::Misconfigured { status } => Some(format!(
-                "it refuses the proxy's key ({status}); correct its api_key"
-            )),
+            Self::Misconfigured { status } => Some(match *status {
+                StatusCode::PAYMENT_REQUIRED | StatusCode::TOO_MANY_REQUESTS => format!(
+                    "the account of the proxy's key has used up what it may ({status}); raise that, or set another api_key"
+                ),
+                _ => format!("it refuses the proxy's key ({status}); correct its api_key"),
+            }),
         }
     }
 
@@ -130,6 +146,7 @@ impl Verdict {
             Self::Moved { .. } | Self::Wrong => Outcome::Abandoned,
             Self::Sibling { why, .. } => match why {
                 Doubt::NoModel => Outcome::LacksModel,
+                Doubt::TooMany { most } => Outcome::TooMany { most },
                 Doubt::ServerError | Doubt::Front | Doubt::Forbidden | Doubt::Limit => {
                     Outcome::Doubtful
                 }

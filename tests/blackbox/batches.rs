@@ -196,6 +196,81 @@ async fn answers_that_do_not_fit_together_are_asked_for_as_one() {
     assert_eq!(self::sizes(&hosts, &before), [ITEMS], "not tried again");
 }
 
+/// Hosts that take 32 items at once, whatever they tell.
+fn limited(names: &[&str], tells: bool) -> Vec<SimHost> {
+    let host = |name: &&str| {
+        let host = sim_host(name).scores_pairs_alone(true).most_items(32);
+        let host = if tells { host.tells_most() } else { host };
+        host.behaving(by_items()).start()
+    };
+    names.iter().map(host).collect()
+}
+
+#[tokio::test]
+async fn a_batch_of_more_than_hosts_take_is_cut_from_the_first_request_on() {
+    for names in [&["a"][..], &["a", "b", "c", "d"]] {
+        for (route, tells) in [("/embed", true), ("/bertscore", true), ("/embed", false)] {
+            let hosts = limited(names, tells);
+            let hosts: Vec<&SimHost> = hosts.iter().collect();
+            let config = Config::with_hosts(&hosts).set("batching", "split", names.len() > 1);
+            let proxy = Proxy::ready(&config, &hosts).await;
+            if tells {
+                hosts[0].is_checked(3).await;
+            }
+            for id in ["first", "second"] {
+                let before = seen(&hosts);
+                runs(&proxy, route, id).await;
+                let mut sizes = sizes(&hosts, &before);
+                if !tells && id == "first" {
+                    let refused = sizes.iter().filter(|size| **size == ITEMS).count();
+                    assert!((1..=names.len()).contains(&refused), "{sizes:?}");
+                    sizes.retain(|size| *size < ITEMS);
+                }
+                let is_cut = sizes.iter().all(|size| *size <= 32);
+                assert!(tells || names.len() > 1 || is_cut, "{sizes:?}");
+                assert_eq!(
+                    sizes.iter().filter(|size| **size <= 32).sum::<usize>(),
+                    ITEMS
+                );
+            }
+            assert_eq!(proxy.ejections("a").await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_cut_is_refused_in_the_host_s_own_words() {
+    let hosts = limited(&["a"], true);
+    let config = Config::with_hosts(&[&hosts[0]]);
+    let proxy = Proxy::ready(&config, &[&hosts[0]]).await;
+    hosts[0].is_checked(3).await;
+    let (_, mut body) = job("/bertscore", ITEMS);
+    body["idf"] = json!(true);
+    let reply = proxy.client().post("/bertscore", &body).await;
+    assert_eq!(reply.status, 422);
+    let told = reply.json()["detail"][0]["msg"].to_string();
+    assert!(
+        told.contains("array length 100 exceeds max batch size of 32"),
+        "{told}"
+    );
+    assert_eq!(hosts[0].arrivals(), 1);
+}
+
+#[tokio::test]
+async fn a_host_whose_part_cannot_be_right_is_to_blame() {
+    let hosts = four();
+    let hosts = hosts.each_ref();
+    let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
+    // One vector, whatever it is asked for.
+    let one = json!({"embeddings": [[1, 2, 3, 4]], "model": "sim", "dimensions": 4});
+    hosts[2].set(Behaviour::Answer(Answer::json(200, &one)));
+    let before = seen(&hosts);
+    runs(&proxy, "/embed", "batch").await;
+    let sizes = sizes(&hosts, &before);
+    assert!(sizes.iter().all(|size| *size < ITEMS / 2), "{sizes:?}");
+    assert_eq!(proxy.attempts("c", "fault").await, 1);
+}
+
 #[tokio::test]
 async fn pairs_are_cut_only_where_the_batch_makes_no_difference_to_a_score() {
     let host = |name, alone| {

@@ -71,7 +71,7 @@ fn text_embeddings_inference(
         let error = json!({"message": message, "type": kind, "code": status});
         Answer::json(status, &error)
     };
-    let too_many = "batch size 33 > maximum allowed batch size 32";
+    let too_many = "batch size COUNT > maximum allowed batch size 32";
     let too_long = "`inputs` must have less than 512 tokens. Given: 900";
     Kind {
         name,
@@ -94,7 +94,7 @@ fn infinity() -> Kind {
         let invalid = json!({"loc": ["body"], "msg": message, "input": "a secret"});
         Answer::json(422, &json!({"detail": [invalid]}))
     };
-    let too_many = "List should have at most 2048 items after validation, not 2049";
+    let too_many = "List should have at most 64 items after validation, not COUNT";
     let too_long = "String should have at most 122880 characters";
     Kind {
         name: "infinity",
@@ -323,11 +323,19 @@ async fn what_one_server_does_not_take_another_kind_may() {
         if requests.is_empty() {
             continue;
         }
-        // By itself: the client's error, in the shape of `/embed`, with the server's words.
+        // By itself: the client's error, in the shape of `/embed`, with the server's words, if no cut helps.
         let proxy = Proxy::in_front_of(&[&strict]).await;
         for texts in &requests {
             let reply = ask(&proxy, texts).await;
             let status = reply.status.as_u16();
+            if texts.len() > 1 {
+                assert_embeddings(&reply, texts);
+                let sizes = strict.record().requests;
+                let sizes: Vec<usize> = sizes.iter().map(|request| request.items).collect();
+                let refused = sizes.iter().filter(|size| **size == texts.len()).count();
+                assert_eq!(refused, 1, "{}: once, then in parts: {sizes:?}", kind.name);
+                continue;
+            }
             assert!([400, 413].contains(&status), "{}: {reply:?}", kind.name);
             let detail = reply.assert_error(status);
             assert!(!detail.contains("secret"), "{detail}");
@@ -352,6 +360,70 @@ async fn what_one_server_does_not_take_another_kind_may() {
         let reply = ask(&proxy, &["a"]).await;
         assert_embeddings(&reply, &["a"]);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_tells_how_many_texts_it_takes_is_never_sent_more() {
+    let server = text_embeddings_inference("tei", 422, &["/health"]).server;
+    let host = sim_host("tei").openai(server).tells_most().start();
+    let alias = json!({"sim": "sentence-transformers/sim"});
+    let config = Config::with_hosts(&[&host]).set_host("tei", "model_alias", alias);
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let texts: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_embeddings(&ask(&proxy, &texts).await, &texts);
+    let sizes: Vec<usize> = (host.record().requests.iter())
+        .map(|request| request.items)
+        .collect();
+    assert_eq!(
+        (sizes.len(), sizes.iter().max()),
+        (4, Some(&32)),
+        "{sizes:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_account_that_has_used_up_what_it_may_is_not_merely_busy() {
+    let error = json!({"message": "You exceeded your current quota", "type": "insufficient_quota",
+        "param": null, "code": "insufficient_quota"});
+    let used_up = [
+        Answer::json(429, &json!({ "error": error })),
+        openai(402, "Insufficient Balance"),
+    ];
+    for answer in used_up {
+        let poor = sim_host("poor").openai(Server::default()).start();
+        let sibling = sim_host("sibling").start();
+        let proxy = Proxy::in_front_of(&[&poor, &sibling]).await;
+        poor.set(Behaviour::Answer(answer));
+        for _ in 0..6 {
+            assert_embeddings(&ask(&proxy, &["a"]).await, &["a"]);
+        }
+        assert_eq!(proxy.attempts("poor", "busy").await, 0);
+        assert!(proxy.attempts("poor", "misconfigured").await >= 2);
+        assert_eq!(proxy.ejections("poor").await, 1);
+        proxy.logs("has used up what it may").await;
+        poor.set(Behaviour::Serve);
+        proxy.finds_healthy("poor").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_may_be_below_a_path() {
+    let server = Server {
+        below: "/tei-1",
+        ..Server::default()
+    };
+    let host = sim_host("host").openai(server).start();
+    let url = format!("{}/tei-1", host.url());
+    let config = Config::new().host("host", &url, None);
+    let config = config.set_host("host", "api", "openai");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    assert_embeddings(&ask(&proxy, &["a"]).await, &["a"]);
+    assert_eq!(
+        host.record().requests[0].path_and_query,
+        "/tei-1/v1/embeddings"
+    );
+    assert!(host.record().in_vain.is_empty());
 }
 
 #[tokio::test]

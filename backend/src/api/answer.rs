@@ -3,6 +3,7 @@
 //! Numbers are computed as `f32` and written as Python writes them: widened to `f64`, then in the
 //! shortest form that reads back as that `f64` (`0.1` becomes `0.10000000149011612`). NaN is `null`.
 
+use std::num::NonZeroU32;
 use std::path::{Component, Path};
 
 use gpu_bridge_wire::openai::{Form, Writer};
@@ -107,6 +108,8 @@ pub(super) struct Models<'a> {
     pub(super) loaded: Vec<String>,
     pub(super) available: Option<Vec<String>>,
     pub(super) readiness: &'a Readiness,
+    /// Items of one request.
+    pub(super) most: usize,
 }
 
 /// Why default models cannot be used, each after a semicolon.
@@ -207,6 +210,7 @@ pub(super) fn info(device: &str, facts: &Facts, known: Models<'_>, audience: Aud
         available_models: known.available,
         // Padding is never compared here.
         bertscore_batch_independent: Some(true),
+        max_batch_size: u32::try_from(known.most).ok().and_then(NonZeroU32::new),
     };
     serde_json::to_vec(&Answer {
         info,
@@ -298,6 +302,7 @@ mod tests {
                 loaded: Vec::new(),
                 available: None,
                 readiness: &failed_folder(),
+                most: 100,
             };
             let body = info("cpu", &Facts::default(), known, audience).unwrap();
             String::from_utf8(body).unwrap()
@@ -339,13 +344,14 @@ mod tests {
             loaded: vec!["embed:m".to_owned()],
             available: Some(vec!["embed:m".to_owned(), "embed:n".to_owned()]),
             readiness: &readiness,
+            most: 100,
         };
         let body = info("cuda:1", &facts, known, Audience::Everybody).unwrap();
         let expected = concat!(
             r#"{"device":"cuda:1","device_name":"NVIDIA H200","vram_total_mb":143771,"#,
             r#""vram_used_mb":0,"pytorch_version":"candle 0.11.1","cuda_version":"13.0","#,
             r#""loaded_models":["embed:m"],"available_models":["embed:m","embed:n"],"#,
-            r#""bertscore_batch_independent":true,"models":[]}"#
+            r#""bertscore_batch_independent":true,"max_batch_size":100,"models":[]}"#
         );
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }

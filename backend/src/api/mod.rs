@@ -248,6 +248,7 @@ fn info(app: &App) -> serde_json::Result<Vec<u8>> {
         loaded: engine.loaded_models(),
         available: engine.available_models(),
         readiness: &engine.readiness(),
+        most: app.options.limits.batch_size,
     };
     answer::info(&app.options.device, &facts.latest(), models, audience)
 }

@@ -145,6 +145,7 @@ const ADDITIONS: &[(&str, &str)] = &[
     ("/info", "models"),
     ("/info", "available_models"),
     ("/info", "bertscore_batch_independent"),
+    ("/info", "max_batch_size"),
 ];
 /// Paths that the service does not have.
 const OWN_PATHS: &[&str] = &["/ready", "/v1/embeddings", "/v1/models", "/v1/models/{id}"];

@@ -16,8 +16,10 @@ mod shape;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
+use thiserror::Error;
 
 pub use self::shape::{Misshapen, answered};
 
@@ -49,6 +51,31 @@ pub struct Cut {
     /// Names, without their quotes, and values of all other members, by name.
     options: Vec<(Range<usize>, Range<usize>)>,
     len: usize,
+}
+
+/// Why an answer is not cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Uncut {
+    /// It may be right, but is not as plain as it should be.
+    #[error("it says more than is known how to cut")]
+    Unfamiliar,
+    /// Its JSON is not whole.
+    #[error("it ends early")]
+    Short,
+    /// Too few, or too many.
+    #[error("it does not hold one result for each item")]
+    NotEach,
+    /// They differ in length.
+    #[error("its embeddings are not equally long")]
+    Uneven,
+}
+
+impl Uncut {
+    /// Can such an answer not be right, whoever reads it?
+    #[must_use]
+    pub fn is_wrong(self) -> bool {
+        self != Self::Unfamiliar
+    }
 }
 
 /// Items of one of several bodies.
@@ -124,15 +151,46 @@ fn is_number(json: &str) -> bool {
     json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
+/// How many there are in a list of them; none is read.
+fn numbers(list: &[u8]) -> usize {
+    let is_empty = list.iter().all(|byte| b"[] \t\r\n".contains(byte));
+    memchr::memchr_iter(b',', list).count() + usize::from(!is_empty)
+}
+
 impl Cut {
     /// Cuts `body`, which is JSON; `None` if it is not as plain as it should be.
     #[must_use]
     pub fn read(kind: Kind, body: &[u8]) -> Option<Self> {
         let read = Read { kind, body };
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let found = read.deserialize(&mut deserializer).ok()?;
-        deserializer.end().ok()?;
-        Some(found)
+        read.whole().ok()?.cut(read)
+    }
+
+    /// Cuts an answer of that kind to a request for so many items.
+    ///
+    /// # Errors
+    /// [`Uncut`].
+    pub fn of_answer(kind: Kind, body: &[u8], items: usize) -> Result<Self, Uncut> {
+        let read = Read { kind, body };
+        let found = read.whole().map_err(|error| match error.classify() {
+            Category::Eof => Uncut::Short,
+            // What is no JSON some read all the same, `NaN` say.
+            Category::Io | Category::Syntax | Category::Data => Uncut::Unfamiliar,
+        })?;
+        if found.lists.iter().any(|list| list.len() != items) {
+            return Err(Uncut::NotEach);
+        }
+        let cut = found.cut(read).ok_or(Uncut::Unfamiliar)?;
+        cut.width(body).ok_or(Uncut::Uneven)?;
+        Ok(cut)
+    }
+
+    /// How many numbers each embedding has; `None` if not all have as many. `body`: what was cut.
+    #[must_use]
+    pub fn width(&self, body: &[u8]) -> Option<usize> {
+        let rows = self.lists.first()?.iter();
+        let mut widths = rows.map(|row| numbers(body.get(row.clone()).unwrap_or_default()));
+        let first = widths.next()?;
+        widths.all(|width| width == first).then_some(first)
     }
 
     /// How many there are; at least one.
@@ -208,7 +266,14 @@ struct Read<'a> {
     body: &'a [u8],
 }
 
-impl Read<'_> {
+impl<'a> Read<'a> {
+    fn whole(self) -> serde_json::Result<Found<'a>> {
+        let mut deserializer = serde_json::Deserializer::from_slice(self.body);
+        let found = self.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(found)
+    }
+
     /// Where a piece of the body stands in it.
     fn place(self, piece: &str) -> Range<usize> {
         let start = piece
@@ -219,69 +284,76 @@ impl Read<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Read<'de> {
-    type Value = Cut;
+/// What the outermost object holds.
+struct Found<'a> {
+    lists: Vec<Vec<Range<usize>>>,
+    order: Vec<usize>,
+    options: Vec<(&'a str, Range<usize>)>,
+    /// There is nothing else in it.
+    is_plain: bool,
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cut, D::Error> {
+impl<'de> DeserializeSeed<'de> for Read<'de> {
+    type Value = Found<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Read<'de> {
-    type Value = Cut;
+    type Value = Found<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cut, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let names = self.kind.lists();
-        let mut lists = vec![Vec::new(); names.len()];
-        let mut order = Vec::with_capacity(names.len());
-        let mut options = Vec::new();
+        let mut found = Found {
+            lists: vec![Vec::new(); names.len()],
+            order: Vec::with_capacity(names.len()),
+            options: Vec::new(),
+            is_plain: true,
+        };
         // An escaped name can't be borrowed.
         while let Some(name) = map.next_key::<&'de str>()? {
             if let Some(at) = names.iter().position(|list| *list == name) {
-                if order.contains(&at) {
+                if found.order.contains(&at) {
                     return Err(A::Error::custom("twice"));
                 }
-                order.push(at);
-                if let Some(list) = lists.get_mut(at) {
+                found.order.push(at);
+                if let Some(list) = found.lists.get_mut(at) {
                     *list = map.next_value_seed(Items(self))?;
                 }
-            } else {
-                let value: &RawValue = map.next_value()?;
-                if !self.kind.is_option(name, value.get()) || options.len() == MOST_OPTIONS {
-                    return Err(A::Error::custom("no plain option"));
-                }
-                options.push((name, self.place(value.get())));
+                continue;
+            }
+            let value: &RawValue = map.next_value()?;
+            let has_room = found.options.len() < MOST_OPTIONS;
+            found.is_plain &= has_room && self.kind.is_option(name, value.get());
+            if found.is_plain {
+                found.options.push((name, self.place(value.get())));
             }
         }
-        self.found(lists, order, options)
-            .ok_or_else(|| A::Error::custom("not equally many"))
+        Ok(found)
     }
 }
 
-impl<'de> Read<'de> {
-    /// All of it, if it fits together.
-    fn found(
-        self,
-        lists: Vec<Vec<Range<usize>>>,
-        order: Vec<usize>,
-        mut options: Vec<(&'de str, Range<usize>)>,
-    ) -> Option<Cut> {
-        let items = lists.first().map_or(0, Vec::len);
-        let is_even = items > 0 && lists.iter().all(|list| list.len() == items);
-        options.sort_unstable_by_key(|(name, _)| *name);
-        let mut pairs = options.iter().zip(options.iter().skip(1));
+impl Found<'_> {
+    /// All of it, if it is plain and fits together.
+    fn cut(mut self, read: Read<'_>) -> Option<Cut> {
+        let items = self.lists.first().map_or(0, Vec::len);
+        let is_even = items > 0 && self.lists.iter().all(|list| list.len() == items);
+        self.options.sort_unstable_by_key(|(name, _)| *name);
+        let mut pairs = self.options.iter().zip(self.options.iter().skip(1));
         let is_told_twice = pairs.any(|((one, _), (next, _))| one == next);
-        let options = options.into_iter();
-        let options = options.map(|(name, value)| (self.place(name), value));
-        (is_even && !is_told_twice).then(|| Cut {
-            lists,
-            order,
+        let options = self.options.into_iter();
+        let options = options.map(|(name, value)| (read.place(name), value));
+        (self.is_plain && is_even && !is_told_twice).then(|| Cut {
+            lists: self.lists,
+            order: self.order,
             options: options.collect(),
-            len: self.body.len(),
+            len: read.body.len(),
         })
     }
 }

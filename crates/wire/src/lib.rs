@@ -10,7 +10,14 @@
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod items;
+mod limits;
 pub mod openai;
+mod refusal;
+
+pub use limits::most_items;
+pub use refusal::of_whole;
+
+use std::num::NonZeroU32;
 
 use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -75,6 +82,10 @@ pub struct Info {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(deserialize_with = "if_readable")]
     pub bertscore_batch_independent: Option<bool>,
+    /// Texts, or pairs, that it takes in one request; `None` if it doesn't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "if_readable")]
+    pub max_batch_size: Option<NonZeroU32>,
 }
 
 /// Answer of `GET /status`: how busy the host is.
@@ -210,6 +221,10 @@ mod tests {
             let text = format!(r#"{{"bertscore_batch_independent":{value}}}"#);
             let info: Info = serde_json::from_str(&text)?;
             assert_eq!(info.bertscore_batch_independent, expected, "{value}");
+        }
+        for (value, expected) in [("32", NonZeroU32::new(32)), ("0", None), ("\"all\"", None)] {
+            let info: Info = serde_json::from_str(&format!(r#"{{"max_batch_size":{value}}}"#))?;
+            assert_eq!(info.max_batch_size, expected, "{value}");
         }
         Ok(())
     }

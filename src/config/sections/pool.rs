@@ -251,7 +251,8 @@ fn health_path(section: &Section<'_>) -> String {
 /// Hosts listen on a port of their own, hardly on that of the web.
 fn warn_if_the_port_is_left_out(section: &Section<'_>, url: &HostUrl) {
     let written = section.text("url").unwrap_or_default();
-    let (_, authority) = written.split_once("://").unwrap_or_default();
+    let (_, after_scheme) = written.split_once("://").unwrap_or_default();
+    let authority = after_scheme.split('/').next().unwrap_or_default();
     let after_address = authority.rsplit(']').next().unwrap_or_default();
     if !after_address.contains(':') {
         let (port, usual) = (url.port(), gpu_bridge_wire::DEFAULT_PORT);
@@ -268,7 +269,8 @@ fn warn_of_twins(section: &Section<'_>, listed: &[Option<Host>]) {
         let name = host.url.host();
         let is_here = name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         let name = if is_here { "localhost" } else { name };
-        (name.to_owned(), host.url.port())
+        let prefix = host.url.prefix().to_owned();
+        (name.to_owned(), host.url.port(), prefix)
     };
     let mut first = HashMap::new();
     for (position, host) in values(listed, Host::clone) {

@@ -280,9 +280,7 @@ fn problems_of_hosts() {
         ),
         (
             "  - {name: a, url: 'http://a/v1'}\n",
-            &[
-                "3:20: pool.hosts[0].url: must end after the port: paths and queries are not supported",
-            ],
+            &["3:20: pool.hosts[0].url: must not end in /v1, which is added to it: leave that out"],
         ),
         (
             "  - {name: a, url: 'http://a', tls: {server_name: b}}\n",

@@ -69,7 +69,7 @@ impl Again {
         let (how, has_cost) = match verdict {
             Verdict::Sibling { why, .. } => match why {
                 Doubt::ServerError | Doubt::Forbidden => (How::Halves, true),
-                Doubt::Limit | Doubt::Front => (How::Halves, false),
+                Doubt::Limit | Doubt::TooMany { .. } | Doubt::Front => (How::Halves, false),
                 // It is the same for all of them.
                 Doubt::NoModel => (How::Alone, false),
             },

@@ -66,7 +66,7 @@ impl Pass {
             trace,
         };
         let verdict = tokio::select! {
-            verdict = self.attempts.make(&self.lease, &merged.call, terms) => verdict,
+            (verdict, _) = self.attempts.make(&self.lease, &merged.call, terms, None) => verdict,
             () = tells.all_gone() => return,
         };
         match verdict {
@@ -92,7 +92,7 @@ impl Pass {
                 let metrics = &self.attempts.metrics.requests;
                 metrics.merged(answers.len(), self.lease.saves());
                 let answers = answers.into_iter();
-                tells.tell(answers.map(|it| Told::new("deliver", None, End::Delivered(it))));
+                tells.tell(answers.map(|it| Told::new("deliver", None, End::Delivered(it, None))));
             }
             Err(why) => {
                 let host = (self.lease.host(), proof);

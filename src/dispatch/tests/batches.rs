@@ -13,21 +13,27 @@ use crate::pool::{Label, Work};
 use crate::telemetry::Tried;
 
 /// Hosts that take a while for each item, and now and then fail.
-struct Computing {
+pub(super) struct Computing {
     rng: Mutex<SmallRng>,
     /// Of how many attempts of a hundred.
     fail: Mutex<u32>,
     budget: Budget,
     /// Items of each attempt.
-    asked: Mutex<Vec<usize>>,
+    pub(super) asked: Mutex<Vec<usize>>,
     /// What each attempt ends with that is for this text.
-    spoiled: Mutex<Option<(String, StatusCode)>>,
+    pub(super) spoiled: Mutex<Option<(String, StatusCode)>>,
     /// How the next attempts end.
-    script: Mutex<VecDeque<Verdict>>,
-    /// More items than that they refuse.
+    pub(super) script: Mutex<VecDeque<Verdict>>,
+    /// More items than that they refuse, without saying so.
     most: Mutex<usize>,
     /// They tell the tokens of each text, if asked.
     tells_each: Mutex<bool>,
+    /// Texts that each takes at once, as it says.
+    takes: Option<u32>,
+    /// In these words.
+    pub(super) complaint: Mutex<&'static str>,
+    /// What becomes of the next right answer.
+    pub(super) warp: Mutex<Option<Warp>>,
 }
 
 impl Computing {
@@ -51,7 +57,7 @@ impl Computing {
         })
     }
 
-    fn answer(&self, status: StatusCode, body: &str) -> Answer {
+    pub(super) fn answer(&self, status: StatusCode, body: &str) -> Answer {
         let mut payload = PayloadBuilder::new(self.budget.open());
         // In several chunks, as answers come.
         for chunk in Bytes::from(body.to_owned()).chunks(20_000) {
@@ -78,6 +84,15 @@ impl Computing {
 }
 
 impl Computing {
+    pub(super) fn too_many(&self, most: u32) -> Verdict {
+        let words = format!("{{\"detail\":\"a batch has at most {most} items\"}}");
+        let answer = self.answer(StatusCode::UNPROCESSABLE_ENTITY, &words);
+        let why = Doubt::TooMany {
+            most: NonZeroU32::new(most).unwrap(),
+        };
+        Verdict::Sibling { answer, why }
+    }
+
     /// The one that holds the slot is answered well, the next attempt like this.
     fn serves_once_then(&self, next: Verdict) {
         let expected = expected_for(&["busy".to_owned()]);
@@ -94,6 +109,9 @@ impl Upstream for Computing {
         assert_eq!(texts.len(), call.demand.work.items as usize);
         self.asked.lock().unwrap().push(texts.len());
         let items = u32::try_from(texts.len()).unwrap();
+        if let Some(most) = self.takes.filter(|most| items > *most) {
+            return self.too_many(most);
+        }
         tokio::time::sleep(Duration::from_millis(20) + Duration::from_millis(10) * items).await;
         if let Some(verdict) = self.script.lock().unwrap().pop_front() {
             return verdict;
@@ -104,10 +122,14 @@ impl Upstream for Computing {
         if let Some((text, status)) = &*self.spoiled.lock().unwrap()
             && texts.iter().any(|it| *it == text)
         {
-            return Verdict::Deliver(self.answer(*status, "{\"detail\":\"no\"}"));
+            let complaint = *self.complaint.lock().unwrap();
+            return Verdict::Deliver(self.answer(*status, complaint));
         }
         if texts.len() > *self.most.lock().unwrap() {
             return Verdict::Deliver(self.answer(StatusCode::PAYLOAD_TOO_LARGE, "{}"));
+        }
+        if let Some(warp) = self.warp.lock().unwrap().take() {
+            return Verdict::Deliver(self.answer(StatusCode::OK, &warp(&right(&texts))));
         }
         Verdict::Deliver(self.result(call, &texts))
     }
@@ -130,15 +152,48 @@ fn right(texts: &[&serde_json::Value]) -> String {
     )
 }
 
-struct Pooled {
-    pool: Pool,
-    upstream: Arc<Computing>,
-    dispatcher: Dispatcher,
+pub(super) struct Pooled {
+    pub(super) pool: Pool,
+    pub(super) upstream: Arc<Computing>,
+    pub(super) dispatcher: Dispatcher,
+}
+
+/// What becomes of an answer.
+pub(super) type Warp = fn(&str) -> String;
+
+/// How many texts hosts take at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Limit {
+    None,
+    /// So many, as they tell.
+    Told(u32),
+    /// So many, as they say only when they are asked for more.
+    Untold(u32),
 }
 
 impl Pooled {
     /// So many hosts, which have been seen at work.
-    async fn new(hosts: usize, seed: u64) -> Self {
+    pub(super) async fn new(hosts: usize, seed: u64) -> Self {
+        Self::with(hosts, seed, Limit::None).acquainted().await
+    }
+
+    /// The same, once they have been seen at work.
+    pub(super) async fn acquainted(self) -> Self {
+        let hosts = self.pool.hosts().len();
+        for number in 0..20 * hosts {
+            assert!(self.asks(1 + number % 2, 5).await.is_ok());
+        }
+        self.upstream.asked.lock().unwrap().clear();
+        self
+    }
+
+    /// So many hosts with that limit, of which nothing has been seen.
+    pub(super) fn with(hosts: usize, seed: u64, limit: Limit) -> Self {
+        let (told, takes) = match limit {
+            Limit::None => (None, None),
+            Limit::Told(most) => (Some(most), Some(most)),
+            Limit::Untold(most) => (None, Some(most)),
+        };
         let pool = Pool::new(
             pool::Settings {
                 max_waiting: 100,
@@ -153,11 +208,15 @@ impl Pooled {
             pool.checked(id, &Check::Good { slots });
             let info = Info {
                 loaded_models: vec!["embed:m".to_owned()],
+                max_batch_size: told.and_then(NonZeroU32::new),
                 ..Info::default()
             };
             pool.told(id, info);
         }
         let upstream = Arc::new(Computing {
+            takes,
+            complaint: Mutex::new("{\"detail\":\"no\"}"),
+            warp: Mutex::default(),
             rng: Mutex::new(SmallRng::seed_from_u64(seed)),
             fail: Mutex::new(0),
             budget: Budget::new(1 << 24),
@@ -170,20 +229,24 @@ impl Pooled {
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = Current::for_testing("");
         let dispatcher = Dispatcher::new(pool.clone(), upstream.clone(), config, metrics);
-        let pooled = Self {
+        Self {
             pool,
             upstream,
             dispatcher,
-        };
-        for number in 0..20 * hosts {
-            assert!(pooled.asks(1 + number % 2, 5).await.is_ok());
         }
-        pooled.upstream.asked.lock().unwrap().clear();
-        pooled
+    }
+
+    /// The sizes of the attempts so far.
+    pub(super) fn sizes(&self) -> Vec<usize> {
+        std::mem::take(&mut self.upstream.asked.lock().unwrap())
     }
 
     /// Status and body.
-    async fn asks(&self, items: usize, length: usize) -> Result<(StatusCode, String), Refusal> {
+    pub(super) async fn asks(
+        &self,
+        items: usize,
+        length: usize,
+    ) -> Result<(StatusCode, String), Refusal> {
         let call = self.call(items, length);
         let journal = Journal::default();
         let delivery = self.dispatcher.dispatch(&call, &journal).await;
@@ -192,7 +255,7 @@ impl Pooled {
         Ok((answer.status, body))
     }
 
-    fn call(&self, items: usize, length: usize) -> Call {
+    pub(super) fn call(&self, items: usize, length: usize) -> Call {
         self.call_for(&texts(items, length))
     }
 
@@ -225,7 +288,7 @@ fn texts(items: usize, length: usize) -> Vec<String> {
     (0..items).map(text).collect()
 }
 
-fn expected(items: usize, length: usize) -> String {
+pub(super) fn expected(items: usize, length: usize) -> String {
     expected_for(&texts(items, length))
 }
 
@@ -266,6 +329,14 @@ fn requests() -> impl Strategy<Value = Vec<(usize, usize, u64, Option<u64>)>> {
     let given_up = prop::option::weighted(0.2, 0..2000u64);
     let items = prop_oneof![1..4usize, 1..120usize];
     prop::collection::vec((items, 1..500usize, 0..1500u64, given_up), 1..24)
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    prop_oneof![
+        2 => Just(Limit::None),
+        1 => (30..60u32).prop_map(Limit::Told),
+        1 => (30..60u32).prop_map(Limit::Untold),
+    ]
 }
 
 /// The body of an answer, and the tokens that it tells.
@@ -529,11 +600,12 @@ proptest! {
         seed in any::<u64>(),
         fail in 0..40u32,
         requests in requests(),
+        limit in limit(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let pooled = Arc::new(Pooled::new(hosts, seed).await);
+            let pooled = Arc::new(Pooled::with(hosts, seed, limit).acquainted().await);
             tokio::spawn({
                 let pool = pooled.pool.clone();
                 async move { pool.keep_time().await }
@@ -549,12 +621,15 @@ proptest! {
                         let is_lie = body.contains("\"embeddings\":[]");
                         assert!(is_lie || *body == expected(items, length), "{body}");
                     }
-                    assert!(fail > 0 || answer.is_err() || matches!(answer, Ok(Ok(_))), "{answer:?}");
+                    let is_ok = matches!(answer, Ok(Ok((StatusCode::OK, _))));
+                    assert!(fail > 0 || answer.is_err() || is_ok, "{answer:?}");
                 })
             });
             for ask in asks.collect::<Vec<_>>() {
                 ask.await.unwrap();
             }
+            let longest = pooled.sizes().into_iter().max().unwrap_or_default();
+            assert!(!matches!(limit, Limit::Told(most) if longest > most as usize), "{longest}");
             let view = pooled.pool.view();
             assert!(view.hosts.iter().all(|host| host.in_flight == 0) && view.waiting == 0);
             assert_eq!(pooled.upstream.budget.held(), 0, "all memory is given back");

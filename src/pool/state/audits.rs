@@ -22,7 +22,10 @@ impl State {
 
     /// See [`crate::pool::Pool::auditable`].
     pub(in crate::pool) fn auditable(&self) -> Vec<(HostId, Auditable)> {
-        let hosts = self.hosts().map(|host| (host.id, host.models.auditable()));
+        let hosts = self.hosts().map(|host| {
+            let auditable = host.models.auditable(host.spec.tells_memory);
+            (host.id, auditable)
+        });
         hosts.collect()
     }
 

@@ -234,6 +234,8 @@ impl State {
             seconds,
             cold,
             expected: None,
+            guess: None,
+            most: None,
             is_surely_warm: false,
             is_last_resort: false,
             space: None,
@@ -250,9 +252,11 @@ impl State {
         let model = grant.demand.model.as_ref();
         grant.space = model.and_then(|model| host.models.audit(model)?.space);
         grant.is_surely_warm = model.is_some_and(|model| host.models.is_surely_loaded(model));
+        grant.most = host.most_items(now);
         let slowness = host.slowness;
         if !cold {
             grant.expected = self.estimator.expected(&grant.demand, slowness);
+            grant.guess = self.estimator.guess(&grant.demand, slowness);
         }
         self.running.insert((ticket, id), grant.clone());
         grant

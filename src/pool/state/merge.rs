@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::split::is_cuttable;
 use super::{Grant, Member, State};
 use crate::pool::HostId;
 use crate::pool::alike::Sharing;
@@ -20,18 +19,19 @@ const MOST_ITEMS: u32 = 1000;
 impl State {
     /// A request that waits has said with which others it may share an attempt.
     pub(in crate::pool) fn offer(&mut self, ticket: Ticket, offer: Offer) {
-        let demand = self.queue.get(ticket).map(|entry| &entry.demand);
-        let sharing = demand.and_then(|demand| self.sharing(demand, offer.most));
+        let entry = self.queue.get(ticket);
+        let sharing = entry.and_then(|it| self.sharing(&it.demand, offer.most, it.joined));
         self.queue.offer(ticket, offer, sharing);
     }
 
     /// How attempts will be that a request which waits shares; `None` if some hosts make none, or if too little has
     /// been seen.
-    fn sharing(&self, demand: &Demand, most: u32) -> Option<Sharing> {
+    fn sharing(&self, demand: &Demand, most: u32, now: Instant) -> Option<Sharing> {
         let model = demand.model.as_ref()?;
-        let shares =
-            |host: &Host| is_cuttable(host, model) && !(demand.counted && host.spec.sums_tokens);
-        let takes = self.hosts().map(|host| most_items(host, most));
+        let shares = |host: &Host| {
+            host.is_independent(Some(model)) && !(demand.counted && host.spec.sums_tokens)
+        };
+        let takes = self.hosts().map(|host| most_items(host, most, now));
         let most_items = takes.min().filter(|_| self.hosts().all(shares))?;
         let cost = self.estimator.cost(demand)?;
         Some(Sharing { cost, most_items })
@@ -95,7 +95,7 @@ impl State {
         let Demand { model, work, .. } = &first.demand;
         let model = model.as_ref()?;
         let host = self.host(first.host)?;
-        if waiting.is_empty() || first.cold || !is_cuttable(host, model) {
+        if waiting.is_empty() || first.cold || !host.is_independent(Some(model)) {
             return None;
         }
         let cost = self.estimator.cost(&first.demand)?;
@@ -105,7 +105,7 @@ impl State {
         let slowness = host.slowness.factor();
         let units = waiting.iter().map(|it| it.work.units());
         let room = Room {
-            items: most_items(host, offer.most),
+            items: most_items(host, offer.most, now),
             bytes: MOST_BYTES,
             share: (work.units() + units.sum::<f64>()) * (speed(slowness) / all).min(1.0),
             others_wait: self.queue.len() > waiting.len(),
@@ -125,8 +125,8 @@ impl State {
 }
 
 /// Items that an attempt on `host` may be for, if the requests say `most`.
-fn most_items(host: &Host, most: u32) -> u32 {
-    let takes = host.spec.max_items.map_or(MOST_ITEMS, Into::into);
+fn most_items(host: &Host, most: u32, now: Instant) -> u32 {
+    let takes = host.most_items(now).map_or(MOST_ITEMS, Into::into);
     most.min(takes).min(MOST_ITEMS)
 }
 

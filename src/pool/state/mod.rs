@@ -20,6 +20,7 @@ mod timing;
 pub(super) use timing::OVERDUE;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,10 @@ pub(super) struct Grant {
     pub(super) cold: bool,
     /// How long it should take there, if that is known.
     pub(super) expected: Option<Duration>,
+    /// The same by what little has been seen, to find out whether a batch had better be cut.
+    pub(super) guess: Option<Duration>,
+    /// Items that the host takes at once, as far as is known.
+    pub(super) most: Option<NonZeroU32>,
     /// The host told, or has shown, that it has the model in memory.
     pub(super) is_surely_warm: bool,
     /// The host was ejected, but no other served.
@@ -125,6 +130,12 @@ pub(super) struct Member {
 }
 
 impl Grant {
+    /// Does the host take all of it at once?
+    pub(super) fn fits(&self) -> bool {
+        let items = self.demand.work.items;
+        self.most.is_none_or(|most| items <= most.get())
+    }
+
     /// What the requests ask for that it is for.
     pub(super) fn demands(&self) -> impl Iterator<Item = &Demand> {
         let alone = self.company.is_empty().then_some(&self.demand);

@@ -8,6 +8,7 @@ use gpu_bridge_wire::Info;
 use super::{EventKind, Grant, State, find};
 use crate::pool::avoid::Proof;
 use crate::pool::demand::Model;
+use crate::pool::fit::Shown;
 use crate::pool::health::{Cause, Phase};
 use crate::pool::{Check, HostId, Outcome, Tells};
 
@@ -68,6 +69,11 @@ impl State {
             Outcome::LacksModel => {
                 host.sign_of_life();
                 self.miss(id, grant.demand.model.as_ref(), now);
+                self.note_slot_free(id, now);
+            }
+            Outcome::TooMany { most } => {
+                host.sign_of_life();
+                host.shown_most = Some(Shown::new(most, now));
                 self.note_slot_free(id, now);
             }
             Outcome::Doubtful | Outcome::Abandoned => self.note_slot_free(id, now),

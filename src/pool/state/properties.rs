@@ -7,7 +7,7 @@ use gpu_bridge_wire::Info;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pool::avoid::Avoid;
+use crate::pool::avoid::{Avoid, Extent};
 use crate::pool::health::Phase;
 use crate::pool::host::HostSpec;
 use crate::pool::placement::{Placement, Scene};
@@ -21,7 +21,7 @@ use crate::pool::{
 const AUDIT: &str = "audit";
 /// Of each request.
 const WORK: Work = Work {
-    items: 1,
+    items: 2,
     bytes: 100,
 };
 /// Items of an attempt.
@@ -67,6 +67,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Outcome::Broke),
         1 => Just(Outcome::Doubtful),
         3 => Just(Outcome::LacksModel),
+        2 => (1..3u32).prop_map(|most| Outcome::TooMany { most: NonZeroU32::new(most).unwrap() }),
         1 => Just(Outcome::Untried),
         1 => Just(Outcome::Misconfigured),
         1 => Just(Outcome::Abandoned),
@@ -154,6 +155,7 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
             },
             _ => Origin::Configured,
         },
+        tells_memory: true,
     };
     hosts.iter().filter(fresh).map(spec).collect()
 }
@@ -492,6 +494,8 @@ impl World {
             Outcome::Refused | Outcome::Misconfigured => avoid.add(lease.host, false, proof),
             Outcome::Broke | Outcome::Doubtful => avoid.add(lease.host, true, proof),
             Outcome::LacksModel => avoid.add_lack(lease.host, proof),
+            // It can't be cut.
+            Outcome::TooMany { .. } => avoid.set_extent(Extent::Whole),
         }
         self.line_up(lease.ticket, lease.demand.clone(), avoid, true);
     }
@@ -668,6 +672,15 @@ impl World {
         prop_assert!(
             fits(chosen) || others.all(lacks),
             "its vectors lie elsewhere"
+        );
+        let is_whole = waiter.avoid.extent() == Extent::Whole;
+        let takes = |host: &Host| {
+            let may = host.is_serving() && !waiter.avoid.broken_on(host.id);
+            may && fits(host) && host.takes(waiter.demand.work.items, self.now)
+        };
+        prop_assert!(
+            !is_whole || takes(chosen) || !self.state.hosts().any(takes),
+            "it is more than the host takes, and another takes it"
         );
         let mut hosts = self.state.hosts();
         let is_ready = chosen.health.phase().is_serving();

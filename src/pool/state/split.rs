@@ -1,14 +1,18 @@
-//! A batch on several hosts at once: only of slots that nobody waits for.
+//! A batch in parts: on several hosts at once only with slots that nobody waits for; where a host does not take all
+//! of it, one after the other.
 
-use std::time::{Duration, Instant};
+use std::num::NonZeroU32;
+use std::time::Instant;
 
 use super::{Grant, NOWHERE, State};
 use crate::embedding::Space;
 use crate::pool::HostId;
+use crate::pool::avoid::Extent;
 use crate::pool::demand::{Demand, Model};
+use crate::pool::fit::Fit;
 use crate::pool::health::Phase;
 use crate::pool::host::Host;
-use crate::pool::parts::{self, Plan};
+use crate::pool::parts::{self, Batch, Candidate, Plan, Wish};
 use crate::pool::reach::Reach;
 
 impl State {
@@ -16,31 +20,45 @@ impl State {
     pub(in crate::pool) fn plan_parts(
         &self,
         first: &Grant,
-        min_gain: Duration,
+        wish: Wish,
         now: Instant,
     ) -> Option<Plan> {
-        let model = first.demand.model.as_ref()?;
-        let work = first.demand.work;
+        let Demand { model, work, .. } = &first.demand;
+        let model = model.as_ref()?;
         let host = self.host(first.host)?;
-        if first.cold || work.items < 2 || !is_cuttable(host, model) || self.wants_slots(now) {
+        if work.items < 2 || !host.is_independent(Some(model)) {
             return None;
         }
-        let cost = self.estimator.cost(&first.demand)?;
-        let takes_as_many = |host: &&Host| {
-            let most = host.spec.max_items;
-            host.id != first.host && most.is_none_or(|most| most.get() >= work.items)
-        };
-        let idle = self.idle(model, first.space, now).filter(takes_as_many);
-        let idle = idle.map(|host| (host.id, host.slowness.factor()));
+        let is_spread = wish.spread && !first.cold && !self.wants_slots(now);
+        let known = self.estimator.early_cost(&first.demand);
+        if first.fits() && (!is_spread || known.is_none()) {
+            return None;
+        }
+        let own = candidate(host, now);
+        let mut idle = Vec::new();
+        if is_spread {
+            let others = self.idle(model, first.space, now);
+            let others = others.filter(|host| host.id != first.host);
+            idle.extend(others.map(|host| candidate(host, now)));
+        }
+        if known.is_none() {
+            // As few parts as will do.
+            idle.truncate((work.items as usize).div_ceil(own.most).saturating_sub(1));
+        }
         let spare = self.queue.clients.spare(first.demand.client.as_ref());
-        parts::plan(
-            work.units(),
-            work.items.min(spare.saturating_add(1)) as usize,
-            cost,
-            (host.id, host.slowness.factor()),
-            idle.collect(),
-            min_gain,
-        )
+        let batch = Batch {
+            units: work.units(),
+            hosts: work.items.min(spare.saturating_add(1)) as usize,
+            cost: known.unwrap_or_else(|| self.estimator.blind_cost(&first.demand)),
+            min_gain: first.fits().then_some(wish.min_gain),
+        };
+        parts::plan(batch, own, idle)
+    }
+
+    /// See [`crate::pool::Pool::takes_part`].
+    pub(in crate::pool) fn takes_part(&self, demand: &Demand, now: Instant) -> bool {
+        let mut serving = self.serving(demand.model.as_ref(), now);
+        serving.any(|host| host.fit(demand, Extent::Part, now) != Fit::Not)
     }
 
     /// Leaves `own` of the work to the lease of `first`, and leases out the rest where it is planned; `None` for
@@ -64,7 +82,7 @@ impl State {
         let may = self.queue.clients.may_return(client) && !self.wants_slots(now);
         let is_idle = self
             .idle(demand.model.as_ref()?, demand.space, now)
-            .any(|it| it.id == host);
+            .any(|it| it.id == host && it.takes(demand.work.items, now));
         if !may || !is_idle {
             return None;
         }
@@ -104,29 +122,36 @@ impl State {
                 && !host.capacity.is_starting()
                 && host.can_take(Some(model), false, now).is_some()
                 && host.models.is_loaded(model)
-                && is_cuttable(host, model)
+                && host.is_independent(Some(model))
                 && host.models.audit(model).and_then(|it| it.space) == space
                 && reach.includes(host)
         })
     }
 }
 
-/// Is an item's result there the same whatever else is in the batch?
-pub(super) fn is_cuttable(host: &Host, model: &Model) -> bool {
-    let told = host.info.as_ref();
-    let is_independent = told.and_then(|it| it.bertscore_batch_independent) == Some(true);
-    is_independent || !model.is_for_pairs()
+fn candidate(host: &Host, now: Instant) -> Candidate {
+    let most = host.most_items(now).map_or(u32::MAX, NonZeroU32::get);
+    Candidate {
+        host: host.id,
+        slowness: host.slowness.factor(),
+        most: most as usize,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::time::Duration;
 
     use super::*;
-    use crate::pool::state::tests::{ANSWERED, has, pool};
-    use crate::pool::{Audited, Limits, Outcome, Trust, Work};
+    use gpu_bridge_wire::Info;
 
-    const GAIN: Duration = Duration::from_millis(20);
+    use crate::pool::state::tests::{ANSWERED, has, pool};
+    use crate::pool::{Audited, Avoid, Limits, Outcome, Trust, Work};
+
+    const GAIN: Wish = Wish {
+        spread: true,
+        min_gain: Duration::from_millis(20),
+    };
     const SECOND: Duration = Duration::from_secs(1);
 
     type Change = fn(&mut State, HostId, Instant);
@@ -255,6 +280,69 @@ mod tests {
             }
         }
         assert!(hosts(state.plan_parts(&first, GAIN, now)) >= 3);
+    }
+
+    /// As one told that takes 32 items.
+    fn limited(model: &str, independent: bool) -> Info {
+        Info {
+            max_batch_size: NonZeroU32::new(32),
+            bertscore_batch_independent: Some(independent),
+            ..has(&[model])
+        }
+    }
+
+    #[test]
+    fn what_a_host_does_not_take_is_cut_whoever_waits_if_that_is_right() {
+        let now = Instant::now();
+        for (model, independent, is_cut) in [
+            ("embed:m", false, true),
+            ("bertscore:m", true, true),
+            ("bertscore:m", false, false),
+        ] {
+            let mut state = pool(&[1], now);
+            let id = state.ids().next().unwrap();
+            state.told(id, limited(model, independent));
+            let first = join(&mut state, batch(model), now).remove(0);
+            assert_eq!(join(&mut state, batch(model), now).len(), 0, "it waits");
+            let wish = Wish {
+                spread: false,
+                ..GAIN
+            };
+            let plan = state.plan_parts(&first, wish, now);
+            let parts = plan.map_or(Vec::new(), |plan| plan.parts(&[1; 100]));
+            let sizes: Vec<_> = parts.iter().map(|part| part.items.len()).collect();
+            let expected = if is_cut { &[32, 23, 23, 22][..] } else { &[] };
+            assert_eq!(sizes, expected, "{model} {independent}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut_waits_for_a_host_that_takes_it_while_there_is_one() {
+        let now = Instant::now();
+        let mut state = pool(&[1, 1], now);
+        let [small, large] = [0, 1].map(|at| state.ids().nth(at).unwrap());
+        state.told(small, limited("embed:m", true));
+        state.told(large, has(&["embed:m"]));
+        let first = join(&mut state, batch("embed:m"), now).remove(0);
+        assert_eq!(
+            (first.host, first.fits()),
+            (large, true),
+            "better than parts"
+        );
+
+        let ticket = state.next_ticket();
+        let mut whole = Avoid::default();
+        whole.set_extent(Extent::Whole);
+        state.join(ticket, batch("embed:m"), whole, true, now);
+        assert_eq!(state.grant(now).len(), 0);
+        let second = join(&mut state, batch("embed:m"), now).remove(0);
+        assert_eq!((second.host, second.fits()), (small, false), "in parts");
+        state.finish(&second, ANSWERED, now);
+        assert_eq!(state.grant(now).len(), 0);
+        let name = state.host(large).unwrap().spec.name.clone();
+        state.set_draining(&name, true);
+        let last = state.grant(now).remove(0);
+        assert_eq!((last.ticket, last.host), (ticket, small), "to be refused");
     }
 
     #[test]

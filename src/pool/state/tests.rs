@@ -39,6 +39,7 @@ fn spec(name: &str, slots: u32) -> HostSpec {
         max_items: None,
         sums_tokens: false,
         origin: Origin::Configured,
+        tells_memory: true,
     }
 }
 
@@ -59,6 +60,8 @@ fn lease_of(host: HostId, granted: Instant) -> Grant {
         seconds: 0.0,
         cold: false,
         expected: None,
+        guess: None,
+        most: None,
         is_surely_warm: false,
         is_last_resort: false,
         space: None,
@@ -831,6 +834,7 @@ fn rotation_follows_weights_and_a_host_that_returns_does_not_catch_up() {
         weight: NonZeroU32::new(3).unwrap(),
         max_items: None,
         sums_tokens: false,
+        tells_memory: true,
         ..spec("b", 100)
     };
     let mut state = fresh(Policy::RoundRobin, 9, vec![spec("a", 100), heavy]);

@@ -48,6 +48,12 @@ pub fn error(
     (status, fault(status, &message, param))
 }
 
+/// What the body of an error of `/embed` says first.
+pub(crate) fn first_words(detail: &[u8]) -> Option<String> {
+    let detail: Detail = serde_json::from_slice(detail).ok()?;
+    detail.detail?.message
+}
+
 /// The body of an error of this `status`.
 pub fn fault(status: u16, message: &str, param: Option<&str>) -> Vec<u8> {
     let error = Fault {

@@ -18,6 +18,7 @@ mod request;
 mod tokens;
 
 pub use self::answer::{Unusable, Writer, translate};
+pub(crate) use self::error::first_words;
 pub use self::error::{error, fault};
 pub use self::host::{Complaint, Embeddings, Expected, Question, Unaskable, Wrong, listed_models};
 pub use self::models::{model, models};

@@ -1,6 +1,7 @@
 //! What a simulated host answers: the endpoints of a real one, in real shapes.
 
 use std::convert::Infallible;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -59,6 +60,10 @@ pub(super) struct Knobs {
     /// What `/info` says of whether a pair's score is the same whatever else is in the batch. It tells that its
     /// models are loaded for pairs too then.
     pub(super) scores_pairs_alone: Option<bool>,
+    /// Items that it takes at once; `None`: any number.
+    pub(super) most_items: Option<usize>,
+    /// Does `/info` tell that?
+    pub(super) tells_most: bool,
     pub(super) api_key: Option<String>,
     /// Speaks OpenAI's API, and nothing else.
     pub(super) openai: Option<Server>,
@@ -166,8 +171,15 @@ impl Api {
             loaded_models: self.loaded_models(),
             available_models: self.available_models(),
             bertscore_batch_independent: self.knobs().scores_pairs_alone,
+            max_batch_size: self.told_most(),
             ..Info::default()
         })
+    }
+
+    fn told_most(&self) -> Option<NonZeroU32> {
+        let knobs = self.knobs();
+        let most = knobs.most_items.filter(|_| knobs.tells_most)?;
+        NonZeroU32::new(u32::try_from(most).unwrap())
     }
 
     fn available_models(&self) -> Option<Vec<String>> {
@@ -254,7 +266,9 @@ impl Api {
             behaviour => match job {
                 None => error(422, "not what a host computes"),
                 Some(job) if !knobs.has(job.model()) => fixed(&knobs.unknown_model),
-                Some(job) if job.is_refused().is_some() => fixed(job.is_refused().unwrap()),
+                Some(job) if job.is_refused(&knobs).is_some() => {
+                    fixed(&job.is_refused(&knobs).unwrap())
+                }
                 Some(job)
                     if !visit
                         .take_slot(knobs.slots.saturating_sub(knobs.foreign), job.first_text()) =>
@@ -322,8 +336,23 @@ impl Job {
         (job["texts"].is_array() || job["candidates"].is_array()).then_some(Self(job, server))
     }
 
-    fn is_refused(&self) -> Option<&Answer> {
-        self.1.as_ref()?.refuses(&self.texts())
+    fn is_refused(&self, knobs: &Knobs) -> Option<Answer> {
+        let texts = self.texts();
+        if let Some(server) = &self.1 {
+            return server.refuses(&texts);
+        }
+        let most = knobs.most_items.filter(|most| texts.len() > *most)?;
+        let list = if self.0["texts"].is_array() {
+            "texts"
+        } else {
+            "candidates"
+        };
+        let count = texts.len();
+        let problem = json!({
+            "type": "value_error", "loc": ["body", list], "input": self.0[list], "ctx": {"error": {}},
+            "msg": format!("Value error, {list} array length {count} exceeds max batch size of {most}"),
+        });
+        Some(Answer::json(422, &json!({"detail": [problem]})))
     }
 
     fn texts(&self) -> Vec<&str> {

@@ -261,6 +261,15 @@ impl Answer {
         self
     }
 
+    /// With something else in its body.
+    pub(super) fn saying(&self, what: &str, instead: &str) -> Self {
+        let body = String::from_utf8(self.body.to_vec()).unwrap();
+        Self {
+            body: body.replace(what, instead).into(),
+            ..self.clone()
+        }
+    }
+
     /// A refusal for now.
     pub(crate) fn busy(status: u16, retry_after: u64) -> Self {
         Self {

@@ -43,6 +43,8 @@ pub(crate) fn sim_host(name: &str) -> Setup {
             unknown_model: Answer::error(404, "this model is not installed on this host"),
             ready: None,
             scores_pairs_alone: None,
+            most_items: None,
+            tells_most: false,
             api_key: None,
             openai: None,
         },
@@ -117,6 +119,18 @@ impl Setup {
     /// Says in `/info` whether a pair's score is the same whatever else is in the batch.
     pub(crate) fn scores_pairs_alone(mut self, alone: bool) -> Self {
         self.knobs.scores_pairs_alone = Some(alone);
+        self
+    }
+
+    /// Refuses more items than this at once.
+    pub(crate) fn most_items(mut self, items: usize) -> Self {
+        self.knobs.most_items = Some(items);
+        self
+    }
+
+    /// Tells in `/info` how many items it takes at once.
+    pub(crate) fn tells_most(mut self) -> Self {
+        self.knobs.tells_most = true;
         self
     }
 

@@ -14,6 +14,8 @@ use super::connection::Line;
 /// In which ways one server differs from others.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
+    /// The path below which it is.
+    pub(crate) below: &'static str,
     /// What it answers with 200 while it is well, and with which body.
     pub(crate) health: (&'static str, &'static str),
     /// What needs no key.
@@ -30,7 +32,7 @@ pub(crate) struct Server {
     pub(crate) omits_zero: bool,
     /// What it says when it is full.
     pub(crate) full: Answer,
-    /// How many texts it takes, and what it says to more; `None`: any number.
+    /// How many texts it takes, and what it says to more, with their number for `COUNT`; `None`: any number.
     pub(crate) most_texts: Option<(usize, Answer)>,
     /// How many characters of a text it takes, and what it says to more; `None`: it cuts them.
     pub(crate) longest_text: Option<(usize, Answer)>,
@@ -47,6 +49,7 @@ impl Default for Server {
             )
         };
         Self {
+            below: "",
             health: ("/health", ""),
             open: &["/health"],
             lists: true,
@@ -63,10 +66,12 @@ impl Default for Server {
 
 impl Server {
     /// Why it does not take these texts, if it doesn't.
-    pub(super) fn refuses(&self, texts: &[&str]) -> Option<&Answer> {
+    pub(super) fn refuses(&self, texts: &[&str]) -> Option<Answer> {
         let longest = texts.iter().map(|text| text.chars().count()).max();
         let too_many = exceeded(self.most_texts.as_ref(), texts.len());
-        too_many.or_else(|| exceeded(self.longest_text.as_ref(), longest.unwrap_or_default()))
+        let too_long = exceeded(self.longest_text.as_ref(), longest.unwrap_or_default());
+        let counted = too_many.map(|answer| answer.saying("COUNT", &texts.len().to_string()));
+        counted.or(too_long.cloned())
     }
 
     /// Its answer with these embeddings: in no particular order if an index says which is which.
@@ -116,6 +121,7 @@ impl Api {
         body: Incoming,
     ) -> Response<Body> {
         let path = head.uri.path();
+        let path = path.strip_prefix(server.below).unwrap_or("/");
         if !server.open.contains(&path) && !self.admits(head) {
             let error = json!({"error": {"message": "Unauthorized"}});
             return fixed(&Answer::json(401, &error));
@@ -123,6 +129,12 @@ impl Api {
         match (&head.method, path) {
             (&Method::POST, "/v1/embeddings") => self.compute(line, head, body).await,
             (&Method::GET, path) if path == server.health.0 => self.health_of(server).await,
+            (&Method::GET, "/info") if self.knobs().tells_most => {
+                let most = server.most_texts.as_ref().map(|(most, _)| most);
+                json(
+                    &json!({"model_id": "/data", "max_input_length": 512, "max_client_batch_size": most}),
+                )
+            }
             (&Method::GET, "/v1/models") if server.lists => {
                 self.record.asked_for_models();
                 self.listed()

@@ -18,6 +18,13 @@ pub struct Complaint {
     pub has_failed: bool,
 }
 
+/// What OpenAI, and those who follow it, call that.
+const USED_UP: [&str; 3] = [
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+];
+
 /// What is said of a model that is none for embeddings, in lower case: by llama.cpp and vLLM; by infinity; by
 /// `SGLang` and LM Studio.
 const NOT_FOR_EMBEDDINGS: [&str; 4] = [
@@ -39,9 +46,7 @@ const FAILED: [&str; 4] = [
 impl Complaint {
     /// Reads the body of an error, in whichever of the forms that are in use.
     pub fn read(body: &[u8]) -> Self {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        // Google's comes in a list.
-        let body = body.get(0).unwrap_or(&body);
+        let body = object(body);
         let (error, detail) = (&body["error"], &body["detail"]);
         let words = [
             &error["message"],
@@ -68,10 +73,23 @@ impl Complaint {
         }
     }
 
+    /// Does such a body say that the account of the key has used up what it may? That does not pass, as being full
+    /// does.
+    pub fn is_of_used_up_account(body: &[u8]) -> bool {
+        let error = &object(body)["error"];
+        (USED_UP.iter()).any(|it| error["code"] == *it || error["type"] == *it)
+    }
+
     /// The body of an error of `/embed`.
     pub fn detail(&self) -> Vec<u8> {
         format!(r#"{{"detail":{}}}"#, Value::from(self.message.as_str())).into_bytes()
     }
+}
+
+fn object(body: &[u8]) -> Value {
+    let mut body: Value = serde_json::from_slice(body).unwrap_or_default();
+    // Google's comes in a list.
+    body.get_mut(0).map(Value::take).unwrap_or(body)
 }
 
 #[cfg(test)]
@@ -176,5 +194,32 @@ mod tests {
         }
         let told = Complaint::read(br#"{"error":{"message":"no","code":"model_not_found"}}"#);
         assert!(told.lacks_model);
+        let words = "You exceeded your current quota, please check your plan and billing details.";
+        for (error, is_used_up) in [
+            (
+                json!({"message": words, "type": "insufficient_quota", "code": "insufficient_quota"}),
+                true,
+            ),
+            (
+                json!({"message": words, "type": "insufficient_quota", "code": null}),
+                true,
+            ),
+            // As Google says it each time that it is asked too often.
+            (
+                json!({"message": words, "code": 429, "status": "RESOURCE_EXHAUSTED"}),
+                false,
+            ),
+            (
+                json!({"message": "slower", "type": "requests", "code": "rate_limit_exceeded"}),
+                false,
+            ),
+        ] {
+            let body = json!({ "error": error }).to_string();
+            assert_eq!(
+                Complaint::is_of_used_up_account(body.as_bytes()),
+                is_used_up,
+                "{body}"
+            );
+        }
     }
 }
