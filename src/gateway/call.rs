@@ -68,7 +68,7 @@ impl Request<'_> {
             counted: false,
             bytes: body.len(),
         };
-        let mut headers = forwarded(&self.head.headers, self.id);
+        let mut headers = forwarded(&self.head.headers, self.id, self.origin);
         if self.trace.is_some() {
             retrace(&mut headers);
         }
@@ -136,7 +136,7 @@ fn retrace(headers: &mut HeaderMap) {
 }
 
 /// The client's headers that a host may see.
-fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
+fn forwarded(headers: &HeaderMap, id: &str, origin: &Origin) -> HeaderMap {
     let ours = [
         header::HOST,
         header::CONTENT_LENGTH,
@@ -147,7 +147,8 @@ fn forwarded(headers: &HeaderMap, id: &str) -> HeaderMap {
     let mut forwarded = HeaderMap::with_capacity(headers.len() + ADDED);
     for (name, value) in headers {
         let is_ours = ours.contains(name) || name.as_str() == API_KEY_HEADER;
-        if !is_ours && !hop_by_hop.has(name) && headers::is_plain(name) {
+        let is_known = !is_ours && !origin.disbelieves(name);
+        if is_known && !hop_by_hop.has(name) && headers::is_plain(name) {
             forwarded.append(name.clone(), value.clone());
         }
     }

@@ -107,7 +107,7 @@ impl Handler {
         place: &Place,
     ) -> Result<(), Unsent> {
         let headers = &session.head().headers;
-        let id = request_id::choose(headers.get(request_id::HEADER));
+        let id = request_id::choose(headers.get(&request_id::HEADER));
         let origin = forwarding::origin(&self.config.get().headers, session);
         let mut record = Record::new(&self.observers, id, origin.client);
         record.told.trace = self.observers.trace(headers);
@@ -467,13 +467,15 @@ impl Handler {
 
     /// Says in the `headers` of an answer what became of the request that `asked`; `hosts`: who served it.
     fn tell(&self, headers: &mut HeaderMap, asked: &Parts, hosts: &[&str], record: &mut Record) {
-        record.answering();
+        let times = record.answering();
         let config = self.config.get();
         cors::permit(&config.cors.allow_origins, asked, headers);
         headers.insert(request_id::HEADER, respond::header_value(record.id()));
         if record.route.is_some_and(Route::is_compute) {
-            let timing = respond::timing(&record.journal);
-            headers.insert(SERVER_TIMING, respond::header_value(&timing));
+            headers.insert(
+                SERVER_TIMING,
+                respond::header_value(&respond::timing(times)),
+            );
         }
         if !hosts.is_empty() && config.headers.served_by {
             headers.insert(SERVED_BY, respond::header_value(&hosts.join(", ")));

@@ -111,7 +111,8 @@ impl Reader {
             (0, None)
         };
         // As hosts name what they have loaded.
-        let model = model.and_then(|model| Model::new(&format!("{}:{model}", self.route.as_str())));
+        let model =
+            model.and_then(|model| Model::new(&[self.route.as_str(), ":", &model].concat()));
         Peek {
             model,
             work: Work {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
@@ -68,9 +69,11 @@ impl Record {
         self.told.why = reply.why.take();
     }
 
-    /// The answer is there and about to be written.
-    pub(super) fn answering(&mut self) {
-        self.told.first_byte = Some(self.journal.elapsed());
+    /// The answer is there and about to be written. Returns the [times](Journal::times) so far.
+    pub(super) fn answering(&mut self) -> [Duration; 3] {
+        let times = self.journal.times();
+        self.told.first_byte = Some(times[2]);
+        times
     }
 }
 

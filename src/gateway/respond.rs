@@ -1,6 +1,5 @@
 //! Answers, from the value that says them to bytes on the connection.
 
-use std::fmt;
 use std::mem;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,7 +14,10 @@ use serde::Serialize;
 use super::session::{Length, Session, Unsent};
 use crate::dispatch::{Delivery, LongRest};
 use crate::message::{Deadline, TooLate};
-use crate::telemetry::{Journal, Reason};
+use crate::telemetry::Reason;
+
+/// Bytes of where the time went, mostly.
+const USUAL_TIMING: usize = 64;
 
 /// An answer that the proxy makes itself.
 #[derive(Debug)]
@@ -180,21 +182,28 @@ async fn pass_on(rest: &mut LongRest, session: &mut Session<'_>) -> Result<usize
     }
 }
 
-/// Where the time went so far (W3C Server-Timing).
-pub(super) fn timing(journal: &Journal) -> String {
-    let [queued, upstream, total] = journal.times().map(Millis);
-    format!("queue;dur={queued}, upstream;dur={upstream}, total;dur={total}")
+/// Where the time went so far (W3C Server-Timing), as [`Journal::times`](crate::telemetry::Journal::times) tells.
+pub(super) fn timing([queued, upstream, total]: [Duration; 3]) -> String {
+    let mut text = String::with_capacity(USUAL_TIMING);
+    for (name, time) in [
+        ("queue;dur=", queued),
+        (", upstream;dur=", upstream),
+        (", total;dur=", total),
+    ] {
+        text.push_str(name);
+        push_millis(&mut text, time);
+    }
+    text
 }
 
 /// In milliseconds, with one digit after the point.
-struct Millis(Duration);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
-        let tenths = micros.saturating_add(50) / 100;
-        write!(f, "{}.{}", tenths / 10, tenths % 10)
-    }
+fn push_millis(text: &mut String, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let tenths = micros.saturating_add(50) / 100;
+    let mut digits = itoa::Buffer::new();
+    text.push_str(digits.format(tenths / 10));
+    text.push('.');
+    text.push_str(digits.format(tenths % 10));
 }
 
 /// The head of an answer.

@@ -3,6 +3,8 @@
 //! Paths that mean the same by RFC 3986 are the same route, and so are those with doubled slashes;
 //! what goes on to a host is the route's own path, so that no two readers of a path can disagree.
 
+use std::borrow::Cow;
+
 use gpu_bridge_wire::openai;
 use http::Method;
 
@@ -120,7 +122,15 @@ impl Route {
 
 /// The simplest path that means the same: characters that need no percent-encoding are decoded (once),
 /// then `.`, `..` and empty segments are resolved. Anything else, such as `%2F`, stays as it is.
-pub(super) fn normalise(path: &str) -> String {
+pub(super) fn normalise(path: &str) -> Cow<'static, str> {
+    // What nearly all ask for is in its simplest form.
+    let mut known = ROUTES.iter().map(|(_, route)| route.path());
+    known
+        .find(|known| *known == path)
+        .map_or_else(|| simplest(path).into(), Cow::Borrowed)
+}
+
+fn simplest(path: &str) -> String {
     if !path.starts_with('/') {
         return path.to_owned();
     }

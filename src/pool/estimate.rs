@@ -14,8 +14,9 @@
 //! What is much larger than all that was seen so far is a guess: hosts cut long texts, so that one may take no
 //! longer than a short one. Nobody is refused for such a guess, and no host looks fast or slow by it.
 
-use std::collections::HashMap;
 use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::demand::{Demand, Model};
 

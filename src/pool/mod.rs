@@ -99,11 +99,11 @@ mod state;
 mod sum;
 mod usage;
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt as _};
 use gpu_bridge_wire::Info;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant as Clock;

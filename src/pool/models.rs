@@ -10,9 +10,10 @@
 //! What is not known to be lacking may be there. Names come from clients, who may invent any number
 //! of them, so that what is remembered is bounded: a lack that is forgotten costs one attempt.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashSet};
 
 use super::audited::{Auditable, Audited, Audits, Trust};
 use super::demand::Model;

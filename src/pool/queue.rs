@@ -16,9 +16,11 @@
 //! model, in one space if that matters, can all use the same hosts, so only the first of them is asked.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 
 use super::alike::{Alike, Sharing};
 use super::avoid::Avoid;

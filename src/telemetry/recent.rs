@@ -4,9 +4,10 @@
 //! Bounded in number and in bytes, oldest out first. Ids are mostly the clients' own and may repeat:
 //! the latest is meant.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use super::journal::Journal;

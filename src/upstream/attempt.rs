@@ -24,7 +24,6 @@ use super::result;
 use super::trouble::Trouble;
 use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
-use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 use crate::telemetry::trace::{TRACEPARENT, TraceContext};
 
@@ -109,7 +108,7 @@ impl Attempt<'_> {
             None => meaning,
             Some(_) => meaning_in_openai,
         };
-        let of = |key| meaning(status, &exchange.head().headers, key, SystemTime::now());
+        let of = |key| meaning(exchange.head(), key, SystemTime::now());
         let mut found = of(Key::Unknown);
         if found == Meaning::AskForKey {
             found = of(Box::pin(key::ask(&self.target, self.means)).await);
@@ -184,7 +183,7 @@ async fn hold(
     deadline: Instant,
 ) -> Result<Answer, Cut> {
     let status = exchange.head().status;
-    let headers = headers::end_to_end(exchange.take_headers());
+    let headers = exchange.take_headers();
     let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
     let mut body = PayloadBuilder::new(means.budget.open());
     while let Some(chunk) = exchange.next_chunk().await? {

@@ -304,7 +304,7 @@ impl Checker {
         let mut exchange = Exchange::start(&self.means, destination, request, &[], false).await?;
         let head = exchange.head();
         let status = head.status;
-        let meaning = meaning(status, &head.headers, Key::Refused, SystemTime::now());
+        let meaning = meaning(head, Key::Refused, SystemTime::now());
         let body = read(&mut exchange, most).await.map_err(bad_answer)?;
         exchange.release(&self.means.kept);
         if status != StatusCode::OK {

@@ -11,7 +11,6 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gpu_bridge_framing::{BadChunks, Chunks};
@@ -177,7 +176,7 @@ impl Exchange {
         };
         let started = Instant::now();
         let mut conversation = converse(stream, request.clone()).await;
-        if conversation.is_stale(started.elapsed()) {
+        if conversation.is_stale(started) {
             // If the host can't be reached now, it did get the request before it went away.
             if let Ok(stream) = Box::pin(destination.connect(means)).await {
                 conversation = converse(stream, request).await;
@@ -272,13 +271,13 @@ struct Conversation {
 
 impl Conversation {
     /// See [`meaning::is_stale`].
-    fn is_stale(&self, after: Duration) -> bool {
+    fn is_stale(&self, started: Instant) -> bool {
         let status = match &self.head {
             Ok(head) => Some(head.status),
             Err(broken) if broken.is_closed() => None,
             Err(_) => return false,
         };
-        meaning::is_stale(status, self.duplex.heard(), after)
+        meaning::is_stale(status, self.duplex.heard(), || started.elapsed())
     }
 
     fn into_exchange(self, destination: Destination) -> Result<Exchange, Failure> {

@@ -14,6 +14,7 @@ use super::readiness;
 use super::response::{Framing, Head, Heads, NotHttp};
 use super::told::{Load, Told};
 use crate::config::OpenAi;
+use crate::headers::{goes_on, words};
 
 /// Heads of answers are found alike however they come, read as httparse reads them, and mean something.
 pub(crate) fn answers(bytes: &[u8]) {
@@ -26,7 +27,7 @@ pub(crate) fn answers(bytes: &[u8]) {
         rest = &rest[parsed(rest, head)..];
         let now = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 50);
         for meaning in [meaning, meaning_in_openai] {
-            let _ = meaning(head.status, &head.headers, Key::Unknown, now);
+            let _ = meaning(head, Key::Unknown, now);
         }
     }
     let is_good = found.iter().all(Result::is_ok);
@@ -70,7 +71,15 @@ fn parsed(bytes: &[u8], head: &Head) -> usize {
                 .any(|it| it.0 == name.as_str() && it.1 == value.as_bytes())
         );
     }
-    assert_eq!(theirs.len(), head.headers.len());
+    let connection = theirs.iter().filter(|it| it.0 == "connection");
+    let named: Vec<_> = words(connection.map(|it| it.1)).collect();
+    let go_on = theirs.iter().filter(|(name, _)| {
+        let is_named = named
+            .iter()
+            .any(|word| word.eq_ignore_ascii_case(name.as_bytes()));
+        !is_named && name.parse().is_ok_and(|name| goes_on(&name))
+    });
+    assert_eq!(go_on.count(), head.headers.len());
     let has = |wanted: &str| theirs.iter().any(|it| it.0 == wanted);
     match head.framing {
         Framing::Chunked => {

@@ -4,12 +4,12 @@
 //! runs on a host that is removed or changed ends as it would have. Health checks are the other way
 //! round: they end with the host, and begin anew when the way to it changes.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use foldhash::HashMap;
 use gpu_bridge_upkeep::Upkeep;
 use parking_lot::Mutex;
 use pingora::connectors::TransportConnector;

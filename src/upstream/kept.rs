@@ -3,10 +3,10 @@
 //! A kept connection costs nothing but itself: whether it is still good is seen when it is taken, and one
 //! that has idled for too long is closed by whoever looks next, once a second at the latest.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use pingora::protocols::Stream;

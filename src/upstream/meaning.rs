@@ -42,6 +42,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::duplex::Heard;
+use super::response::{Framing, Head};
 use super::verdict::Doubt;
 use crate::headers::is_json;
 
@@ -73,14 +74,10 @@ pub(super) enum Key {
 }
 
 /// `now`: to read a `Retry-After` that is a date, if the answer does not tell its own time.
-pub(super) fn meaning(
-    status: StatusCode,
-    headers: &HeaderMap,
-    key: Key,
-    now: SystemTime,
-) -> Meaning {
-    match status.as_u16() {
-        200 if may_be_result(headers) => Meaning::Deliver,
+pub(super) fn meaning(head: &Head, key: Key, now: SystemTime) -> Meaning {
+    let headers = &head.headers;
+    match head.status.as_u16() {
+        200 if may_be_result(head) => Meaning::Deliver,
         400 | 413 | 415 | 422 if is_json(headers) => Meaning::Deliver,
         401 | 403 => match key {
             Key::Unknown => Meaning::AskForKey,
@@ -97,18 +94,14 @@ pub(super) fn meaning(
 }
 
 /// The same of a host that speaks OpenAI's API.
-pub(super) fn meaning_in_openai(
-    status: StatusCode,
-    headers: &HeaderMap,
-    key: Key,
-    now: SystemTime,
-) -> Meaning {
-    match status.as_u16() {
+pub(super) fn meaning_in_openai(head: &Head, key: Key, now: SystemTime) -> Meaning {
+    let headers = &head.headers;
+    match head.status.as_u16() {
         400 | 413 | 422 if is_json(headers) => Meaning::Sibling(Doubt::Limit),
         401 | 402 => Meaning::Misconfigured,
         424 => Meaning::Sibling(Doubt::ServerError),
         503 => busy(headers, now),
-        _ => meaning(status, headers, key, now),
+        _ => meaning(head, key, now),
     }
 }
 
@@ -120,13 +113,17 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// without a word, or holds an answer that nobody asked for: a complaint that no request came, or a
 /// result that can't be of a request that was not there yet. `status`: of what came so long `after`
 /// the request; `None` if the connection ended.
-pub(super) fn is_stale(status: Option<StatusCode>, heard: Heard, after: Duration) -> bool {
-    after < MOMENT
-        && match status {
-            None => heard == Heard::Nothing,
-            Some(StatusCode::REQUEST_TIMEOUT) => true,
-            Some(status) => heard == Heard::Early && status.is_success(),
-        }
+pub(super) fn is_stale(
+    status: Option<StatusCode>,
+    heard: Heard,
+    after: impl FnOnce() -> Duration,
+) -> bool {
+    let looks_so = match status {
+        None => heard == Heard::Nothing,
+        Some(StatusCode::REQUEST_TIMEOUT) => true,
+        Some(status) => heard == Heard::Early && status.is_success(),
+    };
+    looks_so && after() < MOMENT
 }
 
 /// Can it be told from the text alone, where nothing else tells, whether the body is whole?
@@ -178,9 +175,8 @@ fn may_be_json(headers: &HeaderMap) -> bool {
 }
 
 /// Not a page, as for a login or of maintenance, and not nothing.
-fn may_be_result(headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH);
-    may_be_json(headers) && length.is_none_or(|length| length != "0")
+fn may_be_result(head: &Head) -> bool {
+    may_be_json(&head.headers) && head.framing != Framing::Length(0)
 }
 
 /// Of several `Retry-After`, the longest.
@@ -220,18 +216,35 @@ mod tests {
     const JSON: &str = "application/json";
     const HTML: &str = "text/html; charset=utf-8";
 
-    fn headers(pairs: &[(http::HeaderName, &str)]) -> HeaderMap {
+    fn head(status: u16, pairs: &[(http::HeaderName, &str)]) -> Head {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(name, value.parse().unwrap());
         }
-        headers
+        Head {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            framing: Framing::Length(1),
+            is_last: false,
+        }
     }
 
     fn means(status: u16, content_type: &str, key: Key) -> Meaning {
-        let status = StatusCode::from_u16(status).unwrap();
-        let headers = headers(&[(header::CONTENT_TYPE, content_type)]);
-        meaning(status, &headers, key, SystemTime::UNIX_EPOCH)
+        let head = head(status, &[(header::CONTENT_TYPE, content_type)]);
+        meaning(&head, key, SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_success_that_says_nothing_is_no_result() {
+        for framing in [Framing::Length(0), Framing::Length(2), Framing::Chunked] {
+            let head = Head {
+                framing,
+                ..head(200, &[(header::CONTENT_TYPE, JSON)])
+            };
+            let is_result =
+                meaning(&head, Key::Unknown, SystemTime::UNIX_EPOCH) == Meaning::Deliver;
+            assert_eq!(is_result, framing != Framing::Length(0), "{framing:?}");
+        }
     }
 
     #[test]
@@ -295,14 +308,13 @@ mod tests {
         ];
         for (status, values, expected) in table {
             let pairs: Vec<_> = values.iter().map(|v| (header::RETRY_AFTER, *v)).collect();
-            let status = StatusCode::from_u16(*status).unwrap();
             let expected = match expected {
                 Some(retry_after) => Meaning::Busy {
                     retry_after: *retry_after,
                 },
                 None => Meaning::Sibling(Doubt::ServerError),
             };
-            let found = meaning(status, &headers(&pairs), Key::Unknown, now);
+            let found = meaning(&head(*status, &pairs), Key::Unknown, now);
             assert_eq!(found, expected, "{status} {values:?}");
         }
     }
@@ -315,9 +327,8 @@ mod tests {
             ("Sun, 06 Nov 1994 09:00:00 GMT", 0),
             ("not a date", 784_111_781),
         ] {
-            let headers = headers(&[retry_after.clone(), (header::DATE, date)]);
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            let found = meaning(status, &headers, Key::Unknown, SystemTime::UNIX_EPOCH);
+            let head = head(503, &[retry_after.clone(), (header::DATE, date)]);
+            let found = meaning(&head, Key::Unknown, SystemTime::UNIX_EPOCH);
             let retry_after = Duration::from_secs(expected);
             assert_eq!(found, Meaning::Busy { retry_after }, "{date}");
         }
@@ -346,7 +357,7 @@ mod tests {
             let found = is_stale(
                 status.map(|status| StatusCode::from_u16(status).unwrap()),
                 heard,
-                Duration::from_millis(after),
+                || Duration::from_millis(after),
             );
             assert_eq!(found, expected, "{status:?} {heard:?} after {after} ms");
         }
@@ -367,13 +378,15 @@ mod tests {
                 503 => Busy { retry_after },
                 _ => usual,
             };
-            let headers = headers(&[(header::CONTENT_TYPE, JSON)]);
-            let status = StatusCode::from_u16(status).unwrap();
-            let found = meaning_in_openai(status, &headers, Key::Taken, now);
+            let found = meaning_in_openai(
+                &head(status, &[(header::CONTENT_TYPE, JSON)]),
+                Key::Taken,
+                now,
+            );
             assert_eq!(found, expected, "{status}");
         }
-        let page = headers(&[(header::CONTENT_TYPE, HTML)]);
-        let too_large = meaning_in_openai(StatusCode::PAYLOAD_TOO_LARGE, &page, Key::Taken, now);
+        let page = head(413, &[(header::CONTENT_TYPE, HTML)]);
+        let too_large = meaning_in_openai(&page, Key::Taken, now);
         assert_eq!(too_large, Sibling(Doubt::Front));
     }
 

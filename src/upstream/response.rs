@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::headers::lists;
+use crate::headers::{HopByHop, goes_on, words};
 
 /// How each begins; who begins otherwise may never end a line.
 const START: &[u8] = b"HTTP/1.";
@@ -16,6 +16,8 @@ const START: &[u8] = b"HTTP/1.";
 const LONGEST: usize = 256 << 10;
 /// Header lines.
 const MOST_HEADERS: usize = 256;
+/// Headers that we add to an answer, mostly.
+const ADDED: usize = 4;
 
 /// What a host sends is not an answer in HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub(super) struct NotHttp;
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
+    /// Those that go on to the client.
     pub(super) headers: HeaderMap,
     pub(super) framing: Framing,
     /// The connection ends with this answer.
@@ -88,32 +91,53 @@ impl Head {
             &mut room,
         );
         let status = response.code.filter(|_| parsed.is_ok()).ok_or(NotHttp)?;
-        let mut headers = HeaderMap::with_capacity(response.headers.len());
-        for header in response.headers.iter() {
-            let name = HeaderName::from_bytes(header.name.as_bytes());
-            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value));
-            headers.append(name.map_err(|_| NotHttp)?, value.map_err(|_| NotHttp)?);
-        }
         let is_1_0 = response.version == Some(0);
         let status = StatusCode::from_u16(status).map_err(|_| NotHttp)?;
-        let (framing, is_odd) = framing(status, is_1_0, &headers)?;
+        let lines = Lines(response.headers);
+        let (framing, is_odd) = framing(status, is_1_0, lines)?;
         Ok(Self {
             status,
             framing,
-            is_last: is_odd || framing == Framing::Unframed || !is_kept(is_1_0, &headers),
-            headers,
+            is_last: is_odd || framing == Framing::Unframed || !is_kept(is_1_0, lines),
+            headers: lines.end_to_end(bytes)?,
         })
     }
 }
 
+/// The header lines of an answer.
+#[derive(Clone, Copy)]
+struct Lines<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Lines<'a> {
+    /// What those of this name say.
+    fn of(self, name: HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        let same =
+            move |line: &&httparse::Header<'_>| line.name.eq_ignore_ascii_case(name.as_str());
+        self.0.iter().filter(same).map(|line| line.value)
+    }
+
+    /// Those that go on to the client; their values are parts of `head`.
+    fn end_to_end(self, head: &Bytes) -> Result<HeaderMap, NotHttp> {
+        let mut headers = HeaderMap::with_capacity(self.0.len() + ADDED);
+        for line in self.0 {
+            let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| NotHttp)?;
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value));
+            let value = value.map_err(|_| NotHttp)?;
+            if goes_on(&name) {
+                headers.append(name, value);
+            }
+        }
+        for name in HopByHop::named(self.of(header::CONNECTION), &headers).named {
+            headers.remove(name);
+        }
+        Ok(headers)
+    }
+}
+
 /// How the body is framed, and whether that is odd.
-fn framing(
-    status: StatusCode,
-    is_1_0: bool,
-    headers: &HeaderMap,
-) -> Result<(Framing, bool), NotHttp> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let (length, is_repeated) = length(headers)?;
+fn framing(status: StatusCode, is_1_0: bool, lines: Lines<'_>) -> Result<(Framing, bool), NotHttp> {
+    let mut codings = lines.of(header::TRANSFER_ENCODING);
+    let (length, is_repeated) = length(lines)?;
     if status.is_informational() || matches!(status.as_u16(), 204 | 304) {
         // A 304 may tell the length of what it stands for.
         let is_odd = codings.next().is_some() || (status == 204 && length.unwrap_or(0) > 0);
@@ -123,10 +147,7 @@ fn framing(
         let framing = length.map_or(Framing::Unframed, Framing::Length);
         return Ok((framing, is_repeated));
     };
-    let is_chunked = coding
-        .as_bytes()
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"chunked");
+    let is_chunked = coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
     if !is_chunked || is_1_0 || codings.next().is_some() {
         return Err(NotHttp);
     }
@@ -134,11 +155,10 @@ fn framing(
 }
 
 /// What `Content-Length` says, and whether it says so more than once.
-fn length(headers: &HeaderMap) -> Result<(Option<u64>, bool), NotHttp> {
-    let values = headers.get_all(header::CONTENT_LENGTH).iter();
+fn length(lines: Lines<'_>) -> Result<(Option<u64>, bool), NotHttp> {
     let (mut found, mut is_repeated) = (None, false);
-    for text in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
-        let length = number(text.trim_ascii()).ok_or(NotHttp)?;
+    for text in words(lines.of(header::CONTENT_LENGTH)) {
+        let length = number(text).ok_or(NotHttp)?;
         is_repeated = found.is_some();
         if found.is_some_and(|found| found != length) {
             return Err(NotHttp);
@@ -158,9 +178,9 @@ fn number(text: &[u8]) -> Option<u64> {
 }
 
 /// Does the host keep the connection (RFC 9112, section 9.3)?
-fn is_kept(is_1_0: bool, headers: &HeaderMap) -> bool {
+fn is_kept(is_1_0: bool, lines: Lines<'_>) -> bool {
     let wanted: &[u8] = if is_1_0 { b"keep-alive" } else { b"close" };
-    lists(headers, &header::CONNECTION, wanted) == is_1_0
+    words(lines.of(header::CONNECTION)).any(|word| word.eq_ignore_ascii_case(wanted)) == is_1_0
 }
 
 #[cfg(test)]
@@ -289,5 +309,35 @@ mod tests {
             let end = std::iter::from_fn(|| heads.take(&mut came).transpose()).find(Result::is_err);
             assert!(end.is_some());
         }
+    }
+
+    #[test]
+    fn passes_on_what_is_end_to_end() {
+        let lines = [
+            ("connection", "close, X-Private"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-features", "1"),
+            ("te", "trailers"),
+            ("trailer", "x-private"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("x-private", "1"),
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-credentials", "true"),
+            ("content-type", "application/json"),
+            ("x-model", "a"),
+            ("X-Model", "b"),
+        ];
+        let lines = lines.map(|(name, value)| format!("{name}: {value}\r\n"));
+        let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", lines.concat());
+        let passed = Head::parse(&head.into()).unwrap().headers;
+        assert_eq!(passed.len(), 3);
+        assert_eq!(passed[header::CONTENT_TYPE], "application/json");
+        assert_eq!(passed.get_all("x-model").iter().count(), 2);
     }
 }

@@ -1,8 +1,9 @@
 //! Who has which place, and who makes room: pure, with the time passed in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use foldhash::{HashMap, HashMapExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -133,14 +133,14 @@ impl Connection {
         }
     }
 
-    /// Writes all of it; each piece within `patience`.
+    /// Writes all of it, so that it goes out now; each piece within `patience`.
     pub(super) async fn write(
         &mut self,
         mut slices: &mut [IoSlice<'_>],
         patience: Duration,
     ) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
+        loop {
             let piece = pin!(async {
                 let mut written = 0;
                 while written < PIECE && !slices.is_empty() {
@@ -151,16 +151,15 @@ impl Connection {
                     IoSlice::advance_slices(&mut slices, bytes);
                     written += bytes;
                 }
-                Ok(())
+                if slices.is_empty() {
+                    self.stream.flush().await?;
+                }
+                Ok(slices.is_empty())
             });
-            timeout(patience, piece).await??;
+            if timeout(patience, piece).await?? {
+                return Ok(());
+            }
         }
-        Ok(())
-    }
-
-    /// What was written goes out now, within `patience`.
-    pub(super) async fn flush(&mut self, patience: Duration) -> io::Result<()> {
-        timeout(patience, self.stream.flush()).await?
     }
 
     /// Ends it such that the client can read the last answer.

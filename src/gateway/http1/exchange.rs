@@ -68,9 +68,7 @@ impl<'c> Exchange<'c> {
 
     /// Lets the client send the body.
     pub(in crate::gateway) async fn go_ahead(&mut self) -> io::Result<()> {
-        self.write(b"HTTP/1.1 100 Continue\r\n\r\n", &[], b"")
-            .await?;
-        self.connection.flush(self.patience).await
+        self.write(b"HTTP/1.1 100 Continue\r\n\r\n", &[], b"").await
     }
 
     /// Reads more of the body, of which no more than `limit` bytes may come. Returns how many bytes; `None`
@@ -131,14 +129,12 @@ impl<'c> Exchange<'c> {
             length
         };
         let mut front = head(answer, length, self.is_kept);
-        self.write_body(&mut front, body).await?;
-        self.connection.flush(self.patience).await
+        self.write_body(&mut front, body).await
     }
 
     /// Writes more of an answer whose length is unknown.
     pub(in crate::gateway) async fn pass_on(&mut self, data: Bytes) -> io::Result<()> {
-        self.write_body(&mut Vec::new(), &[data]).await?;
-        self.connection.flush(self.patience).await
+        self.write_body(&mut Vec::new(), &[data]).await
     }
 
     /// Ends an answer whose length is unknown.
@@ -146,7 +142,7 @@ impl<'c> Exchange<'c> {
         if self.is_chunked {
             self.write(b"0\r\n\r\n", &[], b"").await?;
         }
-        self.connection.flush(self.patience).await
+        Ok(())
     }
 
     /// `front`: what goes before the body.
@@ -186,8 +182,11 @@ pub(super) fn head(mut answer: ResponseHeader, length: Length, is_kept: bool) ->
     head.extend_from_slice(b"\r\n");
     answer.header_to_h1_wire(&mut head);
     match length {
-        // Writing to memory has no way to fail.
-        Length::Known(bytes) => drop(write!(head, "Content-Length: {bytes}\r\n")),
+        Length::Known(bytes) => {
+            head.extend_from_slice(b"Content-Length: ");
+            head.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
         Length::Unknown => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Length::None => {}
     }

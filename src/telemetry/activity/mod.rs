@@ -15,10 +15,11 @@ mod events;
 mod meter;
 mod ring;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;

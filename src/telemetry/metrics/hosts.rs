@@ -1,9 +1,10 @@
 //! Each host: what it did, and how it stands.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use foldhash::HashSet;
 use gpu_bridge_metrics::Maker;
 use parking_lot::Mutex;
 use prometheus::core::{Collector as _, MetricVec, MetricVecBuilder};
