@@ -83,6 +83,13 @@ impl Attempts {
             Verdict::Fault { sent, reason } => {
                 tracing::warn!(host = %lease.name(), sent, reason, "attempt failed");
             }
+            Verdict::Sibling {
+                why: Doubt::Unusable,
+                ..
+            } => {
+                let reason = verdict.reason();
+                tracing::warn!(host = %lease.name(), reason, "its answer can be no result");
+            }
             Verdict::Moved { .. } => {
                 tracing::warn!(host = %lease.name(), "attempt given up: its host is ejected");
             }

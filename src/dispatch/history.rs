@@ -190,7 +190,7 @@ impl History {
                         return;
                     }
                     Doubt::Limit | Doubt::TooMany { .. } => self.avoid.add(host, true, proof),
-                    Doubt::ServerError | Doubt::Front | Doubt::Forbidden => {
+                    Doubt::ServerError | Doubt::Unusable | Doubt::Front | Doubt::Forbidden => {
                         self.broken_by(host, proof, counts(why) && !may_lack_model);
                         self.accused.push(Accused {
                             host,
@@ -234,7 +234,11 @@ impl History {
             Doubt::NoModel => {
                 matches!(before, Some(Doubt::Limit | Doubt::TooMany { .. }))
             }
-            Doubt::ServerError | Doubt::Forbidden | Doubt::Limit | Doubt::TooMany { .. } => false,
+            Doubt::ServerError
+            | Doubt::Unusable
+            | Doubt::Forbidden
+            | Doubt::Limit
+            | Doubt::TooMany { .. } => false,
         };
         if is_outdone {
             return;
@@ -302,5 +306,5 @@ impl History {
 
 /// Does such an answer count like a broken request? It may have cost a host some work.
 fn counts(why: Doubt) -> bool {
-    matches!(why, Doubt::ServerError | Doubt::Forbidden)
+    matches!(why, Doubt::ServerError | Doubt::Unusable | Doubt::Forbidden)
 }

@@ -67,7 +67,7 @@ impl Attempt<'_> {
             head.header(name, value.as_bytes());
         }
         let verdict = self.talk(head, &call.body, HOLD, deadline).await;
-        result::checked(verdict, call)
+        result::checked(verdict, call, &self.means.budget)
     }
 
     /// The same with a host that speaks OpenAI's API.

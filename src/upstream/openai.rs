@@ -157,7 +157,7 @@ impl Asked {
                 if answer.body.len() < most / 2 {
                     no_memory()
                 } else {
-                    unusable("it is far too long")
+                    unusable("it is far too long", budget)
                 }
             }
             Verdict::Deliver(answer) => self.result(answer, budget).await,
@@ -168,7 +168,7 @@ impl Asked {
 
     async fn result(self, answer: Answer, budget: &Budget) -> Verdict {
         if answer.headers.contains_key(header::CONTENT_ENCODING) {
-            return unusable("it is compressed, though nobody asked for that");
+            return unusable("it is compressed, though nobody asked for that", budget);
         }
         // For the answer in one piece, and for what it becomes.
         let mut held = budget.open();
@@ -194,8 +194,8 @@ impl Asked {
                 Doubt::NoModel,
                 budget,
             ),
-            Some(Err(why)) => unusable(&why.to_string()),
-            None => unusable("it could not be gone through"),
+            Some(Err(why)) => unusable(&why.to_string(), budget),
+            None => unusable("it could not be gone through", budget),
         }
     }
 }
@@ -285,11 +285,11 @@ fn no_memory() -> Verdict {
     }
 }
 
-fn unusable(why: &str) -> Verdict {
-    Verdict::Fault {
-        sent: true,
-        reason: format!("its answer can't be used: {why}"),
-    }
+/// After a success that can be no result of what was asked. Perhaps no host has one: nobody is to blame before a
+/// sibling has.
+pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
+    let why = format!("the host's answer can't be used: {why}");
+    refusal(StatusCode::BAD_GATEWAY, &why, Doubt::Unusable, budget)
 }
 
 /// What a host that lists these models (`ids`) tells of itself. `maker`: of the server, if it says so.

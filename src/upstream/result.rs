@@ -1,23 +1,22 @@
 //! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
-//! otherwise has failed, however well it sounds.
+//! otherwise may have failed, however well it sounds.
 
 use gpu_bridge_wire::items::{Cut, Kind, Misshapen, answered};
 use http::{StatusCode, header};
 
 use super::Verdict;
+use super::openai;
+use crate::budget::Budget;
 use crate::message::{Answer, Call};
 
-/// The same, but that an answer which can be no result of `call` is its host's fault.
-pub(super) fn checked(verdict: Verdict, call: &Call) -> Verdict {
+/// The same, but that an answer which can be no result of `call` is in doubt.
+pub(super) fn checked(verdict: Verdict, call: &Call, budget: &Budget) -> Verdict {
     let Verdict::Deliver(answer) = verdict else {
         return verdict;
     };
     match fault(&answer, call) {
         None => Verdict::Deliver(answer),
-        Some(why) => Verdict::Fault {
-            sent: true,
-            reason: format!("its answer can't be used: {why}"),
-        },
+        Some(why) => openai::unusable(&why, budget),
     }
 }
 
@@ -51,7 +50,6 @@ mod tests {
     use http::{HeaderMap, Method};
 
     use super::*;
-    use crate::budget::Budget;
     use crate::message::{Deadline, Payload};
     use crate::pool::{Demand, Label, Work};
 

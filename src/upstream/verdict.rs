@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use gpu_bridge_wire::ErrorBody;
 use http::StatusCode;
 
 use crate::message::Answer;
@@ -56,6 +57,8 @@ pub enum Verdict {
 pub enum Doubt {
     /// The host failed, perhaps because of the request.
     ServerError,
+    /// It can be no result of what was asked, though the host thinks so; what is held instead says why.
+    Unusable,
     /// It is what the host's front, or its version, says, and has cost no computing.
     Front,
     /// The host forbids it, although it takes our key.
@@ -76,6 +79,7 @@ impl Doubt {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ServerError => "server_error",
+            Self::Unusable => "unusable",
             Self::Front => "front",
             Self::Forbidden => "forbidden",
             Self::NoModel => "no_model",
@@ -118,6 +122,13 @@ impl Verdict {
                 "it answered {}: it takes {most} items at once",
                 answer.status
             )),
+            Self::Sibling {
+                answer,
+                why: Doubt::Unusable,
+            } => {
+                let told = serde_json::from_slice(&answer.body.joined());
+                told.ok().map(|told: ErrorBody| told.detail)
+            }
             Self::Sibling { answer, .. } => Some(format!("it answered {}", answer.status)),
             Self::Busy { retry_after } => Some(format!(
                 "it is full, and wants to be left alone for {retry_after:?}"
@@ -147,9 +158,11 @@ impl Verdict {
             Self::Sibling { why, .. } => match why {
                 Doubt::NoModel => Outcome::LacksModel,
                 Doubt::TooMany { most } => Outcome::TooMany { most },
-                Doubt::ServerError | Doubt::Front | Doubt::Forbidden | Doubt::Limit => {
-                    Outcome::Doubtful
-                }
+                Doubt::ServerError
+                | Doubt::Unusable
+                | Doubt::Front
+                | Doubt::Forbidden
+                | Doubt::Limit => Outcome::Doubtful,
             },
             Self::Busy { retry_after } => Outcome::Busy { retry_after },
             Self::Fault { sent: true, .. } => Outcome::Broke,

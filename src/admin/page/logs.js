@@ -12,6 +12,7 @@ const DEEDS = {
   fault: "broke off",
   refused: "refused the connection",
   server_error: "had an error",
+  unusable: "gave what can be no result",
   front: "answered what is not about the request",
   forbidden: "forbade it",
   no_model: "lacked the model",

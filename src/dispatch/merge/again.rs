@@ -68,7 +68,7 @@ impl Again {
     pub(super) fn after(verdict: &Verdict) -> Self {
         let (how, has_cost) = match verdict {
             Verdict::Sibling { why, .. } => match why {
-                Doubt::ServerError | Doubt::Forbidden => (How::Halves, true),
+                Doubt::ServerError | Doubt::Unusable | Doubt::Forbidden => (How::Halves, true),
                 Doubt::Limit | Doubt::TooMany { .. } | Doubt::Front => (How::Halves, false),
                 // It is the same for all of them.
                 Doubt::NoModel => (How::Alone, false),
