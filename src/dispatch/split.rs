@@ -75,8 +75,8 @@ impl Errors {
     }
 
     /// Have batches of this client had errors again and again?
-    fn include(&self, client: &Option<Arc<str>>) -> bool {
-        self.again.includes(client)
+    fn include(&self, client: Option<&Arc<str>>) -> bool {
+        self.again.includes(&client.cloned())
     }
 }
 

@@ -239,6 +239,24 @@ async fn what_cannot_be_a_result_is_not_the_clients() {
 }
 
 #[tokio::test]
+async fn what_no_host_has_a_result_for_ejects_none() {
+    let nothing = || Behaviour::Answer(Answer::result(r#"{"embeddings":[[NaN]]}"#));
+    let hosts = ["a", "b", "c"].map(|name| sim_host(name).behaving(nothing()).start());
+    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+
+    for _ in 0..20 {
+        let reply = proxy.client().embed("text").await;
+        assert_eq!(reply.status, 502);
+        let body = String::from_utf8_lossy(&reply.body);
+        assert!(body.contains("no number"), "{body}");
+    }
+
+    for host in &hosts {
+        assert_eq!(proxy.ejections(host.name()).await, 0, "{}", host.name());
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_says_to_go_on_again_and_again_does_not_answer() {
     let mut flood = "HTTP/1.1 100 Continue\r\n\r\n".repeat(200);
     flood += "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";

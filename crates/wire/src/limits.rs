@@ -42,7 +42,7 @@ mod tests {
         most_items(detail.as_bytes(), items).map(NonZeroU32::get)
     }
 
-    /// In the words of text-embeddings-inference, infinity, OpenAI, Azure, Google, Cohere and DashScope.
+    /// In the words of text-embeddings-inference, infinity, OpenAI, Azure, Google, Cohere and Alibaba.
     #[test]
     fn limits_are_found_in_the_words_of_each_server() {
         let table = [

@@ -53,7 +53,7 @@ impl Cutting {
         let may_gain = may_spread
             && items <= batching.max_items.get()
             && lease.guess().is_some_and(|it| it > batching.min_gain)
-            && !errors.include(&way.call.demand.client);
+            && !errors.include(way.call.demand.client.as_ref());
         if !is_bound && !may_gain {
             return Self::Needless;
         }

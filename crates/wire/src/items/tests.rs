@@ -108,7 +108,7 @@ fn an_answer_that_cannot_be_right_is_told_from_one_that_is_not_known() {
         (r#"{"embeddings":[[1],[2]],"usage":7}"#, Some(Unfamiliar)),
         (r#"{"embeddings":[[1],null]}"#, Some(Unfamiliar)),
         (r#"{"embeddings":[[1],[NaN]]}"#, Some(Unfamiliar)),
-        (r#"[[1],[2]]"#, Some(Unfamiliar)),
+        ("[[1],[2]]", Some(Unfamiliar)),
     ];
     let scores = [
         (
