@@ -268,7 +268,7 @@ async fn a_host_whose_part_cannot_be_right_is_to_blame() {
     runs(&proxy, "/embed", "batch").await;
     let sizes = sizes(&hosts, &before);
     assert!(sizes.iter().all(|size| *size < ITEMS / 2), "{sizes:?}");
-    assert_eq!(proxy.attempts("c", "fault").await, 1);
+    assert_eq!(proxy.attempts("c", "unusable").await, 1);
 }
 
 #[tokio::test]
