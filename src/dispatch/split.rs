@@ -189,8 +189,13 @@ impl Dispatcher {
         };
         answered.sort_by_key(|it| it.position);
         let parts = answered.len();
-        let Some(delivery) = joined(answered, way.call.demand.counted) else {
+        // Where nobody takes the whole, an answer without a count is better than none.
+        let counted = way.call.demand.counted && !batch.is_bound;
+        let Some(delivery) = joined(answered, counted) else {
             self.misfits.add(way.model().cloned(), STAYS_WHOLE);
+            if batch.is_bound {
+                way.stays_whole();
+            }
             return None;
         };
         self.attempts.metrics.requests.split(parts, batch.saves);

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// The lists whose items are told by their place, as `texts[3]`.
-const LISTS: [&str; 3] = ["texts[", "candidates[", "references["];
+/// The lists whose items are told by their place, as `texts[3]`; the last is that of OpenAI's API.
+const LISTS: [&str; 4] = ["texts[", "candidates[", "references[", "input["];
 
 /// A refusal, `{"detail": …}`, of a part of a batch that begins with its item `start`, as a refusal of the batch.
 /// `None`: it names no item in a way that is known.
@@ -61,6 +61,10 @@ mod tests {
             (
                 r#"{"detail":"texts[3] is too long: 9"}"#,
                 Some(r#"{"detail":"texts[35] is too long: 9"}"#),
+            ),
+            (
+                r#"{"detail":"input[3] length 10001 exceeds 512"}"#,
+                Some(r#"{"detail":"input[35] length 10001 exceeds 512"}"#),
             ),
             (
                 r#"{"detail":[{"loc":["body","texts",3],"msg":"Input should be a valid string"},{"msg":"x"}]}"#,

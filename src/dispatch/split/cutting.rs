@@ -69,7 +69,11 @@ impl Planned {
     fn of(lease: &Lease, way: &Itinerary<'_>, misfits: &Misfits) -> Option<Self> {
         let call = way.call;
         let items = call.demand.work.items;
-        let kind = kind(call).filter(|_| !misfits.includes(&call.demand.model))?;
+        let kind = kind(call)?;
+        // What had better stay whole is cut if it must.
+        if lease.fits() && misfits.includes(&call.demand.model) {
+            return None;
+        }
         let plan = lease.plan_parts(Wish {
             spread: way.batching.split,
             min_gain: way.batching.min_gain,
