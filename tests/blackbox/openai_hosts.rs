@@ -383,6 +383,39 @@ async fn a_server_that_tells_how_many_texts_it_takes_is_never_sent_more() {
 }
 
 #[tokio::test]
+async fn what_must_be_cut_is_though_not_all_hosts_count_tokens() {
+    let server = text_embeddings_inference("tei", 422, &["/health"]).server;
+    let counts = sim_host("tei").openai(server).tells_most().start();
+    let own = sim_host("own").most_items(32).tells_most().start();
+    let alias = json!({"sim": "sentence-transformers/sim"});
+    let config = Config::with_hosts(&[&counts, &own]).set_host("tei", "model_alias", alias);
+    let proxy = Proxy::ready(&config, &[&counts, &own]).await;
+    let texts: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+
+    let body = json!({"model": "sim", "input": texts});
+    let reply = proxy.client().post("/v1/embeddings", &body).await;
+
+    assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+    let told = reply.json();
+    assert_eq!(told["data"].as_array().map(Vec::len), Some(100));
+    assert_eq!(told["usage"]["total_tokens"], 0);
+    for host in [&counts, &own] {
+        assert!(host.arrivals() > 0, "{} has a part", host.name());
+    }
+    // And nobody pays for it afterwards.
+    assert_embeddings(&ask(&proxy, &texts).await, &texts);
+}
+
+#[tokio::test]
+async fn a_success_that_is_none_is_no_success_for_the_client() {
+    let host = sim_host("host").openai(Server::default()).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    host.set(Behaviour::Answer(Answer::html(200)));
+    assert_eq!(ask(&proxy, &["a"]).await.status, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
 async fn an_account_that_has_used_up_what_it_may_is_not_merely_busy() {
     let error = json!({"message": "You exceeded your current quota", "type": "insufficient_quota",
         "param": null, "code": "insufficient_quota"});

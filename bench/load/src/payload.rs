@@ -12,10 +12,16 @@ pub(crate) fn request(texts: usize, bytes: usize) -> Bytes {
     format!(r#"{{"texts":[{texts}],"model":"bench"}}"#).into()
 }
 
-/// How many texts such a `body` has: two quotes for each, beside those of two names and a value.
+/// How many texts such a `body` has, with or without a model: two quotes for each, beside those of the names and of
+/// the model, which stands last.
 pub(crate) fn texts(body: &[u8]) -> usize {
-    let quotes: usize = body.iter().map(|byte| usize::from(*byte == b'"')).sum();
-    (quotes / 2).saturating_sub(3)
+    const MODEL: &[u8] = b"\"model\"";
+    let end = body.len().saturating_sub(64);
+    let end = body.get(end..).unwrap_or_default();
+    let names_model = end.windows(MODEL.len()).any(|it| it == MODEL);
+    let others = if names_model { 6 } else { 2 };
+    let quotes = body.iter().filter(|byte| **byte == b'"').count();
+    quotes.saturating_sub(others) / 2
 }
 
 /// An answer for so many texts of `bytes` in all, or a little more.
@@ -74,6 +80,8 @@ mod tests {
         assert_eq!(body["texts"].as_array().unwrap().len(), 3);
         for count in [0, 1, 3, 100] {
             assert_eq!(texts(&request(count, 300)), count);
+            let unnamed = format!(r#"{{"texts": {:?}}}"#, vec!["a"; count]);
+            assert_eq!(texts(unnamed.as_bytes()), count);
             let answer: serde_json::Value = serde_json::from_slice(&answer(count, 1000)).unwrap();
             assert_eq!(answer["embeddings"].as_array().unwrap().len(), count);
         }
