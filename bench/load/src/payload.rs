@@ -20,7 +20,7 @@ pub(crate) fn texts(body: &[u8]) -> usize {
     let end = body.get(end..).unwrap_or_default();
     let names_model = end.windows(MODEL.len()).any(|it| it == MODEL);
     let others = if names_model { 6 } else { 2 };
-    let quotes = body.iter().filter(|byte| **byte == b'"').count();
+    let quotes: usize = body.iter().map(|byte| usize::from(*byte == b'"')).sum();
     quotes.saturating_sub(others) / 2
 }
 
