@@ -28,14 +28,10 @@ fn discovering() -> Config {
 
 /// A proxy in that cluster, once it has found `hosts` healthy.
 async fn proxy_in(cluster: &ApiServer, hosts: &[&SimHost]) -> Proxy {
-    let proxy = Proxy::start_with(&discovering(), |command| {
+    Proxy::ready_with(&discovering(), hosts, |command| {
         command.env("KUBECONFIG", cluster.kubeconfig());
     })
-    .await;
-    for host in hosts {
-        proxy.finds_healthy(host.name()).await;
-    }
-    proxy
+    .await
 }
 
 #[tokio::test]
@@ -117,10 +113,11 @@ async fn a_watch_goes_on_from_where_it_was_however_it_ends() {
 
     cluster.bookmark();
     let seen = cluster.version();
-    cluster.end_watches(b"");
+    cluster.end_watch(b"").await;
     cluster.watches(2).await;
     assert_eq!(cluster.watched_from()[1], seen, "as the bookmark says");
-    cluster.end_watches(br#"{"type":"MODIFIED","object":{"addressType":"IPv4","end"#);
+    let cut = br#"{"type":"MODIFIED","object":{"addressType":"IPv4","end"#;
+    cluster.end_watch(cut).await;
     cluster.watches(3).await;
 
     cluster.set(&[one, two]);
@@ -155,19 +152,18 @@ async fn hosts_stay_whatever_the_api_server_says_instead() {
     let one = endpoint_slice("a", port, &[(FIRST, "gpu-0", READY)]);
     let mut cluster = ApiServer::start(&[one]).await;
     let proxy = proxy_in(&cluster, &[&first]).await;
-    cluster.watches(1).await;
 
     let forbidden = "allow the proxy's service account to list and watch endpointslices \
         (discovery.k8s.io) in the namespace ml";
-    for (status, told) in [(403, forbidden), (429, "the API server answers 429")] {
-        cluster.refuse(Some(status));
-        cluster.end_watches(b"");
-        proxy.logs(told).await;
-    }
+    cluster.refuse(Some(403));
+    cluster.end_watch(b"").await;
+    proxy.logs(forbidden).await;
+    cluster.refuse(Some(429));
+    proxy.logs("the API server answers 429").await;
     cluster.refuse(None);
     proxy.logs("hosts are discovered again").await;
     let too_long = vec![b'x'; 9 << 20];
-    cluster.end_watches(&too_long);
+    cluster.end_watch(&too_long).await;
     proxy.logs("more than 8 MiB in one piece").await;
     cluster.stop().await;
     proxy.logs("the API server can't be reached").await;

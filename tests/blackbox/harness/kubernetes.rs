@@ -41,6 +41,8 @@ struct State {
     forgotten: u64,
     /// Each answer is of this status.
     refusal: Option<u16>,
+    /// Watches that are open.
+    watching: usize,
     /// Connections and watches of an earlier age are ended...
     age: u64,
     /// ...with these bytes, and as a whole answer if there are none.
@@ -174,8 +176,14 @@ impl ApiServer {
         self.state.send_modify(|state| state.refusal = status);
     }
 
-    /// Ends each watch with these bytes: well if there are none, else in the middle of an answer.
-    pub(crate) fn end_watches(&self, last_words: &[u8]) {
+    /// Ends the watch, once there is one, with these bytes: well if there are none, else in the middle of
+    /// an answer.
+    pub(crate) async fn end_watch(&self, last_words: &[u8]) {
+        eventually("a watch", async || self.state.borrow().watching > 0).await;
+        self.begin_age(last_words);
+    }
+
+    fn begin_age(&self, last_words: &[u8]) {
         self.state.send_modify(|state| {
             state.age += 1;
             state.last_words = last_words.to_vec();
@@ -186,7 +194,7 @@ impl ApiServer {
     pub(crate) async fn stop(&mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;
-        self.end_watches(b" ");
+        self.begin_age(b" ");
     }
 
     /// Is there again.
@@ -323,7 +331,13 @@ async fn serve(
         let refusal = state.borrow().refusal;
         match (refusal, watched_from(&path)) {
             (Some(code), _) => answer(&mut stream, code, &status(code)).await?,
-            (None, Some(from)) => tell(&mut stream, from, state).await?,
+            (None, Some(from)) => {
+                let mut age = 0;
+                state.send_modify(|state| (state.watching, age) = (state.watching + 1, state.age));
+                let end = tell(&mut stream, from, age, state).await;
+                state.send_modify(|state| state.watching -= 1);
+                end?;
+            }
             (None, None) => {
                 let number = |name| query(&path, name).map(|text| text.parse().unwrap());
                 let (from, most) = (number("continue"), number("limit").unwrap());
@@ -359,13 +373,13 @@ async fn answer(
 async fn tell(
     stream: &mut (impl AsyncWrite + Unpin),
     from: u64,
+    age: u64,
     state: &watch::Sender<State>,
 ) -> std::io::Result<()> {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
     let mut news = state.subscribe();
-    let age = news.borrow().age;
     let mut told = from;
     loop {
         let (lines, end) = {
