@@ -105,9 +105,8 @@ fn pool(hosts: usize, waiting: usize, policy: Policy) -> Pool {
         max_concurrent: NonZeroU32::new(2),
         weight: NonZeroU32::MIN,
         max_items: None,
-        sums_tokens: false,
+        tells_less: false,
         origin: Origin::Configured,
-        tells_memory: true,
     };
     for id in pool.set_hosts((0..hosts).map(spec).collect()) {
         pool.checked(

@@ -16,31 +16,36 @@ const HOP_BY_HOP_UNREGISTERED: [&str; 2] = ["keep-alive", "http2-settings"];
 /// it may be as long as the whole head.
 pub struct HopByHop {
     /// By `Connection`; only headers that there are, which are few.
-    pub named: Vec<HeaderName>,
+    named: Vec<HeaderName>,
 }
 
 impl HopByHop {
     /// Those of a message with these headers.
     pub fn of(headers: &HeaderMap) -> Self {
         let connection = headers.get_all(header::CONNECTION).iter();
-        Self::named(connection.map(HeaderValue::as_bytes), headers)
-    }
-
-    /// Those of a message with these headers, and perhaps others; `connection`: the lines of `Connection`.
-    pub fn named<'a>(connection: impl Iterator<Item = &'a [u8]>, headers: &HeaderMap) -> Self {
-        let mut named = Vec::new();
-        for token in words(connection).filter(|token| !is_usual(token)) {
-            let name = HeaderName::from_bytes(token).ok();
-            let new = name.filter(|name| headers.contains_key(name) && !named.contains(name));
-            named.extend(new);
+        Self {
+            named: named(connection.map(HeaderValue::as_bytes), headers),
         }
-        Self { named }
     }
 
     /// Is `name` one of them?
     pub fn has(&self, name: &HeaderName) -> bool {
         is_always_hop_by_hop(name) || self.named.contains(name)
     }
+}
+
+/// Which of `headers` the lines of `connection` name, each once.
+pub fn named<'a>(
+    connection: impl Iterator<Item = &'a [u8]>,
+    headers: &HeaderMap,
+) -> Vec<HeaderName> {
+    let mut named = Vec::new();
+    for token in words(connection).filter(|token| !is_usual(token)) {
+        let name = HeaderName::from_bytes(token).ok();
+        let new = name.filter(|name| headers.contains_key(name) && !named.contains(name));
+        named.extend(new);
+    }
+    named
 }
 
 /// Does `Connection` name a header that is known, or none? It nearly always does.

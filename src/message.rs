@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use gpu_bridge_wire::items::Kind;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
-use crate::budget::{Exhausted, Reservation};
+use crate::budget::{Budget, Exhausted, Reservation};
 use crate::pool::Demand;
 use crate::telemetry::trace::TraceContext;
 
@@ -34,6 +35,17 @@ pub struct Call {
     pub deadline: Deadline,
     /// Our span, if hosts are to be told of it instead of the client's.
     pub trace: Option<TraceContext>,
+}
+
+impl Call {
+    /// What its body is, of those that are of items.
+    pub fn kind(&self) -> Option<Kind> {
+        match self.demand.label.route {
+            "embed" => Some(Kind::Texts),
+            "bertscore" => Some(Kind::Pairs),
+            _ => None,
+        }
+    }
 }
 
 /// Until when a client wants its answer, if it said so.
@@ -296,6 +308,22 @@ pub struct Answer {
     pub body: Payload,
     /// The rest of a body that is too large to hold: it can only be passed on as it comes.
     pub rest: Option<Box<dyn Rest>>,
+}
+
+impl Answer {
+    /// One of our own, of JSON.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if `budget` does not allow its bytes.
+    pub fn in_json(status: StatusCode, body: Vec<u8>, budget: &Budget) -> Result<Self, Exhausted> {
+        const JSON: HeaderValue = HeaderValue::from_static("application/json");
+        Ok(Self {
+            status,
+            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, JSON)]),
+            body: Payload::counted([body], budget.open())?,
+            rest: None,
+        })
+    }
 }
 
 /// The rest of a body that is still on its way.

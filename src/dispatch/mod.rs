@@ -258,8 +258,7 @@ impl Dispatcher {
             way.comes_back();
             match end {
                 End::Delivered(answer, cut) => {
-                    let delivery = self.deliver(&lease, answer, way);
-                    return Ok(Delivery { cut, ..delivery });
+                    return Ok(self.deliver(&lease, answer, cut, way));
                 }
                 End::Apart(rerun) => {
                     self.attempts.metrics.requests.retried(APART);
@@ -428,7 +427,13 @@ impl Dispatcher {
 
     /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
     /// shows it: a host that lacks a model may say 404 where another says 500.
-    fn deliver(&self, lease: &Lease, mut answer: Answer, way: &mut Itinerary<'_>) -> Delivery {
+    fn deliver(
+        &self,
+        lease: &Lease,
+        mut answer: Answer,
+        cut: Option<items::Cut>,
+        way: &mut Itinerary<'_>,
+    ) -> Delivery {
         let success = answer.status.is_success();
         if success {
             way.suspects.drain(..).for_each(Suspect::clear);
@@ -450,7 +455,7 @@ impl Dispatcher {
             space: lease.space().filter(|_| success),
             others: Vec::new(),
             answer,
-            cut: None,
+            cut,
             rest,
         }
     }

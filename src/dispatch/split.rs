@@ -61,22 +61,20 @@ const STAYS_WHOLE_FOR_ONE: Duration = Duration::from_secs(10);
 
 /// Clients whose batches were answered with an error in a part lately.
 #[derive(Debug, Default)]
-pub(super) struct Errors {
-    once: Lately<Option<Arc<str>>>,
-    again: Lately<Option<Arc<str>>>,
-}
+pub(super) struct Errors(
+    /// Has it happened more than once?
+    Lately<Option<Arc<str>>, bool>,
+);
 
 impl Errors {
     fn add(&self, client: Option<Arc<str>>) {
-        if self.once.includes(&client) {
-            self.again.add(client.clone(), STAYS_WHOLE_FOR_ONE);
-        }
-        self.once.add(client, STAYS_WHOLE_FOR_ONE);
+        let is_again = self.0.get(&client).is_some();
+        self.0.put(client, is_again, STAYS_WHOLE_FOR_ONE);
     }
 
     /// Have batches of this client had errors again and again?
     fn include(&self, client: Option<&Arc<str>>) -> bool {
-        self.again.includes(&client.cloned())
+        self.0.get(&client.cloned()) == Some(true)
     }
 }
 

@@ -126,14 +126,8 @@ fn pool_settings() -> pool::Settings {
 /// A host with one slot.
 fn spec(position: usize) -> HostSpec {
     HostSpec {
-        name: format!("h{position}").parse().unwrap(),
-        endpoint: String::new(),
         max_concurrent: Some(NonZeroU32::MIN),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: crate::pool::Origin::Configured,
-        tells_memory: true,
+        ..HostSpec::for_testing(&format!("h{position}"))
     }
 }
 

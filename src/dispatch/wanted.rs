@@ -26,8 +26,7 @@ impl Wanted {
             other => return (other, None),
         };
         let Ok(body) = answer.body.in_one_piece() else {
-            let reason = Exhausted.to_string();
-            return (Verdict::Ours { reason }, None);
+            return (Exhausted.into(), None);
         };
         let view = body.view(body.chunks().to_vec());
         let Self { kind, items } = self;

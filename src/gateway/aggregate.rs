@@ -424,14 +424,9 @@ mod tests {
         };
         let pool = Pool::new(settings, 1, Box::new(|_| ()));
         let spec = |number| HostSpec {
-            name: name(&format!("h{number}")),
             endpoint: format!("http://10.0.0.1:{number}"),
             max_concurrent: Some(NonZeroU32::MIN),
-            weight: NonZeroU32::MIN,
-            max_items: None,
-            sums_tokens: false,
-            origin: crate::pool::Origin::Configured,
-            tells_memory: true,
+            ..HostSpec::for_testing(&format!("h{number}"))
         };
         let ids = pool.set_hosts((0..hosts).map(spec).collect());
         let models = (0..1000).map(|number| format!("embed:{number}"));

@@ -147,11 +147,9 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 /// Appends to a list, making one line of it.
 fn append(headers: &mut HeaderMap, name: &HeaderName, entry: &str) {
     if !headers.contains_key(name) {
-        headers.extend(
-            HeaderValue::from_str(entry)
-                .ok()
-                .map(|line| (name.clone(), line)),
-        );
+        // What can't be written is left out.
+        let line = HeaderValue::from_str(entry).ok();
+        headers.extend(line.map(|line| (name.clone(), line)));
         return;
     }
     let entries = list(headers, name);
@@ -239,19 +237,14 @@ mod tests {
         is_tls: bool,
         lines: &[(&'static str, &str)],
     ) -> HeaderMap {
-        let headers = headers(lines);
-        let origin = judge(settings, Some(ip(peer)), is_tls, &headers);
-        let believed = headers.into_iter().fold(
-            (None, HeaderMap::new()),
-            |(last, mut all), (name, value)| {
-                let name = name.or(last).unwrap();
-                if !origin.disbelieves(&name) {
-                    all.append(name.clone(), value);
-                }
-                (Some(name), all)
-            },
-        );
-        let mut headers = believed.1;
+        let claimed = headers(lines);
+        let origin = judge(settings, Some(ip(peer)), is_tls, &claimed);
+        let mut headers = HeaderMap::new();
+        for (name, value) in &claimed {
+            if !origin.disbelieves(name) {
+                headers.append(name, value.clone());
+            }
+        }
         tell(settings, &origin, Some("proxy.example:8765"), &mut headers);
         headers
     }

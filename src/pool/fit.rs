@@ -87,16 +87,7 @@ mod tests {
     use crate::pool::host::HostSpec;
 
     fn host() -> Host {
-        let spec = HostSpec {
-            name: "a".parse().unwrap(),
-            endpoint: String::new(),
-            max_concurrent: None,
-            weight: NonZeroU32::MIN,
-            max_items: None,
-            sums_tokens: false,
-            tells_memory: true,
-            origin: crate::pool::Origin::Configured,
-        };
+        let spec = HostSpec::for_testing("a");
         let thresholds = Thresholds {
             healthy_after: NonZeroU32::MIN,
             unhealthy_after: NonZeroU32::MIN,

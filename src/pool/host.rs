@@ -41,12 +41,27 @@ pub struct HostSpec {
     pub weight: NonZeroU32,
     /// Texts, or pairs, that it takes at once, if the operator knows.
     pub max_items: Option<NonZeroU32>,
-    /// It counts the tokens of all texts of a request together, and can't tell those of each.
-    pub sums_tokens: bool,
+    /// It is a server of another kind, and tells less: the tokens of all texts of a request together and not those of
+    /// each, and as loaded whatever models it could load.
+    pub tells_less: bool,
     /// Who told of it.
     pub origin: Origin,
-    /// Are the models that it tells as loaded in its memory? Not where it tells all that it can load.
-    pub tells_memory: bool,
+}
+
+#[cfg(test)]
+impl HostSpec {
+    /// A host of the configuration that says nothing of itself.
+    pub(crate) fn for_testing(name: &str) -> Self {
+        Self {
+            name: name.parse().unwrap(),
+            endpoint: String::new(),
+            max_concurrent: None,
+            weight: NonZeroU32::MIN,
+            max_items: None,
+            tells_less: false,
+            origin: Origin::Configured,
+        }
+    }
 }
 
 /// One host of the pool.

@@ -57,9 +57,8 @@
 //!     max_concurrent: Some(one),
 //!     weight: one,
 //!     max_items: None,
-//!     sums_tokens: false,
+//!     tells_less: false,
 //!     origin: Origin::Configured,
-//!     tells_memory: true,
 //! };
 //! let host = pool.set_hosts(vec![host])[0];
 //! // None serves before its first good check.

@@ -11,14 +11,8 @@ const GOOD: Outcome = Outcome::Answered { timed: true };
 
 fn pool(slots: &[u32], max_waiting: usize) -> Pool {
     let hosts = slots.iter().enumerate().map(|(position, slots)| HostSpec {
-        name: format!("h{position}").parse().unwrap(),
-        endpoint: String::new(),
         max_concurrent: NonZeroU32::new(*slots),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: Origin::Configured,
-        tells_memory: true,
+        ..HostSpec::for_testing(&format!("h{position}"))
     });
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -139,14 +133,9 @@ async fn a_host_keeps_its_id_in_a_new_configuration_unless_it_is_elsewhere() {
     let pool = pool(&[1, 1], 9);
     let before = pool.hosts();
     let spec = |name: &str, endpoint: &str| HostSpec {
-        name: name.parse().unwrap(),
         endpoint: endpoint.to_owned(),
         max_concurrent: NonZeroU32::new(7),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: Origin::Configured,
-        tells_memory: true,
+        ..HostSpec::for_testing(name)
     };
     let ids = pool.set_hosts(vec![spec("h1", ""), spec("h0", "elsewhere")]);
     assert_eq!(ids[0], before[1].0);
@@ -163,14 +152,8 @@ async fn an_order_to_drain_outlives_the_hosts_absence_and_the_process() {
     pool.set_hosts(Vec::new());
     assert_eq!(pool.drained(), std::slice::from_ref(&name));
     let spec = HostSpec {
-        name: name.clone(),
         endpoint: "elsewhere".to_owned(),
-        max_concurrent: None,
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: Origin::Configured,
-        tells_memory: true,
+        ..HostSpec::for_testing(name.as_ref())
     };
     let successor = self::pool(&[], 9);
     successor.keep_drained(pool.drained());
@@ -199,17 +182,12 @@ async fn a_withdrawn_host_finishes_what_it_has_and_is_the_same_host_when_it_retu
     let pool = pool(&[2], 9);
     let (id, name) = pool.hosts()[0].clone();
     let spec = |withdrawn| HostSpec {
-        name: name.clone(),
-        endpoint: String::new(),
         max_concurrent: NonZeroU32::new(2),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        tells_memory: true,
         origin: Origin::Kubernetes {
             pod: None,
             withdrawn,
         },
+        ..HostSpec::for_testing(name.as_ref())
     };
     let lease = join(&pool).unwrap().try_lease().unwrap().unwrap();
     assert_eq!(pool.set_hosts(vec![spec(Some(Withdrawn::NotReady))]), [id]);
@@ -279,16 +257,7 @@ async fn events_reach_the_observer_outside_the_lock() {
         max_waiting_bytes: 1 << 20,
         check_interval: Duration::from_secs(5),
     };
-    let host = HostSpec {
-        name: "h".parse().unwrap(),
-        endpoint: String::new(),
-        max_concurrent: None,
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: Origin::Configured,
-        tells_memory: true,
-    };
+    let host = HostSpec::for_testing("h");
     let log = Arc::clone(&seen);
     let observer = Box::new(move |event: &Event| log.lock().unwrap().push(event.kind));
     let pool = Pool::new(settings, 1, observer);

@@ -48,7 +48,7 @@ impl Attempt<'_> {
         let started = Instant::now();
         let exchange = pin!(self.exchange(call, started + self.terms.longest));
         match timeout_at(started + self.terms.limit, exchange).await {
-            Ok(verdict) => counted(verdict, call.demand.work.items),
+            Ok(verdict) => told_apart(verdict, call.demand.work.items),
             Err(_) => fault(
                 true,
                 format!("no whole answer within {:?}", self.terms.limit),
@@ -216,7 +216,7 @@ async fn hold(
 }
 
 /// A refusal for more items than the host takes at once is told from others.
-fn counted(verdict: Verdict, items: u32) -> Verdict {
+fn told_apart(verdict: Verdict, items: u32) -> Verdict {
     let refusal = match &verdict {
         _ if items < 2 => return verdict,
         Verdict::Deliver(answer) if answer.status.is_client_error() => answer,

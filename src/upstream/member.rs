@@ -58,9 +58,8 @@ impl Member {
             max_concurrent: self.host.max_concurrent,
             weight: self.host.weight,
             max_items: self.host.max_items,
-            sums_tokens: matches!(self.host.api, Api::OpenAi(_)),
+            tells_less: matches!(self.host.api, Api::OpenAi(_)),
             origin: self.origin(),
-            tells_memory: self.host.api == Api::GpuBridge,
         }
     }
 

@@ -9,12 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gpu_bridge_wire::Info;
+use gpu_bridge_wire::items::Kind;
 use gpu_bridge_wire::openai::{
     Complaint, EMBEDDINGS, Embeddings, Expected, Question, TOKENS_HEADER, Unaskable, Wrong,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode, header};
 
 use super::request::Request;
+use super::result::unusable;
 use super::{Doubt, Target, Verdict};
 use crate::budget::{Budget, Exhausted};
 use crate::config::OpenAi;
@@ -27,7 +29,6 @@ const MOST_FOR_A_TEXT: usize = 200 << 10;
 /// Bytes of an error that are read: all that anybody says in words.
 const MOST_WORDS: usize = 64 << 10;
 const TOKENS: HeaderName = HeaderName::from_static(TOKENS_HEADER);
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What a host is asked, and what its answer has to be.
 pub(super) struct Asked {
@@ -68,12 +69,12 @@ pub(super) async fn ask(
     info: Option<Arc<Info>>,
     budget: &Budget,
 ) -> Result<Asked, Verdict> {
-    if call.demand.label.route != "embed" {
+    if call.kind() != Some(Kind::Texts) {
         let why = "this host speaks OpenAI's API, which has no such thing";
         return Err(refusal(StatusCode::NOT_FOUND, why, Doubt::NoModel, budget));
     }
     let held = Payload::counted(call.body.chunks().iter().cloned(), budget.open());
-    let held = held.map_err(|_| no_memory())?;
+    let held = held.map_err(Verdict::from)?;
     let of = Arc::clone(api);
     let asked = held.through(move |body| translated(body, &of, info.as_deref()));
     let (body, wanted) = match asked.await.unwrap_or(Err(Unaskable::NotEmbed.into())) {
@@ -91,7 +92,7 @@ pub(super) async fn ask(
         }
     };
     Ok(Asked {
-        body: Payload::counted([body], budget.open()).map_err(|_| no_memory())?,
+        body: Payload::counted([body], budget.open()).map_err(Verdict::from)?,
         wanted,
         api: Arc::clone(api),
     })
@@ -155,7 +156,7 @@ impl Asked {
         match verdict {
             Verdict::Deliver(answer) if answer.rest.is_some() => {
                 if answer.body.len() < most / 2 {
-                    no_memory()
+                    Exhausted.into()
                 } else {
                     unusable("it is far too long", budget)
                 }
@@ -173,7 +174,7 @@ impl Asked {
         // For the answer in one piece, and for what it becomes.
         let mut held = budget.open();
         if held.grow(answer.body.len().saturating_mul(2)).is_err() {
-            return no_memory();
+            return Exhausted.into();
         }
         let Self { wanted, api, .. } = self;
         let read = answer.body.through(move |body| wanted.read(body, &api));
@@ -254,44 +255,18 @@ fn refusal(status: StatusCode, message: &str, why: Doubt, budget: &Budget) -> Ve
 }
 
 fn doubtful(status: StatusCode, told: &Complaint, why: Doubt, budget: &Budget) -> Verdict {
-    match answer(status, told.detail(), budget) {
-        Ok(answer) => Verdict::Sibling { answer, why },
-        Err(Exhausted) => no_memory(),
-    }
+    Verdict::doubtful(status, told.detail(), why, budget)
 }
 
 fn delivery(body: Vec<u8>, tokens: Option<u64>, budget: &Budget) -> Verdict {
-    match answer(StatusCode::OK, body, budget) {
+    match Answer::in_json(StatusCode::OK, body, budget) {
         Ok(mut answer) => {
             let tokens = tokens.map(|tokens| (TOKENS, tokens.into()));
             answer.headers.extend(tokens);
             Verdict::Deliver(answer)
         }
-        Err(Exhausted) => no_memory(),
+        Err(exhausted) => exhausted.into(),
     }
-}
-
-/// Nothing of a host's headers is about what its answer has become.
-fn answer(status: StatusCode, body: Vec<u8>, budget: &Budget) -> Result<Answer, Exhausted> {
-    Ok(Answer {
-        status,
-        headers: HeaderMap::from_iter([(header::CONTENT_TYPE, JSON)]),
-        body: Payload::counted([body], budget.open())?,
-        rest: None,
-    })
-}
-
-fn no_memory() -> Verdict {
-    Verdict::Ours {
-        reason: Exhausted.to_string(),
-    }
-}
-
-/// After a success that can be no result of what was asked. Perhaps no host has one: nobody is to blame before a
-/// sibling has.
-pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
-    let why = format!("the host's answer can't be used: {why}");
-    refusal(StatusCode::BAD_GATEWAY, &why, Doubt::Unusable, budget)
 }
 
 /// What a host that lists these models (`ids`) tells of itself. `maker`: of the server, if it says so.
@@ -404,7 +379,8 @@ mod tests {
             let told = json!({"error": {"message": words}})
                 .to_string()
                 .into_bytes();
-            let answer = answer(StatusCode::from_u16(status).unwrap(), told, &budget).unwrap();
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = Answer::in_json(status, told, &budget).unwrap();
             match complaint(&answer, why, &budget) {
                 Verdict::Sibling { answer, why } => {
                     assert_eq!(

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::headers::{HopByHop, goes_on, words};
+use crate::headers::{goes_on, named, words};
 
 /// How each begins; who begins otherwise may never end a line.
 const START: &[u8] = b"HTTP/1.";
@@ -127,7 +127,7 @@ impl<'a> Lines<'a> {
                 headers.append(name, value);
             }
         }
-        for name in HopByHop::named(self.of(header::CONNECTION), &headers).named {
+        for name in named(self.of(header::CONNECTION), &headers) {
             headers.remove(name);
         }
         Ok(headers)

@@ -1,11 +1,11 @@
 //! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
 //! otherwise may have failed, however well it sounds.
 
-use gpu_bridge_wire::items::{Cut, Kind, Misshapen, answered};
+use gpu_bridge_wire::ErrorBody;
+use gpu_bridge_wire::items::{Cut, Misshapen, answered};
 use http::{StatusCode, header};
 
-use super::Verdict;
-use super::openai;
+use super::{Doubt, Verdict};
 use crate::budget::Budget;
 use crate::message::{Answer, Call};
 
@@ -16,17 +16,22 @@ pub(super) fn checked(verdict: Verdict, call: &Call, budget: &Budget) -> Verdict
     };
     match fault(&answer, call) {
         None => Verdict::Deliver(answer),
-        Some(why) => openai::unusable(&why, budget),
+        Some(why) => unusable(&why, budget),
     }
+}
+
+/// After a success that can be no result of what was asked. Perhaps no host has one: nobody is to blame before a
+/// sibling has.
+pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
+    let detail = format!("the host's answer can't be used: {why}");
+    // Writing a text as JSON has no way to fail.
+    let body = serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default();
+    Verdict::doubtful(StatusCode::BAD_GATEWAY, body, Doubt::Unusable, budget)
 }
 
 /// What is wrong with an answer, as far as it is held and can be read.
 fn fault(answer: &Answer, call: &Call) -> Option<String> {
-    let kind = match call.demand.label.route {
-        "embed" => Kind::Texts,
-        "bertscore" => Kind::Pairs,
-        _ => return None,
-    };
+    let kind = call.kind()?;
     let is_coded = answer.headers.contains_key(header::CONTENT_ENCODING);
     if answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
         return None;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gpu_bridge_wire::ErrorBody;
 use http::StatusCode;
 
+use crate::budget::{Budget, Exhausted};
 use crate::message::Answer;
 use crate::pool::Outcome;
 
@@ -88,7 +89,22 @@ impl Doubt {
     }
 }
 
+/// There is no memory for what came.
+impl From<Exhausted> for Verdict {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Ours {
+            reason: exhausted.to_string(),
+        }
+    }
+}
+
 impl Verdict {
+    /// In doubt, where `body` (JSON) is held in the place of what the host said.
+    pub(super) fn doubtful(status: StatusCode, body: Vec<u8>, why: Doubt, budget: &Budget) -> Self {
+        Answer::in_json(status, body, budget)
+            .map_or_else(Self::from, |answer| Self::Sibling { answer, why })
+    }
+
     /// One word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {

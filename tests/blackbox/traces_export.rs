@@ -67,15 +67,11 @@ fn hex(id: &[u8]) -> String {
 
 /// A proxy that exports at once.
 async fn exporting(hosts: &[&SimHost], collector: SocketAddr) -> Proxy {
-    let proxy = Proxy::start_with(&Config::with_hosts(hosts), |command| {
+    Proxy::ready_with(&Config::with_hosts(hosts), hosts, |command| {
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
         command.env("OTEL_BSP_SCHEDULE_DELAY", "50");
     })
-    .await;
-    for host in hosts {
-        proxy.finds_healthy(host.name()).await;
-    }
-    proxy
+    .await
 }
 
 #[tokio::test]

@@ -84,9 +84,7 @@ fn tell_tokens(headers: &mut HeaderMap, tokens: Option<&[usize]>, wants_each: bo
     let total = HeaderValue::from(tokens.iter().sum::<usize>());
     headers.insert(TOKENS_HEADER, total);
     // Digits and commas always make a value.
-    if let Ok(each) = HeaderValue::try_from(tokens_of_each(tokens))
-        && wants_each
-    {
+    if wants_each && let Ok(each) = HeaderValue::try_from(tokens_of_each(tokens)) {
         headers.insert(EACH_HEADER, each);
     }
 }

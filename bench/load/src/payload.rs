@@ -2,6 +2,8 @@
 //! doubled or misplaced.
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// `/embed` for so many texts, of `bytes` in all or, where that is too few, a little more.
 pub(crate) fn request(texts: usize, bytes: usize) -> Bytes {
@@ -12,16 +14,13 @@ pub(crate) fn request(texts: usize, bytes: usize) -> Bytes {
     format!(r#"{{"texts":[{texts}],"model":"bench"}}"#).into()
 }
 
-/// How many texts such a `body` has, with or without a model: two quotes for each, beside those of the names and of
-/// the model, which stands last.
+/// How many texts a `body` of `/embed` has; none if it is none.
 pub(crate) fn texts(body: &[u8]) -> usize {
-    const MODEL: &[u8] = b"\"model\"";
-    let end = body.len().saturating_sub(64);
-    let end = body.get(end..).unwrap_or_default();
-    let names_model = end.windows(MODEL.len()).any(|it| it == MODEL);
-    let others = if names_model { 6 } else { 2 };
-    let quotes: usize = body.iter().map(|byte| usize::from(*byte == b'"')).sum();
-    quotes.saturating_sub(others) / 2
+    #[derive(Deserialize)]
+    struct Asked {
+        texts: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice(body).map_or(0, |asked: Asked| asked.texts.len())
 }
 
 /// An answer for so many texts of `bytes` in all, or a little more.

@@ -144,11 +144,7 @@ pub(in crate::dispatch) fn kind(call: &Call) -> Option<Kind> {
     if OF_THE_WHOLE.iter().any(is_checked) {
         return None;
     }
-    match call.demand.label.route {
-        "embed" => Some(Kind::Texts),
-        "bertscore" => Some(Kind::Pairs),
-        _ => None,
-    }
+    call.kind()
 }
 
 fn part_of(call: &Call, body: &Payload, pieces: Vec<Piece>, items: usize) -> Call {

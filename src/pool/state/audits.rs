@@ -23,7 +23,7 @@ impl State {
     /// See [`crate::pool::Pool::auditable`].
     pub(in crate::pool) fn auditable(&self) -> Vec<(HostId, Auditable)> {
         let hosts = self.hosts().map(|host| {
-            let auditable = host.models.auditable(host.spec.tells_memory);
+            let auditable = host.models.auditable(!host.spec.tells_less);
             (host.id, auditable)
         });
         hosts.collect()

@@ -29,7 +29,7 @@ impl State {
     fn sharing(&self, demand: &Demand, most: u32, now: Instant) -> Option<Sharing> {
         let model = demand.model.as_ref()?;
         let shares = |host: &Host| {
-            host.is_independent(Some(model)) && !(demand.counted && host.spec.sums_tokens)
+            host.is_independent(Some(model)) && !(demand.counted && host.spec.tells_less)
         };
         let takes = self.hosts().map(|host| most_items(host, most, now));
         let most_items = takes.min().filter(|_| self.hosts().all(shares))?;
@@ -81,7 +81,7 @@ impl State {
 
     /// Does a host tell the tokens of each text if it counts them at all? Else nobody knows whose they were.
     fn tells_tokens_of_each(&self, host: HostId) -> bool {
-        self.host(host).is_some_and(|host| !host.spec.sums_tokens)
+        self.host(host).is_some_and(|host| !host.spec.tells_less)
     }
 
     /// What `first` may fill; `None`: it goes alone.
@@ -308,7 +308,7 @@ mod tests {
             let now = Instant::now();
             let (mut state, first) = scene("embed:m", now);
             let id = state.ids().next().unwrap();
-            state.host_mut(id).unwrap().spec.sums_tokens = sums;
+            state.host_mut(id).unwrap().spec.tells_less = sums;
             for (client, counted) in [("a", true), ("b", true), ("c", false)] {
                 let demand = Demand {
                     counted,

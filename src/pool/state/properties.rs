@@ -142,12 +142,7 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
         new
     };
     let spec = |(name, slots): &(u8, u32)| HostSpec {
-        name: format!("h{name}").parse().unwrap(),
-        endpoint: String::new(),
         max_concurrent: NonZeroU32::new(*slots),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
         origin: match (name, slots) {
             (5, 1 | 3) => Origin::Kubernetes {
                 pod: None,
@@ -155,7 +150,7 @@ fn specs(hosts: &[(u8, u32)]) -> Vec<HostSpec> {
             },
             _ => Origin::Configured,
         },
-        tells_memory: true,
+        ..HostSpec::for_testing(&format!("h{name}"))
     };
     hosts.iter().filter(fresh).map(spec).collect()
 }

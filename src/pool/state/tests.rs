@@ -9,7 +9,7 @@ use super::timing::{FIRST_RECHECK, POLL_WHILE_WAITING, RECHECK_WHILE_WAITING};
 use super::*;
 use crate::pool::avoid::{Avoid, Proof};
 use crate::pool::host::HostSpec;
-use crate::pool::{Check, Model, Origin, Outcome, Phase, Slots, Tells, TurnedAway, Work};
+use crate::pool::{Check, Model, Outcome, Phase, Slots, Tells, TurnedAway, Work};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -32,14 +32,8 @@ fn settings(policy: Policy, max_waiting: usize) -> Settings {
 
 fn spec(name: &str, slots: u32) -> HostSpec {
     HostSpec {
-        name: name.parse().unwrap(),
-        endpoint: String::new(),
         max_concurrent: NonZeroU32::new(slots),
-        weight: NonZeroU32::MIN,
-        max_items: None,
-        sums_tokens: false,
-        origin: Origin::Configured,
-        tells_memory: true,
+        ..HostSpec::for_testing(name)
     }
 }
 
@@ -832,9 +826,6 @@ fn rotation_follows_weights_and_a_host_that_returns_does_not_catch_up() {
     let now = Instant::now();
     let heavy = HostSpec {
         weight: NonZeroU32::new(3).unwrap(),
-        max_items: None,
-        sums_tokens: false,
-        tells_memory: true,
         ..spec("b", 100)
     };
     let mut state = fresh(Policy::RoundRobin, 9, vec![spec("a", 100), heavy]);

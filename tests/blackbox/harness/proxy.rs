@@ -98,7 +98,16 @@ impl Proxy {
 
     /// Starts it; returns once it has found `hosts` healthy.
     pub(crate) async fn ready(config: &Config, hosts: &[&SimHost]) -> Self {
-        let proxy = Self::start(config).await;
+        Self::ready_with(config, hosts, |_| ()).await
+    }
+
+    /// The same of one that is started otherwise.
+    pub(crate) async fn ready_with(
+        config: &Config,
+        hosts: &[&SimHost],
+        arguments: impl FnOnce(&mut Command),
+    ) -> Self {
+        let proxy = Self::start_with(config, arguments).await;
         for host in hosts {
             proxy.finds_healthy(host.name()).await;
         }
