@@ -307,8 +307,8 @@ impl Dispatcher {
             (Refusal::Deadline, model) if model.is_some_and(|it| self.pool.is_known(it)) => {
                 Err(refusal)
             }
-            (Refusal::HostsFailed | Refusal::NoModel, Some(_))
-                if history.accused().is_empty() && self.pool.is_shared() =>
+            (Refusal::HostsFailed | Refusal::NoModel, Some(model))
+                if history.accused().is_empty() && self.pool.is_shared() && !model.is_default() =>
             {
                 Err(Refusal::NoModel)
             }

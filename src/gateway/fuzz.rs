@@ -27,8 +27,8 @@ pub(crate) fn peeks(bytes: &[u8]) {
         let named = parsed
             .get(model)
             .and_then(Value::as_str)
-            .filter(|name| !name.is_empty());
-        let named = named.and_then(|name| Model::new(&format!("{}:{name}", route.as_str())));
+            .unwrap_or_default();
+        let named = Model::new(&format!("{}:{named}", route.as_str()));
         let count = parsed
             .get(items)
             .and_then(Value::as_array)

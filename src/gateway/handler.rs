@@ -254,7 +254,7 @@ impl Handler {
             Ok(Err(answer)) => return answer,
             Err(TooLate) => return self.too_late(identity.name()),
         };
-        if space.is_some() && peek.model.as_ref().is_none_or(|it| it.name().is_empty()) {
+        if space.is_some() && peek.model.as_ref().is_none_or(Model::is_default) {
             return Outgoing::Own(refusals::no_model_named());
         }
         let _running = guest.visit.as_ref().map(Visit::run);

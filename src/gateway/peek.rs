@@ -41,7 +41,18 @@ pub(super) struct Reader {
     /// A list of items is open, and the next thing in it is an item.
     item_is_next: bool,
     items: u32,
-    model: Option<String>,
+    model: Named,
+}
+
+/// What a request says of its model.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    /// That it is the host's own.
+    Default,
+    /// So.
+    As(String),
+    /// What can be nobody's name.
+    Unreadable,
 }
 
 /// Where between two bytes the next one is.
@@ -76,7 +87,7 @@ impl Reader {
             text: None,
             item_is_next: false,
             items: 0,
-            model: None,
+            model: Named::Default,
         }
     }
 
@@ -108,11 +119,15 @@ impl Reader {
         let (items, model) = if self.is_whole {
             (self.items, self.model)
         } else {
-            (0, None)
+            (0, Named::Unreadable)
         };
         // As hosts name what they have loaded.
-        let model =
-            model.and_then(|model| Model::new(&[self.route.as_str(), ":", &model].concat()));
+        let on_route = |name: &str| Model::new(&[self.route.as_str(), ":", name].concat());
+        let model = match model {
+            Named::Default => on_route(""),
+            Named::As(name) => on_route(&name),
+            Named::Unreadable => None,
+        };
         Peek {
             model,
             work: Work {
@@ -164,7 +179,7 @@ impl Reader {
             (0, _) if self.is_over => self.is_whole = false,
             // The last of several with the same key counts.
             (1, Member::Items) => self.items = 0,
-            (1, Member::Model) => self.model = None,
+            (1, Member::Model) => self.model = Named::Default,
             (2, _) if self.item_is_next => {
                 self.items = self.items.saturating_add(1);
                 self.item_is_next = false;
@@ -217,7 +232,7 @@ impl Reader {
         let text = unescaped(text);
         match self.member {
             Member::Key => self.member = self.member_called(text.as_deref()),
-            _ => self.model = text.filter(|name| !name.is_empty()),
+            _ => self.model = text.map_or(Named::Unreadable, Named::As),
         }
     }
 
@@ -297,12 +312,12 @@ mod tests {
             ),
             (
                 r#"{"other":{"texts":[1,2],"model":"x"},"texts":["a"]}"#,
-                None,
+                Some(""),
                 1,
             ),
             (
                 r#"{"other":[["texts",{"texts":[1]}],"model"],"texts":["a"]}"#,
-                None,
+                Some(""),
                 1,
             ),
             (r#"{"texts":{"a":[1,2],"b":3},"model":"m"}"#, Some("m"), 0),
@@ -313,14 +328,14 @@ mod tests {
             ),
             (
                 r#"{"model":"a","texts":[1],"model":null,"texts":null}"#,
-                None,
+                Some(""),
                 0,
             ),
-            (r#"{"texts":["a"],"model":""}"#, None, 1),
-            (r#"{"texts":["a"],"model":["x"]}"#, None, 1),
-            (r#"{"texts":["model","texts"],"key":"model"}"#, None, 2),
-            (r#"{"candidates":["a"],"model_type":"x"}"#, None, 0),
-            (r#"{"texts":"a"}"#, None, 0),
+            (r#"{"texts":["a"],"model":""}"#, Some(""), 1),
+            (r#"{"texts":["a"],"model":["x"]}"#, Some(""), 1),
+            (r#"{"texts":["model","texts"],"key":"model"}"#, Some(""), 2),
+            (r#"{"candidates":["a"],"model_type":"x"}"#, Some(""), 0),
+            (r#"{"texts":"a"}"#, Some(""), 0),
             (r#"{"texts":["a"],"model":"m"} x"#, None, 0),
             (r#"{"texts":["a"],"model":"m"}}"#, None, 0),
             (r#"{"texts":["a"],"model":"m""#, None, 0),
@@ -329,7 +344,7 @@ mod tests {
             (r#""texts""#, None, 0),
             ("17", None, 0),
             ("}]", None, 0),
-            ("{}", None, 0),
+            ("{}", Some(""), 0),
             ("", None, 0),
         ];
         for (body, model, items) in table {
@@ -421,8 +436,8 @@ mod tests {
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         ) {
             let parsed: Value = serde_json::from_str(&body).unwrap();
-            let model = parsed["model"].as_str().filter(|name| !name.is_empty());
-            let model = model.and_then(|name| Model::new(&format!("embed:{name}")));
+            let model = parsed["model"].as_str().unwrap_or_default();
+            let model = Model::new(&format!("embed:{model}"));
             let items = parsed["texts"].as_array().map_or(0, Vec::len);
             let peek = in_pieces(body.as_bytes(), &cuts);
             prop_assert_eq!(peek.model, model);

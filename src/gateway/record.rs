@@ -56,7 +56,8 @@ impl Record {
     /// A host is looked for.
     pub(super) fn begin(&mut self, call: &Call) {
         let demand = &call.demand;
-        self.told.model = demand.model.as_ref().map(|model| model.as_str().to_owned());
+        let named = demand.model.as_ref().filter(|model| !model.is_default());
+        self.told.model = named.map(|model| model.as_str().to_owned());
         self.told.items = demand.work.items;
         self.told.request_bytes = call.body.len();
         let recent = &self.observers.recent;

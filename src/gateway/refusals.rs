@@ -208,11 +208,15 @@ pub(super) fn no_model(asked: Option<&Model>, told: &BTreeSet<String>) -> Reply 
     if more > 0 {
         listed.push(format!("and {more} more"));
     }
+    let lacking = match name {
+        "" => "no host of the pool has a model for requests that name none".to_owned(),
+        name => format!("no host of the pool has the model '{name}'"),
+    };
     let text = if listed.is_empty() {
-        format!("no host of the pool has the model '{name}'")
+        lacking
     } else {
         let listed = listed.join(", ");
-        format!("no host of the pool has the model '{name}'; for {route} there are: {listed}")
+        format!("{lacking}; for {route} there are: {listed}")
     };
     Reply::error(StatusCode::NOT_FOUND, text).because(Reason::NoModel)
 }
@@ -293,6 +297,9 @@ mod tests {
         let listed = "no host of the pool has the model 'm'; for embed there are: 00, 01, 02, 03, \
             04, 05, 06, 07, 08, 09, 10, 11, and 8 more";
         assert_eq!(detail(&no_model(asked.as_ref(), &told)), listed);
+        let default = Model::new("bertscore:");
+        let listed = "no host of the pool has a model for requests that name none; for bertscore there are: b";
+        assert_eq!(detail(&no_model(default.as_ref(), &told)), listed);
     }
 
     /// Every refusal of a request: status, body, `Retry-After`.

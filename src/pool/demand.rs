@@ -8,7 +8,8 @@ use crate::embedding::Space;
 /// A request without items still has to be answered.
 const LEAST: f64 = 1.0;
 
-/// A model on a route, as hosts name what they have loaded (`embed:NAME`, `bertscore:NAME`).
+/// A model on a route, as hosts name what they have loaded (`embed:NAME`, `bertscore:NAME`). Without a name, it is
+/// the one that a host takes if a request names none, whichever that is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Model(Arc<str>);
 
@@ -23,7 +24,12 @@ impl Model {
 
     /// Does it make vectors of texts?
     pub fn embeds(&self) -> bool {
-        self.0.starts_with("embed:")
+        self.route() == "embed"
+    }
+
+    /// Is it the one that each host has for requests which name none?
+    pub fn is_default(&self) -> bool {
+        self.0.ends_with(':') && self.name().is_empty()
     }
 
     /// With its route.
@@ -33,7 +39,16 @@ impl Model {
 
     /// Is it for `/bertscore`?
     pub(super) fn is_for_pairs(&self) -> bool {
-        self.0.starts_with("bertscore:")
+        self.route() == "bertscore"
+    }
+
+    /// Is it for the same?
+    pub(super) fn is_on_route_of(&self, other: &Self) -> bool {
+        self.route() == other.route()
+    }
+
+    fn route(&self) -> &str {
+        self.0.split_once(':').map_or("", |(route, _)| route)
     }
 
     /// Its name, as in requests.
@@ -110,7 +125,7 @@ pub struct Demand {
     pub client: Option<Arc<str>>,
     /// Higher ones are served first.
     pub priority: u8,
-    /// What must be loaded on a host; `None` if unknown.
+    /// What must be loaded on a host; `None` if it could not be read.
     pub model: Option<Model>,
     /// The only space that its vectors may lie in, if the client says so.
     pub space: Option<Space>,

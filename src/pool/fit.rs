@@ -58,12 +58,12 @@ impl Host {
     /// be is found out where it matters.
     pub(super) fn fit(&self, demand: &Demand, extent: Extent, now: Instant) -> Fit {
         let takes_all = self.takes(demand.work.items, now);
+        let may_be_cut = || self.is_independent(demand.model.as_ref());
         match extent {
-            Extent::Batch if takes_all => Fit::Whole,
-            Extent::Batch => Fit::InParts,
-            Extent::Part if !self.is_independent(demand.model.as_ref()) => Fit::Not,
-            Extent::Whole | Extent::Part if takes_all => Fit::Whole,
-            Extent::Whole | Extent::Part => Fit::Not,
+            Extent::Part if takes_all && may_be_cut() => Fit::Whole,
+            Extent::Batch | Extent::Whole if takes_all => Fit::Whole,
+            Extent::Batch if may_be_cut() => Fit::InParts,
+            Extent::Batch | Extent::Whole | Extent::Part => Fit::Not,
         }
     }
 
@@ -136,6 +136,8 @@ mod tests {
                 [Fit::Whole, Fit::Whole, Fit::Whole],
             ),
             ("bertscore:m", 33, true, [Fit::InParts, Fit::Not, Fit::Not]),
+            ("bertscore:m", 33, false, [Fit::Not, Fit::Not, Fit::Not]),
+            ("bertscore:", 33, false, [Fit::Not, Fit::Not, Fit::Not]),
         ];
         for (model, items, independent, expected) in table {
             host.info = Some(told(32, independent));

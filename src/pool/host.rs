@@ -42,7 +42,7 @@ pub struct HostSpec {
     /// Texts, or pairs, that it takes at once, if the operator knows.
     pub max_items: Option<NonZeroU32>,
     /// It is a server of another kind, and tells less: the tokens of all texts of a request together and not those of
-    /// each, and as loaded whatever models it could load.
+    /// each, and as loaded whatever models it could load. It has none for requests that name none.
     pub tells_less: bool,
     /// Who told of it.
     pub origin: Origin,

@@ -7,6 +7,9 @@
 //! | a 404, or an error that a sibling did not make: it lacks the model | [`REMEMBERED`], or until it may have restarted, or tells that it has the model now |
 //! | an audit: it has the model, but answers wrong | until another audit shows otherwise |
 //!
+//! Of a host's default model, which a request gets that names none, it is not known which of its models that is: the
+//! host lacks it if it tells of none, and answers wrong with it if it does with any.
+//!
 //! What is not known to be lacking may be there. Names come from clients, who may invent any number
 //! of them, so that what is remembered is bounded: a lack that is forgotten costs one attempt.
 
@@ -63,7 +66,7 @@ impl Models {
     /// Is `model` in memory? A host that never told counts as one that has it there.
     pub(super) fn is_loaded(&self, model: &Model) -> bool {
         let loaded = self.loaded.as_ref();
-        loaded.is_none_or(|loaded| loaded.contains(model))
+        loaded.is_none_or(|loaded| include(loaded, model))
     }
 
     /// Has it told that `model` is in memory?
@@ -83,7 +86,7 @@ impl Models {
 
     /// Is it known to have `model`, or to have had it when it was last asked?
     pub(super) fn is_known(&self, model: &Model) -> bool {
-        self.is_told(model) || self.served.contains(model)
+        self.is_told(model) || include(&self.served, model)
     }
 
     /// Has it answered with any model since it may have restarted?
@@ -100,7 +103,7 @@ impl Models {
             return Some(Lack::Deviates);
         }
         let available = self.available.as_ref()?;
-        let has = available.contains(model) || self.served.contains(model);
+        let has = include(available, model) || include(&self.served, model);
         (!has).then_some(Lack::Told)
     }
 
@@ -109,10 +112,26 @@ impl Models {
         &self.audits
     }
 
-    /// What the last audit of `model` has shown.
+    /// What the last audit of `model` has shown; of the default one only what is wrong.
     pub(super) fn audit(&self, model: &Model) -> Option<&Audited> {
+        if model.is_default() {
+            return self.may_be_of(model).find(|it| it.is_out());
+        }
         // Mostly there are none, or few.
         self.audits.get(model)
+    }
+
+    /// Do hosts disagree about what may be `model`, the default one?
+    pub(super) fn may_be_disputed(&self, model: &Model) -> bool {
+        let mut audits = self.may_be_of(model);
+        model.is_default() && audits.any(|it| it.trust == Trust::Disputed)
+    }
+
+    /// What audits have shown of models of that route.
+    fn may_be_of(&self, model: &Model) -> impl Iterator<Item = &Audited> {
+        let audits = self.audits.iter();
+        let audits = audits.filter(|(other, _)| other.is_on_route_of(model));
+        audits.map(|(_, audited)| audited)
     }
 
     /// An audit has shown this. Returns the trust before.
@@ -173,7 +192,7 @@ impl Models {
         }
         let is_news = available != self.available || self.lacks.len() != before;
         if let Some(available) = available.as_ref().filter(|_| is_news) {
-            self.served.retain(|model| available.contains(model));
+            self.served.retain(|model| include(available, model));
         }
         self.generation += u64::from(is_news);
         self.loaded = Some(loaded);
@@ -246,7 +265,15 @@ impl Models {
 }
 
 fn has(models: Option<&HashSet<Model>>, model: &Model) -> bool {
-    models.is_some_and(|models| models.contains(model))
+    models.is_some_and(|models| include(models, model))
+}
+
+/// Is it one of them, or may it be?
+fn include(models: &HashSet<Model>, model: &Model) -> bool {
+    if model.is_default() {
+        return models.iter().any(|other| other.is_on_route_of(model));
+    }
+    models.contains(model)
 }
 
 fn named(names: &[String]) -> HashSet<Model> {
@@ -343,6 +370,39 @@ mod tests {
         assert_eq!(loaded(&models, false), []);
         models.serve(&model("embed:b"));
         assert_eq!(loaded(&models, false), [model("embed:b")]);
+    }
+
+    #[test]
+    fn the_default_model_may_be_any_of_its_route() {
+        let now = Instant::now();
+        let default = model("embed:");
+        let mut models = Models::default();
+        assert!(models.is_loaded(&default));
+        models.tell(&[], Some(&names(&["bertscore:a"])));
+        assert_eq!(models.lack(&default, now), Some(Lack::Told));
+        models.serve(&default);
+        assert_eq!(models.lack(&default, now), None, "it has shown better");
+        models.tell(&names(&["embed:a"]), Some(&names(&["embed:b"])));
+        assert!(models.is_loaded(&default) && models.is_known(&default));
+        assert!(!models.is_known(&model("bertscore:")));
+
+        let audited = |trust| Audited {
+            trust,
+            space: None,
+            cosine: None,
+            why: None,
+        };
+        models.set_audit(&model("embed:a"), Some(audited(Trust::Disputed)));
+        assert_eq!(models.lack(&default, now), None);
+        assert!(models.may_be_disputed(&default) && !models.may_be_disputed(&model("embed:a")));
+        models.set_audit(&model("embed:b"), Some(audited(Trust::Deviates)));
+        assert_eq!(models.lack(&default, now), Some(Lack::Deviates));
+        assert_eq!(models.lack(&model("embed:a"), now), None);
+        assert_eq!(
+            models.lack(&model("bertscore:"), now),
+            Some(Lack::Told),
+            "of another route"
+        );
     }
 
     #[test]

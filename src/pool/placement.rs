@@ -117,7 +117,8 @@ impl<'a> Choice<'a> {
             now: scene.now,
             is_desperate: true,
             is_nowhere_else: true,
-            fits_none: avoid.extent() == Extent::Whole,
+            // A part that fits none is no use to anybody.
+            fits_none: avoid.extent() != Extent::Part,
         };
         for host in hosts {
             if host.is_serving() && choice.reach.includes(host) {

@@ -86,6 +86,9 @@ impl<'a> Reach<'a> {
             return Some(Lack::Shown);
         }
         let model = self.model?;
+        if model.is_default() && host.spec.tells_less {
+            return Some(Lack::Told);
+        }
         let lack = host.models.lack(model, self.now);
         lack.or_else(|| {
             let wanted = self.avoid.space()?;

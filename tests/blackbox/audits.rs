@@ -160,6 +160,13 @@ async fn with_a_reference_one_right_host_of_four_is_enough() {
     trusts(&proxy, &wrong.each_ref().map(|host| (host, "deviates"))).await;
     trusts(&proxy, &[(&right, "agrees")]).await;
     assert_eq!(serving(&proxy.client(), 20).await, names(&["right"]));
+    for _ in 0..8 {
+        let unnamed = proxy
+            .client()
+            .post("/embed", &json!({"texts": ["text"]}))
+            .await;
+        assert_eq!(unnamed.served_by(), "right", "whichever is meant");
+    }
 
     // What nobody can answer right is refused, in words.
     proxy.takes_over(&config(&wrong.each_ref())).await;

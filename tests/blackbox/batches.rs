@@ -114,6 +114,31 @@ async fn a_batch_runs_on_all_hosts_that_idle_and_the_answer_is_in_order() {
 }
 
 #[tokio::test]
+async fn a_batch_that_names_no_model_is_cut_too() {
+    let hosts = four();
+    let hosts = hosts.each_ref();
+    let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
+    let unnamed = |items| {
+        let (answer, mut body) = job("/embed", items);
+        body.as_object_mut().unwrap().remove("model");
+        (answer, body)
+    };
+    for number in 0..20 {
+        let (_, body) = unnamed(1 + number % 3);
+        assert_eq!(proxy.client().post("/embed", &body).await.status, 200);
+    }
+    for host in hosts {
+        host.is_checked(3).await;
+    }
+    let before = seen(&hosts);
+    let (answer, body) = unnamed(ITEMS);
+    let reply = proxy.client().post("/embed", &body).await;
+    assert_eq!(reply.json(), answer);
+    let sizes = sizes(&hosts, &before);
+    assert!(sizes.iter().all(|size| *size < ITEMS / 2), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn what_is_switched_off_small_or_more_than_a_host_takes_stays_whole() {
     let hosts = four();
     let hosts = hosts.each_ref();
@@ -290,4 +315,25 @@ async fn pairs_are_cut_only_where_the_batch_makes_no_difference_to_a_score() {
     let before = seen(&[b, c]);
     runs(&proxy, "/bertscore", "batch").await;
     assert_eq!(sizes(&[b, c], &before), [ITEMS], "c pads");
+}
+
+#[tokio::test]
+async fn pairs_of_more_than_hosts_take_go_to_one_where_they_may_be_cut() {
+    let host = |name, alone| {
+        let host = sim_host(name).scores_pairs_alone(alone);
+        let host = host.most_items(32).tells_most();
+        host.behaving(by_items()).start()
+    };
+    let hosts = [host("pads", false), host("cuts", true)];
+    let hosts = hosts.each_ref();
+    let proxy = Proxy::ready(&Config::with_hosts(&hosts), &hosts).await;
+    for host in hosts {
+        host.is_checked(3).await;
+    }
+    for id in ["first", "second", "third", "fourth"] {
+        let before = seen(&hosts);
+        let reply = runs(&proxy, "/bertscore", id).await;
+        assert_eq!(reply.served_by(), "cuts");
+        assert!(sizes(&hosts, &before).iter().all(|size| *size <= 32));
+    }
 }

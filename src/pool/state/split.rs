@@ -26,7 +26,8 @@ impl State {
         let Demand { model, work, .. } = &first.demand;
         let model = model.as_ref()?;
         let host = self.host(first.host)?;
-        if work.items < 2 || !host.is_independent(Some(model)) {
+        let may_differ = self.hosts().any(|host| host.models.may_be_disputed(model));
+        if work.items < 2 || !host.is_independent(Some(model)) || may_differ {
             return None;
         }
         let is_spread = wish.spread && !first.cold && !self.wants_slots(now);
@@ -343,6 +344,41 @@ mod tests {
         state.set_draining(&name, true);
         let last = state.grant(now).remove(0);
         assert_eq!((last.ticket, last.host), (ticket, small), "to be refused");
+    }
+
+    #[test]
+    fn pairs_of_more_than_is_taken_wait_for_a_host_that_may_have_them_in_parts() {
+        let now = Instant::now();
+        let mut state = pool(&[1, 1], now);
+        let [pads, cuts] = [0, 1].map(|at| state.ids().nth(at).unwrap());
+        state.told(pads, limited("bertscore:m", false));
+        state.told(cuts, limited("bertscore:m", true));
+        let first = join(&mut state, batch("bertscore:m"), now).remove(0);
+        assert_eq!((first.host, first.fits()), (cuts, false), "in parts");
+        assert_eq!(join(&mut state, batch("bertscore:m"), now).len(), 0);
+        let name = state.host(cuts).unwrap().spec.name.clone();
+        state.set_draining(&name, true);
+        assert_eq!(state.grant(now).remove(0).host, pads, "to be refused");
+    }
+
+    #[test]
+    fn what_names_no_model_is_cut_unless_hosts_disagree_about_any() {
+        let now = Instant::now();
+        let (mut state, first) = scene("embed:", now);
+        let ids: Vec<_> = state.ids().collect();
+        for id in &ids {
+            state.told(*id, has(&["embed:m"]));
+        }
+        assert_eq!(hosts(state.plan_parts(&first, GAIN, now)), 4);
+        let disputed = Audited {
+            trust: Trust::Disputed,
+            space: None,
+            cosine: None,
+            why: None,
+        };
+        let model = Model::new("embed:m").unwrap();
+        state.audited(ids[0], &model, Some(disputed));
+        assert_eq!(state.plan_parts(&first, GAIN, now), None);
     }
 
     #[test]
