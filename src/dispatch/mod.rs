@@ -10,6 +10,7 @@
 //! it out.
 
 mod attempt;
+mod delivery;
 mod history;
 mod itinerary;
 mod lately;
@@ -17,32 +18,28 @@ mod merge;
 mod retry_budget;
 mod shortage;
 mod split;
+mod waiting;
 mod wanted;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use gpu_bridge_wire::items;
 use tokio::time::Instant;
 
 use self::attempt::{Attempts, End};
+pub use self::delivery::{Delivery, LongRest, NoHost, Refusal};
 use self::history::History;
-use self::itinerary::{Itinerary, Mode};
-use self::merge::{Apart, Members, Suspect};
+use self::itinerary::Itinerary;
+use self::merge::{Apart, Members};
 use self::retry_budget::RetryBudget;
 pub use self::shortage::shortage;
 use self::split::{Batch, Cutting, Errors, Misfits};
-use crate::config::{Current, HostName};
-use crate::embedding::Space;
-use crate::message::{Answer, Call, Cut, Rest, TooLate};
-use crate::pool::{HostId, Lease, LimitReached, Model, Outcome, Pool, TurnedAway};
-use crate::telemetry::{APART, Journal, Metrics, NotedWait};
+use crate::config::Current;
+use crate::message::{Call, TooLate};
+use crate::pool::{HostId, Lease, Model, Outcome, Pool, TurnedAway};
+use crate::telemetry::{APART, Journal, Metrics};
 use crate::upstream::{Upstream, Verdict};
-
-/// Only who waits for longer finds out what for: it costs a look at the pool.
-const WORTH_ASKING: Duration = Duration::from_millis(100);
 
 /// Sends requests to hosts until one delivers.
 pub struct Dispatcher {
@@ -54,100 +51,6 @@ pub struct Dispatcher {
     errors: Errors,
     members: Members,
     apart: Arc<Apart>,
-}
-
-/// A host's answer, on its way to the client.
-pub struct Delivery {
-    /// Who answered.
-    pub host: HostName,
-    /// Where its vectors lie, if that is known.
-    pub space: Option<Space>,
-    /// Who else did, of a batch in parts.
-    pub others: Vec<HostName>,
-    /// The answer, as far as it is held.
-    pub answer: Answer,
-    /// Where its items stand, if it is that to a part of a batch.
-    cut: Option<items::Cut>,
-    /// The rest of an answer that is too large to hold.
-    pub rest: Option<LongRest>,
-}
-
-/// The rest of a long answer. Its lease is given back already: hosts compute an answer before they send it,
-/// so however slowly a client reads, it keeps no GPU from others.
-pub struct LongRest {
-    rest: Box<dyn Rest>,
-    host: HostId,
-    pool: Pool,
-}
-
-impl LongRest {
-    /// The next chunk; `None` after the last.
-    ///
-    /// # Errors
-    /// [`Cut`] if the host fails half-way; nobody can repeat the request by then.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        let next = self.rest.next().await;
-        if let Err(Cut::Failed(_)) = &next {
-            self.pool.blame(self.host, None);
-        }
-        next
-    }
-}
-
-/// A request got no host's answer.
-#[derive(Clone, Copy, Debug)]
-pub struct NoHost {
-    /// Why.
-    pub refusal: Refusal,
-    /// The limit of its client's own that held it back, if one did.
-    pub limit: Option<LimitReached>,
-}
-
-/// Why a request got no host's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Too many wait already.
-    #[error("all hosts are busy and the queue is full")]
-    QueueFull,
-    /// Its client waits for too many models that no host tells of.
-    #[error(
-        "this client's requests already wait for as many different models as they may, and no host tells of this one"
-    )]
-    ManyModels,
-    /// Too much is ahead of it in the queue.
-    #[error("all hosts are busy and the queue is longer than this request may wait")]
-    QueueTooLong,
-    /// Every host lacks the model.
-    #[error("no host of the pool has the model")]
-    NoModel,
-    /// Every host that has the model answers wrong.
-    #[error("the hosts that have the model answer wrong, as an audit has shown")]
-    Deviating,
-    /// No host that has the model has it in the space that the client wants.
-    #[error("no host serves the model in the space that X-Embedding-Space names")]
-    OtherSpace,
-    /// No host became free in time.
-    #[error("no host became free in time")]
-    Deadline,
-    /// Its client does not want the answer any more.
-    #[error("the time that the client gave this request (X-Request-Timeout) has passed")]
-    TooLate,
-    /// The request was sent to several hosts and none gave a whole answer.
-    #[error("the hosts that took this request failed to answer it")]
-    HostsFailed,
-}
-
-impl From<TurnedAway> for Refusal {
-    fn from(turned_away: TurnedAway) -> Self {
-        match turned_away {
-            TurnedAway::Full => Self::QueueFull,
-            TurnedAway::ManyModels => Self::ManyModels,
-            TurnedAway::NoModel => Self::NoModel,
-            TurnedAway::Deviating => Self::Deviating,
-            TurnedAway::OtherSpace => Self::OtherSpace,
-            TurnedAway::TooLong => Self::QueueTooLong,
-        }
-    }
 }
 
 /// Why a request has no answer yet.
@@ -280,14 +183,6 @@ impl Dispatcher {
         }
     }
 
-    /// Waits for a lease.
-    async fn set_off(&self, way: &mut Itinerary<'_>) -> Result<Lease, Refusal> {
-        let joined = Instant::now();
-        let lease = self.acquire(way).await?;
-        way.sets_off(joined);
-        Ok(lease)
-    }
-
     /// The end without a good answer. Of a model that the whole pool lacks, more is known than what one
     /// host says. One that has waited in vain for a host that might have its model gets the answer of
     /// those that lack it, unless another is known to have it: then it is worth coming again.
@@ -316,69 +211,6 @@ impl Dispatcher {
         }
     }
 
-    /// A lease, in the request's turn.
-    async fn acquire(&self, way: &mut Itinerary<'_>) -> Result<Lease, Refusal> {
-        let left = way.left();
-        let note = way.journal.wait();
-        let demand = &way.call.demand;
-        let mut waiting = if way.returning {
-            let owed = way.takes_what_it_owes();
-            if owed > 0.0 {
-                // It slows retries down; it fails none.
-                let _ = tokio::time::timeout(left / 2, self.budgeted(owed, &note)).await;
-            }
-            if let Some(lease) = self.elsewhere(way, left, &note).await {
-                return lease;
-            }
-            self.pool.rejoin(way.ticket, demand, way.history.avoid())
-        } else {
-            self.pool.join(way.ticket, demand, left)?
-        };
-        if let Some(lease) = waiting.try_lease() {
-            return Ok(lease?);
-        }
-        self.offer(way, &waiting);
-        let leased = async {
-            let mut leased = pin!(waiting.lease());
-            if let Ok(lease) = tokio::time::timeout(WORTH_ASKING, leased.as_mut()).await {
-                return lease;
-            }
-            let client = demand.client.as_ref();
-            note.because(match self.pool.limit_reached(client, way.returning) {
-                Some(limit) => limit.to_string(),
-                None => shortage(&self.pool),
-            });
-            leased.await
-        };
-        tokio::select! {
-            lease = tokio::time::timeout_at(note.started() + left, leased) => {
-                Ok(lease.map_err(|_| Refusal::Deadline)??)
-            }
-            () = self.last_word(way.model(), &way.history) => Err(Refusal::HostsFailed),
-            () = self.stranded(way) => Err(Refusal::HostsFailed),
-        }
-    }
-
-    /// Ends when the request is a part of a batch that no host takes which serves.
-    async fn stranded(&self, way: &Itinerary<'_>) {
-        if way.mode != Mode::Part {
-            std::future::pending::<()>().await;
-        }
-        while self.pool.takes_part(&way.call.demand) {
-            tokio::time::sleep(WORTH_ASKING).await;
-        }
-    }
-
-    /// Ends when no host is left that might know better than the answer in hand, if there is one.
-    async fn last_word(&self, model: Option<&Model>, history: &History) {
-        if !history.has_answer() {
-            std::future::pending::<()>().await;
-        }
-        while !self.is_over(model, history) {
-            tokio::time::sleep(WORTH_ASKING).await;
-        }
-    }
-
     /// Is `host` not known to have `model`?
     fn may_lack(&self, model: Option<&Model>, host: HostId) -> bool {
         model.is_some_and(|model| !self.pool.is_known_on(host, model))
@@ -388,76 +220,8 @@ impl Dispatcher {
         history.is_over(|avoid, later| self.pool.has_alternative(model, avoid, later))
     }
 
-    /// After a failure of this machine: a lease on a host that did not meet it, or `None` when it is
-    /// time to try all of them again.
-    async fn elsewhere(
-        &self,
-        way: &mut Itinerary<'_>,
-        left: Duration,
-        note: &NotedWait,
-    ) -> Option<Result<Lease, Refusal>> {
-        let (avoid, pause) = way.history.pause()?;
-        note.because("the proxy's machine is short of descriptors, ports or memory".to_owned());
-        let mut waiting = self.pool.rejoin(way.ticket, &way.call.demand, avoid);
-        // Those that wait together should not come together.
-        let pause = pause.mul_f64(rand::random_range(1.0..1.5)).min(left);
-        if let Ok(lease) = tokio::time::timeout(pause, waiting.lease()).await {
-            return Some(lease.map_err(Refusal::from));
-        }
-        way.history.end_pause();
-        (pause == left).then_some(Err(Refusal::Deadline))
-    }
-
-    /// Waits until the budget covers such a share of a retry.
-    async fn budgeted(&self, share: f64, note: &NotedWait) {
-        loop {
-            let withdrawn = self.budget().withdraw(share, Instant::now().into_std());
-            let Err(wait) = withdrawn else {
-                return;
-            };
-            note.because("retries are held back, since many attempts fail".to_owned());
-            // Those that wait together should not come together.
-            tokio::time::sleep(wait.mul_f64(rand::random_range(1.0..2.0))).await;
-        }
-    }
-
     fn budget(&self) -> std::sync::MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A sibling that answers well shows whose fault the doubtful answers before were. Only a success
-    /// shows it: a host that lacks a model may say 404 where another says 500.
-    fn deliver(
-        &self,
-        lease: &Lease,
-        mut answer: Answer,
-        cut: Option<items::Cut>,
-        way: &mut Itinerary<'_>,
-    ) -> Delivery {
-        let success = answer.status.is_success();
-        if success {
-            way.suspects.drain(..).for_each(Suspect::clear);
-            for accused in way.history.accused() {
-                let lacks = way.model().filter(|_| accused.may_lack_model);
-                self.pool.blame(accused.host, lacks);
-            }
-        }
-        let host = lease.name().clone();
-        let rest = answer.rest.take().map(|rest| LongRest {
-            rest,
-            host: lease.host(),
-            pool: self.pool.clone(),
-        });
-        let timed = success && rest.is_none();
-        lease.finish(Outcome::Answered { timed });
-        Delivery {
-            host,
-            space: lease.space().filter(|_| success),
-            others: Vec::new(),
-            answer,
-            cut,
-            rest,
-        }
     }
 }
 

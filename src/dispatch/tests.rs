@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::*;
 use crate::budget::Budget;
 use crate::config::{Current, Policy};
-use crate::message::{Deadline, Payload};
+use crate::message::{Answer, Deadline, Payload};
 use crate::pool::{self, Check, Demand, HostId, HostSpec, Model, Tells, Thresholds};
 use crate::upstream::{Doubt, Terms, Verdict};
 
