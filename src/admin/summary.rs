@@ -274,7 +274,12 @@ mod tests {
     fn a_host_that_is_up_is_known_by_what_became_of_its_attempts() {
         let after = |well, full, badly| {
             let rates = Rates {
-                minute: Counts { well, full, badly },
+                minute: Counts {
+                    well,
+                    full,
+                    badly,
+                    ..Counts::default()
+                },
                 ..Rates::default()
             };
             let mut lately = Lately::default();
@@ -320,6 +325,7 @@ mod tests {
             well: 795,
             full: 200,
             badly: 5,
+            ..Counts::default()
         };
         let Summary { level, text } = summary(&pool, &lately);
         assert_eq!(level, Level::Attention);
@@ -328,7 +334,14 @@ mod tests {
             "The only host serves. 12 requests wait, the first for 3.1 s. \
              In the last minute, 200 of 1000 requests were turned away and 5 failed."
         );
-        let lost = |well, full, badly| lost(Counts { well, full, badly });
+        let lost = |well, full, badly| {
+            lost(Counts {
+                well,
+                full,
+                badly,
+                ..Counts::default()
+            })
+        };
         assert_eq!(lost(9, 0, 0), None);
         assert_eq!(lost(0, 1, 0).unwrap(), "1 of 1 request was turned away");
         assert_eq!(lost(1, 0, 1).unwrap(), "1 of 2 requests failed");

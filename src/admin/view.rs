@@ -9,7 +9,7 @@ use crate::config::Change;
 pub use crate::pool::Condition;
 use crate::pool::{Audited, HostView, Model, PoolView, Trust};
 use crate::reload::Standing;
-use crate::telemetry::{Lately, Rates};
+use crate::telemetry::{Counts, Lately, Rates};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -32,6 +32,9 @@ pub struct PoolState {
     /// How the last minute's requests went.
     #[serde(default)]
     pub requests: RatesState,
+    /// Requests that were not run as they came, in the last minute.
+    #[serde(default)]
+    pub reshaped: ReshapedState,
     /// How what runs stands to the configuration's file.
     #[serde(default)]
     pub configuration: ConfigurationState,
@@ -216,6 +219,15 @@ pub struct RatesState {
     pub p99_seconds: Option<f64>,
 }
 
+/// How many of the last minute's requests were run otherwise than as they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct ReshapedState {
+    /// In parts on several hosts, or one after the other: of all, from 0 to 1.
+    pub in_parts: f64,
+    /// In one attempt with others: of all, from 0 to 1.
+    pub together: f64,
+}
+
 impl PoolState {
     /// The pool at a moment, and how the minute before it went.
     pub(super) fn new(pool: &PoolView, lately: &Lately) -> Self {
@@ -231,6 +243,7 @@ impl PoolState {
             summary: summary::summary(pool, lately),
             queue: QueueState::from(pool),
             requests: lately.requests.into(),
+            reshaped: lately.requests.minute.into(),
             configuration: ConfigurationState::default(),
             hosts: pool.hosts.iter().map(host).collect(),
         }
@@ -328,6 +341,15 @@ impl From<Rates> for RatesState {
             failed: rounded(minute.share(minute.badly)),
             p50_seconds: rates.p50.map(|time| rounded(time.as_secs_f64())),
             p99_seconds: rates.p99.map(|time| rounded(time.as_secs_f64())),
+        }
+    }
+}
+
+impl From<Counts> for ReshapedState {
+    fn from(minute: Counts) -> Self {
+        Self {
+            in_parts: rounded(minute.share(minute.in_parts)),
+            together: rounded(minute.share(minute.together)),
         }
     }
 }

@@ -420,8 +420,8 @@ mod tests {
     fn a_host_that_is_up_but_fails_often_is_worth_a_look() {
         let minute = |badly| Counts {
             well: 100 - badly,
-            full: 0,
             badly,
+            ..Counts::default()
         };
         let up = host(Phase::Up);
         assert_eq!(why(&up, minute(4)), None);

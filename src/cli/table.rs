@@ -214,7 +214,7 @@ fn colour(state: Condition) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::{ConfigurationState, QueueState, RatesState, Summary};
+    use crate::admin::view::{ConfigurationState, QueueState, RatesState, ReshapedState, Summary};
 
     fn host(name: &str, state: Condition) -> HostState {
         HostState {
@@ -243,6 +243,7 @@ mod tests {
             ready: true,
             summary: Summary::default(),
             requests: RatesState::default(),
+            reshaped: ReshapedState::default(),
             configuration: ConfigurationState::default(),
             queue: QueueState {
                 waiting: 3,

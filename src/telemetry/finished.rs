@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::activity::End;
+use super::activity::{End, Shape};
 use super::metrics::Reason;
 use super::request_record::{ABANDONED, APART, CLIENT_GONE, RequestRecord};
 
@@ -34,6 +34,16 @@ impl Finished {
             (None, 500..) => Some(End::Badly),
             (None, _) => Some(End::Well),
         }
+    }
+
+    /// How it was run.
+    pub(super) fn shape(&self) -> Shape {
+        let attempts = self.record.attempts.iter();
+        let delivered = attempts.filter(|tried| tried.verdict == "deliver");
+        delivered.fold(Shape::default(), |shape, tried| Shape {
+            in_parts: shape.in_parts || tried.items.is_some(),
+            together: shape.together || tried.others.is_some(),
+        })
     }
 
     /// Was it refused, or did it meet a fault, even if a sibling made up for it?

@@ -154,6 +154,29 @@ async fn nothing_is_shown_without_the_admin_key() {
 }
 
 #[tokio::test]
+async fn what_was_not_run_as_it_came_is_told() {
+    let host = sim_host("a").most_items(1).tells_most().start();
+    let proxy = Proxy::ready(&Config::with_hosts(&[&host]), &[&host]).await;
+    host.is_checked(3).await;
+    let batch = json!({"texts": ["x", "y", "z"], "model": "sim"});
+    assert_eq!(proxy.client().post("/embed", &batch).await.status, 200);
+    eventually("its share is known", async || {
+        let (_, pool, _) = proxy.command(&["status", "--json"]).await;
+        let pool: Value = serde_json::from_str(&pool).unwrap();
+        pool["reshaped"] == json!({"in_parts": 1.0, "together": 0.0})
+    })
+    .await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let origin = format!("http://{}/", proxy.admin());
+    browser.open(&origin).await;
+    browser
+        .sees("document.getElementById('latency').innerText.endsWith('; 100 % cut into parts')")
+        .await;
+}
+
+#[tokio::test]
 async fn the_page_follows_to_a_successor_and_says_when_nobody_is_there() {
     let Some(browser) = Browser::start().await else {
         return;

@@ -37,7 +37,7 @@ export function render(push) {
   verdict(pool);
   setText(byId("version"), `${pool.version}, up for ${span(pool.uptime_seconds)}`);
   setText(byId("policy"), `Policy: ${pool.policy}`);
-  requests(pool.requests);
+  requests(pool.requests, pool.reshaped);
   queue(pool.queue);
   running(pool.hosts);
   for (const plot of plots) plot.draw(push.at_ms);
@@ -75,13 +75,16 @@ function entry() {
   return element("li", {}, element("span"), element("a"), element("span", { class: "why" }));
 }
 
-function requests({ per_second, ended, refused, failed, p50_seconds, p99_seconds }) {
+function requests({ per_second, ended, refused, failed, p50_seconds, p99_seconds }, { in_parts, together }) {
   setText(byId("rate"), number(per_second));
-  const known = p50_seconds !== null;
-  setText(
-    byId("latency"),
-    known ? `half within ${duration(p50_seconds)}, 99 % within ${duration(p99_seconds)}` : "none in the last minute",
-  );
+  const told = ["none in the last minute"];
+  if (p50_seconds !== null) {
+    told[0] = `half within ${duration(p50_seconds)}, 99 % within ${duration(p99_seconds)}`;
+  }
+  // So that nobody wonders why hosts see other requests than clients send.
+  if (in_parts > 0) told.push(`${percent(in_parts)} cut into parts`);
+  if (together > 0) told.push(`${percent(together)} sent together with others`);
+  setText(byId("latency"), told.join("; "));
   setText(byId("lost"), percent(refused + failed));
   byId("lost").classList.toggle("bad", refused + failed > 0);
   setText(byId("lost-more"), `of ${number(ended)}: ${percent(refused)} turned away, ${percent(failed)} failed`);

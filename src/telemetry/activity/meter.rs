@@ -24,6 +24,15 @@ pub enum End {
     Badly,
 }
 
+/// How a request was run, if not as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::telemetry) struct Shape {
+    /// In parts.
+    pub(in crate::telemetry) in_parts: bool,
+    /// With others.
+    pub(in crate::telemetry) together: bool,
+}
+
 /// What ended within a second, or several, by [`End`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -33,6 +42,10 @@ pub struct Counts {
     pub full: u32,
     /// Failed.
     pub badly: u32,
+    /// Answered from parts that ran by themselves.
+    pub in_parts: u32,
+    /// Answered by an attempt for several.
+    pub together: u32,
 }
 
 impl Counts {
@@ -40,6 +53,8 @@ impl Counts {
         self.well += other.well;
         self.full += other.full;
         self.badly += other.badly;
+        self.in_parts += other.in_parts;
+        self.together += other.together;
     }
 
     /// All of them.
@@ -90,6 +105,12 @@ impl Meter {
             }
             self.times.push_back((self.ticks, took));
         }
+    }
+
+    /// What has just ended well was reshaped like that.
+    pub(super) fn record_shape(&mut self, shape: Shape) {
+        self.current.in_parts += u32::from(shape.in_parts);
+        self.current.together += u32::from(shape.together);
     }
 
     /// A second is over; returns what it held.
@@ -170,6 +191,14 @@ mod tests {
         let minute = meter.rates().minute;
         assert_eq!((minute.well, minute.full, minute.badly), (2, 1, 1));
         assert!((minute.share(minute.full) - 0.25).abs() < 1e-9);
+        let shape = Shape {
+            in_parts: true,
+            together: false,
+        };
+        meter.record_shape(shape);
+        meter.tick();
+        let minute = meter.rates().minute;
+        assert_eq!((minute.in_parts, minute.together, minute.all()), (1, 0, 4));
         for _ in 0..WINDOW {
             meter.tick();
         }

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use self::events::Events;
 pub use self::events::{Group, Happened};
 use self::meter::Meter;
+pub(super) use self::meter::Shape;
 pub use self::meter::{Counts, End, Rates};
 use self::ring::Ring;
 use super::finished::Finished;
@@ -183,6 +184,9 @@ impl Activity {
         let record = &finished.record;
         if let Some(ended) = finished.end() {
             inner.requests.record(ended, Some(record.total));
+            if ended == End::Well {
+                inner.requests.record_shape(finished.shape());
+            }
         }
         if finished.is_incident() {
             let number = inner.number();
