@@ -22,6 +22,7 @@ use serde_json::error::Category;
 use tokio::time::{Instant as Clock, timeout_at};
 
 use super::Target;
+use super::alive::while_alive;
 use super::exchange::{Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::meaning::{Key, Meaning, meaning};
@@ -43,8 +44,7 @@ const JITTER: f64 = 0.1;
 const STAGGER: Duration = Duration::from_millis(100);
 /// How many of its addresses one check tries.
 const MOST_ADDRESSES: usize = 8;
-/// What else a host tells is waited for no longer than that, or twice as long as its `/health` took: while
-/// it is waited for, nobody would notice that the host freezes.
+/// What else a host tells is waited for no longer than that, or twice as long as its `/health` took.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long a host that lists no models is not asked for them again.
@@ -116,33 +116,49 @@ impl Checker {
             return ours(trouble);
         }
         let asked = Clock::now();
-        let limit = self.settings().timeout;
-        let health = self.health(asked + limit).await;
-        if asked.elapsed() > limit + LATE {
-            return ours(Trouble::Halted);
-        }
-        let not_ready = match &health {
-            Probe::Body(told) => told.not_ready(),
-            _ => None,
+        let not_ready = match self.is_well().await {
+            Ok(health) => health.not_ready(),
+            Err(unwell) => return unwell,
         };
-        // Where all needs the key, so does this.
-        if let (Probe::Other(status, Meaning::Misconfigured), Some(_)) =
-            (&health, self.target.openai())
-        {
-            return key_refused(*status);
-        }
-        if let Some(unwell) = unwell(health, limit) {
-            return unwell;
-        }
-        let until = Clock::now() + patience(asked.elapsed(), limit);
-        let told = match self.target.openai() {
-            None => self.slots_and_info(until).await,
-            Some(api) => self.models(api, until).await,
+        let until = Clock::now() + patience(asked.elapsed(), self.settings().timeout);
+        let told = async {
+            match self.target.openai() {
+                None => self.slots_and_info(until).await,
+                Some(api) => self.models(api, until).await,
+            }
+        };
+        let told = match while_alive(told, || self.is_heard()).await {
+            Ok(told) => told,
+            Err(silent) => return silent,
         };
         match (told, not_ready) {
             (Err(misconfigured), _) => misconfigured,
             (Ok(slots), Some(reason)) => Check::NotReady { reason, slots },
             (Ok(slots), None) => Check::Good { slots },
+        }
+    }
+
+    /// What its `/health` tells; `Err`: what that makes of the check, since it is not well.
+    async fn is_well(&self) -> Result<readiness::Told, Check> {
+        let (asked, limit) = (Clock::now(), self.settings().timeout);
+        let health = self.health(asked + limit).await;
+        if asked.elapsed() > limit + LATE {
+            return Err(ours(Trouble::Halted));
+        }
+        // Where all needs the key, so does this.
+        if let (Probe::Other(status, Meaning::Misconfigured), Some(_)) =
+            (&health, self.target.openai())
+        {
+            return Err(key_refused(*status));
+        }
+        well(health, limit)
+    }
+
+    /// `Err`: it leaves `/health` unanswered. Whatever else it answers, the next check will tell.
+    async fn is_heard(&self) -> Result<(), Check> {
+        match self.is_well().await {
+            Err(silent @ Check::NoAnswer { .. }) => Err(silent),
+            _ => Ok(()),
         }
     }
 
@@ -239,7 +255,7 @@ impl Checker {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
         let (path, read) = match self.target.openai() {
             None => (HEALTH, in_json as Read<readiness::Told>),
-            Some(api) => (api.health_path.as_str(), well as Read<readiness::Told>),
+            Some(api) => (api.health_path.as_str(), any_body as Read<readiness::Told>),
         };
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;
@@ -332,7 +348,7 @@ fn in_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "read like other answers")]
-fn well(body: &[u8]) -> Result<readiness::Told, Trouble> {
+fn any_body(body: &[u8]) -> Result<readiness::Told, Trouble> {
     Ok(readiness::Told::of_anybody(body))
 }
 
@@ -345,20 +361,21 @@ pub(crate) fn patience(health: Duration, limit: Duration) -> Duration {
     (health * 2).max(PATIENCE).min(limit)
 }
 
-/// What the answer of `/health`, for which `limit` was waited, makes of the check; `None` if the host is well.
-fn unwell(health: Probe<readiness::Told>, limit: Duration) -> Option<Check> {
-    match health {
-        Probe::Body(told) if told.health.status == Health::OK => None,
-        Probe::Body(_) => Some(failed(true, Trouble::Unwell)),
-        Probe::Other(_, Meaning::Busy { retry_after }) => Some(Check::Busy { retry_after }),
-        Probe::Other(status, _) => Some(failed(true, Trouble::Status(status))),
-        Probe::TooLate(trouble) => Some(Check::NoAnswer {
+/// What the answer of `/health`, for which `limit` was waited, tells, or what it makes of the check if the host is
+/// not well.
+fn well(health: Probe<readiness::Told>, limit: Duration) -> Result<readiness::Told, Check> {
+    Err(match health {
+        Probe::Body(told) if told.health.status == Health::OK => return Ok(told),
+        Probe::Body(_) => failed(true, Trouble::Unwell),
+        Probe::Other(_, Meaning::Busy { retry_after }) => Check::Busy { retry_after },
+        Probe::Other(status, _) => failed(true, Trouble::Status(status)),
+        Probe::TooLate(trouble) => Check::NoAnswer {
             reason: trouble.to_string(),
             silent_for: limit,
-        }),
-        Probe::Ours(trouble) => Some(ours(trouble)),
-        Probe::Failed { reachable, trouble } => Some(failed(reachable, trouble)),
-    }
+        },
+        Probe::Ours(trouble) => ours(trouble),
+        Probe::Failed { reachable, trouble } => failed(reachable, trouble),
+    })
 }
 
 /// Was there no sign of the host at its address?

@@ -4,6 +4,7 @@
 //! pool which hosts there are and what checks found, and answers [`Upstream::attempt`] with a
 //! [`Verdict`].
 
+mod alive;
 mod attempt;
 mod background;
 mod check;
@@ -41,6 +42,8 @@ mod verdict;
 
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use alive::while_alive;
 #[cfg(test)]
 pub(crate) use check::patience;
 pub use hosts::Hosts;
