@@ -14,6 +14,8 @@ use super::schedule::{Entry, Event, Fault, Schedule};
 use super::stage::{Stage, WORK};
 use crate::harness::{Proxy, eventually};
 
+/// A request that has been given its host is sent within so long.
+const SENT: Duration = Duration::from_secs(1);
 /// Between two looks at the promises.
 const LOOK: Duration = Duration::from_millis(100);
 /// So long after an event, what it makes inevitable may go on.
@@ -41,6 +43,8 @@ pub(super) struct Play {
     ledger: Arc<Ledger>,
     /// Of each host, as of the last look.
     excess: Vec<(usize, usize)>,
+    /// Requests that each had been sent by then.
+    sent: Vec<usize>,
     /// Requests that it has turned away since, and nobody has left to account for it.
     owed: Vec<usize>,
     began: Instant,
@@ -88,6 +92,7 @@ impl Play {
         Self {
             excess: vec![(0, 0); stage.hosts.len()],
             owed: vec![0; stage.hosts.len()],
+            sent: vec![0; stage.hosts.len()],
             stage,
             ledger,
             began: Instant::now(),
@@ -165,6 +170,7 @@ impl Play {
             let new = (self.owed[number] + turned_away).saturating_sub(given_up);
             self.owed[number] = if is_excused { 0 } else { new };
         }
+        self.look_aside(schedule, now, all_excused);
         let metrics = self.stage.proxy.metrics().await;
         let resized =
             |event: &Event| matches!(event, Event::Host(_, Fault::FewerSlots | Fault::Removed));
@@ -182,6 +188,24 @@ impl Play {
                 let (ours, most) = (of("in_flight"), of("capacity"));
                 self.ledger
                     .broken(format!("{} has {ours} attempts of {most}", host.name()));
+            }
+        }
+    }
+
+    /// Has a host been sent anything that is to get nothing?
+    fn look_aside(&mut self, schedule: &Schedule, now: Duration, all_excused: bool) {
+        for (number, host) in self.stage.hosts.iter().enumerate() {
+            let sent = host.arrivals();
+            let new = sent - std::mem::replace(&mut self.sent[number], sent);
+            let is_aside = |entry: &Entry| {
+                let Event::Host(of, Fault::Drained | Fault::Removed) = entry.event else {
+                    return false;
+                };
+                of == number && entry.at + SENT + LOOK <= now && now < entry.ends()
+            };
+            if new > 0 && !all_excused && schedule.entries.iter().any(is_aside) {
+                let how = format!("at {now:?}, {} was sent {new} requests", host.name());
+                self.ledger.broken(how + ", though it is to get none");
             }
         }
     }
@@ -217,7 +241,9 @@ impl Play {
             now <= files + FILES,
             "{now} files are open, and {files} were at the start"
         );
-        if let Err(unfair) = self.ledger.is_fair() {
+        if let Err(unfair) = self.ledger.is_fair()
+            && !self.stage.scene.merge
+        {
             self.ledger.broken(unfair);
         }
         self.adds_up().await;

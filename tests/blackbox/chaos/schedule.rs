@@ -141,6 +141,8 @@ pub(super) struct Scene {
     pub(super) min_gain: &'static str,
     /// Health checks as they are by default.
     pub(super) default_checks: bool,
+    /// Requests may share attempts, so that hardly anybody is left whom others could overtake.
+    pub(super) merge: bool,
 }
 
 /// One run.
@@ -167,6 +169,7 @@ impl Schedule {
                 .unwrap_or("least-busy"),
             min_gain: if rng.random() { "1ms" } else { "20ms" },
             default_checks: rng.random_bool(0.3),
+            merge: seed.is_multiple_of(2),
         };
         let mut schedule = Self {
             seed,

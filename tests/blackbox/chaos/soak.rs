@@ -77,6 +77,7 @@ fn troubles(time: Duration) -> Schedule {
         policy: "least-busy",
         min_gain: "20ms",
         default_checks: true,
+        merge: true,
     };
     let mut free = Duration::ZERO;
     schedule.entries.retain(|entry| {

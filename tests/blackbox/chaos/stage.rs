@@ -26,7 +26,7 @@ const DRIP: Duration = Duration::from_millis(200);
 /// See the module.
 pub(super) struct Stage {
     pub(super) hosts: Vec<SimHost>,
-    scene: Scene,
+    pub(super) scene: Scene,
     work: Duration,
     removed: BTreeSet<usize>,
     rekeyed: BTreeSet<usize>,
@@ -249,6 +249,7 @@ fn config(
         .client_keys(Value::from(keys.to_vec()))
         .set("pool", "policy", scene.policy)
         .set("batching", "min_gain", scene.min_gain)
+        .set("batching", "merge", scene.merge)
         .set("queue", "max_wait", "30s")
         .set("timeouts", "attempt", ATTEMPT)
         // How many hosts a request may break is a promise of its own, which would excuse any failure here.
