@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 /// The common bound; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Budget {
@@ -17,6 +19,8 @@ pub struct Budget {
 struct Shared {
     limit: usize,
     held: AtomicUsize,
+    /// Told whenever it does not suffice.
+    refuses: Notify,
 }
 
 impl Budget {
@@ -26,6 +30,7 @@ impl Budget {
             shared: Arc::new(Shared {
                 limit,
                 held: AtomicUsize::new(0),
+                refuses: Notify::new(),
             }),
         }
     }
@@ -36,6 +41,11 @@ impl Budget {
             budget: self.clone(),
             bytes: 0,
         }
+    }
+
+    /// Returns once somebody asks for bytes in vain.
+    pub async fn refuses(&self) {
+        self.shared.refuses.notified().await;
     }
 
     /// Bytes that may be reserved.
@@ -67,11 +77,18 @@ impl Reservation {
     /// # Errors
     /// [`Exhausted`]; what was reserved before stays.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        let Shared { limit, held } = &*self.budget.shared;
+        let Shared {
+            limit,
+            held,
+            refuses,
+        } = &*self.budget.shared;
         held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
             held.checked_add(bytes).filter(|sum| sum <= limit)
         })
-        .map_err(|_| Exhausted)?;
+        .map_err(|_| {
+            refuses.notify_waiters();
+            Exhausted
+        })?;
         self.bytes += bytes;
         Ok(())
     }

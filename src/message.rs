@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -123,6 +124,25 @@ impl Payload {
         &self.chunks
     }
 
+    /// The body; an empty one is left.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let empty = Self::empty(self.reserved.sibling());
+        mem::replace(self, empty)
+    }
+
+    /// The chunks, for whoever keeps them: bytes are given back to the budget with the last of them.
+    pub fn into_counted_chunks(self) -> Vec<Bytes> {
+        let reserved = Arc::new(self.reserved);
+        let counted = |bytes| {
+            Bytes::from_owner(Counted {
+                bytes,
+                _reserved: Arc::clone(&reserved),
+            })
+        };
+        self.chunks.into_iter().map(counted).collect()
+    }
+
     /// Bytes in all.
     pub fn len(&self) -> usize {
         self.len
@@ -194,6 +214,18 @@ impl Payload {
             [one] => Cow::Borrowed(one),
             several => Cow::Owned(several.concat()),
         }
+    }
+}
+
+/// Bytes that are reserved as long as they are there.
+struct Counted {
+    bytes: Bytes,
+    _reserved: Arc<Reservation>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -374,6 +406,19 @@ mod tests {
             .flat_map(|(number, size)| vec![u8::try_from(number).unwrap(); *size])
             .collect();
         assert!(bytes == expected, "in order");
+    }
+
+    #[test]
+    fn chunks_are_counted_until_the_last_is_dropped() {
+        let budget = Budget::new(100);
+        let payload = Payload::counted([vec![1; 80]], budget.open()).unwrap();
+        let mut chunks = payload.into_counted_chunks();
+        assert_eq!((chunks.concat().len(), budget.held()), (80, 80));
+        let rest = chunks[0].split_off(79);
+        drop(chunks);
+        assert_eq!((&rest[..], budget.held()), (&[1][..], 80));
+        drop(rest);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One connection that speaks HTTP/2: many requests at once, each handled as any other.
 //!
 //! Client and server share the connection's windows, so that what a client may send without being
-//! read is bounded. The connection ends when it has been idle for long, when the client breaks the
+//! read is bounded. What it does not take of its answers counts as long as it is there, whoever has it. The
+//! connection ends when it has taken nothing, or it has been idle for long, when the client breaks the
 //! rules too often or floods us with what is [no request](super::flood), or, once the proxy stops, with the
 //! last of its requests.
 
@@ -15,10 +16,11 @@ use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSessio
 use pingora::protocols::{Digest, Stream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::handler::Handler;
 use super::metered::Metered;
+use super::pace::{PIECE, Pace};
 use super::session::Session;
 use crate::config;
 
@@ -56,7 +58,9 @@ pub(super) async fn serve(
     });
     let options = options(handler.config.get().limits.max_head);
     let flood = Arc::new(Notify::new());
-    let stream: Stream = Box::new(Metered::new(stream, &flood));
+    let stream = Metered::new(stream, &flood);
+    let stall = stream.stall();
+    let stream: Stream = Box::new(stream);
     let handshake = server::handshake(stream, Some(options));
     let Ok(Ok(mut connection)) = timeout(client_head, handshake).await else {
         return;
@@ -79,6 +83,7 @@ pub(super) async fn serve(
                 continue;
             }
             () = flood.notified() => break,
+            () = stalled(handler, &stall) => return,
             Some(_) = requests.join_next() => continue,
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             // It tells which requests were answered, so that the client sends others elsewhere.
@@ -98,8 +103,7 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok(Some(H2Accept::Session(request))) => {
-                let patience = handler.config.get().timeouts.client_read;
-                let session = Session::http2(ServerSession::new_http2(request), patience);
+                let session = Session::http2(ServerSession::new_http2(request), pace(handler));
                 idle = client_idle;
                 requests.spawn(handle(Arc::clone(handler), session, place.clone()));
             }
@@ -126,8 +130,21 @@ fn options(max_head: usize) -> H2Options {
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW);
+        .initial_connection_window_size(WINDOW)
+        .max_send_buffer_size(PIECE);
     options
+}
+
+/// Returns once the client has taken nothing for too long.
+async fn stalled(handler: &Handler, stall: &watch::Receiver<Option<Instant>>) {
+    pace(handler).stalled(stall.clone()).await;
+}
+
+fn pace(handler: &Handler) -> Pace {
+    Pace {
+        budget: handler.budget.clone(),
+        patience: handler.config.get().timeouts.client_read,
+    }
 }
 
 async fn handle(handler: Arc<Handler>, mut session: Session<'_>, place: Place) {

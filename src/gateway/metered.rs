@@ -13,10 +13,11 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::flood::Flood;
+use super::pace::Stall;
 
 /// A connection of HTTP/2 on which frames are paid for.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Metered {
     meter: Flood,
     /// Told when the client can't pay; from then on nothing of it is read.
     spent: Arc<Notify>,
+    stall: Stall,
     linger: Linger,
 }
 
@@ -34,8 +36,27 @@ impl Metered {
             inner,
             meter: Flood::new(Instant::now()),
             spent: Arc::clone(spent),
+            stall: Stall::default(),
             linger: Linger::default(),
         }
+    }
+
+    /// Since when its client takes nothing.
+    pub(super) fn stall(&self) -> watch::Receiver<Option<Instant>> {
+        self.stall.watch()
+    }
+
+    /// So many bytes went out, or none can for now.
+    fn sent(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.meter.earn(bytes);
+                self.stall.takes(bytes, Instant::now());
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.stall.waits(Instant::now()),
+        }
+        written
     }
 }
 
@@ -67,13 +88,14 @@ impl AsyncWrite for Metered {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
-        self.meter.earn(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.sent(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        ready!(Pin::new(&mut self.inner).poll_flush(context))?;
+        self.stall.is_empty();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -86,9 +108,8 @@ impl AsyncWrite for Metered {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, slices))?;
-        self.meter.earn(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {

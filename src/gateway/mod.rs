@@ -25,6 +25,7 @@ mod http2;
 mod listener;
 mod metered;
 mod openai;
+mod pace;
 mod peek;
 mod record;
 mod refusals;

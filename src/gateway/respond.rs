@@ -151,13 +151,18 @@ async fn deliver_whole(
     head: ResponseHeader,
     session: &mut Session<'_>,
 ) -> Result<usize, Unsent> {
-    let body = &delivery.answer.body;
+    let body = delivery.answer.body.take();
+    let mut written = body.len();
     let length = match &delivery.rest {
-        None => Length::Known(body.len()),
+        None => Length::Known(written),
         Some(_) => Length::Unknown,
     };
-    session.answer(head, length, body.chunks()).await?;
-    let mut written = body.len();
+    if session.keeps_answers() {
+        let chunks = body.into_counted_chunks();
+        session.answer(head, length, &chunks).await?;
+    } else {
+        session.answer(head, length, body.chunks()).await?;
+    }
     if let Some(rest) = &mut delivery.rest {
         written += pass_on(rest, session).await?;
         session.finish().await?;

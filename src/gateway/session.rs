@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::body::{BodyError, append};
 use super::forwarding::peer_of;
 use super::http1::Exchange;
+use super::pace::{PIECE, Pace};
 use crate::message::{Cut, PayloadBuilder};
 
 /// How long what is left of a refused body is read, so that its sender can read why.
@@ -27,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 )]
 pub(super) enum Session<'c> {
     Http1(Exchange<'c>),
-    Http2(Box<ServerSession>),
+    Http2(Box<ServerSession>, Pace),
 }
 
 /// How long the body of an answer is.
@@ -70,18 +71,22 @@ impl From<Box<pingora::Error>> for Unsent {
 }
 
 impl Session<'_> {
-    /// `patience`: for each write.
-    pub(super) fn http2(mut session: ServerSession, patience: Duration) -> Self {
-        session.set_write_timeout(Some(patience));
+    pub(super) fn http2(mut session: ServerSession, pace: Pace) -> Self {
+        session.set_write_timeout(Some(pace.patience));
         session.set_total_drain_timeout(Some(DRAIN));
-        Self::Http2(Box::new(session))
+        Self::Http2(Box::new(session), pace)
+    }
+
+    /// Is what is written kept until the client takes it?
+    pub(super) fn keeps_answers(&self) -> bool {
+        matches!(self, Self::Http2(..))
     }
 
     /// What is asked.
     pub(super) fn head(&self) -> &Parts {
         match self {
             Self::Http1(exchange) => &exchange.head,
-            Self::Http2(session) => session.req_header(),
+            Self::Http2(session, _) => session.req_header(),
         }
     }
 
@@ -89,14 +94,14 @@ impl Session<'_> {
     pub(super) fn peer(&self) -> Option<IpAddr> {
         match self {
             Self::Http1(exchange) => exchange.connection.peer,
-            Self::Http2(session) => peer_of(session.digest()?.socket_digest.as_deref()),
+            Self::Http2(session, _) => peer_of(session.digest()?.socket_digest.as_deref()),
         }
     }
 
     pub(super) fn is_tls(&self) -> bool {
         match self {
             Self::Http1(exchange) => exchange.connection.is_tls,
-            Self::Http2(session) => session.digest().is_some_and(|it| it.ssl_digest.is_some()),
+            Self::Http2(session, _) => session.digest().is_some_and(|it| it.ssl_digest.is_some()),
         }
     }
 
@@ -104,7 +109,7 @@ impl Session<'_> {
     pub(super) fn is_body_done(&mut self) -> bool {
         match self {
             Self::Http1(exchange) => exchange.is_body_done(),
-            Self::Http2(session) => session.is_body_done(),
+            Self::Http2(session, _) => session.is_body_done(),
         }
     }
 
@@ -117,7 +122,7 @@ impl Session<'_> {
     pub(super) async fn go_ahead(&mut self) -> Result<(), BodyError> {
         match self {
             Self::Http1(exchange) => Ok(exchange.go_ahead().await?),
-            Self::Http2(session) => Ok(session.write_continue_response().await?),
+            Self::Http2(session, _) => Ok(session.write_continue_response().await?),
         }
     }
 
@@ -130,7 +135,7 @@ impl Session<'_> {
     ) -> Result<Option<usize>, BodyError> {
         match self {
             Self::Http1(exchange) => exchange.read_body(read, limit).await,
-            Self::Http2(session) => match session.read_request_body().await? {
+            Self::Http2(session, _) => match session.read_request_body().await? {
                 Some(data) => append(read, &data, limit).map(Some),
                 None => Ok(None),
             },
@@ -143,7 +148,7 @@ impl Session<'_> {
         match self {
             // An error here: the connection ends with this answer anyway.
             Self::Http1(exchange) => drop(timeout(DRAIN, exchange.drain()).await),
-            Self::Http2(session) => drop(session.drain_request_body().await),
+            Self::Http2(session, _) => drop(session.drain_request_body().await),
         }
     }
 
@@ -152,7 +157,7 @@ impl Session<'_> {
         match self {
             Self::Http1(exchange) => exchange.connection.gone().await,
             // Whatever it says: it ends only with the client.
-            Self::Http2(session) => drop(session.read_body_or_idle(true).await),
+            Self::Http2(session, _) => drop(session.read_body_or_idle(true).await),
         }
     }
 
@@ -170,9 +175,9 @@ impl Session<'_> {
         length: Length,
         body: &[Bytes],
     ) -> Result<(), Unsent> {
-        let session = match self {
+        let (session, pace) = match self {
             Self::Http1(exchange) => return Ok(exchange.answer(answer, length, body).await?),
-            Self::Http2(session) => session,
+            Self::Http2(session, pace) => (session, &*pace),
         };
         if let Length::Known(bytes) = length {
             answer.insert_header(header::CONTENT_LENGTH, bytes)?;
@@ -184,7 +189,7 @@ impl Session<'_> {
         }
         for (number, data) in body.iter().enumerate() {
             let is_last = is_whole && number + 1 == body.len();
-            session.write_response_body(data.clone(), is_last).await?;
+            write(session, pace, data.clone(), is_last).await?;
         }
         Ok(())
     }
@@ -193,7 +198,7 @@ impl Session<'_> {
     pub(super) async fn pass_on(&mut self, data: Bytes) -> Result<(), Unsent> {
         match self {
             Self::Http1(exchange) => exchange.pass_on(data).await?,
-            Self::Http2(session) => session.write_response_body(data, false).await?,
+            Self::Http2(session, pace) => write(session, pace, data, false).await?,
         }
         Ok(())
     }
@@ -202,8 +207,25 @@ impl Session<'_> {
     pub(super) async fn finish(&mut self) -> Result<(), Unsent> {
         match self {
             Self::Http1(exchange) => exchange.finish().await?,
-            Self::Http2(session) => session.write_response_body(Bytes::new(), true).await?,
+            Self::Http2(session, _) => session.write_response_body(Bytes::new(), true).await?,
         }
         Ok(())
     }
+}
+
+/// Writes `data` as the client takes it.
+async fn write(
+    session: &mut ServerSession,
+    pace: &Pace,
+    mut data: Bytes,
+    is_last: bool,
+) -> Result<(), Unsent> {
+    while data.len() > PIECE {
+        let piece = data.split_to(PIECE);
+        pace.bound(session.write_response_body(piece, false))
+            .await??;
+    }
+    Ok(pace
+        .bound(session.write_response_body(data, is_last))
+        .await??)
 }

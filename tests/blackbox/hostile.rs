@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::harness::{
-    Behaviour, Config, Ending, HTTP_2, Proxy, RawConnection, SimHost, eventually, frame, sim_host,
+    Behaviour, Config, Ending, HTTP_2, Proxy, RawConnection, SimHost, embed_body, eventually,
+    frame, sim_host,
 };
 
 /// MiB that the proxy may take beyond what it takes before.
@@ -296,4 +297,49 @@ async fn a_flood_of_connections_costs_little_and_leaves_nothing() {
     proxy.client().embed("x").await.assert_embedding_of("x");
     drop(held);
     bill.is_small(8).await;
+}
+
+/// A request of HTTP/2 for an embedding.
+fn post(stream: u32) -> Vec<u8> {
+    let head = frame(1, 4, stream, b"\x83\x86\x44\x06/embed\x41\x05proxy");
+    let body = embed_body("x").to_string();
+    [head, frame(0, 1, stream, body.as_bytes())].concat()
+}
+
+async fn bytes_held(proxy: &Proxy) -> u64 {
+    let metrics = proxy.metrics().await;
+    metrics.count("gpu_bridge_buffered_bytes", &[])
+}
+
+/// Its windows are wide open, so that all answers are on their way at once.
+#[tokio::test]
+async fn who_reads_nothing_of_its_connection_has_its_answers_counted_and_is_cut() {
+    const WINDOWS: &[u8] = b"\0\x04\x7f\xff\xff\xff";
+    const REQUESTS: u32 = 100;
+    let host = sim_host("host")
+        .slots(100)
+        .behaving(Behaviour::ServePadded(300 << 10))
+        .start();
+    let config = Config::with_hosts(&[&host]).set("timeouts", "client_read", "2s");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    let mut client = proxy.connect().await;
+    let windows = [frame(4, 0, 0, WINDOWS), frame(8, 0, 0, b"\x3f\xff\xff\xff")];
+    let requests = (0..REQUESTS).flat_map(|at| post(2 * at + 1));
+    let requests: Vec<u8> = requests.collect();
+    client
+        .send([HTTP_2, &windows.concat(), &requests].concat())
+        .await;
+    eventually("all is answered by the host", async || {
+        host.arrivals() == REQUESTS as usize
+    })
+    .await;
+    host.runs(0).await;
+    let held = bytes_held(&proxy).await;
+    assert!(held > 16 << 20, "{held} bytes");
+    eventually("it is cut, and nothing is left", async || {
+        let metrics = proxy.metrics().await;
+        let open = metrics.count("gpu_bridge_connections_open", &[]);
+        open == 0 && bytes_held(&proxy).await == 0
+    })
+    .await;
 }

@@ -21,15 +21,13 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use gpu_bridge_framing::{Chunks, Linger};
 use pingora::protocols::Stream;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
-use tokio::time::timeout;
 
 use super::super::forwarding::peer_of;
+use super::super::pace::{PIECE, Pace};
 use crate::budget::{Budget, Reservation};
 
 /// Bytes of one read, but for bodies.
 const READ: usize = 4 << 10;
-/// Room for chunks of a body. As much of an answer may take as long as a write may.
-const PIECE: usize = 64 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -140,6 +138,10 @@ impl Connection {
         patience: Duration,
     ) -> io::Result<()> {
         IoSlice::advance_slices(&mut slices, 0);
+        let pace = Pace {
+            budget: self.budget.clone(),
+            patience,
+        };
         loop {
             let piece = pin!(async {
                 let mut written = 0;
@@ -156,7 +158,7 @@ impl Connection {
                 }
                 Ok(slices.is_empty())
             });
-            if timeout(patience, piece).await?? {
+            if pace.bound(piece).await?? {
                 return Ok(());
             }
         }
