@@ -70,7 +70,8 @@ impl Scene<'_> {
             .hosts
             .iter()
             .filter(|host| host.is_serving() && has_model(host, entry) && choice.allows(host));
-        match self.patience(entry, line, warm.map(Host::slots).sum()) {
+        let warm = warm.map(Host::slots).fold(0, u32::saturating_add);
+        match self.patience(entry, line, warm) {
             Some(until) if self.now < until => Placement::Later(until),
             _ => Placement::On { host, cold: true },
         }

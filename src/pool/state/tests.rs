@@ -977,6 +977,21 @@ fn clients(grants: &[Grant]) -> Vec<&str> {
 }
 
 #[test]
+fn any_number_of_slots_may_be_configured() {
+    let now = Instant::now();
+    let mut state = limited(&[u32::MAX, u32::MAX], 1, 0, now);
+    for _ in 0..2 {
+        join_with(&mut state, of_client("few"), now);
+    }
+    assert_eq!(state.grant(now).len(), 1);
+    let client = Some("few".into());
+    assert_eq!(
+        state.retry_after(client.as_ref(), None, now),
+        Duration::ZERO
+    );
+}
+
+#[test]
 fn a_client_at_its_limit_waits_and_nobody_with_it() {
     let now = Instant::now();
     let mut state = limited(&[4], 1, 0, now);

@@ -119,7 +119,8 @@ impl State {
         let clients = &self.queue.clients;
         let of_slots = clients.max_concurrent(client).map(|limit| {
             let serving = self.hosts.iter().filter(|host| host.is_serving());
-            let slots: u32 = serving.map(|host| host.capacity.steady()).sum();
+            let slots = serving.map(|host| host.capacity.steady());
+            let slots = slots.fold(0, u32::saturating_add);
             // With all slots it would take as long as for anybody.
             let share = f64::from(slots) / f64::from(limit.get());
             self.time_for(work * share.max(1.0), None, now)
