@@ -348,13 +348,27 @@ impl Answer {
     /// # Errors
     /// [`Exhausted`] if `budget` does not allow its bytes.
     pub fn in_json(status: StatusCode, body: Vec<u8>, budget: &Budget) -> Result<Self, Exhausted> {
+        let body = Payload::counted([body], budget.open())?;
+        Ok(Self::of(status, body))
+    }
+
+    /// One of our own, of JSON, in the place of this one.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if the budget of this one does not allow its bytes.
+    pub fn replaced(&self, status: StatusCode, body: Vec<u8>) -> Result<Self, Exhausted> {
+        let body = Payload::counted([body], self.body.reserve(0)?)?;
+        Ok(Self::of(status, body))
+    }
+
+    fn of(status: StatusCode, body: Payload) -> Self {
         const JSON: HeaderValue = HeaderValue::from_static("application/json");
-        Ok(Self {
+        Self {
             status,
             headers: HeaderMap::from_iter([(header::CONTENT_TYPE, JSON)]),
-            body: Payload::counted([body], budget.open())?,
+            body,
             rest: None,
-        })
+        }
     }
 }
 

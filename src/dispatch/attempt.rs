@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_bridge_wire::items::Cut;
+use gpu_bridge_wire::items::{Cut, Kind};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::Dispatcher;
 use super::itinerary::{Itinerary, Mode};
 use super::merge::Rerun;
-use super::wanted::Wanted;
+use crate::budget::Exhausted;
 use crate::message::{Answer, Call};
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::TraceContext;
@@ -43,14 +44,14 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// One attempt on the host of `lease`. `wanted`: the answer is to be cut. Returns where its items stand, too, if
-    /// it can be.
+    /// One attempt on the host of `lease`. `to_cut`: what it is, if the answer is to be cut. Returns where its items
+    /// stand, too, if it can be.
     pub(super) async fn make(
         &self,
         lease: &Lease,
         call: &Call,
         terms: Terms,
-        wanted: Option<Wanted>,
+        to_cut: Option<Kind>,
     ) -> (Verdict, Option<Cut>) {
         let started = Instant::now();
         let verdict = tokio::select! {
@@ -62,9 +63,9 @@ impl Attempts {
             verdict => verdict,
         };
         let took = started.elapsed();
-        let (verdict, cut) = match wanted {
-            Some(wanted) => wanted.look(verdict).await,
-            None => (verdict, None),
+        let (verdict, cut) = match (to_cut, verdict) {
+            (Some(kind), Verdict::Deliver(answer)) => cut(kind, answer).await,
+            (_, verdict) => (verdict, None),
         };
         self.note(lease, call, &verdict, took);
         (verdict, cut)
@@ -122,7 +123,7 @@ impl Dispatcher {
             fresh: history.is_broken(),
             trace,
         };
-        let made = self.attempts.make(lease, call, terms, way.wanted).await;
+        let made = self.attempts.make(lease, call, terms, way.to_cut).await;
         let (verdict, cut) = made;
         note.end(verdict.as_str(), verdict.reason());
         // Once for each request: such a shortage hits all that wait.
@@ -133,6 +134,20 @@ impl Dispatcher {
         }
         conclude(verdict, cut, lease)
     }
+}
+
+/// Where the items of an answer stand; `None`: it can't be cut. Its body is in one piece then.
+async fn cut(kind: Kind, answer: Answer) -> (Verdict, Option<Cut>) {
+    if answer.status != StatusCode::OK || answer.rest.is_some() {
+        return (Verdict::Deliver(answer), None);
+    }
+    let Ok(body) = answer.body.in_one_piece() else {
+        return (Exhausted.into(), None);
+    };
+    let view = body.view(body.chunks().to_vec());
+    let cut = view.through(move |body| Cut::read(kind.answer(), body));
+    let cut = cut.await.flatten();
+    (Verdict::Deliver(Answer { body, ..answer }), cut)
 }
 
 fn conclude(verdict: Verdict, cut: Option<Cut>, lease: &Lease) -> End {

@@ -20,6 +20,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_wire::ErrorBody;
 use http::StatusCode;
 use parking_lot::Mutex;
 
@@ -297,7 +298,7 @@ impl History {
             host: known.host,
             space: None,
             others: Vec::new(),
-            answer: known.answer,
+            answer: no_success(known.answer),
             cut: None,
             rest: None,
         })
@@ -307,4 +308,19 @@ impl History {
 /// Does such an answer count like a broken request? It may have cost a host some work.
 fn counts(why: Doubt) -> bool {
     matches!(why, Doubt::ServerError | Doubt::Unusable | Doubt::Forbidden)
+}
+
+/// An answer that was in doubt, as the client gets it: a success without a result is none.
+fn no_success(mut answer: Answer) -> Answer {
+    if !answer.status.is_success() {
+        return answer;
+    }
+    let detail = format!(
+        "the host's answer can't be used: it is {} without a result in JSON",
+        answer.status
+    );
+    answer.status = StatusCode::BAD_GATEWAY;
+    // Writing a text as JSON has no way to fail.
+    let body = serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default();
+    answer.replaced(answer.status, body).unwrap_or(answer)
 }

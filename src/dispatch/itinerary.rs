@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpu_bridge_wire::items::Kind;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::history::{Common, History};
 use super::merge::{Group, Rerun, Seat, Suspect};
-use super::wanted::Wanted;
 use super::{NoHost, Refusal};
 use crate::config::{Batching, Config};
 use crate::message::Call;
@@ -47,8 +47,8 @@ pub(super) struct Itinerary<'a> {
     pub(super) returning: bool,
     /// With whom its attempts are made.
     pub(super) mode: Mode,
-    /// What its answers have to be, if they are to be cut.
-    pub(super) wanted: Option<Wanted>,
+    /// What it is, if its answers are to be cut.
+    pub(super) to_cut: Option<Kind>,
     /// It may be cut for the mere sake of time: where it begins, but not after a failure.
     pub(super) may_spread: bool,
     /// How often it has run in parts in vain.
@@ -83,7 +83,7 @@ impl<'a> Itinerary<'a> {
             queued: Duration::ZERO,
             returning: false,
             mode: Mode::Together,
-            wanted: None,
+            to_cut: None,
             may_spread: true,
             in_vain: 0,
             seat: None,
@@ -100,7 +100,7 @@ impl<'a> Itinerary<'a> {
         call: &'b Call,
         ticket: Ticket,
         common: &Arc<Mutex<Common>>,
-        wanted: Wanted,
+        kind: Kind,
     ) -> Itinerary<'b> {
         Itinerary {
             call,
@@ -108,7 +108,7 @@ impl<'a> Itinerary<'a> {
             history: self.history.of_part(common),
             returning: true,
             mode: Mode::Part,
-            wanted: Some(wanted),
+            to_cut: Some(kind),
             seat: None,
             suspects: Vec::new(),
             ..*self

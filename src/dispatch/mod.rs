@@ -19,7 +19,6 @@ mod retry_budget;
 mod shortage;
 mod split;
 mod waiting;
-mod wanted;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};

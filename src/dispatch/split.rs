@@ -27,7 +27,6 @@ use self::join::joined;
 use super::history::Common;
 use super::itinerary::Itinerary;
 use super::lately::Lately;
-use super::wanted::Wanted;
 use super::{Delivery, Dispatcher, Refusal, Stop};
 use crate::message::{Call, Payload};
 use crate::pool::{Lease, Model};
@@ -213,11 +212,7 @@ impl Dispatcher {
         let mut next = Some(first);
         let mut queued = way.queued;
         while let Some(part) = next {
-            let wanted = Wanted {
-                kind,
-                items: part.items.len(),
-            };
-            let mut own = way.part(&part.call, self.pool.ticket(), common, wanted);
+            let mut own = way.part(&part.call, self.pool.ticket(), common, kind);
             own.queued = queued;
             let followed = self.follow(part.lease, &mut own).await;
             queued = own.queued;

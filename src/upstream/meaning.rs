@@ -7,7 +7,7 @@
 //!
 //! | answer | meaning |
 //! | --- | --- |
-//! | 200 in JSON, or without a type, and not empty | the client's answer |
+//! | 200 in JSON, or without a type, and not empty | the client's answer, if it can be the result of what was asked ([`super::result`]), else [`Doubt::Unusable`] |
 //! | 400, 413, 415, 422 in JSON | the client's answer: every host would say so |
 //! | the same in another form | [`Doubt::Front`]: a front that can't read the request, or allows less |
 //! | 429; 503 with `Retry-After` | alive but full: a sibling takes the request |
@@ -27,13 +27,13 @@
 //! | 503, with or without `Retry-After` | alive but full |
 //!
 //! What their errors say in words may change that (`super::openai`); so does, of any host, a refusal that says how many
-//! items it takes at once: [`Doubt::TooMany`], since the request may be cut. A doubtful answer is delivered only if no sibling knows better. And without a whole answer:
+//! items it takes at once: [`Doubt::TooMany`], since the request may be cut. A doubtful answer is delivered only if no
+//! sibling knows better, and never as a success. And without a whole answer:
 //!
 //! | what came | meaning |
 //! | --- | --- |
 //! | on a kept connection, within a second: its end, a 408, or a success before all was sent | stale: the request is repeated on a fresh connection |
 //! | JSON whose end only that of the connection tells, and which is not whole | the host's fault |
-//! | a result that can be none of what was asked ([`super::result`]) | the host's fault |
 //! | any other end or nonsense, once a part of the request was sent | the host's fault |
 //! | this machine is out of descriptors, ports or memory | ours: [`super::exchange::Failure::shortage`] |
 

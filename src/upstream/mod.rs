@@ -50,6 +50,8 @@ pub use hosts::Hosts;
 pub use member::Member;
 pub use membership::Membership;
 pub use target::Target;
+#[cfg(test)]
+pub(crate) use testing::judged;
 pub use verdict::{Doubt, Verdict};
 
 use async_trait::async_trait;

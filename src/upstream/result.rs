@@ -1,8 +1,8 @@
 //! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
-//! otherwise may have failed, however well it sounds.
+//! otherwise may have failed, however well it sounds: nothing else is a success of `/embed` or `/bertscore`.
 
 use gpu_bridge_wire::ErrorBody;
-use gpu_bridge_wire::items::{Cut, Misshapen, answered};
+use gpu_bridge_wire::items::{Cut, answered};
 use http::{StatusCode, header};
 
 use super::{Doubt, Verdict};
@@ -29,23 +29,23 @@ pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
     Verdict::doubtful(StatusCode::BAD_GATEWAY, body, Doubt::Unusable, budget)
 }
 
-/// What is wrong with an answer, as far as it is held and can be read.
+/// What is wrong with an answer, as far as it is held and can be read. Of a request without items that can be counted
+/// only its host knows what it asks for.
 fn fault(answer: &Answer, call: &Call) -> Option<String> {
     let kind = call.kind()?;
+    let items = call.demand.work.items as usize;
     let is_coded = answer.headers.contains_key(header::CONTENT_ENCODING);
-    if answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
+    if items == 0 || answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
         return None;
     }
     match answered(kind, answer.body.chunks().iter().map(AsRef::as_ref)) {
-        Ok(found) if found == call.demand.work.items as usize => None,
+        Ok(found) if found == items => None,
         Ok(found) => {
             // How many there are is known for sure only of plain requests.
             let body = call.body.joined();
             let asked = Cut::read(kind, &body)?.items();
             (asked != found).then(|| format!("it is for {found} items, and {asked} were asked for"))
         }
-        // Something else than a result, which the client may know.
-        Err(Misshapen::NoResult) => None,
         Err(why) => Some(why.to_string()),
     }
 }
@@ -98,6 +98,8 @@ mod tests {
         let pair = call("bertscore", 1, pair);
         let other = call("other", 2, r#"{"texts":["a","b"]}"#);
         let odd = call("embed", 1, r#"{"te\u0078ts":["a","b"]}"#);
+        let twice = call("embed", 2, r#"{"texts":["a"],"texts":["b","c"]}"#);
+        let unknown = call("embed", 0, r#"{"inputs":["a","b"]}"#);
         let table = [
             (&two, r#"{"embeddings":[[1],[2]]}"#, None),
             (
@@ -120,7 +122,12 @@ mod tests {
                 r#"{"embeddings":[[1],[2"#,
                 Some("it is no whole JSON"),
             ),
-            (&two, r#"{"detail":"no"}"#, None),
+            (&two, r#"{"detail":"no"}"#, Some("it holds no result")),
+            (&two, "", Some("it is no whole JSON")),
+            (&odd, "[]", Some("it holds no result")),
+            (&twice, r#"{"embeddings":[[1],[2]]}"#, None),
+            (&twice, "{}", Some("it holds no result")),
+            (&unknown, "[[1],[2]]", None),
             (&pair, r#"{"precision":[1],"recall":[1],"f1":[1]}"#, None),
             (
                 &pair,

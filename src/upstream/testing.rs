@@ -1,7 +1,9 @@
 //! Hosts for this module's tests.
 
-use super::Member;
+use super::{Member, Verdict, result};
+use crate::budget::Budget;
 use crate::config::{Config, Discover, OpenAi};
+use crate::message::{Answer, Call};
 
 /// A host with nothing special about it.
 pub(super) fn member(name: &str, url: &str) -> Member {
@@ -25,4 +27,9 @@ pub(super) fn discovered(name: &str, url: &str) -> Member {
     let mut member = member(name, url);
     member.host.discover = Some(Discover::Dns { interval: None });
     member
+}
+
+/// How an attempt ends that is answered so.
+pub(crate) fn judged(answer: Answer, call: &Call, budget: &Budget) -> Verdict {
+    result::checked(Verdict::Deliver(answer), call, budget)
 }

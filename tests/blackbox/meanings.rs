@@ -86,7 +86,9 @@ async fn a_host_behind_a_front_that_is_in_the_way_does_not_stay_the_first_choice
 async fn what_every_hosts_front_says_is_delivered_once_each_was_asked() {
     for (answer, status) in [
         (Answer::html(405), 405),
-        (Answer::html(204), 204),
+        // No host's success, and so none for the client.
+        (Answer::html(200), 502),
+        (Answer::html(204), 502),
         (Answer::html(304), 304),
         (Answer::html(999), 999),
         (redirect(), 307),
@@ -233,8 +235,38 @@ async fn what_cannot_be_a_result_is_not_the_clients() {
         r#"{"embeddings":[[1,-Infinity]],"model":"sim","dimensions":2}"#,
         r#"{"embeddings":[["a"]],"model":"sim","dimensions":1}"#,
         r#"{"embeddings":[[1,2"#,
+        "{}",
+        "[]",
+        " ",
+        r#"{"detail":"no"}"#,
+        r#"{"embeddings":null,"model":"sim","dimensions":4}"#,
+        r#"{"embeddings":[[]],"model":"sim","dimensions":0}"#,
+        r#"{"embeddings":[[1,1e999]],"model":"sim","dimensions":2}"#,
+        r#"{"embeddings":[[1]],"model":"sim","dimensions":1}xyz"#,
+        r#"{"embeddings":[[1]],"embeddings":[[2]],"dimensions":1}"#,
     ] {
         are_hidden([Behaviour::Answer(Answer::result(wrong))]).await;
+    }
+    let nothing = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    are_hidden([Behaviour::Say(nothing, Ending::Close)]).await;
+}
+
+/// As programs write numbers, and as they may.
+#[tokio::test]
+async fn a_result_is_passed_on_however_it_is_written() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for right in [
+        r#"{"embeddings":[[0.5,-1e-7]]}"#,
+        r#" {"dimensions":3 , "embeddings" : [ [ -0, 1E5,null ] ],"usage":{"a":[1]}} "#,
+        r#"{"embedd\u0069ngs":[[1e308]],"embedding":[]}"#,
+    ] {
+        host.set(Behaviour::Answer(Answer::result(right)));
+        let reply = proxy.client().embed("text").await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.body.as_ref()),
+            (200, right.as_bytes())
+        );
     }
 }
 

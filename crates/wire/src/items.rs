@@ -17,9 +17,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::error::Category;
 use serde_json::value::RawValue;
-use thiserror::Error;
 
 pub use self::shape::{Misshapen, answered};
 
@@ -51,31 +49,6 @@ pub struct Cut {
     /// Names, without their quotes, and values of all other members, by name.
     options: Vec<(Range<usize>, Range<usize>)>,
     len: usize,
-}
-
-/// Why an answer is not cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Uncut {
-    /// It may be right, but is not as plain as it should be.
-    #[error("it says more than is known how to cut")]
-    Unfamiliar,
-    /// Its JSON is not whole.
-    #[error("it ends early")]
-    Short,
-    /// Too few, or too many.
-    #[error("it does not hold one result for each item")]
-    NotEach,
-    /// They differ in length.
-    #[error("its embeddings are not equally long")]
-    Uneven,
-}
-
-impl Uncut {
-    /// Can such an answer not be right, whoever reads it?
-    #[must_use]
-    pub fn is_wrong(self) -> bool {
-        self != Self::Unfamiliar
-    }
 }
 
 /// Items of one of several bodies.
@@ -163,25 +136,6 @@ impl Cut {
     pub fn read(kind: Kind, body: &[u8]) -> Option<Self> {
         let read = Read { kind, body };
         read.whole().ok()?.cut(read)
-    }
-
-    /// Cuts an answer of that kind to a request for so many items.
-    ///
-    /// # Errors
-    /// [`Uncut`].
-    pub fn of_answer(kind: Kind, body: &[u8], items: usize) -> Result<Self, Uncut> {
-        let read = Read { kind, body };
-        let found = read.whole().map_err(|error| match error.classify() {
-            Category::Eof => Uncut::Short,
-            // What is no JSON some read all the same, `NaN` say.
-            Category::Io | Category::Syntax | Category::Data => Uncut::Unfamiliar,
-        })?;
-        if found.lists.iter().any(|list| list.len() != items) {
-            return Err(Uncut::NotEach);
-        }
-        let cut = found.cut(read).ok_or(Uncut::Unfamiliar)?;
-        cut.width(body).ok_or(Uncut::Uneven)?;
-        Ok(cut)
     }
 
     /// How many numbers each embedding has; `None` if not all have as many. `body`: what was cut.

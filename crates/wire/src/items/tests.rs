@@ -87,52 +87,6 @@ fn what_is_not_plain_is_not_cut() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_right_is_told_from_one_that_is_not_known() {
-    use Uncut::{NotEach, Short, Uneven, Unfamiliar};
-
-    let embeddings = [
-        (
-            r#"{"embeddings":[[1,2],[-3e1 , 4]],"model":"m","dimensions":2}"#,
-            None,
-        ),
-        (r#"{"embeddings":[[],[ ]]}"#, None),
-        (r#"{"embeddings":[[1,2],[3]]}"#, Some(Uneven)),
-        (r#"{"embeddings":[[1],[]]}"#, Some(Uneven)),
-        (r#"{"embeddings":[[1]]}"#, Some(NotEach)),
-        (r#"{"embeddings":[[1],[2],[3]]}"#, Some(NotEach)),
-        (r#"{"embeddings":[],"model":"m"}"#, Some(NotEach)),
-        (r#"{"usage":7,"embeddings":[[1]]}"#, Some(NotEach)),
-        (r#"{"detail":"no"}"#, Some(NotEach)),
-        (r#"{"embeddings":[[1,2],[3,4"#, Some(Short)),
-        ("", Some(Short)),
-        (r#"{"embeddings":[[1],[2]],"usage":7}"#, Some(Unfamiliar)),
-        (r#"{"embeddings":[[1],null]}"#, Some(Unfamiliar)),
-        (r#"{"embeddings":[[1],[NaN]]}"#, Some(Unfamiliar)),
-        ("[[1],[2]]", Some(Unfamiliar)),
-    ];
-    let scores = [
-        (
-            r#"{"precision":[1,2],"recall":[1,2],"f1":[null,2],"model":"m"}"#,
-            None,
-        ),
-        (
-            r#"{"precision":[1,2],"recall":[1,2],"f1":[1],"model":"m"}"#,
-            Some(NotEach),
-        ),
-        (r#"{"precision":[1,2],"recall":[1,2]}"#, Some(NotEach)),
-    ];
-    let embeddings = embeddings.map(|row| (Kind::Embeddings, row));
-    let scores = scores.map(|row| (Kind::Scores, row));
-    for (kind, (body, expected)) in embeddings.into_iter().chain(scores) {
-        let cut = Cut::of_answer(kind, body.as_bytes(), 2);
-        assert_eq!(cut.as_ref().err(), expected.as_ref(), "{body}");
-        assert!(cut.is_err() || cut.ok() == self::cut(kind, body), "{body}");
-        let is_wrong = expected.is_some_and(Uncut::is_wrong);
-        assert_eq!(is_wrong, ![None, Some(Unfamiliar)].contains(&expected));
-    }
-}
-
-#[test]
 fn bodies_are_put_together_from_items_of_several() {
     let one = r#"{ "model":"m", "texts": [ "a" , "\"]\u00e9", "c" ] }"#;
     let other = r#"{"texts":["x","y"],"model":"m"}"#;
