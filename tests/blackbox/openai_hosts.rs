@@ -559,6 +559,36 @@ async fn numbers_are_right_or_a_sibling_s() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_numbers_is_said() {
+    let host = sim_host("host").openai(Server::default()).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for (row, what) in [
+        (
+            "[1,null]",
+            "its embeddings hold something that is no finite number",
+        ),
+        (
+            "[1,NaN]",
+            "its embeddings hold something that is no finite number",
+        ),
+        ("[]", "its embeddings are empty"),
+        ("\"AAAA\"", "base64 that does not hold numbers of 4 bytes"),
+        ("null", "neither lists of numbers nor base64"),
+        (
+            "[1]},{\"embedding\":[1]",
+            "it is for 2 texts, and 1 were asked for",
+        ),
+    ] {
+        let answer = format!(r#"{{"model":"sim","data":[{{"index":0,"embedding":{row}}}]}}"#);
+        host.set(Behaviour::Answer(Answer::result(&answer)));
+        let reply = ask(&proxy, &["text"]).await;
+        assert_eq!(reply.status, 502);
+        let told = reply.json().to_string();
+        assert!(told.contains(what), "{row}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn clients_know_models_by_one_name_and_each_host_by_its_own() {
     let listing = sim_host("listing").openai(Server::default());
     let listing = listing.installed(&["org/sim", "other:latest"]).start();

@@ -18,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -69,7 +70,7 @@ pub struct Embeddings {
 pub enum Unaskable {
     /// It is none.
     #[error(
-        "the body must be a JSON object with texts, a list of texts, and model, the name of one"
+        "the body must be a JSON object with texts, a list of texts, and model, the name of one, each of them once"
     )]
     NotEmbed,
     /// Such hosts have no default.
@@ -80,15 +81,41 @@ pub enum Unaskable {
 /// Why an answer can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Wrong {
+    /// It ends early.
+    #[error("it is no whole JSON")]
+    NotWhole,
+    /// A page, say.
+    #[error("it is no JSON")]
+    NotJson,
     /// It is not what `/v1/embeddings` answers.
-    #[error("it is no answer of /v1/embeddings")]
+    #[error(
+        "it is no answer of /v1/embeddings, which holds data, a list of objects with embedding and, as a whole number, \
+         index"
+    )]
     Unreadable,
-    /// Too few, too many, or one twice.
-    #[error("it does not hold one embedding for each text")]
+    /// Too few, or too many.
+    #[error("it is for {found} texts, and {asked} were asked for")]
+    Count {
+        /// Embeddings there are.
+        found: usize,
+        /// And should be.
+        asked: usize,
+    },
+    /// As many as there should be, but one twice, or of a text that there is not.
+    #[error("it does not hold each index once")]
     NotEach,
-    /// They differ in length, or are empty.
+    /// An embedding is neither a list nor a text.
+    #[error("its embeddings are neither lists of numbers nor base64")]
+    NotNumbers,
+    /// It is none, or not of whole numbers.
+    #[error("its embeddings are base64 that does not hold numbers of 4 bytes")]
+    NotBase64,
+    /// They differ in length.
     #[error("its embeddings are not equally long")]
     Uneven,
+    /// They hold no numbers.
+    #[error("its embeddings are empty")]
+    Empty,
     /// NaN, infinite, or no number at all.
     #[error("its embeddings hold something that is no finite number")]
     NotFinite,
@@ -107,6 +134,28 @@ pub enum Wrong {
          model_alias"
     )]
     Model(String),
+}
+
+/// What programs write that is no JSON in the place of a number.
+const NO_NUMBERS: [&str; 3] = ["NaN", "nan", "Inf"];
+
+impl Wrong {
+    /// What is wrong with an `answer` that could not be read because of `error`.
+    fn unread(answer: &[u8], error: &serde_json::Error) -> Self {
+        let line = answer.split(|byte| *byte == b'\n').nth(error.line() - 1);
+        let rest = line.and_then(|line| line.get(error.column().saturating_sub(2)..));
+        let begins = |rest: &[u8], word: &str| {
+            let there = rest.iter().skip_while(|byte| !byte.is_ascii_alphabetic());
+            there.take(word.len()).eq(word.as_bytes())
+        };
+        let is_no_number = rest.is_some_and(|rest| NO_NUMBERS.iter().any(|it| begins(rest, it)));
+        match error.classify() {
+            Category::Syntax if is_no_number => Self::NotFinite,
+            Category::Syntax | Category::Io => Self::NotJson,
+            Category::Eof => Self::NotWhole,
+            Category::Data => Self::Unreadable,
+        }
+    }
 }
 
 impl<'a> Question<'a> {
@@ -192,13 +241,18 @@ impl Embeddings {
             #[serde(borrow)]
             embedding: &'a RawValue,
         }
-        let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| Wrong::Unreadable)?;
+        let answer: Answer<'_> =
+            serde_json::from_slice(answer).map_err(|error| Wrong::unread(answer, &error))?;
         if let (Some(wanted), Some(told)) = (expected.model, answer.model)
             && !is_same_model(wanted, &told)
         {
             return Err(Wrong::Model(shortened(&told)));
         }
-        let mut rows = vec![None; expected.count];
+        let (found, asked) = (answer.data.len(), expected.count);
+        if found != asked {
+            return Err(Wrong::Count { found, asked });
+        }
+        let mut rows = vec![None; asked];
         for (at, row) in answer.data.iter().enumerate() {
             let place = rows.get_mut(row.index.unwrap_or(at));
             let place = place.ok_or(Wrong::NotEach)?;
@@ -229,7 +283,10 @@ fn written(rows: &[&str], expected: Expected<'_>) -> Result<Vec<u8>, Wrong> {
     let mut dimensions = None;
     for (at, row) in rows.iter().enumerate() {
         let (row, length) = embedding(row, expected.normalize)?;
-        if length == 0 || dimensions.is_some_and(|dimensions| dimensions != length) {
+        if length == 0 {
+            return Err(Wrong::Empty);
+        }
+        if dimensions.is_some_and(|dimensions| dimensions != length) {
             return Err(Wrong::Uneven);
         }
         dimensions = Some(length);
@@ -284,12 +341,12 @@ fn listed(row: &str) -> Result<Vec<f32>, Wrong> {
 
 /// From base64, in which some answer whatever they are asked for.
 fn decoded(row: &str) -> Result<Vec<f32>, Wrong> {
-    let text: Cow<'_, str> = serde_json::from_str(row).map_err(|_| Wrong::Unreadable)?;
+    let text: Cow<'_, str> = serde_json::from_str(row).map_err(|_| Wrong::NotNumbers)?;
     let bytes = STANDARD.decode(text.as_bytes());
-    let bytes = bytes.map_err(|_| Wrong::Unreadable)?;
+    let bytes = bytes.map_err(|_| Wrong::NotBase64)?;
     let (floats, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
-        return Err(Wrong::Unreadable);
+        return Err(Wrong::NotBase64);
     }
     Ok(floats.iter().copied().map(f32::from_le_bytes).collect())
 }
