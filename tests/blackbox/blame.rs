@@ -1,7 +1,7 @@
 //! Whose fault was it? A request that breaks hosts ends before it has walked through the pool, and no
 //! client can empty the pool.
 
-use crate::harness::{Behaviour, Config, Ending, Proxy, SimHost, sim_host};
+use crate::harness::{Behaviour, Config, Ending, Proxy, SimHost, eventually, sim_host};
 
 fn hosts(names: [&str; 3], behaviour: &Behaviour) -> [SimHost; 3] {
     names.map(|name| sim_host(name).behaving(behaviour.clone()).start())
@@ -86,6 +86,56 @@ async fn a_request_that_kills_two_hosts_ends_and_spares_the_third() {
 
         assert_eq!(reached(&hosts), 2, "hosts that had to deal with it");
     }
+}
+
+/// Hosts that break what is poison and serve everything else.
+fn four_that_poison_breaks() -> [SimHost; 4] {
+    let broken = Behaviour::Say("", Ending::Reset).only_for("poison");
+    ["a", "b", "c", "d"].map(|name| sim_host(name).behaving(broken.clone()).start())
+}
+
+#[tokio::test]
+async fn requests_that_break_hosts_eject_none_that_serves_others_meanwhile() {
+    let hosts = four_that_poison_breaks();
+    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+    let client = proxy.client();
+
+    for _ in 0..10 {
+        client.embed("poison").await.assert_error(502);
+        client.flood(16, 8).await;
+    }
+
+    for host in &hosts {
+        assert_eq!(proxy.ejections(host.name()).await, 0, "{}", host.name());
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_nothing_but_poison_leaves_others_a_host() {
+    let hosts = four_that_poison_breaks();
+    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+    let client = proxy.client();
+
+    let floods = (0..4).map(|_| async {
+        for _ in 0..10 {
+            assert_ne!(client.embed("poison").await.status, 200);
+        }
+    });
+    futures_util::future::join_all(floods).await;
+    client
+        .embed("harmless")
+        .await
+        .assert_embedding_of("harmless");
+
+    eventually("all are back", async || {
+        client.flood(16, 8).await;
+        let mut serving = 0;
+        for host in &hosts {
+            serving += usize::from(proxy.is_healthy(host.name()).await);
+        }
+        serving == 4
+    })
+    .await;
 }
 
 #[tokio::test]
