@@ -415,6 +415,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Is the value of `key` a number?
+    pub(super) fn is_number(&self, key: &'static str) -> bool {
+        matches!(self.get(key), Some(Value::Number(_)))
+    }
+
     /// Is `key` there?
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.get(key).is_some()

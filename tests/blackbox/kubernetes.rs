@@ -217,6 +217,25 @@ async fn without_a_way_to_an_api_server_it_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_kubeconfig_that_says_nothing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kube.yaml");
+    for (content, what) in [(None, "is not there"), (Some("[1, 2"), "is no kubeconfig")] {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let proxy = Proxy::start_with(&discovering(), |command| {
+            command
+                .env("KUBECONFIG", &file)
+                .env_remove("KUBERNETES_SERVICE_HOST");
+        })
+        .await;
+        let told = format!("KUBECONFIG names {}, which {what}", file.display());
+        proxy.logs(&told).await;
+    }
+}
+
+#[tokio::test]
 async fn hosts_that_were_found_stay_through_a_reload_and_go_with_their_entry() {
     let (first, _, port) = two_hosts();
     let slice = endpoint_slice("a", port, &[(FIRST, "gpu-0", READY)]);

@@ -10,6 +10,8 @@ use crate::config::reader::Section;
 const NO_SERVICE: &str =
     "names no Kubernetes Service; write http://SERVICE:PORT or http://SERVICE.NAMESPACE:PORT";
 const NO_PORT: &str = "is not the name of a Service's port; write e.g. http";
+const NUMBER: &str = "is what the Service calls the port, and no number; leave it out, and write the number in the url, or write e.g. http";
+const DIGITS: &str = "is looked for among the names of the Service's ports, and hardly one has digits only; for a number leave it out, and write the number in the url";
 /// Of a program that was built without the feature.
 pub const NOT_BUILT: &str = "is not in this gpu-bridge, which was built without the feature kubernetes; use dns, or build it in";
 /// Letters of a name in Kubernetes.
@@ -123,9 +125,15 @@ fn kubernetes(section: &Section<'_>, url: &HostUrl, port: Option<Arc<str>>) -> O
 }
 
 fn port(section: &Section<'_>) -> Option<Arc<str>> {
+    if section.is_number("discover_port") {
+        return section.problem("discover_port", NUMBER);
+    }
     let port = section.text("discover_port")?;
     if !is_label(&port) {
         return section.problem("discover_port", NO_PORT);
+    }
+    if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        section.warn("discover_port", DIGITS);
     }
     Some(port.into())
 }

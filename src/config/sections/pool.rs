@@ -182,7 +182,9 @@ fn host(section: &Section<'_>) -> Option<Host> {
     let discover = discover(section, url.as_ref());
     let api = api(section);
     if let Some(url) = &url {
-        if api == Some(Api::GpuBridge) {
+        let is_named =
+            matches!(&discover, Some(Discover::Kubernetes(service)) if service.port.is_some());
+        if api == Some(Api::GpuBridge) && !is_named {
             warn_if_the_port_is_left_out(section, url);
         }
         refuse_what_the_url_rules_out(section, url, &tls);
@@ -228,8 +230,21 @@ fn api(section: &Section<'_>) -> Option<Api> {
             }
             Some(Api::GpuBridge)
         }
-        Some("openai") => Some(Api::OpenAi(openai.into())),
+        Some("openai") => {
+            warn_of_purposes(section, &openai.model_alias);
+            Some(Api::OpenAi(openai.into()))
+        }
         Some(_) => section.problem("api", "is not an API; use gpu-bridge or openai"),
+    }
+}
+
+/// `/info` lists models with what they are for, clients name them without.
+fn warn_of_purposes(section: &Section<'_>, aliases: &BTreeMap<String, String>) {
+    let names = aliases.iter().flat_map(|(called, name)| [called, name]);
+    let mut names = names.filter(|name| name.starts_with("embed:"));
+    if names.next().is_some() {
+        let text = "holds a name that begins with embed:, as in /info; clients and hosts name models without it";
+        section.warn("model_alias", text);
     }
 }
 

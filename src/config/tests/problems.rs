@@ -352,6 +352,12 @@ fn problems_of_ways_to_find_hosts() {
                 "3:69: pool.hosts[0].discover_port: is not the name of a Service's port; write e.g. http",
             ],
         ),
+        (
+            "  - {name: a, url: 'http://a', discover: kubernetes, discover_port: 8765}\n",
+            &[
+                "3:69: pool.hosts[0].discover_port: is what the Service calls the port, and no number; leave it out, and write the number in the url, or write e.g. http",
+            ],
+        ),
     ];
     for (text, expected) in table {
         assert_eq!(host_problems(text), *expected, "{text}");

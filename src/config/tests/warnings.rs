@@ -119,3 +119,25 @@ fn addresses_of_hosts_that_are_hardly_meant() {
         assert_eq!(of_hosts(first, urls), expected, "{first}{urls:?}");
     }
 }
+
+#[test]
+fn values_of_hosts_that_hardly_match_anything() {
+    let of = |keys: &str| warnings(&format!("pool: {{hosts: [{{name: a, {keys}}}]}}\n"));
+    let kubernetes = "url: 'http://gpus', discover: kubernetes";
+    if cfg!(feature = "kubernetes") {
+        // The port in the url does not count where one is named.
+        assert_eq!(of(&format!("{kubernetes}, discover_port: http")), [""; 0]);
+        let digits = "2:83: pool.hosts[0].discover_port: is looked for among the names of the Service's ports, and hardly one has digits only; for a number leave it out, and write the number in the url";
+        assert_eq!(
+            of(&format!("{kubernetes}, discover_port: '8765'")),
+            [digits]
+        );
+        assert!(of(kubernetes)[0].contains("url: has no port, which means 80"));
+    }
+    let openai = "url: 'http://a:1', api: openai, model_alias";
+    assert_eq!(of(&format!("{openai}: {{a: org/a}}")), [""; 0]);
+    let purpose = "2:71: pool.hosts[0].model_alias: holds a name that begins with embed:, as in /info; clients and hosts name models without it";
+    for alias in ["'embed:a': org/a", "a: 'embed:a'"] {
+        assert_eq!(of(&format!("{openai}: {{{alias}}}")), [purpose]);
+    }
+}

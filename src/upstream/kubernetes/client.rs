@@ -34,7 +34,10 @@ type Answer = http::Response<Box<DynBody>>;
 pub(super) async fn connect() -> Result<Client, Trouble> {
     let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
         Ok(config) => config,
-        Err(_) => Config::incluster().map_err(|_| Trouble::NoWay)?,
+        Err(error) => {
+            let named = std::env::var_os("KUBECONFIG");
+            Config::incluster().map_err(|_| Trouble::of_kubeconfig(&error, named.as_deref()))?
+        }
     };
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);

@@ -2,8 +2,11 @@
 //! came.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt;
+use std::io::ErrorKind;
 
+use kube::config::KubeconfigError;
 use kube::runtime::watcher;
 
 use super::client::TooLong;
@@ -13,6 +16,13 @@ use super::client::TooLong;
 pub(super) enum Trouble {
     /// Nothing says where the API server is.
     NoWay,
+    /// The file that says so is not one.
+    BadFile {
+        /// As `KUBECONFIG` has it, if that is set: one or several.
+        named: Option<String>,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// What says so can't be used.
     BadWay,
     /// It does not know us.
@@ -47,6 +57,30 @@ impl Trouble {
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => Self::of_request(error, namespace),
         }
+    }
+
+    /// Where there is no service account either. `named`: what `KUBECONFIG` says.
+    pub(super) fn of_kubeconfig(error: &KubeconfigError, named: Option<&OsStr>) -> Self {
+        let named = named.filter(|named| !named.is_empty());
+        let what = match error {
+            KubeconfigError::FindPath => return Self::NoWay,
+            KubeconfigError::ReadConfig(error, _) => match error.kind() {
+                ErrorKind::NotFound if named.is_none() => return Self::NoWay,
+                ErrorKind::NotFound => "is not there",
+                ErrorKind::PermissionDenied => "the proxy may not read",
+                _ => "can't be read",
+            },
+            KubeconfigError::Parse(_)
+            | KubeconfigError::KindMismatch
+            | KubeconfigError::ApiVersionMismatch => "is no kubeconfig",
+            KubeconfigError::CurrentContextNotSet => "names no current-context",
+            KubeconfigError::LoadContext(_) | KubeconfigError::LoadClusterOfContext(_) => {
+                "lacks the context that it names as the current one, or that context's cluster"
+            }
+            _ => "names an address, a certificate or a key that can't be used",
+        };
+        let named = named.map(|named| named.to_string_lossy().into_owned());
+        Self::BadFile { named, what }
     }
 
     fn of_request(error: &kube::Error, namespace: &str) -> Self {
@@ -93,6 +127,16 @@ impl fmt::Display for Trouble {
             Self::NoWay => {
                 "nothing says where the API server is: there is neither a service account's token \
                 (automountServiceAccountToken) nor a kubeconfig that can be read"
+            }
+            Self::BadFile { named, what } => {
+                let (of, file) = match named {
+                    Some(named) => ("KUBECONFIG names ", named.as_str()),
+                    None => ("there is ", "~/.kube/config"),
+                };
+                return write!(
+                    f,
+                    "{of}{file}, which {what}, and no service account's token; correct the file"
+                );
             }
             Self::BadWay => {
                 "the API server's certificate authority, or the credentials for it, can't be used; correct \
@@ -193,6 +237,35 @@ mod tests {
             assert_eq!(trouble, kind, "{error}");
             assert_eq!(is_interruption(&error), goes_on, "{error}");
             assert!(!trouble.to_string().contains("ecret"), "{trouble}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_named() {
+        let read = |kind: ErrorKind| KubeconfigError::ReadConfig(kind.into(), "secret".into());
+        let no_context = KubeconfigError::CurrentContextNotSet;
+        let bad = "KUBECONFIG names /k, which ";
+        let table = [
+            (read(ErrorKind::NotFound), None, "nothing says where"),
+            (read(ErrorKind::NotFound), Some(""), "nothing says where"),
+            (KubeconfigError::FindPath, None, "nothing says where"),
+            (read(ErrorKind::NotFound), Some("/k"), bad),
+            (
+                read(ErrorKind::PermissionDenied),
+                None,
+                "there is ~/.kube/config, which the proxy may not read",
+            ),
+            (no_context, Some("/k"), bad),
+            (
+                KubeconfigError::LoadContext("secret".to_owned()),
+                Some("/k"),
+                bad,
+            ),
+        ];
+        for (error, named, expected) in table {
+            let trouble = Trouble::of_kubeconfig(&error, named.map(OsStr::new)).to_string();
+            assert!(trouble.starts_with(expected), "{error}: {trouble}");
+            assert!(!trouble.contains("secret"), "{trouble}");
         }
     }
 }

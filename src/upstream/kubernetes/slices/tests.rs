@@ -211,7 +211,7 @@ fn what_is_no_address_of_a_host_is_left_out() {
 fn ports_go_by_name_or_by_what_there_is() {
     let two = || json!([{"name": "http", "port": 8080}, {"name": "metrics", "port": 9}]);
     let numbered = json!([{"name": "a", "port": 1}, {"name": "b", "port": 8765}]);
-    let udp = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"port": 8000}]);
+    let udp = || json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"port": 8000}]);
     let table = [
         (None, http(), Ok(8765)),
         (None, json!([]), Ok(8765)),
@@ -219,7 +219,12 @@ fn ports_go_by_name_or_by_what_there_is() {
         (None, json!([{"port": 8000}]), Ok(8000)),
         (None, json!([{"name": "any"}]), Ok(8765)),
         (None, numbered, Ok(8765)),
-        (None, udp, Ok(8000)),
+        (None, udp(), Ok(8000)),
+        (
+            Some("dns"),
+            udp(),
+            Err("it has no port called dns, but one without a name; correct discover_port"),
+        ),
         (Some("http"), two(), Ok(8080)),
         (Some("metrics"), two(), Ok(9)),
         (
