@@ -96,9 +96,16 @@ impl Attempt<'_> {
         };
         let request = ended(head, body.len(), self.terms.trace);
         let (body, fresh) = (body.chunks(), self.terms.fresh);
-        match Exchange::start(self.means, destination, request, body, fresh).await {
-            Ok(exchange) => self.judge(exchange, most, deadline).await,
-            Err(failure) => not_whole(&failure),
+        let exchange = async {
+            match Exchange::start(self.means, destination, request, body, fresh).await {
+                Ok(exchange) => self.judge(exchange, most, deadline).await,
+                Err(failure) => not_whole(&failure),
+            }
+        };
+        tokio::select! {
+            biased;
+            verdict = exchange => verdict,
+            () = self.falls_silent(address) => Verdict::Moved { hung: true },
         }
     }
 

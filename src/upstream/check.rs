@@ -36,7 +36,6 @@ use crate::pool::{Check, HostId, Pool, Tells};
 const MAX_ANSWER: usize = 1 << 20;
 /// … but in `/health` a few at most. All of it becomes values in memory, of many times its size.
 const MAX_HEALTH: usize = 64 << 10;
-const HEALTH: &str = "/health";
 /// Checks are spread by up to this share of their interval, so that those of many hosts, or of many
 /// proxies, don't fall together.
 const JITTER: f64 = 0.1;
@@ -78,6 +77,7 @@ impl Checker {
     /// Checks for ever.
     pub(super) async fn run(&self) {
         let mut told = None;
+        let _checks = self.target.begin_checks();
         loop {
             self.pool.check_begins(self.host);
             let found = self.check().await;
@@ -253,9 +253,10 @@ impl Checker {
     /// answers. If none does, silence from one says more than a refusal from another.
     async fn health(&self, until: Clock) -> Probe<readiness::Told> {
         let candidates = self.target.candidates().into_iter().take(MOST_ADDRESSES);
-        let (path, read) = match self.target.openai() {
-            None => (HEALTH, in_json as Read<readiness::Told>),
-            Some(api) => (api.health_path.as_str(), any_body as Read<readiness::Told>),
+        let path = self.target.health_path();
+        let read: Read<readiness::Told> = match self.target.openai() {
+            None => in_json,
+            Some(_) => any_body,
         };
         let ask = async |(turn, address)| {
             tokio::time::sleep(STAGGER * turn).await;

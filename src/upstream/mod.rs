@@ -38,6 +38,7 @@ mod testing;
 mod tls;
 mod told;
 mod trouble;
+mod unwatched;
 mod verdict;
 
 use std::time::Duration;

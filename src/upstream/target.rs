@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -56,9 +56,21 @@ pub struct Target {
     whereabouts: watch::Sender<Whereabouts>,
     /// It was not found there when it was checked last.
     is_astray: AtomicBool,
+    /// How many tasks check it.
+    checks: AtomicU32,
     key: Known,
     /// What a host that speaks OpenAI's API has told of its models, if it has a list of them.
     listed: ArcSwapOption<Info>,
+}
+
+/// A host is checked.
+#[must_use = "it is checked until this is dropped"]
+pub(super) struct Checks<'t>(&'t Target);
+
+impl Drop for Checks<'_> {
+    fn drop(&mut self) {
+        self.0.checks.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Target {
@@ -87,6 +99,7 @@ impl Target {
             current: ArcSwapOption::new(address.map(Arc::new)),
             whereabouts: watch::Sender::new(whereabouts),
             is_astray: AtomicBool::new(false),
+            checks: AtomicU32::new(0),
             key: Known::default(),
             listed: ArcSwapOption::empty(),
             member,
@@ -129,6 +142,22 @@ impl Target {
     /// Where to connect; `None` if its name has never been resolved.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.current.load().as_deref().copied()
+    }
+
+    /// Where it says whether it is well.
+    pub(super) fn health_path(&self) -> &str {
+        self.openai().map_or("/health", |api| &api.health_path)
+    }
+
+    /// It is checked until the guard is dropped.
+    pub(super) fn begin_checks(&self) -> Checks<'_> {
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        Checks(self)
+    }
+
+    /// Would checks notice that it falls silent at `address`?
+    pub(super) fn is_checked_at(&self, address: SocketAddr) -> bool {
+        self.checks.load(Ordering::Relaxed) > 0 && self.address() == Some(address)
     }
 
     /// Tells its connections to `address` from all others.

@@ -2,10 +2,13 @@
 //!
 //! The hosts are on loopback addresses of their own, at one port; the DNS server is a real one.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::harness::{
-    Authority, Behaviour, Config, DnsServer, Proxy, SimHost, eventually, sim_host,
+    Authority, Behaviour, Config, DnsServer, HealthAnswer, Proxy, SimHost, eventually, sim_host,
 };
 
 const NAME: &str = "gpus.test";
@@ -73,6 +76,42 @@ async fn a_host_whose_address_vanishes_ends_what_it_runs() {
     reply.assert_embedding_of("running");
     assert_eq!(reply.served_by(), first.name());
     proxy.has_hosts(&[second.name()]).await;
+}
+
+/// No check asks there any more.
+#[tokio::test]
+async fn what_runs_at_an_address_that_was_left_moves_once_that_is_silent() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    for is_discovered in [false, true] {
+        let Some(dns) = DnsServer::start(1, &[(NAME, FIRST)]).await else {
+            return;
+        };
+        let (first, second) = two_hosts();
+        let url = format!("http://{NAME}:{}", first.address().port());
+        let config = if is_discovered {
+            discovering(&dns, &first)
+        } else {
+            Config::new().host("gpu", &url, None)
+        };
+        let config = config
+            .set("pool", "resolver", dns.address())
+            .set("timeouts", "attempt", "60s");
+        let proxy = Proxy::start_with(&config, |_| {}).await;
+        proxy
+            .finds_healthy(if is_discovered { first.name() } else { "gpu" })
+            .await;
+        first.set(Behaviour::Hang);
+        let running = proxy.client().start_embed("running");
+        eventually("it runs", async || first.arrivals() == 1).await;
+
+        dns.set(&[(NAME, SECOND)]).await;
+        eventually("the other is used", async || second.record().checks > 0).await;
+        first.set_health(HealthAnswer::Hang);
+
+        let reply = timeout(PATIENCE, running).await.expect("it moves");
+        reply.unwrap().assert_embedding_of("running");
+        assert_eq!(second.arrivals(), 1);
+    }
 }
 
 #[tokio::test]
