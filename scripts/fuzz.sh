@@ -14,8 +14,11 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $coverage-level=4 $covera
     $coverage-pc-table $coverage-trace-compares -Cdebug-assertions -Coverflow-checks"
 
 main() {
-    cargo build --locked --release --target "$host" --target-dir "$out" --package gpu-bridge-fuzz --features libfuzzer --bin fuzz
-    local targets=${TARGETS:-$(ls fuzz/corpus | grep -v '^planted$')} failed=()
+    local targets=${TARGETS:-$(ls fuzz/corpus | grep -v '^planted$')} features=libfuzzer failed=()
+    for target in $targets; do
+        grep -q "\"$target\"" crates/{framing,wire}/src/fuzz.rs || features=programs
+    done
+    cargo build --locked --release --target "$host" --target-dir "$out" --package gpu-bridge-fuzz --features "$features" --bin fuzz
     for target in $targets; do
         run "$target" || failed+=("$target")
     done

@@ -20,7 +20,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 fn named() -> fn(&[u8]) {
     let wanted = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let all = [
+        #[cfg(feature = "programs")]
         gpu_bridge::fuzz::TARGETS,
+        #[cfg(feature = "programs")]
         gpu_bridge_backend::fuzz::TARGETS,
         gpu_bridge_framing::fuzz::TARGETS,
         gpu_bridge_wire::fuzz::TARGETS,
