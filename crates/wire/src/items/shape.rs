@@ -215,10 +215,12 @@ fn commas(last: u8, numbers: &[u8]) -> Option<usize> {
 /// The same of a block of up to 255 `bytes`, each with the one `before` it. The compiler looks at 16 of them together,
 /// since nothing depends on where the first odd one is.
 fn commas_after(before: &[u8], bytes: &[u8]) -> Option<u8> {
-    let (mut odd, mut commas) = (0, 0);
+    let (mut odd, mut commas) = (0, 0_u8);
     for (before, byte) in std::iter::zip(before, bytes) {
         odd |= u8::from(!may_follow(*before, *byte));
-        commas += u8::from(*byte == b',');
+        // It can't overflow, and a check of that would keep the compiler from looking at several together: 2.5 ns for
+        // a byte instead of 0.4.
+        commas = commas.wrapping_add(u8::from(*byte == b','));
     }
     (odd == 0).then_some(commas)
 }
