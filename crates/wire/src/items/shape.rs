@@ -22,6 +22,8 @@ use super::Kind;
 
 /// Bytes beside the numbers of an answer that is plain.
 const MOST_BESIDE: usize = 64 << 10;
+/// … and of that to few texts.
+const USUALLY_BESIDE: usize = 256;
 /// A number that is longer than this may be too large; those that programs write have 25 characters at most.
 const BLOCK: usize = 64;
 /// As some write it before a text.
@@ -64,7 +66,10 @@ pub fn answered<'a>(
     kind: Kind,
     chunks: impl IntoIterator<Item = &'a [u8]> + Clone,
 ) -> Result<usize, Misshapen> {
-    let mut look = Look::default();
+    let mut look = Look {
+        beside: Vec::with_capacity(USUALLY_BESIDE),
+        ..Look::default()
+    };
     for chunk in chunks.clone() {
         look.on(chunk);
     }
@@ -227,13 +232,20 @@ fn commas_after(before: &[u8], bytes: &[u8]) -> Option<u8> {
 
 /// May `byte` follow `before` where only numbers stand, perhaps with a space after each comma, and none too large: a
 /// power of ten is negative?
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without branches it takes half the time"
+)]
 fn may_follow(before: u8, byte: u8) -> bool {
+    let is_digit = |byte: u8| byte.wrapping_sub(b'0') < 10;
     let is_power = |byte: u8| byte | 0x20 == b'e';
-    let is_start = before == b',' || before == b' ';
-    (byte.is_ascii_digit() && !is_power(before))
-        || ((byte == b',' || byte == b'.' || is_power(byte)) && before.is_ascii_digit())
-        || (byte == b'-' && (is_start || is_power(before)))
-        || (byte == b' ' && before == b',')
+    // They differ in this bit only.
+    let ends_digits = (byte | 2 == b'.') | is_power(byte);
+    let starts = (before == b',') | (before == b' ') | is_power(before);
+    (is_digit(byte) & !is_power(before))
+        | (ends_digits & is_digit(before))
+        | ((byte == b'-') & starts)
+        | ((byte == b' ') & (before == b','))
 }
 
 fn is_space(byte: u8) -> bool {
