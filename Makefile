@@ -34,7 +34,7 @@ test-openai-host: model ## Put infinity, a server of OpenAI's API, into a pool (
 	@python3 scripts/openai_host.py --bin-dir "$(dir $(RELEASE))debug"
 
 RUN_CHAOS = cargo build --locked --workspace --bins --tests && \
-	cargo test --locked --package gpu-bridge --test blackbox -- --nocapture --exact
+	cargo test --locked --workspace --test blackbox -- --nocapture --exact
 
 chaos: preflight ## Faults, upgrades, reloads under load, by a seeded schedule (SEED=1 TIME=180)
 	@CHAOS_SEED="$(SEED)" CHAOS_TIME="$(or $(TIME),180)" CHAOS_ONLY="$(ONLY)" sh -c \
