@@ -76,6 +76,13 @@ pub fn words<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = 
     words.map(<[u8]>::trim_ascii)
 }
 
+/// Is the body in another form than its type says (`Content-Encoding`)?
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = words(lines.map(HeaderValue::as_bytes));
+    codings.any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 /// Is the name made of letters, digits and `-`, as all names in use are? Many a host hands headers on in
 /// variables (CGI, WSGI), in which `X_Api_Key` or `X.Api.Key` can't be told from `X-Api-Key`.
 pub fn is_plain(name: &HeaderName) -> bool {

@@ -44,7 +44,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::duplex::Heard;
 use super::response::{Framing, Head};
 use super::verdict::Doubt;
-use crate::headers::is_json;
+use crate::headers::{is_coded, is_json};
 
 /// For a busy answer that does not say how long, and for a `Retry-After` that can't be read.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ pub(super) fn is_stale(
 
 /// Can it be told from the text alone, where nothing else tells, whether the body is whole?
 pub(super) fn tells_its_end(headers: &HeaderMap) -> bool {
-    may_be_json(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+    may_be_json(headers) && !is_coded(headers)
 }
 
 /// Does the text end before its JSON does?

@@ -13,7 +13,7 @@ use gpu_bridge_wire::items::Kind;
 use gpu_bridge_wire::openai::{
     Complaint, EMBEDDINGS, Embeddings, Expected, Question, TOKENS_HEADER, Unaskable, Wrong,
 };
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode};
 
 use super::request::Request;
 use super::result::unusable;
@@ -168,7 +168,7 @@ impl Asked {
     }
 
     async fn result(self, answer: Answer, budget: &Budget) -> Verdict {
-        if answer.headers.contains_key(header::CONTENT_ENCODING) {
+        if headers::is_coded(&answer.headers) {
             return unusable("it is compressed, though nobody asked for that", budget);
         }
         // For the answer in one piece, and for what it becomes.

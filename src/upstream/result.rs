@@ -3,10 +3,11 @@
 
 use gpu_bridge_wire::ErrorBody;
 use gpu_bridge_wire::items::{Cut, answered};
-use http::{StatusCode, header};
+use http::StatusCode;
 
 use super::{Doubt, Verdict};
 use crate::budget::Budget;
+use crate::headers;
 use crate::message::{Answer, Call};
 
 /// The same, but that an answer which can be no result of `call` is in doubt.
@@ -34,7 +35,7 @@ pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
 fn fault(answer: &Answer, call: &Call) -> Option<String> {
     let kind = call.kind()?;
     let items = call.demand.work.items as usize;
-    let is_coded = answer.headers.contains_key(header::CONTENT_ENCODING);
+    let is_coded = headers::is_coded(&answer.headers);
     if items == 0 || answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
         return None;
     }
@@ -52,7 +53,7 @@ fn fault(answer: &Answer, call: &Call) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method};
+    use http::{HeaderMap, Method, header};
 
     use super::*;
     use crate::message::{Deadline, Payload};
@@ -150,6 +151,11 @@ mod tests {
         let gzip = "gzip".parse().unwrap();
         coded.headers.insert(header::CONTENT_ENCODING, gzip);
         assert_eq!(fault(&coded, &call), None);
+        for uncoded in ["identity", "Identity, identity"] {
+            let uncoded = uncoded.parse().unwrap();
+            coded.headers.insert(header::CONTENT_ENCODING, uncoded);
+            assert!(fault(&coded, &call).is_some(), "it is as it is");
+        }
         let mut refusal = answer(r#"{"embeddings":[]}"#);
         refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
         assert_eq!(fault(&refusal, &call), None);
