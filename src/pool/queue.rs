@@ -12,8 +12,9 @@
 //! Clients that may have no more for now ([`limits`](super::limits)) are passed over. That is as if they
 //! were idle: it earns no credit either, and others are next as if these were not there.
 //!
-//! A request never waits behind another client's that can't use the free slot. Those of one client for one
-//! model, in one space if that matters, can nearly always use the same hosts, so only the first of them is asked.
+//! A request never waits behind another that can't use the free slot. Those of one client for one
+//! model, in one space if that matters, can all use the same hosts, so only the first of them is asked; of pairs,
+//! the first of each size.
 
 mod length;
 mod turns;
@@ -133,14 +134,34 @@ struct Level {
 #[derive(Debug, Default)]
 struct Flow {
     time: f64,
-    /// Those of each can all use the same hosts, unless they have failed somewhere.
-    lines: BTreeMap<(Option<Model>, Option<Space>), BTreeSet<Ticket>>,
+    /// Those of each can all use the same hosts, or nearly so, unless they have failed somewhere.
+    lines: BTreeMap<Wanted, BTreeSet<Ticket>>,
     seconds: Sum,
 }
 
-/// What decides which hosts it can use.
-fn wanted(demand: &Demand) -> (Option<Model>, Option<Space>) {
-    (demand.model.clone(), demand.space)
+/// What decides which hosts a request can use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    model: Option<Model>,
+    space: Option<Space>,
+    /// Of how many pairs there are, the binary order: more than a host takes are not for every host.
+    size: u32,
+}
+
+fn wanted(demand: &Demand) -> Wanted {
+    let Demand {
+        model, space, work, ..
+    } = demand;
+    let is_for_pairs = model.as_ref().is_some_and(Model::is_for_pairs);
+    Wanted {
+        model: model.clone(),
+        space: *space,
+        size: if is_for_pairs {
+            work.items.max(1).ilog2()
+        } else {
+            0
+        },
+    }
 }
 
 impl Flow {

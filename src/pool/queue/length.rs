@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Client, Entry, Flow, Line, ModelLine, Queue, Ticket, share_left, wanted};
+use super::{Client, Entry, Flow, Line, ModelLine, Queue, Ticket, Wanted, share_left, wanted};
 use crate::pool::demand::{Demand, Model};
 
 impl Queue {
@@ -123,8 +123,15 @@ impl Queue {
     /// first of them to wait for its own.
     pub(in crate::pool) fn models_with(&self, entry: &Entry) -> Option<usize> {
         let flow = self.flow(entry)?;
-        let line = flow.lines.get(&wanted(&entry.demand))?;
-        (line.len() == 1).then_some(flow.lines.len())
+        let own = wanted(&entry.demand);
+        let is_like =
+            |one: &Wanted, other: &Wanted| (&one.model, one.space) == (&other.model, other.space);
+        let alike = flow.lines.iter().filter(|(it, _)| is_like(it, &own));
+        let first = alike.map(|(_, line)| line.len()).sum::<usize>() == 1;
+        // Those that are alike stand together.
+        let lines: Vec<_> = flow.lines.keys().collect();
+        let models = lines.chunk_by(|one, other| is_like(one, other)).count();
+        first.then_some(models)
     }
 
     /// Requests that wait for nothing but their client's own limits.

@@ -356,14 +356,16 @@ mod tests {
         let first = join(&mut state, batch("bertscore:m"), now).remove(0);
         assert_eq!((first.host, first.fits()), (cuts, false), "in parts");
         assert_eq!(join(&mut state, batch("bertscore:m"), now).len(), 0);
-        let small = Demand {
-            client: Some("zoe".into()),
-            work: Work { items: 1, bytes: 9 },
-            ..batch("bertscore:m")
-        };
-        let small = join(&mut state, small, now).remove(0);
-        assert_eq!(small.host, pads, "it does not wait behind it");
-        state.finish(&small, Outcome::Abandoned, now);
+        for client in ["zoe", "ann"] {
+            let small = Demand {
+                client: Some(client.into()),
+                work: Work { items: 1, bytes: 9 },
+                ..batch("bertscore:m")
+            };
+            let small = join(&mut state, small, now).remove(0);
+            assert_eq!(small.host, pads, "{client} does not wait behind it");
+            state.finish(&small, Outcome::Abandoned, now);
+        }
         let name = state.host(cuts).unwrap().spec.name.clone();
         state.set_draining(&name, true);
         assert_eq!(state.grant(now).remove(0).host, pads, "to be refused");
