@@ -169,6 +169,14 @@ impl Payload {
         Ok(reserved)
     }
 
+    /// A body of these bytes in the place of this one, counted where it is.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if the budget does not allow them.
+    pub fn replaced(&self, bytes: Vec<u8>) -> Result<Self, Exhausted> {
+        Self::counted([bytes], self.reserved.sibling())
+    }
+
     /// The same body in one chunk; a copy only if there are several.
     ///
     /// # Errors
@@ -357,8 +365,7 @@ impl Answer {
     /// # Errors
     /// [`Exhausted`] if the budget of this one does not allow its bytes.
     pub fn replaced(&self, status: StatusCode, body: Vec<u8>) -> Result<Self, Exhausted> {
-        let body = Payload::counted([body], self.body.reserve(0)?)?;
-        Ok(Self::of(status, body))
+        Ok(Self::of(status, self.body.replaced(body)?))
     }
 
     fn of(status: StatusCode, body: Payload) -> Self {

@@ -20,7 +20,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpu_bridge_wire::ErrorBody;
 use http::StatusCode;
 use parking_lot::Mutex;
 
@@ -29,7 +28,7 @@ use crate::config::HostName;
 use crate::embedding::Space;
 use crate::message::Answer;
 use crate::pool::{Avoid, Extent, HostId, Proof};
-use crate::upstream::{Doubt, Verdict};
+use crate::upstream::{Doubt, Verdict, no_result};
 
 /// How long a host that could not be asked for want of something here is left out, the first time.
 /// Doubles each time …
@@ -315,12 +314,7 @@ fn no_success(mut answer: Answer) -> Answer {
     if !answer.status.is_success() {
         return answer;
     }
-    let detail = format!(
-        "the host's answer can't be used: it is {} without a result in JSON",
-        answer.status
-    );
+    let body = no_result(&format!("it is {} without a result in JSON", answer.status));
     answer.status = StatusCode::BAD_GATEWAY;
-    // Writing a text as JSON has no way to fail.
-    let body = serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default();
     answer.replaced(answer.status, body).unwrap_or(answer)
 }

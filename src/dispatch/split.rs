@@ -150,9 +150,8 @@ fn said_of_whole(mut delivery: Delivery, start: usize) -> Delivery {
     let answer = &mut delivery.answer;
     let is_short = answer.body.len() <= LONGEST_REFUSAL;
     let moved = || of_whole(&answer.body.joined(), start);
-    let held = answer.body.reserve(0).ok();
-    let moved = is_short.then(moved).flatten().zip(held);
-    if let Some(body) = moved.and_then(|(body, held)| Payload::counted([body], held).ok()) {
+    let moved = is_short.then(moved).flatten();
+    if let Some(body) = moved.and_then(|body| answer.body.replaced(body).ok()) {
         answer.body = body;
         for name in OF_THE_WHOLE {
             answer.headers.remove(name);

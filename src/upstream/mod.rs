@@ -50,6 +50,7 @@ pub(crate) use check::patience;
 pub use hosts::Hosts;
 pub use member::Member;
 pub use membership::Membership;
+pub(crate) use result::no_result;
 pub use target::Target;
 #[cfg(test)]
 pub(crate) use testing::judged;

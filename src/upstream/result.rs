@@ -24,10 +24,15 @@ pub(super) fn checked(verdict: Verdict, call: &Call, budget: &Budget) -> Verdict
 /// After a success that can be no result of what was asked. Perhaps no host has one: nobody is to blame before a
 /// sibling has.
 pub(super) fn unusable(why: &str, budget: &Budget) -> Verdict {
+    let body = no_result(why);
+    Verdict::doubtful(StatusCode::BAD_GATEWAY, body, Doubt::Unusable, budget)
+}
+
+/// What the client is told in the place of such a success.
+pub(crate) fn no_result(why: &str) -> Vec<u8> {
     let detail = format!("the host's answer can't be used: {why}");
     // Writing a text as JSON has no way to fail.
-    let body = serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default();
-    Verdict::doubtful(StatusCode::BAD_GATEWAY, body, Doubt::Unusable, budget)
+    serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default()
 }
 
 /// What is wrong with an answer, as far as it is held and can be read. Of a request without items that can be counted
