@@ -16,25 +16,24 @@ ARG CUDA=13.0.2
 ARG CUDA_SYSTEM=ubuntu22.04
 
 FROM rust:1.95.0-slim-bookworm${RUST_DIGEST} AS toolchain
-# zlib-ng, which pingora compresses with, is built by cmake, and that calls make. Their versions
-# come with the release of Debian.
+# zlib-ng, which pingora compresses with, is built by cmake, and that calls make; the proxy is trained by a
+# script that needs Python, openssl and llvm-tools. Their versions come with the release of Debian.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends cmake make \
- && rm -rf /var/lib/apt/lists/*
+ && apt-get install --yes --no-install-recommends cmake make openssl python3 \
+ && rm -rf /var/lib/apt/lists/* \
+ && rustup component add llvm-tools
 WORKDIR /build
 
 FROM toolchain AS proxy-build
 COPY . .
-# Smaller and a little quicker than release, for a much longer build.
-ARG PROFILE=dist
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target \
-    cargo build --locked --profile "$PROFILE" --package gpu-bridge --bins \
- && cp "target/$PROFILE/gpu-bridge" /
+    scripts/guided.sh /gpu-bridge
 
 FROM toolchain AS backend-build
 COPY . .
+# Smaller and a little quicker than release, for a much longer build.
 ARG PROFILE=dist
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target-cpu \

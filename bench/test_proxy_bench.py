@@ -18,6 +18,7 @@ import proxy_report
 import proxy_rig
 import proxy_scenarios
 import proxy_several
+import proxy_training
 from contenders import HAPROXY, NGINX, NGINX_FAILS, OURS, Job, MissingError
 from proxies import Load, Run
 from proxy_plan import FULL, QUICK
@@ -210,6 +211,22 @@ class Comparison(unittest.TestCase):
         text = proxy_report.document({"CPU": "x"}, {"n": "1"}, FULL, rows, outcomes, "granted")
         for expected in (*ALL, "one host: hang", "90 ok", "granted", "| CPU | x |"):
             self.assertIn(expected, text)
+
+
+class Training(unittest.TestCase):
+    def test_each_kind_of_connection_is_trained(self) -> None:
+        lessons = list(proxy_training.lessons(Path("/nowhere/both.pem")))
+        loads = [(lesson, load) for lesson in lessons for load in lesson.loads]
+        options = {load.options[2:] for _, load in loads if "--tls" in load.options}
+        self.assertEqual(options, {(), ("--http2",), ("--fresh",)})
+        self.assertEqual({lesson.log for lesson in lessons}, {False, True})
+
+    def test_what_is_asked_is_what_hosts_answer(self) -> None:
+        for lesson in proxy_training.lessons(Path("/nowhere/both.pem")):
+            for load in lesson.loads:
+                computed = "--computed" in load.options
+                self.assertEqual(computed, lesson.hosts.cost is not None)
+                self.assertEqual(load.answer_bytes, lesson.hosts.answer_bytes)
 
 
 if __name__ == "__main__":
