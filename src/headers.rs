@@ -78,9 +78,14 @@ pub fn words<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = 
 
 /// Is the body in another form than its type says (`Content-Encoding`)?
 pub fn is_coded(headers: &HeaderMap) -> bool {
+    codings(headers).next().is_some()
+}
+
+/// How the body is coded, first things first.
+pub fn codings(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::CONTENT_ENCODING).iter();
-    let mut codings = words(lines.map(HeaderValue::as_bytes));
-    codings.any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+    let codings = words(lines.map(HeaderValue::as_bytes));
+    codings.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Is the name made of letters, digits and `-`, as all names in use are? Many a host hands headers on in
@@ -98,12 +103,11 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// Changes the headers of a request to those of one in JSON, whose answer can be read here.
+/// Changes the headers of a request to those of one in JSON.
 pub fn in_json(headers: &mut HeaderMap) {
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::ACCEPT, JSON);
-    headers.remove(header::ACCEPT_ENCODING);
 }
 
 /// Is the body JSON, as its headers say?

@@ -395,6 +395,9 @@ pub enum Cut {
     /// The host stopped in the middle.
     #[error("the host failed in the middle of its answer: {0}")]
     Failed(String),
+    /// It has come whole, and can be no result of what was asked.
+    #[error("the host's answer can't be used: {0}")]
+    Unusable(String),
     /// The time for the attempt is over; perhaps the client reads too slowly.
     #[error("the answer did not get through in time")]
     TooSlow,

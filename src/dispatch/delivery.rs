@@ -39,10 +39,10 @@ impl LongRest {
     /// The next chunk; `None` after the last.
     ///
     /// # Errors
-    /// [`Cut`] if the host fails half-way; nobody can repeat the request by then.
+    /// [`Cut`] if the host fails half-way, or its answer turns out to be none; nobody can repeat the request by then.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
         let next = self.rest.next().await;
-        if let Err(Cut::Failed(_)) = &next {
+        if let Err(Cut::Failed(_) | Cut::Unusable(_)) = &next {
             self.pool.blame(self.host, None);
         }
         next

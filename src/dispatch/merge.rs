@@ -37,8 +37,7 @@ use crate::telemetry::Share;
 use crate::telemetry::trace::TraceContext;
 
 /// Headers that don't change what is computed, and are each request's own.
-const OWN: [&str; 18] = [
-    "accept-encoding",
+const OWN: [&str; 17] = [
     "accept-language",
     "b3",
     "baggage",

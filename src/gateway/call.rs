@@ -135,13 +135,15 @@ fn retrace(headers: &mut HeaderMap) {
     headers.remove(TRACEPARENT);
 }
 
-/// The client's headers that a host may see.
+/// The client's headers that a host may see. What codings a client takes is none of them: answers are looked
+/// through, and may be cut.
 fn forwarded(headers: &HeaderMap, id: &str, origin: &Origin) -> HeaderMap {
     let ours = [
         header::HOST,
         header::CONTENT_LENGTH,
         header::EXPECT,
         header::AUTHORIZATION,
+        header::ACCEPT_ENCODING,
     ];
     let hop_by_hop = HopByHop::of(headers);
     let mut forwarded = HeaderMap::with_capacity(headers.len() + ADDED);

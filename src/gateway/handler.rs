@@ -412,7 +412,7 @@ impl Handler {
         if let Err(error) = &written {
             // What the client got is cut off; it is not the one who went away.
             let cut = match error {
-                Unsent::Cut(Cut::Failed(_)) => Some(StatusCode::BAD_GATEWAY),
+                Unsent::Cut(Cut::Failed(_) | Cut::Unusable(_)) => Some(StatusCode::BAD_GATEWAY),
                 Unsent::TooLate | Unsent::Displaced => Some(StatusCode::SERVICE_UNAVAILABLE),
                 Unsent::Cut(Cut::TooSlow) | Unsent::Untaken => None,
             };

@@ -9,10 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::OptionFuture;
+use gpu_bridge_wire::items::Glance;
 use gpu_bridge_wire::most_items;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 
+use super::coding::decoded;
 use super::exchange::{Broken, Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::kept::Kept;
@@ -20,10 +23,11 @@ use super::key;
 use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
 use super::openai;
 use super::request::Request;
-use super::result;
+use super::result::{self, Watch};
 use super::trouble::Trouble;
 use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
+use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 use crate::telemetry::trace::{TRACEPARENT, TraceContext};
 
@@ -40,6 +44,17 @@ pub(super) struct Attempt<'a> {
     pub(super) target: Arc<Target>,
     pub(super) means: &'a Means,
     pub(super) terms: Terms,
+}
+
+/// How an answer is read.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    /// Bytes of it that are held.
+    most: usize,
+    /// For the rest of one that is too large to hold.
+    deadline: Instant,
+    /// What its success is looked at for as it comes, in the words of `/embed` and `/bertscore`.
+    call: Option<&'a Call>,
 }
 
 impl Attempt<'_> {
@@ -66,8 +81,12 @@ impl Attempt<'_> {
         for (name, value) in &call.headers {
             head.header(name, value.as_bytes());
         }
-        let verdict = self.talk(head, &call.body, HOLD, deadline).await;
-        result::checked(verdict, call, &self.means.budget)
+        let reading = Reading {
+            most: HOLD,
+            deadline,
+            call: result::kind(call).map(|_| call),
+        };
+        self.talk(head, &call.body, reading).await
     }
 
     /// The same with a host that speaks OpenAI's API.
@@ -78,13 +97,16 @@ impl Attempt<'_> {
             Err(verdict) => return verdict,
         };
         let head = openai::head(&self.target, call);
-        let most = asked.most().max(HOLD);
-        let verdict = self.talk(head, &asked.body, most, deadline).await;
-        asked.restated(verdict, most, budget).await
+        let reading = Reading {
+            most: asked.most().max(HOLD),
+            deadline,
+            call: None,
+        };
+        let verdict = self.talk(head, &asked.body, reading).await;
+        asked.restated(verdict, reading.most, budget).await
     }
 
-    /// `most`: bytes of an answer that are held.
-    async fn talk(&self, head: Request, body: &Payload, most: usize, deadline: Instant) -> Verdict {
+    async fn talk(&self, head: Request, body: &Payload, reading: Reading<'_>) -> Verdict {
         let Some(address) = self.target.address() else {
             return Verdict::Ours {
                 reason: Trouble::Unresolved.to_string(),
@@ -98,7 +120,7 @@ impl Attempt<'_> {
         let (body, fresh) = (body.chunks(), self.terms.fresh);
         let exchange = async {
             match Exchange::start(self.means, destination, request, body, fresh).await {
-                Ok(exchange) => self.judge(exchange, most, deadline).await,
+                Ok(exchange) => self.judge(exchange, reading).await,
                 Err(failure) => not_whole(&failure),
             }
         };
@@ -109,7 +131,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn judge(&self, exchange: Exchange, most: usize, deadline: Instant) -> Verdict {
+    async fn judge(&self, exchange: Exchange, reading: Reading<'_>) -> Verdict {
         let status = exchange.head().status;
         let meaning = match self.target.openai() {
             None => meaning,
@@ -133,32 +155,47 @@ impl Attempt<'_> {
                 Box::pin(drain(exchange, &self.means.kept)).await;
                 Verdict::Misconfigured { status }
             }
-            Meaning::Deliver => match self.answer(exchange, most, deadline).await {
-                Ok(answer) => Verdict::Deliver(answer),
-                Err(cut) => fault(true, cut.to_string()),
-            },
-            Meaning::Sibling(why) => match self.answer(exchange, HOLD, deadline).await {
-                Ok(answer) => Verdict::Sibling {
-                    answer: self.in_waiting(answer),
-                    why,
+            Meaning::Deliver => match self.answer(exchange, reading).await {
+                Ok((answer, glance)) => match reading.call {
+                    Some(call) => {
+                        result::judged(answer, glance, call, reading.most, &self.means.budget)
+                    }
+                    None => Verdict::Deliver(answer),
                 },
-                Err(cut) => fault(true, cut.to_string()),
+                Err(verdict) => verdict,
             },
+            Meaning::Sibling(why) => {
+                let most = HOLD;
+                match self.answer(exchange, Reading { most, ..reading }).await {
+                    Ok((answer, _)) => Verdict::Sibling {
+                        answer: self.in_waiting(answer),
+                        why,
+                    },
+                    Err(verdict) => verdict,
+                }
+            }
         }
     }
 
-    /// The answer, which must not tell our key.
+    /// The answer, which must not tell our key, without its coding if it is to be understood here; and what was seen
+    /// of it.
     async fn answer(
         &self,
         exchange: Exchange,
-        most: usize,
-        deadline: Instant,
-    ) -> Result<Answer, Cut> {
-        let answer = hold(exchange, self.means, most, deadline).await?;
-        if self.target.gives_our_key_away(&answer) {
-            return Err(Cut::Failed(Trouble::Echo.to_string()));
+        reading: Reading<'_>,
+    ) -> Result<(Answer, Option<Glance>), Verdict> {
+        let broken = |cut: Cut| fault(true, cut.to_string());
+        let held = hold(exchange, self.means, reading).await;
+        let (mut answer, glance) = held.map_err(broken)?;
+        let is_understood = reading.call.is_some() || self.target.openai().is_some();
+        if is_understood && headers::is_coded(&answer.headers) {
+            // Boxed, since it is rare.
+            answer = Box::pin(decoded(answer, reading.most, &self.means.budget)).await?;
         }
-        Ok(answer)
+        if self.target.gives_our_key_away(&answer) {
+            return Err(broken(Cut::Failed(Trouble::Echo.to_string())));
+        }
+        Ok((answer, glance))
     }
 
     /// A doubtful answer must wait for what a sibling says. One that is too long to be held so long
@@ -182,31 +219,32 @@ fn ended(mut request: Request, length: usize, trace: Option<TraceContext>) -> By
     request.end()
 }
 
-/// Reads the body to its end, or as far as it may be held: up to `most` bytes.
+/// Reads the body to its end, or as far as it may be held. Returns what was seen of one that is held, too.
 async fn hold(
     mut exchange: Exchange,
     means: &Means,
-    most: usize,
-    deadline: Instant,
-) -> Result<Answer, Cut> {
+    reading: Reading<'_>,
+) -> Result<(Answer, Option<Glance>), Cut> {
     let status = exchange.head().status;
     let headers = exchange.take_headers();
     let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
+    let is_result = status == StatusCode::OK && !headers::is_coded(&headers);
+    let call = reading.call.filter(|_| is_result);
+    let mut glance = call.and_then(result::kind).map(Glance::at);
     let mut body = PayloadBuilder::new(means.budget.open());
     while let Some(chunk) = exchange.next_chunk().await? {
-        let fits = body.len() + chunk.len() <= most && body.push(&chunk).is_ok();
-        if !fits {
-            let rest = Streaming {
-                first: Some(chunk),
-                exchange,
-                deadline,
-            };
-            return Ok(Answer {
+        if body.len() + chunk.len() > reading.most || body.push(&chunk).is_err() {
+            let rest = passed_on(chunk, exchange, reading, call.zip(glance)).await;
+            let answer = Answer {
                 status,
                 headers,
                 body: body.finish(),
                 rest: Some(Box::new(rest)),
-            });
+            };
+            return Ok((answer, None));
+        }
+        if let Some(glance) = &mut glance {
+            glance.see(&chunk);
         }
     }
     exchange.release(&means.kept);
@@ -214,12 +252,30 @@ async fn hold(
     if may_be_cut && is_cut(&body.chunks().concat()) {
         return Err(Cut::Failed(Trouble::Cut.to_string()));
     }
-    Ok(Answer {
+    let answer = Answer {
         status,
         headers,
         body,
         rest: None,
-    })
+    };
+    Ok((answer, glance))
+}
+
+/// What follows of an answer that is too large to hold, from the chunk `first` on. `seen`: of what came before it, in
+/// answer to which call.
+async fn passed_on(
+    first: Bytes,
+    exchange: Exchange,
+    reading: Reading<'_>,
+    seen: Option<(&Call, Glance)>,
+) -> Streaming {
+    let watch = seen.map(|(call, glance)| Box::pin(Watch::over(glance, call)));
+    Streaming {
+        first: Some(first),
+        exchange,
+        deadline: reading.deadline,
+        watch: OptionFuture::from(watch).await,
+    }
 }
 
 /// A refusal for more items than the host takes at once is told from others.
@@ -269,18 +325,27 @@ struct Streaming {
     first: Option<Bytes>,
     exchange: Exchange,
     deadline: Instant,
+    watch: Option<Watch>,
 }
 
 #[async_trait]
 impl Rest for Streaming {
     async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        if let Some(chunk) = self.first.take() {
-            return Ok(Some(chunk));
+        let next = match self.first.take() {
+            Some(first) => Some(first),
+            None => timeout_at(self.deadline, self.exchange.next_chunk())
+                .await
+                .map_err(|_| Cut::TooSlow)??,
+        };
+        match &next {
+            Some(chunk) => self.watch.iter_mut().for_each(|it| it.see(chunk)),
+            None => {
+                if let Some(why) = self.watch.take().and_then(Watch::end) {
+                    return Err(Cut::Unusable(why));
+                }
+            }
         }
-        match timeout_at(self.deadline, self.exchange.next_chunk()).await {
-            Ok(chunk) => Ok(chunk?),
-            Err(_) => Err(Cut::TooSlow),
-        }
+        Ok(next)
     }
 }
 

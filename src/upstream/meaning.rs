@@ -27,7 +27,8 @@
 //! | 503, with or without `Retry-After` | alive but full |
 //!
 //! What their errors say in words may change that (`super::openai`); so does, of any host, a refusal that says how many
-//! items it takes at once: [`Doubt::TooMany`], since the request may be cut. A doubtful answer is delivered only if no
+//! items it takes at once: [`Doubt::TooMany`], since the request may be cut. What is compressed is read all the same if
+//! it is gzip or deflate ([`super::coding`]), and otherwise can be no result. A doubtful answer is delivered only if no
 //! sibling knows better, and never as a success. And without a whole answer:
 //!
 //! | what came | meaning |

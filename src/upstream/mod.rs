@@ -8,6 +8,7 @@ mod alive;
 mod attempt;
 mod background;
 mod check;
+mod coding;
 mod discovery;
 mod duplex;
 mod exchange;

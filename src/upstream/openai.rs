@@ -16,7 +16,7 @@ use gpu_bridge_wire::openai::{
 use http::{HeaderName, Method, StatusCode};
 
 use super::request::Request;
-use super::result::unusable;
+use super::result::{CODED, not_held, unusable};
 use super::{Doubt, Target, Verdict};
 use crate::budget::{Budget, Exhausted};
 use crate::config::OpenAi;
@@ -154,13 +154,7 @@ impl Asked {
     /// How the attempt ended, in the words of `/embed`. `most`: bytes of an answer that could be held.
     pub(super) async fn restated(self, verdict: Verdict, most: usize, budget: &Budget) -> Verdict {
         match verdict {
-            Verdict::Deliver(answer) if answer.rest.is_some() => {
-                if answer.body.len() < most / 2 {
-                    Exhausted.into()
-                } else {
-                    unusable("it is far too long", budget)
-                }
-            }
+            Verdict::Deliver(answer) if answer.rest.is_some() => not_held(&answer, most, budget),
             Verdict::Deliver(answer) => self.result(answer, budget).await,
             Verdict::Sibling { answer, why } => complaint(&answer, why, budget),
             other => other,
@@ -169,7 +163,7 @@ impl Asked {
 
     async fn result(self, answer: Answer, budget: &Budget) -> Verdict {
         if headers::is_coded(&answer.headers) {
-            return unusable("it is compressed, though nobody asked for that", budget);
+            return unusable(CODED, budget);
         }
         // For the answer in one piece, and for what it becomes.
         let mut held = budget.open();

@@ -1,23 +1,57 @@
 //! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
-//! otherwise may have failed, however well it sounds: nothing else is a success of `/embed` or `/bertscore`.
+//! otherwise may have failed, however well it sounds: nothing else is a success of `/embed` or `/bertscore`. It is looked
+//! at while it comes. One that is held can be asked for elsewhere; one that is not has reached its client by then, and
+//! is cut off before its end, if a look alone can tell that it is none.
 
 use gpu_bridge_wire::ErrorBody;
-use gpu_bridge_wire::items::{Cut, answered};
+use gpu_bridge_wire::items::{Cut, Glance, Kind, answered};
 use http::StatusCode;
 
 use super::{Doubt, Verdict};
-use crate::budget::Budget;
+use crate::budget::{Budget, Exhausted};
 use crate::headers;
 use crate::message::{Answer, Call};
 
-/// The same, but that an answer which can be no result of `call` is in doubt.
-pub(super) fn checked(verdict: Verdict, call: &Call, budget: &Budget) -> Verdict {
-    let Verdict::Deliver(answer) = verdict else {
-        return verdict;
+/// What the bodies of `call` are, if it has items that can be counted: of others only its host knows what they ask for.
+pub(super) fn kind(call: &Call) -> Option<Kind> {
+    call.kind().filter(|_| call.demand.work.items > 0)
+}
+
+/// What becomes of an `answer` to `call`, of which up to `most` bytes are held, and which `glance` has seen.
+pub(super) fn judged(
+    answer: Answer,
+    glance: Option<Glance>,
+    call: &Call,
+    most: usize,
+    budget: &Budget,
+) -> Verdict {
+    let kind = kind(call).filter(|_| answer.status == StatusCode::OK);
+    let Some(kind) = kind else {
+        return Verdict::Deliver(answer);
     };
-    match fault(&answer, call) {
+    let is_coded = headers::is_coded(&answer.headers);
+    match answer.rest {
+        Some(_) if is_coded => return not_held(&answer, most, budget),
+        Some(_) => return Verdict::Deliver(answer),
+        None if is_coded => return unusable(CODED, budget),
+        None => {}
+    }
+    let glance = glance.unwrap_or_else(|| glance_at(kind, &answer));
+    match fault(&answer, glance, kind, call) {
         None => Verdict::Deliver(answer),
         Some(why) => unusable(&why, budget),
+    }
+}
+
+/// What is wrong with an answer that can't be read.
+pub(super) const CODED: &str = "it is compressed in a way that can't be read";
+
+/// Instead of an answer that can't be used since it is not held.
+pub(super) fn not_held(answer: &Answer, most: usize, budget: &Budget) -> Verdict {
+    if answer.body.len() < most / 2 {
+        Exhausted.into()
+    } else {
+        unusable("it is far too long", budget)
     }
 }
 
@@ -35,24 +69,63 @@ pub(crate) fn no_result(why: &str) -> Vec<u8> {
     serde_json::to_vec(&ErrorBody { detail }).unwrap_or_default()
 }
 
-/// What is wrong with an answer, as far as it is held and can be read. Of a request without items that can be counted
-/// only its host knows what it asks for.
-fn fault(answer: &Answer, call: &Call) -> Option<String> {
-    let kind = call.kind()?;
-    let items = call.demand.work.items as usize;
-    let is_coded = headers::is_coded(&answer.headers);
-    if items == 0 || answer.status != StatusCode::OK || answer.rest.is_some() || is_coded {
-        return None;
-    }
-    match answered(kind, answer.body.chunks().iter().map(AsRef::as_ref)) {
-        Ok(found) if found == items => None,
-        Ok(found) => {
-            // How many there are is known for sure only of plain requests.
-            let body = call.body.joined();
-            let asked = Cut::read(kind, &body)?.items();
-            (asked != found).then(|| format!("it is for {found} items, and {asked} were asked for"))
-        }
+fn glance_at(kind: Kind, answer: &Answer) -> Glance {
+    let mut glance = Glance::at(kind);
+    let chunks = answer.body.chunks().iter();
+    chunks.for_each(|chunk| glance.see(chunk));
+    glance
+}
+
+/// What is wrong with an answer.
+fn fault(answer: &Answer, glance: Glance, kind: Kind, call: &Call) -> Option<String> {
+    match answered(glance, answer.body.chunks().iter().map(AsRef::as_ref)) {
+        Ok(found) if found == call.demand.work.items as usize => None,
+        Ok(found) => differs(found, asked(kind, &call.body.joined())),
         Err(why) => Some(why.to_string()),
+    }
+}
+
+/// How many items there are is known for sure only of plain requests.
+fn asked(kind: Kind, body: &[u8]) -> Option<usize> {
+    Some(Cut::read(kind, body)?.items())
+}
+
+fn differs(found: usize, asked: Option<usize>) -> Option<String> {
+    let asked = asked.filter(|asked| *asked != found)?;
+    Some(format!(
+        "it is for {found} items, and {asked} were asked for"
+    ))
+}
+
+/// Looks at an answer that is passed on as it comes.
+pub(super) struct Watch {
+    glance: Glance,
+    asked: Option<usize>,
+}
+
+impl Watch {
+    /// Goes on with what `glance` has seen of the answer to `call`.
+    pub(super) async fn over(glance: Glance, call: &Call) -> Self {
+        let body = call.body.view(call.body.chunks().to_vec());
+        let kind = kind(call);
+        let asked = body.through(move |body| asked(kind?, body)).await;
+        Self {
+            glance,
+            asked: asked.flatten(),
+        }
+    }
+
+    /// Sees what comes next.
+    pub(super) fn see(&mut self, chunk: &[u8]) {
+        self.glance.see(chunk);
+    }
+
+    /// What is wrong with the answer, now that it has come to its end; `None`: nothing, as far as a look can tell.
+    pub(super) fn end(self) -> Option<String> {
+        match self.glance.end()? {
+            Ok(found) => differs(found, self.asked),
+            Err(why) => Some(why.to_string()),
+        }
     }
 }
 
@@ -86,6 +159,15 @@ mod tests {
             deadline: Deadline::default(),
             trace: None,
         }
+    }
+
+    fn fault(answer: Answer, call: &Call) -> Option<String> {
+        let budget = Budget::new(1 << 20);
+        let told = judged(answer, None, call, 1 << 10, &budget).reason()?;
+        let (_, why) = told
+            .split_once("the host's answer can't be used: ")
+            .unwrap();
+        Some(why.to_owned())
     }
 
     fn answer(body: &str) -> Answer {
@@ -145,24 +227,56 @@ mod tests {
             (&odd, r#"{"embeddings":[[1],[2]]}"#, None),
         ];
         for (call, body, expected) in table {
-            assert_eq!(fault(&answer(body), call).as_deref(), expected, "{body}");
+            assert_eq!(fault(answer(body), call).as_deref(), expected, "{body}");
         }
     }
 
     #[test]
-    fn what_cannot_be_looked_at_is_not_judged() {
-        let call = call("embed", 2, r#"{"texts":["a","b"]}"#);
-        let mut coded = answer(r#"{"embeddings":[]}"#);
-        let gzip = "gzip".parse().unwrap();
-        coded.headers.insert(header::CONTENT_ENCODING, gzip);
-        assert_eq!(fault(&coded, &call), None);
+    fn what_cannot_be_read_is_no_result() {
+        let two = call("embed", 2, r#"{"texts":["a","b"]}"#);
+        let coded = |coding: &str, body: &str| {
+            let mut coded = answer(body);
+            let coding = coding.parse().unwrap();
+            coded.headers.insert(header::CONTENT_ENCODING, coding);
+            coded
+        };
+        let right = r#"{"embeddings":[[1],[2]]}"#;
+        assert_eq!(fault(coded("br", right), &two).as_deref(), Some(CODED));
         for uncoded in ["identity", "Identity, identity"] {
-            let uncoded = uncoded.parse().unwrap();
-            coded.headers.insert(header::CONTENT_ENCODING, uncoded);
-            assert!(fault(&coded, &call).is_some(), "it is as it is");
+            assert_eq!(fault(coded(uncoded, right), &two), None, "as it is");
         }
-        let mut refusal = answer(r#"{"embeddings":[]}"#);
+        let unknown = call("embed", 0, r#"{"inputs":["a","b"]}"#);
+        assert_eq!(fault(coded("br", right), &unknown), None);
+        let mut refusal = coded("br", right);
         refusal.status = StatusCode::UNPROCESSABLE_ENTITY;
-        assert_eq!(fault(&refusal, &call), None);
+        assert_eq!(fault(refusal, &two), None);
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_judged_as_far_as_a_look_can_tell() {
+        let two = call("embed", 2, r#"{"texts":["a","b"]}"#);
+        let odd = call("embed", 1, r#"{"te\u0078ts":["a","b"]}"#);
+        let table = [
+            (&two, r#"{"embeddings":[[1],[2]]}"#, None),
+            (
+                &two,
+                r#"{"embeddings":[[1]]}"#,
+                Some("it is for 1 items, and 2 were asked for"),
+            ),
+            (
+                &two,
+                r#"{"embeddings":[[1],[2"#,
+                Some("it is no whole JSON"),
+            ),
+            (&two, r#"{"detail":"no"}"#, Some("it holds no result")),
+            // What a parser would find in it, or would not.
+            (&two, r#"{"embeddings":[[1],[1,null]]}"#, None),
+            (&odd, r#"{"embeddings":[[1]]}"#, None),
+        ];
+        for (call, body, expected) in table {
+            let mut watch = Watch::over(Glance::at(Kind::Texts), call).await;
+            body.as_bytes().chunks(3).for_each(|it| watch.see(it));
+            assert_eq!(watch.end().as_deref(), expected, "{body}");
+        }
     }
 }

@@ -67,6 +67,7 @@ mod queue;
 mod readiness;
 mod real_backends;
 mod reload;
+mod results;
 mod scheduling;
 mod secrets;
 mod shipped;

@@ -19,7 +19,7 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-pub use self::shape::{Misshapen, answered};
+pub use self::shape::{Glance, Misshapen, answered};
 
 /// Items of a body that is cut. Hosts take a hundred at once unless told otherwise.
 pub const MOST_ITEMS: usize = 10_000;

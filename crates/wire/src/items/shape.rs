@@ -1,15 +1,15 @@
 //! For how many items an answer is, if it can be one: all of it JSON, and its numbers all there.
 //!
-//! Nearly every answer is *plain*, which one look at the speed of memory tells: numbers as programs write them are
-//! skipped, a count in the place of each list of them, and a parser reads the few bytes that are left.
+//! Nearly every answer is *plain*, which one look at the speed of memory tells, while it comes: numbers as programs
+//! write them are skipped, a count in the place of each list of them, and a parser reads the few bytes that are left.
 //!
 //! ```text
 //! {"embeddings":[[0.1,-2e-5],[3,4]],"model":"m"} ─▶ {"embeddings":[[2],[2]],"model":"m"}
 //! ```
 //!
-//! Whatever is not plain (`null`, `1E5`, `[1,,2]`, half an answer) the parser reads as it is, which takes longer. It
-//! decides alone what is wrong: a look that is in doubt costs time, never an answer. What looks plain may still be no
-//! JSON (`1.2.3`), as nobody writes it. A null passes: by the contract it stands for a number that is none.
+//! Whatever is not plain (`null`, `1E5`, `[1,,2]`) the parser reads as it is, which takes longer. It decides alone what
+//! is wrong with an answer that is held: a look that is in doubt costs time, never an answer. What looks plain may
+//! still be no JSON (`1.2.3`), as nobody writes it. A null passes: by the contract it stands for a number that is none.
 
 mod reading;
 
@@ -20,8 +20,8 @@ use thiserror::Error;
 use self::reading::{Numbers, Reading};
 use super::Kind;
 
-/// Bytes beside the numbers of an answer that is plain.
-const MOST_BESIDE: usize = 64 << 10;
+/// Bytes beside the numbers of an answer that is plain: 25 for each of 10,000 items, and those of a count in its place.
+const MOST_BESIDE: usize = 256 << 10;
 /// … and of that to few texts.
 const USUALLY_BESIDE: usize = 256;
 /// A number that is longer than this may be too large; those that programs write have 25 characters at most.
@@ -58,29 +58,57 @@ pub enum Misshapen {
     TooLarge,
 }
 
-/// For how many items an answer of this `kind` is.
+/// Sees an answer as it comes, keeping little of it.
+#[derive(Debug)]
+pub struct Glance {
+    kind: Kind,
+    look: Look,
+}
+
+impl Glance {
+    /// At an answer of this `kind`.
+    #[must_use]
+    pub fn at(kind: Kind) -> Self {
+        let look = Look {
+            beside: Vec::with_capacity(USUALLY_BESIDE),
+            ..Look::default()
+        };
+        Self { kind, look }
+    }
+
+    /// Sees what comes next of it.
+    pub fn see(&mut self, chunk: &[u8]) {
+        self.look.on(chunk);
+    }
+
+    /// For how many items the answer is that has been seen to its end; `None`: only a parser can tell.
+    #[must_use]
+    pub fn end(self) -> Option<Result<usize, Misshapen>> {
+        let whole = self.look.end()?;
+        let read = |beside: Vec<u8>| read(self.kind, Numbers::Counted, &beside);
+        Some(whole.and_then(read))
+    }
+}
+
+/// For how many items an answer is that is held: `chunks`, all of which `glance` has seen.
 ///
 /// # Errors
 /// [`Misshapen`].
 pub fn answered<'a>(
-    kind: Kind,
-    chunks: impl IntoIterator<Item = &'a [u8]> + Clone,
+    glance: Glance,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<usize, Misshapen> {
-    let mut look = Look {
-        beside: Vec::with_capacity(USUALLY_BESIDE),
-        ..Look::default()
-    };
-    for chunk in chunks.clone() {
-        look.on(chunk);
-    }
-    let plain = look.end();
-    let count = plain.and_then(|beside| Reading::of(kind, Numbers::Counted).whole(&beside).ok());
-    if let Some(count) = count {
+    let kind = glance.kind;
+    if let Some(Ok(count)) = glance.end() {
         return Ok(count);
     }
     let answer = chunks.into_iter().collect::<Vec<_>>().concat();
-    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&answer);
-    Reading::of(kind, Numbers::Written).whole(answer)
+    read(kind, Numbers::Written, &answer)
+}
+
+fn read(kind: Kind, numbers: Numbers, answer: &[u8]) -> Result<usize, Misshapen> {
+    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer);
+    Reading::of(kind, numbers).whole(answer)
 }
 
 /// Where it is looked.
@@ -120,9 +148,11 @@ impl Look {
         }
     }
 
-    /// `None`: it is not plain.
-    fn end(self) -> Option<Vec<u8>> {
-        (!self.is_odd && self.at == At::Outside).then_some(self.beside)
+    /// What is to be read; `None`: it is not plain.
+    fn end(self) -> Option<Result<Vec<u8>, Misshapen>> {
+        let is_whole = self.at == At::Outside;
+        let seen = is_whole.then_some(self.beside).ok_or(Misshapen::NotWhole);
+        (!self.is_odd).then_some(seen)
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -168,6 +198,8 @@ impl Look {
             .get(start.unwrap_or(chunk.len())..)
             .unwrap_or_default();
         if let Some(first) = rest.first() {
+            // Perhaps a null, for a number that is none.
+            self.is_odd |= *first == b'n';
             let is_of_numbers = *first == b'-' || first.is_ascii_digit();
             self.at = if is_of_numbers {
                 At::Numbers

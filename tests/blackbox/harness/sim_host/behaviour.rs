@@ -238,6 +238,14 @@ impl Answer {
         }
     }
 
+    /// The same with this body.
+    pub(crate) fn holding(self, body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            ..self
+        }
+    }
+
     /// Not in the service's form.
     pub(crate) fn text(status: u16, text: &'static str) -> Self {
         Self {

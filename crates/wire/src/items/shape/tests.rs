@@ -5,22 +5,35 @@ use proptest::prelude::*;
 use super::*;
 
 fn count(kind: Kind, answer: &str) -> Result<usize, Misshapen> {
-    let whole = answered(kind, [answer.as_bytes()]);
+    let whole = seen(kind, [answer.as_bytes()]);
     // Where chunks end does not matter.
     for size in [1, 7] {
-        assert_eq!(
-            answered(kind, answer.as_bytes().chunks(size)),
-            whole,
-            "{answer}"
-        );
+        let chunks = answer.as_bytes().chunks(size);
+        assert_eq!(seen(kind, chunks), whole, "{answer}");
+    }
+    // A look alone may not know, but is never wrong.
+    if let Some(found) = glance(kind, [answer.as_bytes()]).end() {
+        assert_eq!(found.is_ok(), whole.is_ok(), "{answer}");
     }
     whole
 }
 
+fn glance<'a>(kind: Kind, chunks: impl IntoIterator<Item = &'a [u8]>) -> Glance {
+    let mut glance = Glance::at(kind);
+    chunks.into_iter().for_each(|chunk| glance.see(chunk));
+    glance
+}
+
+fn seen<'a>(
+    kind: Kind,
+    chunks: impl IntoIterator<Item = &'a [u8]> + Clone,
+) -> Result<usize, Misshapen> {
+    answered(glance(kind, chunks.clone()), chunks)
+}
+
 fn is_plain(answer: &str) -> bool {
-    let mut look = Look::default();
-    look.on(answer.as_bytes());
-    look.end().is_some()
+    let glance = glance(Kind::Embeddings, [answer.as_bytes()]);
+    matches!(glance.look.end(), Some(Ok(_)))
 }
 
 #[test]
@@ -67,7 +80,25 @@ fn an_answer_tells_for_how_many_it_is() {
     let digits = ["1", &"0".repeat(307)].concat();
     let text = "x".repeat(2 * MOST_BESIDE);
     let long = format!(r#"{{"embeddings":[[{digits}]],"note":"{text}"}}"#);
-    assert_eq!(answered(Kind::Texts, [long.as_bytes()]), Ok(1));
+    assert_eq!(seen(Kind::Texts, [long.as_bytes()]), Ok(1));
+    // Half of it is none, which is seen at once; what a null is among numbers, is not.
+    for (answer, expected) in [
+        (r#"{"embeddings":[[1,2],[3"#, Some(Err(Misshapen::NotWhole))),
+        (
+            r#"{"embeddings":[[1,2]],"model":"m"#,
+            Some(Err(Misshapen::NotWhole)),
+        ),
+        (r#"{"embeddings":[[1,2]]"#, Some(Err(Misshapen::NotWhole))),
+        (
+            r#"{"embeddings":[[1],[2,3]]}"#,
+            Some(Err(Misshapen::Uneven)),
+        ),
+        (r#"{"embeddings":[[null,1]]}"#, None),
+        (r#"{"embeddings":[[1],[2]]}"#, Some(Ok(2))),
+    ] {
+        let found = glance(Kind::Texts, [answer.as_bytes()]).end();
+        assert_eq!(found, expected, "{answer}");
+    }
     let scores = [
         (
             r#"{"precision":[1,0.5],"recall":[1,null],"f1":[0,0],"model":"m"}"#,
@@ -179,7 +210,7 @@ proptest! {
         }).collect();
         let is_even = rows.iter().all(|row| row.len() == rows[0].len());
         let expected = if is_even { Ok(rows.len()) } else { Err(Misshapen::Uneven) };
-        prop_assert_eq!(answered(Kind::Embeddings, chunks), expected);
+        prop_assert_eq!(seen(Kind::Embeddings, chunks), expected);
     }
 
     /// A look takes nothing for an answer that a parser does not.
@@ -192,7 +223,11 @@ proptest! {
         let inner = pieces.concat();
         for answer in [format!(r#"{{"embeddings":[{inner}]}}"#), format!(r#"{{"embeddings":[[1],[{inner}]]}}"#), inner] {
             let read: Option<serde_json::Value> = serde_json::from_str(&answer).ok();
-            if let Ok(count) = answered(Kind::Embeddings, [answer.as_bytes()]) {
+            let found = seen(Kind::Embeddings, [answer.as_bytes()]);
+            if let Some(alone) = glance(Kind::Embeddings, [answer.as_bytes()]).end() {
+                prop_assert_eq!(alone.is_ok(), found.is_ok(), "{}", answer);
+            }
+            if let Ok(count) = found {
                 let rows = read.as_ref().and_then(|read| read["embeddings"].as_array());
                 prop_assert_eq!(rows.map(Vec::len), Some(count), "{}", answer);
             }

@@ -1,0 +1,161 @@
+//! Nothing but a result is a success of `/embed` and `/bertscore`: also where an answer is compressed, too long to be
+//! held, or comes while there is no memory to hold it.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, Behaviour, Client, Config, Proxy, Reply, Server, embedding_of, eventually, sim_host,
+};
+
+/// More than there is memory for.
+const LONG: usize = 300_000;
+
+fn gzip(body: &Value) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body.to_string().as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// `body`, as if compressed by this.
+fn coded(status: u16, coding: &str, body: Vec<u8>) -> Behaviour {
+    let answer = Answer::error(status, "").with("content-encoding", coding);
+    Behaviour::Answer(answer.holding(body))
+}
+
+fn right(texts: &[&str]) -> Value {
+    let vectors: Vec<_> = texts.iter().map(|text| embedding_of(text)).collect();
+    json!({"embeddings": vectors, "model": "sim", "dimensions": vectors[0].len()})
+}
+
+async fn ask(client: &Client, texts: &[&str]) -> Reply {
+    let request = client.request(Method::POST, "/embed");
+    let request = request.header("accept-encoding", "gzip, br");
+    Reply::to(request.json(&json!({"model": "sim", "texts": texts}))).await
+}
+
+#[tokio::test]
+async fn a_host_that_compresses_unasked_is_read_and_judged() {
+    let texts = ["one", "two"];
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let client = proxy.client();
+    let good = gzip(&right(&texts));
+    for coding in ["gzip", "identity, X-Gzip"] {
+        host.set(coded(200, coding, good.clone()));
+        let reply = ask(&client, &texts).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.json(), right(&texts));
+        assert_eq!(reply.header("content-encoding"), None);
+    }
+    let asked = host.record().requests[0].clone();
+    assert!(!asked.headers.contains_key("accept-encoding"), "{asked:?}");
+
+    let fewer = gzip(&right(&["one"]));
+    for (wrong, why) in [
+        (coded(200, "gzip", fewer), "2 were asked for"),
+        (
+            coded(200, "gzip", good[..good.len() / 2].to_vec()),
+            "compressed",
+        ),
+        (coded(200, "br", good.clone()), "compressed"),
+        (coded(200, "gzip", b"[[1],[2]]".to_vec()), "compressed"),
+    ] {
+        host.set(wrong);
+        let detail = ask(&client, &texts).await.assert_error(502);
+        assert!(detail.contains(why), "{detail}");
+    }
+
+    let sibling = sim_host("sibling").start();
+    let proxy = Proxy::in_front_of(&[&host, &sibling]).await;
+    for _ in 0..4 {
+        let reply = ask(&proxy.client(), &texts).await;
+        assert_eq!((reply.status.as_u16(), reply.json()), (200, right(&texts)));
+    }
+    assert!(proxy.attempts("host", "unusable").await >= 1);
+}
+
+#[tokio::test]
+async fn a_limit_that_a_refusal_tells_is_learned_though_it_is_compressed() {
+    let host = sim_host("host").most_items(2).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let texts = ["a", "b", "c"];
+    let refusal = json!({"detail": "at most 2 texts per request are supported"});
+    host.set(Behaviour::Serve.but_for("c", coded(422, "gzip", gzip(&refusal))));
+    let _ = ask(&proxy.client(), &texts).await;
+    host.set(Behaviour::Serve);
+    let reply = ask(&proxy.client(), &texts).await;
+    assert_eq!((reply.status.as_u16(), reply.json()), (200, right(&texts)));
+    assert!(host.record().requests.iter().any(|it| it.items == 2));
+}
+
+#[tokio::test]
+async fn a_server_of_openai_s_api_that_compresses_is_read_too() {
+    let host = sim_host("host").openai(Server::default()).start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let row = |index, text| json!({"index": index, "embedding": embedding_of(text)});
+    let answer = json!({"model": "sim", "data": [row(0, "one"), row(1, "two")]});
+    host.set(coded(200, "gzip", gzip(&answer)));
+    let reply = ask(&proxy.client(), &["one", "two"]).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.json()["embeddings"],
+        right(&["one", "two"])["embeddings"]
+    );
+}
+
+/// An answer with these rows, each of so many numbers.
+fn rows(lengths: &[usize]) -> String {
+    let row = |length: &usize| format!("[{}1]", "1,".repeat(*length - 1));
+    let rows: Vec<_> = lengths.iter().map(row).collect();
+    format!(r#"{{"embeddings":[{}]}}"#, rows.join(","))
+}
+
+#[tokio::test]
+async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
+    let hosts = ["a", "b"].map(|name| sim_host(name).start());
+    let config = Config::with_hosts(&hosts.each_ref())
+        .set("limits", "max_body", "64KiB")
+        .set("limits", "max_buffered", "512KiB")
+        .set("health", "unhealthy_after", 1);
+    let proxy = Proxy::ready(&config, &hosts.each_ref()).await;
+    let client = proxy.client();
+    let whole = async |body: String| {
+        for host in &hosts {
+            host.set(Behaviour::Answer(Answer::result(&body)));
+        }
+        let request = client.request(Method::POST, "/embed");
+        let request = request.json(&json!({"model": "sim", "texts": ["one", "two"]}));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.bytes().await.is_ok_and(|came| came == body)
+    };
+
+    assert!(whole(rows(&[LONG, LONG])).await);
+    // A null may stand for a number, and then nobody looks on.
+    assert!(whole(rows(&[LONG, LONG]).replace("[1,", "[null,")).await);
+    for wrong in [
+        rows(&[2 * LONG]),
+        rows(&[LONG, 1 + LONG]),
+        rows(&[LONG, LONG])[..3 * LONG].to_owned(),
+        rows(&[LONG, LONG]) + "}",
+    ] {
+        assert!(!whole(wrong).await);
+    }
+
+    eventually("it is counted as a failure", async || {
+        let failed = [("route", "embed"), ("code", "502")];
+        let metrics = proxy.metrics().await;
+        metrics.count("gpu_bridge_requests_total", &failed) == 4
+    })
+    .await;
+    proxy
+        .logs("the host's answer can't be used: it is for 1 items")
+        .await;
+    let ejections = proxy.ejections("a").await + proxy.ejections("b").await;
+    assert!(ejections >= 1, "the hosts are to blame");
+}
