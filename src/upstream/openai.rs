@@ -228,8 +228,6 @@ fn complaint(answer: &Answer, why: Doubt, budget: &Budget) -> Verdict {
         }
         // What is wrong is said there item by item.
         (why, StatusCode::UNPROCESSABLE_ENTITY) => (StatusCode::BAD_REQUEST, why),
-        // No host's success, and so none for the client.
-        (Doubt::Front, status) if status.is_success() => (StatusCode::BAD_GATEWAY, why),
         (why, status) => (status, why),
     };
     doubtful(status, &told, why, budget)
