@@ -52,6 +52,8 @@ pub(super) struct History {
     pauses: u32,
     /// Hosts that have said that they take fewer items.
     too_small: Vec<HostId>,
+    /// Answers to its parts did not fit together.
+    is_misfit: bool,
 }
 
 /// What the parts of a batch have been through together.
@@ -62,12 +64,13 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// `space`: the only one that will do, if it matters.
-    pub(super) fn of(space: Option<Space>) -> Self {
-        Self {
-            faults: 0,
-            avoid: Avoid::outside(space),
+    /// `space`, `only`: where alone they may run, if it matters.
+    pub(super) fn of(space: Option<Space>, only: Option<HostId>) -> Self {
+        let mut avoid = Avoid::outside(space);
+        if let Some(host) = only {
+            avoid.set_only(host);
         }
+        Self { faults: 0, avoid }
     }
 }
 
@@ -101,6 +104,7 @@ impl History {
             untried: None,
             pauses: 0,
             too_small: Vec::new(),
+            is_misfit: false,
         }
     }
 
@@ -119,6 +123,16 @@ impl History {
     pub(super) fn learn(&mut self, parts: &Mutex<Common>) {
         let avoid = std::mem::take(&mut parts.lock().avoid);
         self.avoid.add_all(avoid);
+    }
+
+    /// Answers to its parts did not fit together: they are for one host.
+    pub(super) fn keeps_together(&mut self) {
+        self.is_misfit = true;
+    }
+
+    /// Are its parts for one host?
+    pub(super) fn is_misfit(&self) -> bool {
+        self.is_misfit
     }
 
     /// It can't be cut.

@@ -3,7 +3,8 @@
 //! Each part makes its own way, with its own retries, as a request does that has held a lease before. The client
 //! gets one answer, put together from theirs in the order of its items. Where that might not be what one host
 //! would have said (a part is answered otherwise than with its items, or the answers don't fit together), the
-//! request runs once more as a whole. If no host takes it as a whole, what is said of a part is its answer.
+//! request runs once more as a whole. If no host takes it as a whole, what is said of a part is its answer; and if
+//! answers don't fit together, as of hosts whose default models differ, one host gets all parts.
 
 mod cutting;
 mod join;
@@ -29,7 +30,7 @@ use super::itinerary::Itinerary;
 use super::lately::Lately;
 use super::{Delivery, Dispatcher, Refusal, Stop};
 use crate::message::{Call, Payload};
-use crate::pool::{Lease, Model};
+use crate::pool::{HostId, Lease, Model};
 
 /// Headers that are about the whole of a body.
 pub(super) const OF_THE_WHOLE: [&str; 7] = [
@@ -42,7 +43,7 @@ pub(super) const OF_THE_WHOLE: [&str; 7] = [
     EACH_HEADER,
 ];
 
-/// So long batches stay whole after answers to parts that did not fit together: what one answer has beside its
+/// So long batches stay whole, or on one host, after answers to parts that did not fit together: what one answer has beside its
 /// items, the next will have, and each try costs the work of a batch.
 const STAYS_WHOLE: Duration = Duration::from_mins(10);
 
@@ -90,6 +91,8 @@ pub(super) struct Batch {
     saves: Duration,
     /// It is more than its host takes.
     is_bound: bool,
+    /// The one host that may have its parts, if it matters.
+    only: Option<HostId>,
 }
 
 /// A part of a batch.
@@ -168,7 +171,7 @@ impl Dispatcher {
         way: &mut Itinerary<'_>,
     ) -> Option<Result<Delivery, Refusal>> {
         let space = batch.first.first().and_then(|it| it.call.demand.space);
-        let common = Arc::new(Mutex::new(Common::of(space)));
+        let common = Arc::new(Mutex::new(Common::of(space, batch.only)));
         let later = Mutex::new(batch.later);
         let first = batch.first.into_iter();
         let runs = first.map(|part| self.run_some(batch.kind, part, &later, &common, way));
@@ -189,8 +192,10 @@ impl Dispatcher {
         let counted = way.call.demand.counted && !batch.is_bound;
         let Some(delivery) = joined(answered, counted) else {
             self.misfits.add(way.model().cloned(), STAYS_WHOLE);
-            if batch.is_bound {
-                way.stays_whole();
+            match batch.only {
+                None => way.history.keeps_together(),
+                // Not even those of one host do.
+                Some(_) => way.stays_whole(),
             }
             return None;
         };

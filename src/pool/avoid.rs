@@ -5,7 +5,8 @@
 //! - After it broke the request, it may be tried again only if there is nowhere else to go (a pool of
 //!   one host that restarts), and only after a sign of life.
 //! - A request that wants vectors of one space is for hosts of that space only.
-//! - One that can't be cut is for hosts that take all of it, and a part of a batch for those that take parts.
+//! - One that can't be cut is for hosts that take all of it, and a part of a batch for those that take parts; for one
+//!   host only, where those of others would not fit.
 
 use super::HostId;
 use crate::embedding::Space;
@@ -45,6 +46,8 @@ pub struct Avoid {
     lacked: Vec<Lacked>,
     /// The only one that will do, if it matters.
     space: Option<Space>,
+    /// The same.
+    only: Option<HostId>,
     extent: Extent,
 }
 
@@ -69,6 +72,7 @@ impl Avoid {
             failures: Vec::new(),
             lacked: Vec::new(),
             space: None,
+            only: None,
             extent: Extent::Batch,
         }
     }
@@ -96,10 +100,20 @@ impl Avoid {
         self.extent = extent;
     }
 
+    /// From now on no other host will do.
+    pub fn set_only(&mut self, host: HostId) {
+        self.only = Some(host);
+    }
+
     /// Will any host do?
     pub(super) fn is_none(&self) -> bool {
         let has_failed = !self.failures.is_empty() || !self.lacked.is_empty();
-        !has_failed && self.space.is_none() && self.extent == Extent::Batch
+        let is_for_any = self.space.is_none() && self.only.is_none();
+        !has_failed && is_for_any && self.extent == Extent::Batch
+    }
+
+    fn is_for(&self, host: HostId) -> bool {
+        self.only.is_none_or(|only| only == host)
     }
 
     /// Nor those to avoid of `other`, which was a part of this request.
@@ -136,20 +150,18 @@ impl Avoid {
         self.lacked.iter().any(same)
     }
 
-    /// Did the request break on `host`?
-    pub(super) fn broken_on(&self, host: HostId) -> bool {
-        self.failures
-            .iter()
-            .any(|failure| failure.host == host && failure.broke_request)
+    /// Did the request break on `host`, or is it for another one only?
+    pub(super) fn is_closed(&self, host: HostId) -> bool {
+        let mut failures = self.failures.iter();
+        !self.is_for(host) || failures.any(|failure| failure.host == host && failure.broke_request)
     }
 
     /// May the request go to `host`, whose last sign of life is `proof`? `nowhere_else`: every other
     /// host has broken it too, or does not serve.
     pub(super) fn allows(&self, host: HostId, proof: Proof, nowhere_else: bool) -> bool {
-        self.failures
-            .iter()
-            .filter(|failure| failure.host == host)
-            .all(|failure| {
+        let mut failures = self.failures.iter().filter(|failure| failure.host == host);
+        self.is_for(host)
+            && failures.all(|failure| {
                 proof.is_newer_than(failure.proof) && (nowhere_else || !failure.broke_request)
             })
     }
@@ -211,11 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_one_host_goes_nowhere_else() {
+        let mut avoid = Avoid::default();
+        avoid.set_only(A);
+        assert!(avoid.allows(A, alive(1), false) && !avoid.is_closed(A));
+        assert!(!avoid.allows(B, alive(1), true) && avoid.is_closed(B));
+        assert!(!avoid.is_none());
+    }
+
+    #[test]
     fn a_later_refusal_does_not_forgive_a_broken_request() {
         let mut avoid = Avoid::default();
         avoid.add(A, true, alive(1));
         avoid.add(A, false, alive(2));
-        assert!(avoid.broken_on(A));
+        assert!(avoid.is_closed(A));
         assert!(!avoid.allows(A, alive(3), false));
     }
 }

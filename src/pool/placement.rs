@@ -123,7 +123,7 @@ impl<'a> Choice<'a> {
         };
         for host in hosts {
             if host.is_serving() && choice.reach.includes(host) {
-                let is_open = !avoid.broken_on(host.id);
+                let is_open = !avoid.is_closed(host.id);
                 choice.is_desperate = false;
                 choice.is_nowhere_else &= !is_open;
                 choice.fits_none &= !is_open || choice.fit(host) == Fit::Not;

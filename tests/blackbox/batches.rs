@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Behaviour, Config, Proxy, Reply, SimHost, embedding_of, sim_host};
+use crate::harness::{
+    Answer, Behaviour, Config, Proxy, Reply, SimHost, Vectors, embedding_of, sim_host,
+};
 
 const ITEMS: usize = 100;
 
@@ -259,6 +261,34 @@ async fn a_batch_of_more_than_hosts_take_is_cut_from_the_first_request_on() {
                 );
             }
             assert_eq!(proxy.ejections("a").await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_without_a_model_runs_on_one_host_where_defaults_differ() {
+    let hosts = limited(&["a", "b"], true);
+    hosts[1].set_vectors(Vectors::OtherDimensions);
+    let hosts: Vec<&SimHost> = hosts.iter().collect();
+    let proxy = Proxy::ready(&Config::with_hosts(&hosts), &hosts).await;
+    for host in &hosts {
+        host.is_checked(3).await;
+    }
+    let (_, mut body) = job("/embed", ITEMS);
+    body.as_object_mut().unwrap().remove("model");
+    for is_known in [false, true] {
+        let before = seen(&hosts);
+        let reply = proxy.client().post("/embed", &body).await;
+        assert_eq!(reply.status, 200, "{:?}", reply.body);
+        let rows = reply.json()["embeddings"].as_array().unwrap().clone();
+        let widths = rows.iter().map(|row| row.as_array().unwrap().len());
+        let widths: std::collections::BTreeSet<_> = widths.collect();
+        assert_eq!((rows.len(), widths.len()), (ITEMS, 1));
+        let sizes = sizes(&hosts, &before);
+        if is_known {
+            assert_eq!(sizes.iter().sum::<usize>(), ITEMS, "{sizes:?}");
+        } else {
+            assert!(sizes.iter().sum::<usize>() > ITEMS, "{sizes:?}");
         }
     }
 }

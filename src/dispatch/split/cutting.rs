@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use gpu_bridge_wire::items::{self, Cut, Kind, Piece, Run};
-use http::header;
 
 use super::{Batch, Errors, Misfits, OF_THE_WHOLE, Part, chunks};
 use crate::dispatch::itinerary::Itinerary;
 use crate::message::{Call, Payload};
-use crate::pool::{self, Demand, Extent, Lease, Wish, Work};
+use crate::pool::{self, Demand, Extent, HostId, Lease, Wish, Work};
 
 /// A batch of more parts than this is more than hosts are made for: it stays whole.
 const MOST_PARTS: usize = 1000;
@@ -21,6 +20,7 @@ pub(in crate::dispatch) struct Planned {
     parts: Vec<(pool::Part, Call)>,
     saves: Duration,
     is_bound: bool,
+    only: Option<HostId>,
 }
 
 /// What becomes of a request that has a lease.
@@ -70,12 +70,13 @@ impl Planned {
         let call = way.call;
         let items = call.demand.work.items;
         let kind = kind(call)?;
-        // What had better stay whole is cut if it must.
-        if lease.fits() && misfits.includes(&call.demand.model) {
+        // What had better stay whole is cut if it must, but then for one host.
+        let is_misfit = way.history.is_misfit() || misfits.includes(&call.demand.model);
+        if lease.fits() && is_misfit {
             return None;
         }
         let plan = lease.plan_parts(Wish {
-            spread: way.batching.split,
+            spread: way.batching.split && !is_misfit,
             min_gain: way.batching.min_gain,
         })?;
         let body = call.body.in_one_piece().ok()?;
@@ -106,6 +107,7 @@ impl Planned {
             parts,
             saves: plan.saves,
             is_bound: !lease.fits(),
+            only: is_misfit.then(|| lease.host()),
         })
     }
 
@@ -134,6 +136,7 @@ impl Planned {
             _body: self.body,
             saves: self.saves,
             is_bound: self.is_bound,
+            only: self.only,
         }
     }
 }
@@ -149,9 +152,6 @@ pub(in crate::dispatch) fn kind(call: &Call) -> Option<Kind> {
 
 fn part_of(call: &Call, body: &Payload, pieces: Vec<Piece>, items: usize) -> Call {
     let body = body.view(chunks(pieces, std::slice::from_ref(body)));
-    let mut headers = call.headers.clone();
-    // Its answer is to be cut.
-    headers.remove(header::ACCEPT_ENCODING);
     let demand = Demand {
         work: Work {
             items: u32::try_from(items).unwrap_or(u32::MAX),
@@ -163,7 +163,7 @@ fn part_of(call: &Call, body: &Payload, pieces: Vec<Piece>, items: usize) -> Cal
     Call {
         method: call.method.clone(),
         path: call.path.clone(),
-        headers,
+        headers: call.headers.clone(),
         body,
         demand,
         deadline: call.deadline,

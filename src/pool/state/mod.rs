@@ -243,7 +243,7 @@ impl State {
         let reach = Reach::new(&self.hosts, model, avoid, now);
         self.hosts.iter().any(|host| {
             let is_there = host.is_serving() || (later && !host.removed);
-            is_there && !avoid.broken_on(host.id) && reach.includes(host)
+            is_there && !avoid.is_closed(host.id) && reach.includes(host)
         })
     }
 

@@ -670,7 +670,7 @@ impl World {
         );
         let is_whole = waiter.avoid.extent() == Extent::Whole;
         let takes = |host: &Host| {
-            let may = host.is_serving() && !waiter.avoid.broken_on(host.id);
+            let may = host.is_serving() && !waiter.avoid.is_closed(host.id);
             may && fits(host) && host.takes(waiter.demand.work.items, self.now)
         };
         prop_assert!(
