@@ -91,13 +91,26 @@ fn words(line: &str) -> Vec<(usize, &str)> {
         let end = if is_single {
             first.len_utf8()
         } else {
-            end_of_word(rest)
+            end_of_quoted(rest).unwrap_or_else(|| end_of_word(rest))
         };
         let (word, after) = rest.split_at(end);
         found.push((at, word));
         (rest, at) = (after, at + word.chars().count());
     }
     found
+}
+
+/// Of a quoted value with marks in it, which mean nothing there.
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let quote = text.chars().next().filter(|it| ['"', '\''].contains(it))?;
+    let end = text.get(1..)?.find(quote)? + 2;
+    has_marks(text.get(..end)?).then_some(end)
+}
+
+/// Has a value marks beside those of references?
+fn has_marks(word: &str) -> bool {
+    let references = word.matches("${").count();
+    word.replace("${", "").matches(MARKS).count() > references
 }
 
 /// A reference to a variable, `${…}`, is no mark.
@@ -175,7 +188,7 @@ impl Hiding {
 
     fn value(&mut self, word: &str) {
         let odd = ['@', '?', '#', '%'];
-        let fits = word.chars().count() <= MAX_VALUE && !word.contains(odd);
+        let fits = word.chars().count() <= MAX_VALUE && !word.contains(odd) && !has_marks(word);
         let is_plain = word.chars().all(|char| !char.is_control());
         if self.value == Value::Harmless && fits && is_plain {
             self.shown.push_str(word);
@@ -251,6 +264,12 @@ mod tests {
             ("url: http://u:hunter2@a", "url: ***"),
             ("name: 'a, key: hunter2}", "name: 'a, key: ***}"),
             ("key: hun: ter2", "key: *** ***"),
+            ("{name: 'x}', key: \"hunter2}\"}", "{name: ***, key: ***}"),
+            (
+                "{name: 'a, key: hunter2}', max_wait: 1}",
+                "{name: ***, max_wait: 1}",
+            ),
+            ("{url: 'http://${GPU}:1'}", "{url: 'http://${GPU}:1'}"),
             ("hunter2: x", "*** ***"),
             ("max_wait: 5 # hunter2", "max_wait: 5 "),
             ("key: ${NAME}", "key: ${NAME}"),

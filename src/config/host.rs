@@ -97,6 +97,9 @@ pub enum BadHostUrl {
     /// More than an address and a path.
     #[error("must hold no query and no fragment; write e.g. http://192.168.1.20:8765")]
     Query,
+    /// A name that there can't be.
+    #[error("holds a name with nothing between two of its dots")]
+    EmptyLabel,
     /// The path of the API itself.
     #[error("must not end in {0}, which is added to it: leave that out")]
     Path(&'static str),
@@ -155,6 +158,7 @@ impl FromStr for HostUrl {
             return Err(BadHostUrl::Path(added));
         }
         let host = match url.host().ok_or(BadHostUrl::Scheme)? {
+            Host::Domain(name) if has_empty_label(name) => return Err(BadHostUrl::EmptyLabel),
             Host::Domain(name) => name.to_owned(),
             Host::Ipv4(address) => address.to_string(),
             Host::Ipv6(address) => address.to_string(),
@@ -169,6 +173,12 @@ impl FromStr for HostUrl {
             prefix: prefix.to_owned(),
         })
     }
+}
+
+/// No DNS has such a name. One may end with a dot.
+fn has_empty_label(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.split('.').any(str::is_empty)
 }
 
 impl fmt::Display for HostUrl {
@@ -264,6 +274,9 @@ mod tests {
             ("https://a/openai/v1/", BadHostUrl::Path("/v1")),
             ("http://a/v1/embeddings", BadHostUrl::Path("/v1/embeddings")),
             ("http://a/embed", BadHostUrl::Path("/embed")),
+            ("http://a..b:1", BadHostUrl::EmptyLabel),
+            ("http://a.b..", BadHostUrl::EmptyLabel),
+            ("http://.a", BadHostUrl::EmptyLabel),
             ("http://a/?x", BadHostUrl::Query),
             ("http://a/b#c", BadHostUrl::Query),
             (

@@ -149,6 +149,8 @@ fn in_its_own_words(error: &serde_yaml::Error, place: Option<Place>) -> Problem 
     // The one thing that is told with a part of the text.
     let what = if what.contains("duplicate entry") {
         "a key stands there twice"
+    } else if what.contains("128, expected any YAML value") {
+        "a number is larger than any that is read"
     } else {
         what
     };

@@ -155,7 +155,6 @@ mod tests {
             ("http://gpu.example.com:8765", None),
             ("http://gpu_1:8765", None),
             ("http://-gpu:8765", None),
-            ("http://gpu..svc:8765", None),
             ("http://10.0.0.1:8765", None),
             ("http://[::1]:8765", None),
         ];

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::discover::{Discover, discover};
+use super::discover::{Discover, Service, discover};
 use super::{refuse_repeated, values};
 use crate::config::Secret;
 use crate::config::reader::Section;
@@ -283,9 +283,14 @@ fn warn_of_twins(section: &Section<'_>, listed: &[Option<Host>]) {
     let place = |host: &Host| {
         let name = host.url.host();
         let is_here = name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        let name = if is_here { "localhost" } else { name };
-        let prefix = host.url.prefix().to_owned();
-        (name.to_owned(), host.url.port(), prefix)
+        // A cluster's DNS has several names for one Service.
+        let service = Service::of(&host.url, None).map(|service| service.to_string());
+        let name = match service {
+            _ if is_here => "localhost".to_owned(),
+            Some(service) => service,
+            None => name.to_owned(),
+        };
+        (name, host.url.port(), host.url.prefix().to_owned())
     };
     let mut first = HashMap::new();
     for (position, host) in values(listed, Host::clone) {

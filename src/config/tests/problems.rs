@@ -443,6 +443,10 @@ fn texts_that_are_no_configuration() {
             "pool: stands here twice (first in line 1)",
         ),
         ("a: 1\n---\nb: 1\n", "2:1: a second document starts here"),
+        (
+            "pool: {x: 123456789012345678901}",
+            "a number is larger than any that is read",
+        ),
     ];
     for (text, expected) in table {
         let problems = read(text).unwrap_err().join("\n");

@@ -93,7 +93,7 @@ fn addresses_of_hosts_that_are_hardly_meant() {
     let twin =
         "pool.hosts[1].url: is the same host as hosts[0], which then gets twice as much".to_owned();
     let here = "listen: [{address: '127.0.0.1:99'}]\n";
-    let table: [(&str, &[&str], Vec<String>); 12] = [
+    let table: [(&str, &[&str], Vec<String>); 13] = [
         ("", &["http://gpu"], vec![port(80)]),
         ("", &["https://[::7]/"], vec![port(443)]),
         ("", &["http://gpu:80", "http://[::7]:80"], vec![]),
@@ -107,6 +107,11 @@ fn addresses_of_hosts_that_are_hardly_meant() {
         (
             here,
             &["http://localhost:98", "http://127.0.0.1:98"],
+            vec![twin.clone()],
+        ),
+        (
+            "",
+            &["http://a.ml:9", "http://a.ml.svc:9", "http://b.ml.svc:9"],
             vec![twin.clone()],
         ),
         (
