@@ -11,7 +11,7 @@ use gpu_bridge_wire::{Info, openai};
 use super::meaning::{Key, is_cut, meaning, meaning_in_openai};
 use super::openai::info;
 use super::readiness;
-use super::response::{Framing, Head, Heads, NotHttp};
+use super::response::{Framing, Head, Heads, MOST_HEADERS, NotHttp};
 use super::told::{Load, Told};
 use crate::config::OpenAi;
 use crate::headers::{goes_on, words};
@@ -53,7 +53,7 @@ fn heads(bytes: &[u8], size: usize) -> (Vec<Result<Head, NotHttp>>, BytesMut) {
 
 /// The length of the head at the start, which httparse must read in the same way.
 fn parsed(bytes: &[u8], head: &Head) -> usize {
-    let mut room = [httparse::EMPTY_HEADER; 64];
+    let mut room = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut response = httparse::Response::new(&mut room);
     let Ok(httparse::Status::Complete(length)) = response.parse(bytes) else {
         panic!("no head: {}", bytes.escape_ascii());

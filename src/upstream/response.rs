@@ -15,7 +15,7 @@ const START: &[u8] = b"HTTP/1.";
 /// Bytes of a head, that of interim answers included; many times what any server sends.
 const LONGEST: usize = 256 << 10;
 /// Header lines.
-const MOST_HEADERS: usize = 256;
+pub(super) const MOST_HEADERS: usize = 256;
 /// Headers that we add to an answer, mostly.
 const ADDED: usize = 4;
 
