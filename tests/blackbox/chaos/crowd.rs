@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::ledger::{Ledger, Who};
 use crate::harness::{Reply, Wire, embedding_of};
@@ -21,6 +21,8 @@ use crate::harness::{Reply, Wire, embedding_of};
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Of every so many texts one is long.
 const LONG: u32 = 40;
+/// So often all come that are urgent.
+const SURGES: Duration = Duration::from_millis(2500);
 
 /// Clients that ask until they are told to stop.
 pub(super) struct Crowd {
@@ -45,6 +47,7 @@ impl Crowd {
             (Who::Light, 1),
             (Who::Multiplexed, 2),
             (Who::Leaving, 3),
+            (Who::Urgent, 8 * slots),
         ];
         let all = numbers
             .into_iter()
@@ -95,6 +98,8 @@ impl Client {
 
     async fn run(mut self, stop: watch::Receiver<bool>, mut leave: watch::Receiver<bool>) {
         let mut wire = None;
+        let mut surges = interval(SURGES);
+        surges.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while !*stop.borrow() {
             match self.who {
                 Who::Leaving => {
@@ -108,6 +113,10 @@ impl Client {
                     sleep(Duration::from_millis(self.rng.random_range(0..20))).await;
                 }
                 Who::Heavy | Who::Multiplexed => self.ask(&mut wire).await,
+                Who::Urgent => {
+                    surges.tick().await;
+                    self.ask(&mut wire).await;
+                }
             }
         }
     }

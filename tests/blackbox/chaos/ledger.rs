@@ -22,10 +22,18 @@ pub(super) enum Who {
     Multiplexed,
     /// Hangs up before its answer.
     Leaving,
+    /// Goes before all others; comes now and then, and many at once.
+    Urgent,
 }
 
 impl Who {
-    pub(super) const ALL: [Self; 4] = [Self::Heavy, Self::Light, Self::Multiplexed, Self::Leaving];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Heavy,
+        Self::Light,
+        Self::Multiplexed,
+        Self::Leaving,
+        Self::Urgent,
+    ];
 
     /// Of its key, in the configuration and in the log.
     pub(super) fn name(self) -> &'static str {
@@ -34,7 +42,13 @@ impl Who {
             Self::Light => "light",
             Self::Multiplexed => "multiplexed",
             Self::Leaving => "leaving",
+            Self::Urgent => "urgent",
         }
+    }
+
+    /// Of its key.
+    pub(super) fn priority(self) -> u8 {
+        if self == Self::Urgent { 9 } else { 0 }
     }
 }
 

@@ -18,6 +18,7 @@ mod play;
 mod schedule;
 mod soak;
 mod stage;
+mod turns;
 
 use std::time::{Duration, Instant};
 

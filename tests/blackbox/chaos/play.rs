@@ -12,6 +12,7 @@ use super::crowd::Crowd;
 use super::ledger::{Ledger, Who};
 use super::schedule::{Entry, Event, Fault, Schedule};
 use super::stage::{Stage, WORK};
+use super::turns::out_of_turn;
 use crate::harness::{Proxy, eventually};
 
 /// A request that has been given its host is sent within so long.
@@ -47,6 +48,8 @@ pub(super) struct Play {
     sent: Vec<usize>,
     /// Requests that it has turned away since, and nobody has left to account for it.
     owed: Vec<usize>,
+    /// Whether a predecessor was still there then. It serves the next request of each idle connection.
+    were_two: bool,
     began: Instant,
 }
 
@@ -95,6 +98,7 @@ impl Play {
             sent: vec![0; stage.hosts.len()],
             stage,
             ledger,
+            were_two: false,
             began: Instant::now(),
         }
     }
@@ -152,8 +156,9 @@ impl Play {
             .filter(|ended| !ended)
             .count()
             > 0;
-        let all_excused =
-            are_two || recent.contains(&Event::Upgrade) || recent.contains(&Event::Leaving);
+        let were_two = std::mem::replace(&mut self.were_two, are_two);
+        let excuses = |event: &Event| matches!(event, Event::Upgrade | Event::Leaving);
+        let all_excused = are_two || were_two || recent.iter().any(excuses);
         for (number, host) in self.stage.hosts.iter().enumerate() {
             let before = std::mem::replace(&mut self.excess[number], host.excess());
             let after = self.excess[number];
@@ -256,7 +261,11 @@ impl Play {
         let last = std::iter::once(&mut self.stage.proxy);
         for proxy in self.stage.predecessors.iter_mut().chain(last) {
             assert_eq!(proxy.ended().await.code(), Some(0));
-            for line in requests(proxy) {
+            let lines = requests(proxy);
+            if let Some(overtaken) = out_of_turn(&lines) {
+                self.ledger.broken(overtaken);
+            }
+            for line in lines {
                 match (line["client"].as_str(), line["status"].as_u64()) {
                     (Some(client), _) if client == Who::Leaving.name() => left += 1,
                     (_, Some(200)) => answered += 1,

@@ -244,7 +244,8 @@ fn config(
         .enumerate()
         .filter(|(at, _)| !removed.contains(at));
     let (numbers, there): (Vec<_>, Vec<_>) = there.unzip();
-    let keys = Who::ALL.map(|who| json!({"name": who.name(), "key": who.name()}));
+    let keys = Who::ALL
+        .map(|who| json!({"name": who.name(), "key": who.name(), "priority": who.priority()}));
     let mut config = Config::with_hosts(&there)
         .client_keys(Value::from(keys.to_vec()))
         .set("pool", "policy", scene.policy)
