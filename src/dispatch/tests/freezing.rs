@@ -77,8 +77,19 @@ async fn moved(
     work: Duration,
     check: Duration,
 ) -> Option<Duration> {
+    moved_among(2, comes, freezes, work, check).await
+}
+
+/// The same in a pool of so many hosts.
+async fn moved_among(
+    hosts: usize,
+    comes: Duration,
+    freezes: Duration,
+    work: Duration,
+    check: Duration,
+) -> Option<Duration> {
     let start = Instant::now();
-    let (dispatcher, upstream, pool) = scene(start + freezes, work, check);
+    let (dispatcher, upstream, pool) = scene(hosts, start + freezes, work, check);
     let first = upstream.first;
     let checks = tokio::spawn({
         let upstream = Arc::clone(&upstream);
@@ -97,7 +108,12 @@ async fn moved(
     moved.map(|moved| moved - start)
 }
 
-fn scene(at: Instant, work: Duration, check: Duration) -> (Dispatcher, Arc<Freezing>, Pool) {
+fn scene(
+    hosts: usize,
+    at: Instant,
+    work: Duration,
+    check: Duration,
+) -> (Dispatcher, Arc<Freezing>, Pool) {
     let pool_settings = pool::Settings {
         thresholds: Thresholds {
             healthy_after: NonZeroU32::MIN,
@@ -106,7 +122,7 @@ fn scene(at: Instant, work: Duration, check: Duration) -> (Dispatcher, Arc<Freez
         ..pool_settings()
     };
     let pool = Pool::new(pool_settings, 1, Box::new(|_| ()));
-    let ids = pool.set_hosts(vec![spec(0), spec(1)]);
+    let ids = pool.set_hosts((0..hosts).map(spec).collect());
     for id in &ids {
         pool.checked(
             *id,
@@ -140,12 +156,30 @@ fn phases() -> impl Iterator<Item = Duration> {
 }
 
 const QUICK: Duration = Duration::from_millis(20);
-/// How long a host that is alive takes for a check: one that idles, and others under load.
+/// How long a host that is alive takes for a check: one that idles, and others under load …
 const CHECKS: [Duration; 3] = [QUICK, Duration::from_millis(250), SECOND];
+/// … or under far too much.
+const SLOW: [Duration; 3] = [
+    Duration::from_millis(1200),
+    Duration::from_millis(1500),
+    Duration::from_millis(1900),
+];
+
+/// Moments, each with how long checks take.
+fn scenes() -> impl Iterator<Item = (Duration, Duration)> {
+    let usual = phases().flat_map(|phase| CHECKS.map(|check| (phase, check)));
+    usual.chain(few_scenes(&SLOW))
+}
+
+/// The same of fewer moments.
+fn few_scenes(checks: &[Duration]) -> impl Iterator<Item = (Duration, Duration)> {
+    let phases = phases().step_by(7);
+    phases.flat_map(|phase| checks.iter().map(move |check| (phase, *check)))
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_to_a_frozen_host_is_with_a_sibling_within_three_seconds() {
-    for (phase, check) in phases().flat_map(|phase| CHECKS.map(|check| (phase, check))) {
+    for (phase, check) in scenes() {
         for after in [0, 1, 700, 1900, 3000] {
             let comes = phase + Duration::from_millis(after);
             let moved = moved(comes, phase, SECOND, check).await;
@@ -161,13 +195,27 @@ async fn a_request_that_comes_to_a_frozen_host_is_with_a_sibling_within_three_se
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_its_host_freezes_under_is_with_a_sibling_within_three_seconds() {
-    for (freezes, check) in phases().flat_map(|phase| CHECKS.map(|check| (phase, check))) {
+    for (freezes, check) in scenes() {
         let moved = moved(SECOND / 10, freezes, 60 * SECOND, check).await;
         let cost = moved.unwrap().saturating_sub(freezes);
         assert!(
             cost <= MOST,
             "{cost:?} for one at {freezes:?}, with checks of {check:?}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_host_costs_no_more_in_a_large_pool() {
+    for (freezes, check) in few_scenes(&[QUICK, SECOND, SLOW[1]]) {
+        for comes in [freezes + SECOND / 1000, SECOND / 10] {
+            let moved = moved_among(500, comes, freezes, 60 * SECOND, check).await;
+            let cost = moved.unwrap().saturating_sub(comes.max(freezes));
+            assert!(
+                cost <= MOST,
+                "{cost:?} for one at {comes:?}, frozen at {freezes:?}, with checks of {check:?}"
+            );
+        }
     }
 }
 
