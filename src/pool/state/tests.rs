@@ -992,6 +992,20 @@ fn any_number_of_slots_may_be_configured() {
 }
 
 #[test]
+fn a_model_may_be_in_memory_on_hosts_with_any_number_of_slots() {
+    let now = Instant::now();
+    let mut state = pool(&[u32::MAX, u32::MAX, 1], now);
+    for (host, models) in [(A, &["embed:m"][..]), (B, &["embed:m"]), (HostId(2), &[])] {
+        state.told(host, has(models));
+    }
+    for host in &mut state.hosts[..2] {
+        host.in_flight = u32::MAX;
+    }
+    join_with(&mut state, with_model("embed:m"), now);
+    assert_eq!(hosts(&state.grant(now)), [], "one of so many is free soon");
+}
+
+#[test]
 fn a_client_at_its_limit_waits_and_nobody_with_it() {
     let now = Instant::now();
     let mut state = limited(&[4], 1, 0, now);
