@@ -2,6 +2,7 @@
 //! requests for that model, and everybody is told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Method;
@@ -377,4 +378,37 @@ async fn a_space_is_told_and_can_be_pinned() {
         off.client().embed("text").await.header("x-embedding-space"),
         None
     );
+}
+
+/// That one audit asks for.
+const TEXTS: usize = 8;
+/// Between two audits of a model on a host; the default.
+const INTERVAL: Duration = Duration::from_mins(10);
+
+/// With hosts that take a tenth of a second for a text, one after the other, as processors may.
+#[tokio::test]
+async fn audits_cost_less_than_half_a_percent_of_what_hosts_can_do() {
+    let (fixed, each) = (Duration::from_millis(20), Duration::from_millis(100));
+    let slow = |name| {
+        let host = sim_host(name).slots(1).models(&["sim"]);
+        host.behaving(Behaviour::ServeByItems(fixed, each)).start()
+    };
+    let hosts = ["a", "b", "c"].map(slow);
+    let proxy = Proxy::ready(&audited(&hosts.each_ref()), &hosts.each_ref()).await;
+    trusts(&proxy, &hosts.each_ref().map(|host| (host, "agrees"))).await;
+    let audits = hosts[0].record().requests;
+    assert!(audits.iter().all(|it| it.items == TEXTS), "{audits:?}");
+    let busy = "gpu_bridge_host_busy_seconds_total";
+    let measured = proxy.metrics().await.seconds(busy);
+    // By the clock it may be more, on a machine that does much else.
+    let models = proxy.host_metric("loaded_models", "a").await as f64;
+    let takes = models * (fixed + each * u32::try_from(TEXTS).unwrap()).as_secs_f64();
+    let cost = takes / INTERVAL.as_secs_f64();
+    eprintln!(
+        "{} audits took {measured:.3} s of a slot; those of {models} models take {takes:.3} s each \
+         {INTERVAL:?}: {:.3} % of a host with one slot",
+        audits.len(),
+        100.0 * cost
+    );
+    assert!(cost < 0.005, "{cost}");
 }
