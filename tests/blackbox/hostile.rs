@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use crate::harness::{
     Behaviour, Config, Ending, HTTP_2, Proxy, RawConnection, SimHost, embed_body, eventually,
     frame, sim_host,
@@ -14,11 +12,9 @@ use crate::harness::{
 const MOST_MEMORY: u64 = 64;
 /// Of the processor's time, for all cases of one test; a build without optimisation takes a tenth of it.
 const MOST_CPU: Duration = Duration::from_mins(1);
-/// Only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the proxy takes, to be held against what it takes later.
-struct Bill<'p> {
+pub(crate) struct Bill<'p> {
     proxy: &'p Proxy,
     cpu: Duration,
     memory: u64,
@@ -26,7 +22,7 @@ struct Bill<'p> {
 }
 
 impl<'p> Bill<'p> {
-    fn open(proxy: &'p Proxy) -> Self {
+    pub(crate) fn open(proxy: &'p Proxy) -> Self {
         Self {
             proxy,
             cpu: proxy.cpu_time(),
@@ -36,7 +32,7 @@ impl<'p> Bill<'p> {
     }
 
     /// Returns once all files are closed but a few that are kept for more of the same.
-    async fn is_small(&self, kept: usize) {
+    pub(crate) async fn is_small(&self, kept: usize) {
         let (cpu, memory) = (
             self.proxy.cpu_time().saturating_sub(self.cpu),
             self.proxy.peak_memory() - self.memory,
@@ -163,115 +159,6 @@ async fn hosts_that_talk_nonsense_cost_little_and_every_request_is_served() {
         );
     }
     bill.is_small(2 * hosts.len()).await;
-}
-
-/// Frames that a client of HTTP/2 goes on sending, after those that it begins with.
-fn frames() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
-    const GET: &[u8] = b"\x82\x86\x84\x41\x05proxy";
-    let head = frame(1, 0, 1, GET);
-    // A header of 4,000 bytes goes into the table, and is then named in a byte.
-    let entry = [b"\x40\x01x\x7f\xa1\x1e", &[b'y'; 4000][..]].concat();
-    let bomb = [GET, &entry, &[0xbe; 8000]].concat();
-    let heads = |end: fn(u32) -> Vec<u8>| {
-        (0..2000_u32)
-            .flat_map(|at| end(2 * at + 1))
-            .collect::<Vec<u8>>()
-    };
-    vec![
-        (
-            "a head without end",
-            head.clone(),
-            frame(9, 0, 1, b"\0\x01a\x01b").repeat(1000),
-        ),
-        (
-            "a head without end that is empty",
-            head,
-            frame(9, 0, 1, b"").repeat(1000),
-        ),
-        ("a head that grows", Vec::new(), frame(1, 5, 1, &bomb)),
-        (
-            "settings by the thousand",
-            Vec::new(),
-            frame(4, 0, 0, &b"\0\x05\0\0\x40\0".repeat(2700)),
-        ),
-        (
-            "windows that open and close",
-            Vec::new(),
-            [
-                frame(4, 0, 0, b"\0\x04\0\0\0\0"),
-                frame(4, 0, 0, b"\0\x04\x7f\xff\xff\xff"),
-            ]
-            .concat()
-            .repeat(500),
-        ),
-        (
-            "windows of nothing",
-            heads(|stream| [frame(1, 5, stream, GET), frame(8, 0, stream, &[0; 4])].concat()),
-            Vec::new(),
-        ),
-        (
-            "windows beyond all numbers",
-            heads(|stream| {
-                [
-                    frame(1, 5, stream, GET),
-                    frame(8, 0, stream, b"\x7f\xff\xff\xff"),
-                ]
-                .concat()
-            }),
-            Vec::new(),
-        ),
-        (
-            "heads after the end",
-            heads(|stream| [frame(1, 5, stream, GET), frame(1, 5, stream, GET)].concat()),
-            Vec::new(),
-        ),
-        (
-            "heads that are none",
-            heads(|stream| frame(1, 5, stream, b"\x82\x82\x86\x84")),
-            Vec::new(),
-        ),
-        (
-            "data of nothing but padding",
-            frame(1, 4, 1, b"\x83\x86\x84\x41\x05proxy"),
-            frame(0, 8, 1, &[b"\xff", &[0; 255][..]].concat()).repeat(100),
-        ),
-        (
-            "farewells",
-            Vec::new(),
-            frame(7, 0, 0, &[0; 8]).repeat(1000),
-        ),
-        (
-            "a frame that is too long",
-            Vec::new(),
-            [b"\xff\xff\xff\0\0\0\0\0\x01", &[0; 9000][..]].concat(),
-        ),
-    ]
-}
-
-/// However long the client would go on, it is hung up on.
-#[tokio::test]
-async fn floods_in_http_2_cost_little_and_are_ended() {
-    let host = sim_host("host").start();
-    let proxy = Proxy::in_front_of(&[&host]).await;
-    let bill = Bill::open(&proxy);
-    for (what, first, next) in frames() {
-        let mut connection = proxy.connect().await;
-        let flood = async {
-            connection.try_send([HTTP_2, &first].concat()).await?;
-            while connection
-                .try_send(if next.is_empty() { &first } else { &next })
-                .await
-                .is_ok()
-            {}
-            Ok::<_, std::io::Error>(())
-        };
-        // An error: it was hung up on before that.
-        let _ = timeout(PATIENCE, flood)
-            .await
-            .unwrap_or_else(|_| panic!("{what} is borne"));
-        proxy.client().embed("x").await.assert_embedding_of("x");
-    }
-    bill.is_small(8).await;
 }
 
 /// Half heads, nothing at all, half handshakes: whatever it is, nothing is kept of a thousand of them.
