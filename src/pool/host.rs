@@ -27,6 +27,8 @@ const MIN_BUSY: Duration = Duration::from_millis(100);
 const LOAD_COUNTS: Duration = Duration::from_secs(30);
 /// A busy host is tried again after this long at the latest, whatever it asked for.
 const MAX_BUSY: Duration = Duration::from_mins(1);
+/// Where others have more requests than this for each slot, none of ours waits for one: it would be refused.
+const CROWD: u32 = 2;
 
 /// What the configuration says of a host.
 #[derive(Clone, Debug)]
@@ -212,6 +214,17 @@ impl Host {
         };
         let free = self.in_flight < slots && !self.is_busy(now);
         NonZeroU32::new(slots).filter(|_| free)
+    }
+
+    /// How many requests of others it has, if these are why none of ours is there and one may wait behind them: a
+    /// host lets requests wait for a moment, first come, first served, whoever sent them. So a slot that others give
+    /// back is used at once, and who holds the slots can't starve who comes later.
+    pub(super) fn crowd(&self, now: Instant) -> Option<u32> {
+        let others = self.capacity.foreign();
+        let is_full = others > 0 && self.in_flight == 0 && self.slots() == 0;
+        let most = self.capacity.nominal().saturating_mul(CROWD);
+        let may = is_full && others <= most && self.is_serving() && !self.is_busy(now);
+        may.then_some(others)
     }
 
     /// Are all its slots taken by others, so that only a look at it can tell when one is free?

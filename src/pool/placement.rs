@@ -8,6 +8,9 @@
 //!    load takes, or the line has grown longer than that.
 //! 3. Of these, the ones that take all its items at once; else it is cut for one that takes fewer ([`Fit`]).
 //! 4. Of these, the policy's choice.
+//!
+//! If all are full, and some only of others' requests, one request waits behind them on such a host, since a free slot
+//! there is seen only at the next look, when somebody else may have it.
 
 use std::time::Instant;
 
@@ -64,7 +67,7 @@ impl Scene<'_> {
             return Placement::On { host, cold: false };
         }
         let Some(host) = self.pick(&cold) else {
-            return Placement::Nowhere;
+            return self.behind_others(&choice);
         };
         let warm = self
             .hosts
@@ -81,6 +84,23 @@ impl Scene<'_> {
         let loads: Vec<Load> = hosts.iter().map(|(_, load)| *load).collect();
         let chosen = self.policy.pick(&loads)?;
         hosts.get(chosen).map(|(host, _)| *host)
+    }
+
+    /// On a host that is full of others' requests, where the fewest are in the way.
+    fn behind_others(&self, choice: &Choice<'_>) -> Placement {
+        let crowds = self.hosts.iter().filter_map(|host| {
+            let others = host.crowd(self.now).filter(|_| choice.allows(host))?;
+            let crowd = f64::from(others) / f64::from(host.capacity.nominal());
+            Some((host, !has_model(host, choice.entry), crowd))
+        });
+        let first = crowds.min_by(|(a, a_cold, a_crowd), (b, b_cold, b_crowd)| {
+            let order = a_cold.cmp(b_cold).then(a_crowd.total_cmp(b_crowd));
+            order.then(a.last_granted.cmp(&b.last_granted))
+        });
+        first.map_or(Placement::Nowhere, |(host, cold, _)| Placement::On {
+            host: host.id,
+            cold,
+        })
     }
 
     /// Until when a request waits for a host that has its model; `None`: no host has, or it would

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Grant, State};
 use crate::pool::avoid::Avoid;
 use crate::pool::demand::Demand;
+use crate::pool::host::Host;
 use crate::pool::placement::{Placement, Scene};
 use crate::pool::queue::{Entry, Ticket};
 use crate::pool::reach::Reach;
@@ -54,7 +55,7 @@ impl State {
     ) -> Option<Grant> {
         let is_clear = self.queue.is_empty() && !self.models_changed;
         let may = || self.queue.clients.permits(demand.client.as_ref(), now) > 0;
-        let is_free = || self.hosts.iter().any(|host| host.has_free_slot(now));
+        let is_free = || self.has_room(now);
         if !is_clear || !may() || !is_free() {
             return None;
         }
@@ -172,7 +173,7 @@ impl State {
             let tickets = self.queue.tickets(None);
             self.dismiss(tickets, now);
         }
-        while self.has_free_slot(now) {
+        while self.wants_slots(now) && self.has_room(now) {
             let Some((ticket, entry, (host, cold))) = self.take_next(now) else {
                 break;
             };
@@ -191,11 +192,10 @@ impl State {
         grants
     }
 
-    fn has_free_slot(&self, now: Instant) -> bool {
-        if !self.wants_slots(now) {
-            return false;
-        }
-        self.hosts.iter().any(|host| host.has_free_slot(now))
+    /// Might some request be sent somewhere now?
+    fn has_room(&self, now: Instant) -> bool {
+        let takes = |host: &Host| host.has_free_slot(now) || host.crowd(now).is_some();
+        self.hosts.iter().any(takes)
     }
 
     fn take_next(&mut self, now: Instant) -> Option<(Ticket, Entry, (HostId, bool))> {

@@ -2,7 +2,7 @@
 //!
 //! No I/O, no clock, no locks, and chance from a seed: every history can be replayed in a test.
 //! Invariants (tested with random histories):
-//! - a host never gets a lease beyond its slots;
+//! - a host never gets a lease beyond its slots, but one where others' requests fill all of them;
 //! - after [`State::grant`] no request waits that a free slot could serve, but for those that wait
 //!   until a host with their model is free, and these not for longer than a load takes;
 //! - equals are served in order of arrival;
@@ -459,5 +459,7 @@ fn find(hosts: &[Host], id: HostId) -> Option<usize> {
 mod model_tests;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod several;
 #[cfg(test)]
 mod tests;

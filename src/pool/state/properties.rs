@@ -552,6 +552,8 @@ impl World {
         let slots = |host: &Host| match host.health.phase() {
             Phase::Ejected { cause, .. } if cause.is_soft() => 1,
             Phase::NotReady { .. } => host.capacity.slots(),
+            // One may wait there behind those of others.
+            _ if host.capacity.foreign() > 0 && host.is_serving() => host.slots().max(1),
             _ => host.slots(),
         };
         let over = self

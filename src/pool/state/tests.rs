@@ -15,7 +15,7 @@ const A: HostId = HostId(0);
 const B: HostId = HostId(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn settings(policy: Policy, max_waiting: usize) -> Settings {
+pub(super) fn settings(policy: Policy, max_waiting: usize) -> Settings {
     let two = NonZeroU32::new(2).unwrap();
     let thresholds = Thresholds {
         healthy_after: NonZeroU32::MIN,
@@ -1098,4 +1098,29 @@ fn a_full_line_makes_room_by_those_that_could_not_run_anyway() {
     }
     let more = join_with(&mut state, of_client("few"), now);
     assert_eq!(state.admit(more, 30 * SECOND, now), Err(TurnedAway::Full));
+}
+
+#[test]
+fn one_request_waits_on_each_host_that_is_full_of_others_unless_too_many_do() {
+    let now = Instant::now();
+    let mut state = pool(&[0, 0, 0], now);
+    for (id, in_flight) in [(A, 4), (B, 3), (HostId(2), 5)] {
+        let told = Slots {
+            max_concurrent: 2,
+            available: 0,
+            in_flight,
+            ours: 0,
+        };
+        let slots = Tells::Slots(told);
+        state.checked(id, &Check::Good { slots }, now);
+    }
+    for _ in 0..3 {
+        join(&mut state);
+    }
+    let grants = state.grant(now);
+    assert_eq!(hosts(&grants), [B, A], "fewest of others first");
+    let retry_after = 5 * SECOND;
+    state.finish(&grants[0], Outcome::Busy { retry_after }, now);
+    assert_eq!(hosts(&state.grant(now)), [], "not before it asks for it");
+    assert_eq!(hosts(&state.grant(now + retry_after)), [B]);
 }
