@@ -42,8 +42,10 @@ impl LongRest {
     /// [`Cut`] if the host fails half-way, or its answer turns out to be none; nobody can repeat the request by then.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
         let next = self.rest.next().await;
-        if let Err(Cut::Failed(_) | Cut::Unusable(_)) = &next {
-            self.pool.blame(self.host, None);
+        match &next {
+            Ok(Some(_)) | Err(Cut::TooSlow) => {}
+            Ok(None) => self.pool.credit(self.host),
+            Err(Cut::Failed(_) | Cut::Unusable(_)) => self.pool.blame(self.host, None),
         }
         next
     }
@@ -129,8 +131,11 @@ impl Dispatcher {
             host: lease.host(),
             pool: self.pool.clone(),
         });
-        let timed = success && rest.is_none();
-        lease.finish(Outcome::Answered { timed });
+        lease.finish(match rest {
+            None => Outcome::Answered { timed: success },
+            // Its end will tell.
+            Some(_) => Outcome::Doubtful,
+        });
         Delivery {
             host,
             space: lease.space().filter(|_| success),

@@ -361,6 +361,11 @@ impl Pool {
         self.update_and_grant(|state, now| state.blame(host, model, now));
     }
 
+    /// An answer of `host` that was too long to wait for has come whole, and is as it should be.
+    pub fn credit(&self, host: HostId) {
+        self.update_and_grant(|state, _| state.credit(host));
+    }
+
     /// A health check of `host` begins: what it is suspected of from now on, only the next one can tell.
     pub fn check_begins(&self, host: HostId) {
         self.lock().state.check_begins(host);

@@ -21,8 +21,8 @@ pub enum Outcome {
     Refused,
     /// The request was sent and no whole answer came back.
     Broke,
-    /// The host answered, but not as it should. Says nothing of the host until a sibling has answered
-    /// the same request; see [`super::Pool::blame`].
+    /// The host answered, but not as it should, or not yet to its end. Says nothing of the host until a sibling has
+    /// answered the same request, or the end has come; see [`super::Pool::blame`] and [`super::Pool::credit`].
     Doubtful,
     /// The host said that it has no such model.
     LacksModel,

@@ -120,8 +120,7 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     let hosts = ["a", "b"].map(|name| sim_host(name).start());
     let config = Config::with_hosts(&hosts.each_ref())
         .set("limits", "max_body", "64KiB")
-        .set("limits", "max_buffered", "512KiB")
-        .set("health", "unhealthy_after", 1);
+        .set("limits", "max_buffered", "512KiB");
     let proxy = Proxy::ready(&config, &hosts.each_ref()).await;
     let client = proxy.client();
     let whole = async |body: String| {

@@ -145,6 +145,17 @@ impl State {
         self.lost.truncate(lost);
     }
 
+    /// An answer of `id` has come whole only after its lease was given back.
+    pub(in crate::pool) fn credit(&mut self, id: HostId) {
+        let Some(host) = self.host_mut(id) else {
+            return;
+        };
+        host.sign_of_life();
+        host.capacity.answered(host.in_flight.saturating_add(1));
+        let transition = host.health.good_answer();
+        self.note_health(id, transition);
+    }
+
     /// A request has been running on `id` for a while.
     pub(in crate::pool) fn overdue(&mut self, id: HostId) {
         if let Some(host) = self.host_mut(id) {

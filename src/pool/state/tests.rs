@@ -461,6 +461,9 @@ fn server_errors_count_only_when_blamed() {
     }
     assert_eq!(kinds(&mut state), []);
     state.blame(A, None, now);
+    state.credit(A);
+    state.blame(A, None, now);
+    assert_eq!(kinds(&mut state), [], "it did well in between");
     state.blame(A, None, now);
     assert_eq!(
         kinds(&mut state),
