@@ -12,7 +12,7 @@ use super::merge::{Group, Rerun, Seat, Suspect};
 use super::{NoHost, Refusal};
 use crate::config::{Batching, Config};
 use crate::message::Call;
-use crate::pool::{Model, Pool, Ticket};
+use crate::pool::{HostId, Model, Pool, Ticket};
 use crate::telemetry::Journal;
 
 /// With whom attempts of a request are made.
@@ -61,6 +61,8 @@ pub(super) struct Itinerary<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// The share of a retry that its next attempt costs, after one that it shared.
     owes: f64,
+    /// A host was full that had been full before.
+    refused_again: bool,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
@@ -90,6 +92,7 @@ impl<'a> Itinerary<'a> {
             group: None,
             suspects: Vec::new(),
             owes: 0.0,
+            refused_again: false,
             is_on_host: false,
         }
     }
@@ -131,6 +134,18 @@ impl<'a> Itinerary<'a> {
         self.queued += joined.elapsed();
         self.returning = true;
         self.is_on_host = true;
+    }
+
+    /// It has been on `host` since then, and only waited there: the host was full.
+    pub(super) fn was_refused(&mut self, host: HostId, since: Instant) {
+        self.queued += since.elapsed();
+        self.refused_again |= self.history.avoid().has_failed_on(host);
+    }
+
+    /// Has it waited for as long as it may, and asked in vain where it had been refused before? A host that says that
+    /// it is free and is not would be asked for ever.
+    pub(super) fn is_late(&self) -> bool {
+        self.refused_again && self.left().is_zero()
     }
 
     /// It can't be cut.

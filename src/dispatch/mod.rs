@@ -151,6 +151,7 @@ impl Dispatcher {
                     continue;
                 }
             }
+            let set_off = Instant::now();
             let end = if lease.is_shared() {
                 self.attempt_together(&lease, way).await
             } else {
@@ -167,7 +168,9 @@ impl Dispatcher {
                     way.runs_again(rerun);
                 }
                 End::Failed { verdict, proof } => {
-                    if !matches!(verdict, Verdict::Busy { .. }) {
+                    if matches!(verdict, Verdict::Busy { .. }) {
+                        way.was_refused(lease.host(), set_off);
+                    } else {
                         way.stays_alone();
                     }
                     self.attempts.metrics.requests.retried(verdict.as_str());
@@ -178,6 +181,9 @@ impl Dispatcher {
             }
             if self.is_over(model, &way.history) {
                 return Ok(self.conclude(way, Refusal::HostsFailed)?);
+            }
+            if way.is_late() {
+                return Ok(self.conclude(way, Refusal::Deadline)?);
             }
         }
     }

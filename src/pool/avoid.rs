@@ -150,6 +150,11 @@ impl Avoid {
         self.lacked.iter().any(same)
     }
 
+    /// Has it been on `host` in vain?
+    pub fn has_failed_on(&self, host: HostId) -> bool {
+        self.failures.iter().any(|failure| failure.host == host)
+    }
+
     /// Did the request break on `host`, or is it for another one only?
     pub(super) fn is_closed(&self, host: HostId) -> bool {
         let mut failures = self.failures.iter();
