@@ -134,6 +134,8 @@ struct Look {
     last: u8,
     since: usize,
     is_odd: bool,
+    /// Something that is no number stands in an embedding.
+    is_wrong: bool,
 }
 
 impl Look {
@@ -150,6 +152,9 @@ impl Look {
 
     /// What is to be read; `None`: it is not plain.
     fn end(self) -> Option<Result<Vec<u8>, Misshapen>> {
+        if self.is_wrong {
+            return Some(Err(Misshapen::NoNumbers));
+        }
         let is_whole = self.at == At::Outside;
         let seen = is_whole.then_some(self.beside).ok_or(Misshapen::NotWhole);
         (!self.is_odd).then_some(seen)
@@ -173,6 +178,12 @@ impl Look {
         };
         self.keep(skipped);
         after
+    }
+
+    /// Is the list that has begun one of several in a list?
+    fn is_in_embedding(&self) -> bool {
+        let before = self.beside.strip_suffix(b"[").unwrap_or_default();
+        matches!(before.trim_ascii_end().last(), Some(b'[' | b','))
     }
 
     fn text<'a>(&mut self, chunk: &'a [u8], is_escaped: bool) -> &'a [u8] {
@@ -217,7 +228,10 @@ impl Look {
         let (numbers, after) = chunk.split_at(end.unwrap_or(chunk.len()));
         match commas(self.last, numbers) {
             Some(commas) => self.commas += commas,
-            None => self.is_odd = true,
+            None => {
+                self.is_odd = true;
+                self.is_wrong = self.is_in_embedding() && !numbers.iter().all(may_stand);
+            }
         }
         self.last = numbers.last().copied().unwrap_or(self.last);
         let comma = memchr::memrchr(b',', numbers);
@@ -231,6 +245,11 @@ impl Look {
         }
         after
     }
+}
+
+/// May the byte stand in a list of numbers and nulls?
+fn may_stand(byte: &u8) -> bool {
+    byte.is_ascii_digit() || is_space(*byte) || b"+-.,eEnul".contains(byte)
 }
 
 /// Commas of a piece of a list of numbers that comes after the byte `last`; `None`: it is not plain.

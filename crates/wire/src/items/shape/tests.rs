@@ -94,6 +94,16 @@ fn an_answer_tells_for_how_many_it_is() {
             Some(Err(Misshapen::Uneven)),
         ),
         (r#"{"embeddings":[[null,1]]}"#, None),
+        (r#"{"embeddings":[[1,1E5]]}"#, None),
+        (r#"{"embeddings":[[1],[2]],"note":[1,"a"]}"#, None),
+        (
+            r#"{"embeddings":[[1,2],[1,NaN]]}"#,
+            Some(Err(Misshapen::NoNumbers)),
+        ),
+        (
+            r#"{"embeddings":[ [1,"]"],[1,2]]}"#,
+            Some(Err(Misshapen::NoNumbers)),
+        ),
         (r#"{"embeddings":[[1],[2]]}"#, Some(Ok(2))),
     ] {
         let found = glance(Kind::Texts, [answer.as_bytes()]).end();
