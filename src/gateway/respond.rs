@@ -170,20 +170,24 @@ async fn deliver_whole(
     Ok(written)
 }
 
-/// Writes what comes from the host, as it comes.
+/// Writes what comes from the host, as it comes; its end only once it is known to be good, since some clients can't
+/// tell an answer that is cut off from one that is over.
 async fn pass_on(rest: &mut LongRest, session: &mut Session<'_>) -> Result<usize, Unsent> {
-    let mut written = 0;
+    let (mut written, mut last) = (0, None);
     loop {
         let next = tokio::select! {
             biased;
             next = rest.next() => next.map_err(Unsent::Cut)?,
             () = session.gone() => return Err(Unsent::Untaken),
         };
-        let Some(data) = next else {
+        let is_over = next.is_none();
+        if let Some(data) = std::mem::replace(&mut last, next) {
+            written += data.len();
+            session.pass_on(data).await?;
+        }
+        if is_over {
             return Ok(written);
-        };
-        written += data.len();
-        session.pass_on(data).await?;
+        }
     }
 }
 
