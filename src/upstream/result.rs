@@ -44,7 +44,8 @@ pub(super) fn judged(
 }
 
 /// What is wrong with an answer that can't be read.
-pub(super) const CODED: &str = "it is compressed in a way that can't be read";
+pub(super) const CODED: &str =
+    "it is compressed in a way that can't be read, or longer than can be held";
 
 /// Instead of an answer that can't be used since it is not held.
 pub(super) fn not_held(answer: &Answer, most: usize, budget: &Budget) -> Verdict {
