@@ -170,8 +170,8 @@ async fn deliver_whole(
     Ok(written)
 }
 
-/// Writes what comes from the host, as it comes; its end only once it is known to be good, since some clients can't
-/// tell an answer that is cut off from one that is over.
+/// Writes what comes from the host, as it comes; for a client that can't tell an answer that is cut off from one that
+/// is over, its end only once it is known to be good.
 async fn pass_on(rest: &mut LongRest, session: &mut Session<'_>) -> Result<usize, Unsent> {
     let (mut written, mut last) = (0, None);
     loop {
@@ -181,7 +181,12 @@ async fn pass_on(rest: &mut LongRest, session: &mut Session<'_>) -> Result<usize
             () = session.gone() => return Err(Unsent::Untaken),
         };
         let is_over = next.is_none();
-        if let Some(data) = std::mem::replace(&mut last, next) {
+        let now = if session.tells_ends() {
+            next
+        } else {
+            std::mem::replace(&mut last, next)
+        };
+        if let Some(data) = now {
             written += data.len();
             session.pass_on(data).await?;
         }

@@ -82,6 +82,11 @@ impl Session<'_> {
         matches!(self, Self::Http2(..))
     }
 
+    /// Can the client tell an answer of unknown length that is cut off from one that is over?
+    pub(super) fn tells_ends(&self) -> bool {
+        self.head().version != http::Version::HTTP_10
+    }
+
     /// What is asked.
     pub(super) fn head(&self) -> &Parts {
         match self {
