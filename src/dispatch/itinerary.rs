@@ -61,8 +61,8 @@ pub(super) struct Itinerary<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// The share of a retry that its next attempt costs, after one that it shared.
     owes: f64,
-    /// A host was full that had been full before.
-    refused_again: bool,
+    /// How often a host was full that it had been on in vain before.
+    refused_again: u32,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
@@ -92,7 +92,7 @@ impl<'a> Itinerary<'a> {
             group: None,
             suspects: Vec::new(),
             owes: 0.0,
-            refused_again: false,
+            refused_again: 0,
             is_on_host: false,
         }
     }
@@ -139,13 +139,14 @@ impl<'a> Itinerary<'a> {
     /// It has been on `host` since then, and only waited there: the host was full.
     pub(super) fn was_refused(&mut self, host: HostId, since: Instant) {
         self.queued += since.elapsed();
-        self.refused_again |= self.history.avoid().has_failed_on(host);
+        let is_again = self.history.avoid().has_failed_on(host);
+        self.refused_again = self.refused_again.saturating_add(u32::from(is_again));
     }
 
     /// Has it waited for as long as it may, and asked in vain where it had been refused before? A host that says that
     /// it is free and is not would be asked for ever.
     pub(super) fn is_late(&self) -> bool {
-        self.refused_again && self.left().is_zero()
+        self.refused_again > 0 && self.left().is_zero()
     }
 
     /// It can't be cut.

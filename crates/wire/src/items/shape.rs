@@ -226,12 +226,12 @@ impl Look {
     fn numbers<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let end = memchr::memchr(b']', chunk);
         let (numbers, after) = chunk.split_at(end.unwrap_or(chunk.len()));
-        match commas(self.last, numbers) {
-            Some(commas) => self.commas += commas,
-            None => {
-                self.is_odd = true;
-                self.is_wrong = self.is_in_embedding() && !numbers.iter().all(may_stand);
-            }
+        if let Some(commas) = commas(self.last, numbers) {
+            self.commas += commas;
+        } else {
+            self.is_odd = true;
+            let is_right = numbers.iter().copied().all(may_stand);
+            self.is_wrong = self.is_in_embedding() && !is_right;
         }
         self.last = numbers.last().copied().unwrap_or(self.last);
         let comma = memchr::memrchr(b',', numbers);
@@ -248,8 +248,8 @@ impl Look {
 }
 
 /// May the byte stand in a list of numbers and nulls?
-fn may_stand(byte: &u8) -> bool {
-    byte.is_ascii_digit() || is_space(*byte) || b"+-.,eEnul".contains(byte)
+fn may_stand(byte: u8) -> bool {
+    byte.is_ascii_digit() || is_space(byte) || b"+-.,eEnul".contains(&byte)
 }
 
 /// Commas of a piece of a list of numbers that comes after the byte `last`; `None`: it is not plain.
