@@ -43,8 +43,8 @@ pub(super) const OF_THE_WHOLE: [&str; 7] = [
     EACH_HEADER,
 ];
 
-/// So long batches stay whole, or on one host, after answers to parts that did not fit together: what one answer has beside its
-/// items, the next will have, and each try costs the work of a batch.
+/// So long batches stay whole, or on one host, after answers to parts that did not fit together: what one answer has
+/// beside its items, the next will have, and each try costs the work of a batch.
 const STAYS_WHOLE: Duration = Duration::from_mins(10);
 
 /// A longer refusal, which repeats what was asked, is passed on as it is.

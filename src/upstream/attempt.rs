@@ -188,7 +188,8 @@ impl Attempt<'_> {
         let held = hold(exchange, self.means, reading).await;
         let (mut answer, glance) = held.map_err(broken)?;
         let is_understood = reading.call.is_some() || self.target.openai().is_some();
-        if is_understood && headers::is_coded(&answer.headers) {
+        // What has been seen is not coded.
+        if is_understood && glance.is_none() && headers::is_coded(&answer.headers) {
             // Boxed, since it is rare.
             answer = Box::pin(decoded(answer, reading.most, &self.means.budget)).await?;
         }

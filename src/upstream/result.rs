@@ -17,7 +17,8 @@ pub(super) fn kind(call: &Call) -> Option<Kind> {
     call.kind().filter(|_| call.demand.work.items > 0)
 }
 
-/// What becomes of an `answer` to `call`, of which up to `most` bytes are held, and which `glance` has seen.
+/// What becomes of an `answer` to `call`, of which up to `most` bytes are held. `glance`: has seen it, which is in no
+/// coding then.
 pub(super) fn judged(
     answer: Answer,
     glance: Option<Glance>,
@@ -29,7 +30,7 @@ pub(super) fn judged(
     let Some(kind) = kind else {
         return Verdict::Deliver(answer);
     };
-    let is_coded = headers::is_coded(&answer.headers);
+    let is_coded = glance.is_none() && headers::is_coded(&answer.headers);
     match answer.rest {
         Some(_) if is_coded => return not_held(&answer, most, budget),
         Some(_) => return Verdict::Deliver(answer),

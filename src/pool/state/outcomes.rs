@@ -35,21 +35,11 @@ impl State {
         }
         match outcome {
             Outcome::Answered { timed } => {
-                host.sign_of_life();
-                host.capacity.answered(in_flight);
-                let transition = if grant.is_last_resort {
-                    host.health.good_answer_as_last_resort()
-                } else {
-                    host.health.good_answer()
-                };
-                if grant.is_last_resort && transition.is_some() {
-                    host.capacity.start_slowly();
-                }
                 if timed {
                     host.meter.computed(grant.demand.work.items);
                     self.learn(grant, now);
                 }
-                self.note_health(id, transition);
+                self.answered_well(id, in_flight, grant.is_last_resort);
                 self.note_slot_free(id, now);
             }
             Outcome::Busy { retry_after } => {
@@ -150,9 +140,25 @@ impl State {
         let Some(host) = self.host_mut(id) else {
             return;
         };
+        let in_flight = host.in_flight.saturating_add(1);
+        self.answered_well(id, in_flight, false);
+    }
+
+    /// `id` has answered one of `in_flight` requests as it should.
+    fn answered_well(&mut self, id: HostId, in_flight: u32, as_last_resort: bool) {
+        let Some(host) = self.host_mut(id) else {
+            return;
+        };
         host.sign_of_life();
-        host.capacity.answered(host.in_flight.saturating_add(1));
-        let transition = host.health.good_answer();
+        host.capacity.answered(in_flight);
+        let transition = if as_last_resort {
+            host.health.good_answer_as_last_resort()
+        } else {
+            host.health.good_answer()
+        };
+        if as_last_resort && transition.is_some() {
+            host.capacity.start_slowly();
+        }
         self.note_health(id, transition);
     }
 

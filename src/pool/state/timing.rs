@@ -16,9 +16,9 @@ use crate::pool::reach::Reach;
 pub(super) const POLL_WHILE_WAITING: Duration = Duration::from_millis(200);
 /// … but all hosts together are polled no more often than this, so that a large pool is not flooded.
 const POLL_SPACING: Duration = Duration::from_millis(4);
-/// A request that has run for so long may be on a host that freezes: the host is checked this often, too,
-/// until it is done, in a large pool too. With a check that gets no answer in the two seconds that it has by default, a
-/// frozen host costs a request less than three; see [`Host::is_mute`].
+/// A request that has run for so long may be on a host that freezes: the host is checked this often, too, until it is
+/// done, in a large pool too. With a check that gets no answer in the two seconds that it has by default, a frozen host
+/// costs a request less than three; see [`Host::is_mute`].
 pub(in crate::pool) const OVERDUE: Duration = Duration::from_millis(500);
 /// Checks of a doubtful host start this fast and slow down to the interval.
 pub(super) const FIRST_RECHECK: Duration = Duration::from_millis(200);
