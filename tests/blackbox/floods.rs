@@ -142,6 +142,21 @@ fn frames() -> Vec<Flood> {
     ]
 }
 
+/// Who sends `first`, and `next` for as long as it can, is hung up on, and others are served.
+async fn is_ended(proxy: &Proxy, what: &str, first: &[u8], next: &[u8]) {
+    let mut connection = proxy.connect().await;
+    let flood = async {
+        connection.try_send(first).await?;
+        while connection.try_send(next).await.is_ok() {}
+        Ok::<_, std::io::Error>(())
+    };
+    // An error: it was hung up on before that.
+    let _ = timeout(PATIENCE, flood)
+        .await
+        .unwrap_or_else(|_| panic!("{what} is borne"));
+    proxy.client().embed("x").await.assert_embedding_of("x");
+}
+
 /// However long the client would go on, it is hung up on.
 #[tokio::test]
 async fn floods_in_http_2_cost_little_and_are_ended() {
@@ -149,21 +164,8 @@ async fn floods_in_http_2_cost_little_and_are_ended() {
     let proxy = Proxy::in_front_of(&[&host]).await;
     let bill = Bill::open(&proxy);
     for (what, first, next) in frames().into_iter().chain(idle_frames()) {
-        let mut connection = proxy.connect().await;
-        let flood = async {
-            connection.try_send([HTTP_2, &first].concat()).await?;
-            while connection
-                .try_send(if next.is_empty() { &first } else { &next })
-                .await
-                .is_ok()
-            {}
-            Ok::<_, std::io::Error>(())
-        };
-        // An error: it was hung up on before that.
-        let _ = timeout(PATIENCE, flood)
-            .await
-            .unwrap_or_else(|_| panic!("{what} is borne"));
-        proxy.client().embed("x").await.assert_embedding_of("x");
+        let next = if next.is_empty() { &first } else { &next };
+        is_ended(&proxy, what, &[HTTP_2, &first].concat(), next).await;
     }
     bill.is_small(8).await;
 }
@@ -218,17 +220,7 @@ async fn what_goes_on_for_ever_in_http_1_costs_little_and_is_ended() {
     let proxy = Proxy::ready(&config, &[&host]).await;
     let bill = Bill::open(&proxy);
     for (what, first, next) in words() {
-        let mut connection = proxy.connect().await;
-        let flood = async {
-            connection.try_send(&first).await?;
-            while connection.try_send(&next).await.is_ok() {}
-            Ok::<_, std::io::Error>(())
-        };
-        // An error: it was hung up on before that.
-        let _ = timeout(PATIENCE, flood)
-            .await
-            .unwrap_or_else(|_| panic!("{what} is borne"));
-        proxy.client().embed("x").await.assert_embedding_of("x");
+        is_ended(&proxy, what, first.as_bytes(), next.as_bytes()).await;
     }
     bill.is_small(8).await;
 }

@@ -9,7 +9,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Proxy, Reply, Server, embedding_of, eventually, sim_host,
+    Answer, Behaviour, Client, Config, Proxy, Reply, Server, SimHost, embedding_of, eventually,
+    sim_host,
 };
 
 /// More than there is memory for.
@@ -115,13 +116,39 @@ fn rows(lengths: &[usize]) -> String {
     format!(r#"{{"embeddings":[{}]}}"#, rows.join(","))
 }
 
+/// Long answers are passed on as they come.
+async fn without_memory(hosts: &[&SimHost]) -> Proxy {
+    let config = Config::with_hosts(hosts)
+        .set("limits", "max_body", "64KiB")
+        .set("limits", "max_buffered", "512KiB");
+    Proxy::ready(&config, hosts).await
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_never_sees_the_end_of_what_is_no_result() {
+    let host = sim_host("host").start();
+    let proxy = without_memory(&[&host]).await;
+    let asked = json!({"model": "sim", "texts": ["one", "two"]}).to_string();
+    for (body, is_right) in [
+        (rows(&[LONG, LONG]), true),
+        (rows(&[LONG, 1 + LONG]), false),
+    ] {
+        host.set(Behaviour::Answer(Answer::result(&body)));
+        let mut connection = proxy.connect().await;
+        let length = asked.len();
+        let head = format!("POST /embed HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+        connection.send(head + &asked).await;
+        let (status, headers) = connection.head().await;
+        assert_eq!(status, 200);
+        assert!(!headers.contains_key("content-length"), "{headers:?}");
+        assert_eq!(connection.rest().await == body, is_right);
+    }
+}
+
 #[tokio::test]
 async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     let hosts = ["a", "b"].map(|name| sim_host(name).start());
-    let config = Config::with_hosts(&hosts.each_ref())
-        .set("limits", "max_body", "64KiB")
-        .set("limits", "max_buffered", "512KiB");
-    let proxy = Proxy::ready(&config, &hosts.each_ref()).await;
+    let proxy = without_memory(&hosts.each_ref()).await;
     let client = proxy.client();
     let whole = async |body: String| {
         for host in &hosts {
@@ -142,6 +169,7 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
         rows(&[LONG, 1 + LONG]),
         rows(&[LONG, LONG])[..3 * LONG].to_owned(),
         rows(&[LONG, LONG]) + "}",
+        rows(&[LONG, LONG]).replacen(",1]", ",NaN]", 1),
     ] {
         assert!(!whole(wrong).await);
     }
@@ -149,7 +177,7 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     eventually("it is counted as a failure", async || {
         let failed = [("route", "embed"), ("code", "502")];
         let metrics = proxy.metrics().await;
-        metrics.count("gpu_bridge_requests_total", &failed) == 4
+        metrics.count("gpu_bridge_requests_total", &failed) == 5
     })
     .await;
     proxy
