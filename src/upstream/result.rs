@@ -1,10 +1,10 @@
 //! Whether an answer can be the result of what was asked: one for each item, and all of it numbers. A host that says
 //! otherwise may have failed, however well it sounds: nothing else is a success of `/embed` or `/bertscore`. It is looked
 //! at while it comes. One that is held can be asked for elsewhere; one that is not has reached its client by then, and
-//! is cut off before its end, if a look alone can tell that it is none.
+//! is cut off before its end, if it is none.
 
 use gpu_bridge_wire::ErrorBody;
-use gpu_bridge_wire::items::{Cut, Glance, Kind, answered};
+use gpu_bridge_wire::items::{Glance, Kind, count};
 use http::StatusCode;
 
 use super::{Doubt, Verdict};
@@ -12,9 +12,18 @@ use crate::budget::{Budget, Exhausted};
 use crate::headers;
 use crate::message::{Answer, Call};
 
-/// What the bodies of `call` are, if it has items that can be counted: of others only its host knows what they ask for.
+/// The longest body that is looked at for a list of no items.
+const SHORT: usize = 4 << 10;
+
+/// What the bodies of `call` are, if its items can be counted, be there none: of others only its host knows what they
+/// ask for.
 pub(super) fn kind(call: &Call) -> Option<Kind> {
-    call.kind().filter(|_| call.demand.work.items > 0)
+    let is_for_none = |kind: &Kind| {
+        let body = &call.body;
+        body.len() <= SHORT && count(*kind, &body.joined()) == Some(0)
+    };
+    let kind = call.kind();
+    kind.filter(|kind| call.demand.work.items > 0 || is_for_none(kind))
 }
 
 /// What becomes of an `answer` to `call`, of which up to `most` bytes are held. `glance`: has seen it, which is in no
@@ -38,7 +47,7 @@ pub(super) fn judged(
         None => {}
     }
     let glance = glance.unwrap_or_else(|| glance_at(kind, &answer));
-    match fault(&answer, glance, kind, call) {
+    match fault(glance, kind, call) {
         None => Verdict::Deliver(answer),
         Some(why) => unusable(&why, budget),
     }
@@ -79,17 +88,13 @@ fn glance_at(kind: Kind, answer: &Answer) -> Glance {
 }
 
 /// What is wrong with an answer.
-fn fault(answer: &Answer, glance: Glance, kind: Kind, call: &Call) -> Option<String> {
-    match answered(glance, answer.body.chunks().iter().map(AsRef::as_ref)) {
+fn fault(glance: Glance, kind: Kind, call: &Call) -> Option<String> {
+    match glance.end() {
         Ok(found) if found == call.demand.work.items as usize => None,
-        Ok(found) => differs(found, asked(kind, &call.body.joined())),
+        // How many there should be is known for sure only of plain requests.
+        Ok(found) => differs(found, count(kind, &call.body.joined())),
         Err(why) => Some(why.to_string()),
     }
-}
-
-/// How many items there are is known for sure only of plain requests.
-fn asked(kind: Kind, body: &[u8]) -> Option<usize> {
-    Some(Cut::read(kind, body)?.items())
 }
 
 fn differs(found: usize, asked: Option<usize>) -> Option<String> {
@@ -110,7 +115,7 @@ impl Watch {
     pub(super) async fn over(glance: Glance, call: &Call) -> Self {
         let body = call.body.view(call.body.chunks().to_vec());
         let kind = kind(call);
-        let asked = body.through(move |body| asked(kind?, body)).await;
+        let asked = body.through(move |body| count(kind?, body)).await;
         Self {
             glance,
             asked: asked.flatten(),
@@ -122,9 +127,9 @@ impl Watch {
         self.glance.see(chunk);
     }
 
-    /// What is wrong with the answer, now that it has come to its end; `None`: nothing, as far as a look can tell.
+    /// What is wrong with the answer, now that it has come to its end.
     pub(super) fn end(self) -> Option<String> {
-        match self.glance.end()? {
+        match self.glance.end() {
             Ok(found) => differs(found, self.asked),
             Err(why) => Some(why.to_string()),
         }
@@ -190,7 +195,20 @@ mod tests {
         let odd = call("embed", 1, r#"{"te\u0078ts":["a","b"]}"#);
         let twice = call("embed", 2, r#"{"texts":["a"],"texts":["b","c"]}"#);
         let unknown = call("embed", 0, r#"{"inputs":["a","b"]}"#);
+        let none = call("embed", 0, r#"{"texts":[ ],"model":"m"}"#);
+        let listed = call("embed", 2, r#"{"texts":["a","b"],"of":[1]}"#);
         let table = [
+            (&none, r#"{"embeddings":[],"dimensions":0}"#, None),
+            (
+                &none,
+                r#"{"embeddings":[[1]]}"#,
+                Some("it is for 1 items, and 0 were asked for"),
+            ),
+            (
+                &listed,
+                r#"{"embeddings":[[1]]}"#,
+                Some("it is for 1 items, and 2 were asked for"),
+            ),
             (&two, r#"{"embeddings":[[1],[2]]}"#, None),
             (
                 &two,
@@ -255,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_passes_is_judged_as_far_as_a_look_can_tell() {
+    async fn what_passes_is_judged_in_the_same_way() {
         let two = call("embed", 2, r#"{"texts":["a","b"]}"#);
         let odd = call("embed", 1, r#"{"te\u0078ts":["a","b"]}"#);
         let table = [
@@ -271,8 +289,12 @@ mod tests {
                 Some("it is no whole JSON"),
             ),
             (&two, r#"{"detail":"no"}"#, Some("it holds no result")),
-            // What a parser would find in it, or would not.
-            (&two, r#"{"embeddings":[[1],[1,null]]}"#, None),
+            (&two, r#"{"embeddings":[[null],[1]]}"#, None),
+            (
+                &two,
+                r#"{"embeddings":[[1],[1,null]]}"#,
+                Some("its lists are not equally long"),
+            ),
             (&odd, r#"{"embeddings":[[1]]}"#, None),
         ];
         for (call, body, expected) in table {

@@ -244,6 +244,8 @@ async fn what_cannot_be_a_result_is_not_the_clients() {
         r#"{"embeddings":[[1,1e999]],"model":"sim","dimensions":2}"#,
         r#"{"embeddings":[[1]],"model":"sim","dimensions":1}xyz"#,
         r#"{"embeddings":[[1]],"embeddings":[[2]],"dimensions":1}"#,
+        r#"{"embeddings":[[1e39,2]],"model":"sim","dimensions":2}"#,
+        r#"{"embeddings":[[00.1,2]],"model":"sim","dimensions":2}"#,
     ] {
         are_hidden([Behaviour::Answer(Answer::result(wrong))]).await;
     }
@@ -259,7 +261,7 @@ async fn a_result_is_passed_on_however_it_is_written() {
     for right in [
         r#"{"embeddings":[[0.5,-1e-7]]}"#,
         r#" {"dimensions":3 , "embeddings" : [ [ -0, 1E5,null ] ],"usage":{"a":[1]}} "#,
-        r#"{"embedd\u0069ngs":[[1e308]],"embedding":[]}"#,
+        r#"{"embedd\u0069ngs":[[1e38]],"embedding":[]}"#,
     ] {
         host.set(Behaviour::Answer(Answer::result(right)));
         let reply = proxy.client().embed("text").await;

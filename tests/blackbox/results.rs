@@ -125,6 +125,29 @@ async fn without_memory(hosts: &[&SimHost]) -> Proxy {
 }
 
 #[tokio::test]
+async fn nothing_that_nobody_asked_for_is_a_result() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let client = proxy.client();
+    let score = json!({"precision": [1], "recall": [1], "f1": [1]});
+    for (path, asked, wrong) in [
+        ("/embed", json!({"texts": []}), right(&["a"])),
+        (
+            "/bertscore",
+            json!({"candidates": [], "references": []}),
+            score,
+        ),
+    ] {
+        let ask = || Reply::to(client.request(Method::POST, path).json(&asked));
+        host.set(Behaviour::Serve);
+        assert_eq!(ask().await.status, 200, "{path}");
+        host.set(Behaviour::Answer(Answer::result(&wrong.to_string())));
+        let detail = ask().await.assert_error(502);
+        assert!(detail.contains("0 were asked for"), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_of_http_1_0_never_sees_the_end_of_what_is_no_result() {
     let host = sim_host("host").start();
     let proxy = without_memory(&[&host]).await;
@@ -162,9 +185,13 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     };
 
     assert!(whole(rows(&[LONG, LONG])).await);
-    // A null may stand for a number, and then nobody looks on.
-    assert!(whole(rows(&[LONG, LONG]).replace("[1,", "[null,")).await);
+    // A null may stand for a number.
+    assert!(whole(rows(&[LONG, LONG]).replace("[1,", "[null,1e5,")).await);
     for wrong in [
+        rows(&[LONG, LONG]).replacen("[1,", "[null,1e999,", 2),
+        rows(&[LONG, LONG]).replacen(",1]", ",+1]", 1),
+        rows(&[LONG, LONG]).replacen(",1]", ",01]", 1),
+        rows(&[LONG, LONG]).replace("]]}", "]],\"x\":.5}"),
         rows(&[2 * LONG]),
         rows(&[LONG, 1 + LONG]),
         rows(&[LONG, LONG])[..3 * LONG].to_owned(),
@@ -177,7 +204,7 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     eventually("it is counted as a failure", async || {
         let failed = [("route", "embed"), ("code", "502")];
         let metrics = proxy.metrics().await;
-        metrics.count("gpu_bridge_requests_total", &failed) == 5
+        metrics.count("gpu_bridge_requests_total", &failed) == 9
     })
     .await;
     proxy

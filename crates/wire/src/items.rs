@@ -19,7 +19,7 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-pub use self::shape::{Glance, Misshapen, answered};
+pub use self::shape::{Glance, Misshapen};
 
 /// Items of a body that is cut. Hosts take a hundred at once unless told otherwise.
 pub const MOST_ITEMS: usize = 10_000;
@@ -122,6 +122,12 @@ pub(crate) fn is_text(json: &str) -> bool {
 
 fn is_number(json: &str) -> bool {
     json.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+/// How many items a body has, also if it has none, or can't be cut; `None`: nobody but a host knows.
+#[must_use]
+pub fn count(kind: Kind, body: &[u8]) -> Option<usize> {
+    Read { kind, body }.whole().ok()?.items()
 }
 
 /// How many there are in a list of them; none is read.
@@ -294,10 +300,17 @@ impl<'de> Visitor<'de> for Read<'de> {
 }
 
 impl Found<'_> {
+    /// How many there are, if all lists are there and equally long.
+    fn items(&self) -> Option<usize> {
+        let items = self.lists.first().map_or(0, Vec::len);
+        let is_whole = self.order.len() == self.lists.len();
+        let is_even = self.lists.iter().all(|list| list.len() == items);
+        (is_whole && is_even).then_some(items)
+    }
+
     /// All of it, if it is plain and fits together.
     fn cut(mut self, read: Read<'_>) -> Option<Cut> {
-        let items = self.lists.first().map_or(0, Vec::len);
-        let is_even = items > 0 && self.lists.iter().all(|list| list.len() == items);
+        let is_even = self.items().is_some_and(|items| items > 0);
         self.options.sort_unstable_by_key(|(name, _)| *name);
         let mut pairs = self.options.iter().zip(self.options.iter().skip(1));
         let is_told_twice = pairs.any(|((one, _), (next, _))| one == next);

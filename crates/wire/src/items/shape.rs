@@ -1,31 +1,35 @@
 //! For how many items an answer is, if it can be one: all of it JSON, and its numbers all there.
 //!
-//! Nearly every answer is *plain*, which one look at the speed of memory tells, while it comes: numbers as programs
-//! write them are skipped, a count in the place of each list of them, and a parser reads the few bytes that are left.
+//! It is judged while it comes, whether it is held or not, and little of it is kept: a count in the place of each list
+//! of numbers, no long texts. A parser reads what is left.
 //!
 //! ```text
 //! {"embeddings":[[0.1,-2e-5],[3,4]],"model":"m"} ─▶ {"embeddings":[[2],[2]],"model":"m"}
 //! ```
 //!
-//! Whatever is not plain (`null`, `1E5`, `[1,,2]`) the parser reads as it is, which takes longer. It decides alone what
-//! is wrong with an answer that is held: a look that is in doubt costs time, never an answer. What looks plain may
-//! still be no JSON (`1.2.3`), as nobody writes it. A null passes: by the contract it stands for a number that is none.
+//! Numbers as programs write them are seen at the speed of memory, others one by one ([`numbers`]). A null passes: by
+//! the contract it stands for a number that is none. Beside the lists of results numbers may be as large as they like,
+//! and texts hold half of a surrogate pair: that is JSON, and nothing of ours.
 
+mod numbers;
 mod reading;
 
+use std::borrow::Cow;
 use std::io::Write as _;
+use std::mem;
+use std::str;
 
 use thiserror::Error;
 
-use self::reading::{Numbers, Reading};
+use self::reading::{NOTHING, Reading, TOO_LARGE};
 use super::Kind;
 
-/// Bytes beside the numbers of an answer that is plain: 25 for each of 10,000 items, and those of a count in its place.
-const MOST_BESIDE: usize = 256 << 10;
+/// Bytes that are kept: 40 for each of 10,000 items, and some.
+const MOST_BESIDE: usize = 512 << 10;
 /// … and of that to few texts.
 const USUALLY_BESIDE: usize = 256;
-/// A number that is longer than this may be too large; those that programs write have 25 characters at most.
-const BLOCK: usize = 64;
+/// No name that matters is longer, though each of its characters is escaped.
+const MOST_NAME: usize = 64;
 /// As some write it before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -53,9 +57,12 @@ pub enum Misshapen {
     /// NaN, say, or a text.
     #[error("it holds something that is no number where numbers should be")]
     NoNumbers,
-    /// `1e999`, say.
-    #[error("it holds a number that is larger than any that is read")]
+    /// `1e39`, say.
+    #[error("it holds a number that is larger than any that models compute")]
     TooLarge,
+    /// Hundreds of thousands of small things.
+    #[error("it holds too much beside its numbers")]
+    TooMuch,
 }
 
 /// Sees an answer as it comes, keeping little of it.
@@ -66,7 +73,7 @@ pub struct Glance {
 }
 
 impl Glance {
-    /// At an answer of this `kind`.
+    /// At an answer of this `kind`, or to a request of it.
     #[must_use]
     pub fn at(kind: Kind) -> Self {
         let look = Look {
@@ -81,34 +88,15 @@ impl Glance {
         self.look.on(chunk);
     }
 
-    /// For how many items the answer is that has been seen to its end; `None`: only a parser can tell.
-    #[must_use]
-    pub fn end(self) -> Option<Result<usize, Misshapen>> {
-        let whole = self.look.end()?;
-        let read = |beside: Vec<u8>| read(self.kind, Numbers::Counted, &beside);
-        Some(whole.and_then(read))
+    /// For how many items the answer is that has been seen to its end.
+    ///
+    /// # Errors
+    /// [`Misshapen`].
+    pub fn end(self) -> Result<usize, Misshapen> {
+        let beside = self.look.end()?;
+        let answer = beside.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&beside);
+        Reading::of(self.kind).whole(answer)
     }
-}
-
-/// For how many items an answer is that is held: `chunks`, all of which `glance` has seen.
-///
-/// # Errors
-/// [`Misshapen`].
-pub fn answered<'a>(
-    glance: Glance,
-    chunks: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<usize, Misshapen> {
-    let kind = glance.kind;
-    if let Some(Ok(count)) = glance.end() {
-        return Ok(count);
-    }
-    let answer = chunks.into_iter().collect::<Vec<_>>().concat();
-    read(kind, Numbers::Written, &answer)
-}
-
-fn read(kind: Kind, numbers: Numbers, answer: &[u8]) -> Result<usize, Misshapen> {
-    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer);
-    Reading::of(kind, numbers).whole(answer)
 }
 
 /// Where it is looked.
@@ -116,54 +104,59 @@ fn read(kind: Kind, numbers: Numbers, answer: &[u8]) -> Result<usize, Misshapen>
 enum At {
     #[default]
     Outside,
-    /// In a string; after a backslash if true.
-    Text(bool),
+    Text,
+    /// In a text, after a backslash.
+    Escape,
+    /// … and `u`, before so many digits.
+    Hex(u8),
     /// Where a list has just begun, perhaps one of numbers.
     List,
     Numbers,
 }
 
-/// Looks whether an answer is plain.
+/// What is seen of an answer.
 #[derive(Debug, Default)]
 struct Look {
     at: At,
-    /// The answer, with a count in the place of each list of numbers.
+    /// The answer, with a count in the place of each list of numbers, and nothing in that of long texts.
     beside: Vec<u8>,
-    /// Commas of this list, its last byte, and how many there are since a comma.
-    commas: usize,
-    last: u8,
-    since: usize,
-    is_odd: bool,
-    /// Something that is no number stands in an embedding.
-    is_wrong: bool,
+    /// Where in it this text stands, which is a long one.
+    text: usize,
+    is_long: bool,
+    /// The beginning of a character that goes on in the next chunk.
+    character: Vec<u8>,
+    /// The same of a number.
+    number: Vec<u8>,
+    /// Numbers of this list, one of which is too large.
+    count: usize,
+    is_too_large: bool,
+    fault: Option<Misshapen>,
 }
 
 impl Look {
     fn on(&mut self, mut chunk: &[u8]) {
-        while !chunk.is_empty() && !self.is_odd {
+        while !chunk.is_empty() && self.fault.is_none() {
             chunk = match self.at {
                 At::Outside => self.outside(chunk),
-                At::Text(is_escaped) => self.text(chunk, is_escaped),
+                At::Text => self.text(chunk),
+                At::Escape | At::Hex(_) => self.escaped(chunk),
                 At::List => self.list(chunk),
                 At::Numbers => self.numbers(chunk),
             };
         }
     }
 
-    /// What is to be read; `None`: it is not plain.
-    fn end(self) -> Option<Result<Vec<u8>, Misshapen>> {
-        if self.is_wrong {
-            return Some(Err(Misshapen::NoNumbers));
-        }
+    /// What is to be read.
+    fn end(self) -> Result<Vec<u8>, Misshapen> {
         let is_whole = self.at == At::Outside;
-        let seen = is_whole.then_some(self.beside).ok_or(Misshapen::NotWhole);
-        (!self.is_odd).then_some(seen)
+        let fault = self.fault.or((!is_whole).then_some(Misshapen::NotWhole));
+        fault.map_or(Ok(self.beside), Err)
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        self.is_odd |= self.beside.len() + bytes.len() > MOST_BESIDE;
-        if !self.is_odd {
-            self.beside.extend_from_slice(bytes);
+        self.beside.extend_from_slice(bytes);
+        if self.beside.len() > MOST_BESIDE {
+            self.fault = Some(Misshapen::TooMuch);
         }
     }
 
@@ -171,136 +164,146 @@ impl Look {
     fn outside<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let end = chunk.iter().position(|byte| matches!(byte, b'"' | b'['));
         let (skipped, after) = chunk.split_at(end.map_or(chunk.len(), |end| end + 1));
+        for byte in skipped {
+            let is_more_space = self.beside.last().is_some_and(|last| is_space(*last));
+            if !is_space(*byte) || !is_more_space {
+                self.keep(&[*byte]);
+            }
+        }
         self.at = match skipped.last() {
-            Some(b'"') => At::Text(false),
+            Some(b'"') => At::Text,
             Some(b'[') => At::List,
             _ => At::Outside,
         };
-        self.keep(skipped);
+        (self.text, self.is_long) = (self.beside.len(), false);
         after
     }
 
-    /// Is the list that has begun one of several in a list?
-    fn is_in_embedding(&self) -> bool {
-        let before = self.beside.strip_suffix(b"[").unwrap_or_default();
-        matches!(before.trim_ascii_end().last(), Some(b'[' | b','))
+    fn text<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
+        let end = memchr::memchr2(b'"', b'\\', chunk);
+        let (run, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
+        if !self.is_text(run, end.is_some()) {
+            self.fault = Some(Misshapen::NotJson);
+        }
+        self.note(run);
+        let Some((special, after)) = rest.split_first() else {
+            return rest;
+        };
+        if *special == b'"' {
+            self.at = At::Outside;
+            self.keep(b"\"");
+        } else {
+            self.at = At::Escape;
+            self.note(b"\\");
+        }
+        after
     }
 
-    fn text<'a>(&mut self, chunk: &'a [u8], is_escaped: bool) -> &'a [u8] {
-        let end = if is_escaped {
-            Some(0)
+    /// Can these bytes of a text stand there, and is the last character whole if it must be?
+    fn is_text(&mut self, run: &[u8], is_over: bool) -> bool {
+        let begun = mem::take(&mut self.character);
+        let run = joined(&begun, run);
+        let has_control = run.iter().any(|byte| *byte < b' ');
+        let is_right = match str::from_utf8(&run) {
+            Ok(_) => true,
+            Err(error) if error.error_len().is_none() && !is_over => {
+                let begun = run.get(error.valid_up_to()..);
+                self.character = begun.unwrap_or_default().to_vec();
+                true
+            }
+            Err(_) => false,
+        };
+        is_right && !has_control
+    }
+
+    /// Keeps a piece of a text, unless it is too long to be a name.
+    fn note(&mut self, piece: &[u8]) {
+        self.is_long |= self.beside.len() - self.text + piece.len() > MOST_NAME;
+        if self.is_long {
+            self.beside.truncate(self.text);
         } else {
-            memchr::memchr2(b'"', b'\\', chunk)
+            self.keep(piece);
+        }
+    }
+
+    fn escaped<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
+        let (first, after) = chunk.split_at(1);
+        self.note(first);
+        self.at = match (self.at, first) {
+            (At::Hex(left), [digit]) if digit.is_ascii_hexdigit() && left > 1 => At::Hex(left - 1),
+            (At::Hex(_), [digit]) if digit.is_ascii_hexdigit() => At::Text,
+            (At::Escape, b"u") => At::Hex(4),
+            (At::Escape, [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't']) => At::Text,
+            (at, _) => {
+                self.fault = Some(Misshapen::NotJson);
+                at
+            }
         };
-        let (skipped, after) = chunk.split_at(end.map_or(chunk.len(), |end| end + 1));
-        self.at = match skipped.last() {
-            _ if is_escaped => At::Text(false),
-            Some(b'"') => At::Outside,
-            Some(b'\\') => At::Text(true),
-            _ => At::Text(false),
-        };
-        self.keep(skipped);
         after
     }
 
     fn list<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let start = chunk.iter().position(|byte| !is_space(*byte));
-        let rest = chunk
-            .get(start.unwrap_or(chunk.len())..)
-            .unwrap_or_default();
+        let (_, rest) = chunk.split_at(start.unwrap_or(chunk.len()));
         if let Some(first) = rest.first() {
             // Perhaps a null, for a number that is none.
-            self.is_odd |= *first == b'n';
-            let is_of_numbers = *first == b'-' || first.is_ascii_digit();
+            let is_of_numbers = matches!(first, b'-' | b'0'..=b'9' | b'n');
             self.at = if is_of_numbers {
                 At::Numbers
             } else {
                 At::Outside
             };
-            // As after a comma, one of the things that a number may follow.
-            (self.commas, self.last, self.since) = (0, b',', 0);
+            (self.count, self.is_too_large) = (0, false);
         }
         rest
     }
 
     fn numbers<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let end = memchr::memchr(b']', chunk);
-        let (numbers, after) = chunk.split_at(end.unwrap_or(chunk.len()));
-        if let Some(commas) = commas(self.last, numbers) {
-            self.commas += commas;
-        } else {
-            self.is_odd = true;
-            let is_right = numbers.iter().copied().all(may_stand);
-            self.is_wrong = self.is_in_embedding() && !is_right;
-        }
-        self.last = numbers.last().copied().unwrap_or(self.last);
-        let comma = memchr::memrchr(b',', numbers);
-        self.since = comma.map_or(self.since, |_| 0) + numbers.len() - comma.unwrap_or_default();
-        self.is_odd |= self.since > BLOCK;
-        if end.is_some() {
-            self.is_odd |= !self.last.is_ascii_digit();
+        let Some(last) = end.or_else(|| memchr::memrchr(b',', chunk)) else {
+            self.number.extend_from_slice(chunk);
+            let is_too_long = self.number.len() > MOST_BESIDE;
+            self.fault = is_too_long.then_some(Misshapen::TooMuch);
+            return &[];
+        };
+        let (whole, after) = chunk.split_at(last);
+        let begun = mem::take(&mut self.number);
+        let whole = joined(&begun, whole);
+        let found = numbers::count(&whole);
+        self.count += found.numbers;
+        self.is_too_large |= found.is_too_large;
+        if let Some(other) = found.other {
             self.at = At::Outside;
-            // Writing to memory does not fail.
-            let _ = write!(self.beside, "{}", self.commas + 1);
+            self.keep(NOTHING);
+            self.on(whole.get(other..).unwrap_or_default());
+            return after;
         }
+        if end.is_none() {
+            // Behind the comma.
+            self.number = after.get(1..).unwrap_or_default().to_vec();
+            return &[];
+        }
+        self.at = At::Outside;
+        // Writing to memory does not fail.
+        let _ = if self.is_too_large {
+            self.beside.write_all(TOO_LARGE)
+        } else {
+            write!(self.beside, "{}", self.count)
+        };
         after
     }
 }
 
-/// May the byte stand in a list of numbers and nulls?
-fn may_stand(byte: u8) -> bool {
-    byte.is_ascii_digit() || is_space(byte) || b"+-.,eEnul".contains(&byte)
-}
-
-/// Commas of a piece of a list of numbers that comes after the byte `last`; `None`: it is not plain.
-fn commas(last: u8, numbers: &[u8]) -> Option<usize> {
-    let Some((first, later)) = numbers.split_first() else {
-        return Some(0);
-    };
-    let mut found = usize::from(commas_after(&[last], &[*first])?);
-    let (blocks, rest) = later.as_chunks::<BLOCK>();
-    let (before, _) = numbers.as_chunks::<BLOCK>();
-    for (before, block) in std::iter::zip(before, blocks) {
-        found += usize::from(commas_after(before, block).filter(|commas| *commas > 0)?);
+/// What has begun in an earlier chunk, and goes on in this one.
+fn joined<'a>(begun: &[u8], piece: &'a [u8]) -> Cow<'a, [u8]> {
+    if begun.is_empty() {
+        return piece.into();
     }
-    let before = numbers.get(later.len() - rest.len()..).unwrap_or_default();
-    found += usize::from(commas_after(before, rest)?);
-    Some(found)
-}
-
-/// The same of a block of up to 255 `bytes`, each with the one `before` it. The compiler looks at 16 of them together,
-/// since nothing depends on where the first odd one is.
-fn commas_after(before: &[u8], bytes: &[u8]) -> Option<u8> {
-    let (mut odd, mut commas) = (0, 0_u8);
-    for (before, byte) in std::iter::zip(before, bytes) {
-        odd |= u8::from(!may_follow(*before, *byte));
-        // It can't overflow, and a check of that would keep the compiler from looking at several together: 2.5 ns for
-        // a byte instead of 0.4.
-        commas = commas.wrapping_add(u8::from(*byte == b','));
-    }
-    (odd == 0).then_some(commas)
-}
-
-/// May `byte` follow `before` where only numbers stand, perhaps with a space after each comma, and none too large: a
-/// power of ten is negative?
-#[expect(
-    clippy::needless_bitwise_bool,
-    reason = "without branches it takes half the time"
-)]
-fn may_follow(before: u8, byte: u8) -> bool {
-    let is_digit = |byte: u8| byte.wrapping_sub(b'0') < 10;
-    let is_power = |byte: u8| byte | 0x20 == b'e';
-    // They differ in this bit only.
-    let ends_digits = (byte | 2 == b'.') | is_power(byte);
-    let starts = (before == b',') | (before == b' ') | is_power(before);
-    (is_digit(byte) & !is_power(before))
-        | (ends_digits & is_digit(before))
-        | ((byte == b'-') & starts)
-        | ((byte == b' ') & (before == b','))
+    [begun, piece].concat().into()
 }
 
 fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+    b" \t\r\n".contains(&byte)
 }
 
 #[cfg(test)]

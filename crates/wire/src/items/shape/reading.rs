@@ -4,33 +4,27 @@ use std::cell::Cell;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
-use serde_json::value::RawValue;
 
-use super::super::{Kind, is_number};
+use super::super::Kind;
 use super::Misshapen;
 
-/// How numbers stand in what is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Numbers {
-    /// A list of them holds their count, or nothing.
-    Counted,
-    Written,
-}
+/// What stands in a list in the place of numbers, one of which is too large; otherwise it is their count.
+pub(super) const TOO_LARGE: &[u8] = b"-1";
+/// … and before the first thing that is neither a number nor null.
+pub(super) const NOTHING: &[u8] = b"\"\",";
 
-/// Reads an answer with a parser.
+/// Reads with a parser what has been left of an answer.
 pub(super) struct Reading {
     kind: Kind,
-    numbers: Numbers,
     /// What is wrong if it can't be read on.
     fault: Cell<Misshapen>,
 }
 
 impl Reading {
     /// Of an answer of this `kind`.
-    pub(super) fn of(kind: Kind, numbers: Numbers) -> Self {
+    pub(super) fn of(kind: Kind) -> Self {
         Self {
             kind: kind.answer(),
-            numbers,
             fault: Cell::new(Misshapen::NoResult),
         }
     }
@@ -171,22 +165,8 @@ impl<'de> Visitor<'de> for Row<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut row: A) -> Result<usize, A::Error> {
         let Self(reading) = self;
         reading.fault.set(Misshapen::NoNumbers);
-        if reading.numbers == Numbers::Counted {
-            return Ok(row.next_element()?.unwrap_or_default());
-        }
-        let mut count = 0;
-        while let Some(number) = row.next_element::<&RawValue>()? {
-            let number = number.get();
-            if number != "null" {
-                let read = Some(number).filter(|number| is_number(number));
-                let read = read.and_then(|number| number.parse::<f64>().ok());
-                let read = read.ok_or_else(|| reading.failed(Misshapen::NoNumbers))?;
-                if !read.is_finite() {
-                    return Err(reading.failed(Misshapen::TooLarge));
-                }
-            }
-            count += 1;
-        }
-        Ok(count)
+        let count: Option<i64> = row.next_element()?;
+        let count = usize::try_from(count.unwrap_or_default());
+        count.map_err(|_| reading.failed(Misshapen::TooLarge))
     }
 }
