@@ -124,11 +124,33 @@ pub fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case(b"application/json") || suffix.eq_ignore_ascii_case(b"+json")
 }
 
+/// What a client asks only if, or of which part, which hosts are not told: they compute a result anew, and it may be put
+/// together from what several of them say.
+pub const CONDITIONS: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+];
+/// What a host says of such results, and of the address at which the proxy finds it, not a client.
+const OF_HOSTS: [HeaderName; 7] = [
+    header::ACCEPT_RANGES,
+    header::ALT_SVC,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::SERVER,
+    header::STRICT_TRANSPORT_SECURITY,
+];
+
 /// Does a header of a host's answer go on to the client, unless `Connection` names it? Framing is set anew there.
 /// Which pages may read the answer (CORS) is the proxy's to say: a host says it of its own address.
 pub fn goes_on(name: &HeaderName) -> bool {
     *name != header::CONTENT_LENGTH
         && !is_always_hop_by_hop(name)
+        && !OF_HOSTS.contains(name)
         && !name.as_str().starts_with("access-control-")
 }
 

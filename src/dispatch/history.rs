@@ -323,9 +323,10 @@ fn counts(why: Doubt) -> bool {
     matches!(why, Doubt::ServerError | Doubt::Unusable | Doubt::Forbidden)
 }
 
-/// An answer that was in doubt, as the client gets it: a success without a result is none.
+/// An answer that was in doubt, as the client gets it: a success without a result is none, nor is one that the client
+/// should have, though nobody has said so.
 fn no_success(mut answer: Answer) -> Answer {
-    if !answer.status.is_success() {
+    if !answer.status.is_success() && answer.status != StatusCode::NOT_MODIFIED {
         return answer;
     }
     let body = no_result(&format!("it is {} without a result in JSON", answer.status));

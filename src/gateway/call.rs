@@ -16,7 +16,7 @@ use super::respond::header_value;
 use super::route::Route;
 use crate::config;
 use crate::embedding::{BadSpace, Space};
-use crate::headers::{self, HopByHop};
+use crate::headers::{self, CONDITIONS, HopByHop};
 use crate::message::{Call, Deadline, Payload};
 use crate::pool::{Demand, Label};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -149,7 +149,7 @@ fn forwarded(headers: &HeaderMap, id: &str, origin: &Origin) -> HeaderMap {
     let mut forwarded = HeaderMap::with_capacity(headers.len() + ADDED);
     for (name, value) in headers {
         let is_ours = ours.contains(name) || name.as_str() == API_KEY_HEADER;
-        let is_known = !is_ours && !origin.disbelieves(name);
+        let is_known = !is_ours && !CONDITIONS.contains(name) && !origin.disbelieves(name);
         if is_known && !hop_by_hop.has(name) && headers::is_plain(name) {
             forwarded.append(name.clone(), value.clone());
         }

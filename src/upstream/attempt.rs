@@ -15,7 +15,7 @@ use gpu_bridge_wire::most_items;
 use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 
-use super::coding::decoded;
+use super::coding::{Decoder, Next, Undecodable};
 use super::exchange::{Broken, Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::kept::Kept;
@@ -23,7 +23,7 @@ use super::key;
 use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
 use super::openai;
 use super::request::Request;
-use super::result::{self, Watch};
+use super::result::{self, CODED, Watch, unusable};
 use super::trouble::Trouble;
 use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
@@ -55,6 +55,8 @@ struct Reading<'a> {
     deadline: Instant,
     /// What its success is looked at for as it comes, in the words of `/embed` and `/bertscore`.
     call: Option<&'a Call>,
+    /// Codings are taken back, since it is to be understood here.
+    is_understood: bool,
 }
 
 impl Attempt<'_> {
@@ -81,10 +83,12 @@ impl Attempt<'_> {
         for (name, value) in &call.headers {
             head.header(name, value.as_bytes());
         }
+        let call_of_items = result::kind(call).map(|_| call);
         let reading = Reading {
             most: HOLD,
             deadline,
-            call: result::kind(call).map(|_| call),
+            call: call_of_items,
+            is_understood: call_of_items.is_some(),
         };
         self.talk(head, &call.body, reading).await
     }
@@ -101,6 +105,7 @@ impl Attempt<'_> {
             most: asked.most().max(HOLD),
             deadline,
             call: None,
+            is_understood: true,
         };
         let verdict = self.talk(head, &asked.body, reading).await;
         asked.restated(verdict, reading.most, budget).await
@@ -157,9 +162,7 @@ impl Attempt<'_> {
             }
             Meaning::Deliver => match self.answer(exchange, reading).await {
                 Ok((answer, glance)) => match reading.call {
-                    Some(call) => {
-                        result::judged(answer, glance, call, reading.most, &self.means.budget)
-                    }
+                    Some(call) => result::judged(answer, glance, call, &self.means.budget),
                     None => Verdict::Deliver(answer),
                 },
                 Err(verdict) => verdict,
@@ -177,24 +180,22 @@ impl Attempt<'_> {
         }
     }
 
-    /// The answer, which must not tell our key, without its coding if it is to be understood here; and what was seen
-    /// of it.
+    /// The answer, which must not tell our key; and what was seen of it.
     async fn answer(
         &self,
         exchange: Exchange,
         reading: Reading<'_>,
     ) -> Result<(Answer, Option<Glance>), Verdict> {
-        let broken = |cut: Cut| fault(true, cut.to_string());
         let held = hold(exchange, self.means, reading).await;
-        let (mut answer, glance) = held.map_err(broken)?;
-        let is_understood = reading.call.is_some() || self.target.openai().is_some();
-        // What has been seen is not coded.
-        if is_understood && glance.is_none() && headers::is_coded(&answer.headers) {
-            // Boxed, since it is rare.
-            answer = Box::pin(decoded(answer, reading.most, &self.means.budget)).await?;
-        }
+        let (answer, glance) = held.map_err(|cut| match cut {
+            Cut::Unusable(why) => unusable(&why, &self.means.budget),
+            cut => fault(true, cut.to_string()),
+        })?;
         if self.target.gives_our_key_away(&answer) {
-            return Err(broken(Cut::Failed(Trouble::Echo.to_string())));
+            return Err(fault(
+                true,
+                Cut::Failed(Trouble::Echo.to_string()).to_string(),
+            ));
         }
         Ok((answer, glance))
     }
@@ -220,6 +221,31 @@ fn ended(mut request: Request, length: usize, trace: Option<TraceContext>) -> By
     request.end()
 }
 
+/// What comes of an answer, without its coding if that is taken back.
+struct Source {
+    exchange: Exchange,
+    decoder: Option<Box<Decoder>>,
+}
+
+impl Source {
+    /// The next chunk; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
+        let Some(decoder) = &mut self.decoder else {
+            return Ok(self.exchange.next_chunk().await?);
+        };
+        loop {
+            // Little may become much, and take as long: others have their turn.
+            tokio::task::yield_now().await;
+            match decoder.next() {
+                Ok(Next::Decoded(piece)) => return Ok(Some(piece)),
+                Ok(Next::Wanted) => decoder.take(self.exchange.next_chunk().await?),
+                Ok(Next::End) => return Ok(None),
+                Err(Undecodable) => return Err(Cut::Unusable(CODED.to_owned())),
+            }
+        }
+    }
+}
+
 /// Reads the body to its end, or as far as it may be held. Returns what was seen of one that is held, too.
 async fn hold(
     mut exchange: Exchange,
@@ -227,15 +253,21 @@ async fn hold(
     reading: Reading<'_>,
 ) -> Result<(Answer, Option<Glance>), Cut> {
     let status = exchange.head().status;
-    let headers = exchange.take_headers();
+    let mut headers = exchange.take_headers();
+    let decoder = reading.is_understood.then(|| Decoder::of(&mut headers));
+    let decoder = decoder.flatten();
     let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
     let is_result = status == StatusCode::OK && !headers::is_coded(&headers);
     let call = reading.call.filter(|_| is_result);
     let mut glance = call.and_then(result::kind).map(Glance::at);
     let mut body = PayloadBuilder::new(means.budget.open());
-    while let Some(chunk) = exchange.next_chunk().await? {
+    let mut source = Source {
+        exchange,
+        decoder: decoder.map(Box::new),
+    };
+    while let Some(chunk) = source.next().await? {
         if body.len() + chunk.len() > reading.most || body.push(&chunk).is_err() {
-            let rest = passed_on(chunk, exchange, reading, call.zip(glance)).await;
+            let rest = passed_on(chunk, source, reading, call.zip(glance)).await;
             let answer = Answer {
                 status,
                 headers,
@@ -248,7 +280,7 @@ async fn hold(
             glance.see(&chunk);
         }
     }
-    exchange.release(&means.kept);
+    source.exchange.release(&means.kept);
     let body = body.finish();
     if may_be_cut && is_cut(&body.chunks().concat()) {
         return Err(Cut::Failed(Trouble::Cut.to_string()));
@@ -266,14 +298,14 @@ async fn hold(
 /// answer to which call.
 async fn passed_on(
     first: Bytes,
-    exchange: Exchange,
+    source: Source,
     reading: Reading<'_>,
     seen: Option<(&Call, Glance)>,
 ) -> Streaming {
     let watch = seen.map(|(call, glance)| Box::pin(Watch::over(glance, call)));
     Streaming {
         first: Some(first),
-        exchange,
+        source,
         deadline: reading.deadline,
         watch: OptionFuture::from(watch).await,
     }
@@ -324,7 +356,7 @@ async fn drain(mut exchange: Exchange, kept: &Kept) -> Vec<u8> {
 /// The rest of an answer that is too large to hold. The connection is not kept afterwards.
 struct Streaming {
     first: Option<Bytes>,
-    exchange: Exchange,
+    source: Source,
     deadline: Instant,
     watch: Option<Watch>,
 }
@@ -334,7 +366,7 @@ impl Rest for Streaming {
     async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
         let next = match self.first.take() {
             Some(first) => Some(first),
-            None => timeout_at(self.deadline, self.exchange.next_chunk())
+            None => timeout_at(self.deadline, self.source.next())
                 .await
                 .map_err(|_| Cut::TooSlow)??,
         };

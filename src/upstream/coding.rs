@@ -1,27 +1,52 @@
 //! Answers that come in another form than their type says (`Content-Encoding`). No host is asked for that, since what
 //! can't be read can't be judged, cut or learned from; a front that compresses whatever it passes on does it all the
-//! same. What it makes of an answer is taken back, within the bounds of any other answer.
+//! same. It is taken back while the answer comes, so that what follows knows nothing of it, however long that is.
+//!
+//! What browsers and curl read of gzip and deflate is read: `x-gzip`, several codings, several members one after the
+//! other, zeros behind them, and `deflate` without the frame that it should have (zlib's).
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read};
+use std::mem;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use http::HeaderMap;
-use tokio::task::spawn_blocking;
+use bytes::{Buf, Bytes};
+use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
+use http::{HeaderMap, header};
+use parking_lot::Mutex;
 
-use crate::budget::{Budget, Exhausted};
 use crate::headers;
-use crate::message::{Answer, PayloadBuilder};
 
 /// Headers that are about the bytes that came, not about what they mean.
-const OF_CODED: [&str; 6] = [
+const OF_CODED: [&str; 5] = [
     "content-digest",
     "content-encoding",
     "content-md5",
     "digest",
-    "etag",
     "repr-digest",
 ];
+/// Codings of one answer.
+const MOST: usize = 3;
+/// Bytes that are decoded at once.
+const PIECE: usize = 64 << 10;
+
+/// Takes codings back.
+pub(super) struct Decoder {
+    came: Came,
+    decoded: Input,
+}
+
+/// What comes next of an answer.
+pub(super) enum Next {
+    Decoded(Bytes),
+    /// Something to decode is needed, or that nothing comes any more.
+    Wanted,
+    End,
+}
+
+/// It is not what its headers say.
+pub(super) struct Undecodable;
+
+type Input = Box<dyn BufRead + Send + Sync>;
 
 /// Codings that can be taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +56,7 @@ enum Coding {
 }
 
 impl Coding {
-    /// The one that there is; `None`: there are several, or it is another.
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut codings = headers::codings(headers);
-        let coding = codings.next().filter(|_| codings.next().is_none())?;
+    fn named(coding: &[u8]) -> Option<Self> {
         let is = |name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
         if is("gzip") || is("x-gzip") {
             return Some(Self::Gzip);
@@ -42,158 +64,246 @@ impl Coding {
         is("deflate").then_some(Self::Deflate)
     }
 
-    fn taken_back(self, chunks: &[Bytes], sink: Sink) -> io::Result<Sink> {
+    /// Decodes what begins with the byte `first`.
+    fn begin(self, first: u8, input: Input) -> Within {
         match self {
-            Self::Gzip => {
-                let mut decoder = MultiGzDecoder::new(sink);
-                chunks.iter().try_for_each(|it| decoder.write_all(it))?;
-                decoder.finish()
-            }
-            Self::Deflate => {
-                let mut decoder = ZlibDecoder::new(sink);
-                chunks.iter().try_for_each(|it| decoder.write_all(it))?;
-                decoder.finish()
-            }
+            Self::Gzip => Within::Gzip(GzDecoder::new(input)),
+            // No compressor begins a bare stream so.
+            Self::Deflate if first & 0xF == 8 => Within::Zlib(ZlibDecoder::new(input)),
+            Self::Deflate => Within::Bare(DeflateDecoder::new(input)),
         }
     }
 }
 
-/// What comes out, up to a bound.
-struct Sink {
-    body: PayloadBuilder,
-    most: usize,
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.body.len() + bytes.len() > self.most {
-            return Err(io::ErrorKind::FileTooLarge.into());
+impl Decoder {
+    /// For an answer with these headers, from which the codings are taken out; `None`: it has none, or not only such
+    /// that can be taken back.
+    pub(super) fn of(headers: &mut HeaderMap) -> Option<Self> {
+        let codings: Option<Vec<_>> = headers::codings(headers).map(Coding::named).collect();
+        let codings = codings.filter(|it| it.len() <= MOST)?;
+        if codings.is_empty() {
+            // It may be there, and say nothing.
+            headers.remove(header::CONTENT_ENCODING);
+            return None;
         }
-        let pushed = self.body.push(&Bytes::copy_from_slice(bytes));
-        pushed.map_err(io::Error::other).map(|()| bytes.len())
+        for name in OF_CODED {
+            headers.remove(name);
+        }
+        let came = Came::default();
+        let mut decoded: Input = Box::new(BufReader::new(came.clone()));
+        for coding in codings.into_iter().rev() {
+            let layer = Layer {
+                coding,
+                within: Within::Between(decoded),
+                is_later: false,
+            };
+            decoded = Box::new(BufReader::new(layer));
+        }
+        Some(Self { came, decoded })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Takes what has come, once it is [wanted](Next::Wanted); `None`: the end.
+    pub(super) fn take(&mut self, chunk: Option<Bytes>) {
+        let mut came = self.came.0.lock();
+        came.is_over = chunk.is_none();
+        came.chunk = chunk.unwrap_or_default();
     }
-}
 
-/// `answer` without its coding; as it came if that can't be read, or is more than `most` bytes without.
-///
-/// # Errors
-/// [`Exhausted`] if `budget` does not allow what it is without.
-pub(super) async fn decoded(
-    mut answer: Answer,
-    most: usize,
-    budget: &Budget,
-) -> Result<Answer, Exhausted> {
-    let coding = Coding::of(&answer.headers).filter(|_| answer.rest.is_none());
-    let Some(coding) = coding else {
-        return Ok(answer);
-    };
-    let sink = Sink {
-        body: PayloadBuilder::new(budget.open()),
-        most,
-    };
-    let chunks = answer.body.chunks().to_vec();
-    // However short it is, it may become long.
-    let decoded = spawn_blocking(move || coding.taken_back(&chunks, sink)).await;
-    match decoded {
-        Ok(Ok(sink)) => {
-            answer.body = sink.body.finish();
-            for name in OF_CODED {
-                answer.headers.remove(name);
+    /// What comes next, a little of it.
+    pub(super) fn next(&mut self) -> Result<Next, Undecodable> {
+        let mut piece = vec![0; PIECE];
+        match self.decoded.read(&mut piece) {
+            Ok(0) => Ok(Next::End),
+            Ok(length) => {
+                piece.truncate(length);
+                Ok(Next::Decoded(piece.into()))
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Next::Wanted),
+            Err(_) => Err(Undecodable),
         }
-        Ok(Err(error)) if is_exhausted(&error) => return Err(Exhausted),
-        // Or the decoder has panicked.
-        Ok(Err(_)) | Err(_) => {}
     }
-    Ok(answer)
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Exhausted>)
+/// What has come and is not decoded yet.
+#[derive(Clone, Default)]
+struct Came(Arc<Mutex<Chunk>>);
+
+#[derive(Default)]
+struct Chunk {
+    chunk: Bytes,
+    is_over: bool,
+}
+
+impl Read for Came {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut came = self.0.lock();
+        if came.chunk.is_empty() && !came.is_over {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let length = came.chunk.len().min(into.len());
+        came.chunk
+            .copy_to_slice(into.get_mut(..length).unwrap_or_default());
+        Ok(length)
+    }
+}
+
+/// One coding.
+struct Layer {
+    coding: Coding,
+    within: Within,
+    /// Something has been decoded.
+    is_later: bool,
+}
+
+enum Within {
+    /// Before a member, or behind the last.
+    Between(Input),
+    Gzip(GzDecoder<Input>),
+    Zlib(ZlibDecoder<Input>),
+    Bare(DeflateDecoder<Input>),
+}
+
+impl Within {
+    fn input(self) -> Input {
+        match self {
+            Self::Between(input) => input,
+            Self::Gzip(member) => member.into_inner(),
+            Self::Zlib(stream) => stream.into_inner(),
+            Self::Bare(stream) => stream.into_inner(),
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        mem::replace(self, Self::Between(Box::new(io::empty())))
+    }
+}
+
+impl Read for Layer {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = match &mut self.within {
+                Within::Gzip(member) => member.read(into)?,
+                Within::Zlib(stream) => stream.read(into)?,
+                Within::Bare(stream) => stream.read(into)?,
+                Within::Between(input) => {
+                    let Some(first) = first(input, self.is_later)? else {
+                        return Ok(0);
+                    };
+                    if self.is_later && self.coding != Coding::Gzip {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    self.within = self.coding.begin(first, self.within.take().input());
+                    continue;
+                }
+            };
+            if length > 0 || into.is_empty() {
+                return Ok(length);
+            }
+            self.within = Within::Between(self.within.take().input());
+            self.is_later = true;
+        }
+    }
+}
+
+/// The first byte of what follows, which stays there. Zeros behind something mean nothing.
+fn first(input: &mut Input, is_later: bool) -> io::Result<Option<u8>> {
+    loop {
+        match input.fill_buf()?.first() {
+            Some(0) if is_later => input.consume(1),
+            first => return Ok(first.copied()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use flate2::Compression;
-    use flate2::write::{GzEncoder, ZlibEncoder};
-    use http::{StatusCode, header};
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
     use super::*;
-    use crate::message::Payload;
 
-    const MOST: usize = 100_000;
-
-    fn gzip(text: &str) -> Vec<u8> {
+    fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
     }
 
-    fn deflate(text: &str) -> Vec<u8> {
+    fn zlib(text: &[u8]) -> Vec<u8> {
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
     }
 
-    /// The text that is read, if it is; `coding` in lines.
-    async fn read(body: Vec<u8>, coding: &[&str], budget: &Budget) -> Option<String> {
-        let mut answer = Answer::in_json(StatusCode::OK, Vec::new(), budget).unwrap();
-        answer.body = Payload::counted([body], Budget::new(1 << 20).open()).unwrap();
-        answer.headers.insert(header::ETAG, "1".parse().unwrap());
+    fn bare(text: &[u8], level: Compression) -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), level);
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// What is read of `body`, which comes in chunks of this `size`. `coding` in lines.
+    fn read(body: &[u8], coding: &[&str], size: usize) -> Option<Vec<u8>> {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-md5", "1".parse().unwrap());
         for line in coding {
             let line = line.parse().unwrap();
-            answer.headers.append(header::CONTENT_ENCODING, line);
+            headers.append(header::CONTENT_ENCODING, line);
         }
-        let read = decoded(answer, MOST, budget).await.ok()?;
-        let is_read = !headers::is_coded(&read.headers);
-        assert_eq!(read.headers.contains_key(header::ETAG), !is_read);
-        let text = || String::from_utf8(read.body.joined().into_owned()).unwrap();
-        is_read.then(text)
+        let decoder = Decoder::of(&mut headers);
+        assert_eq!(headers.contains_key("content-md5"), decoder.is_none());
+        let mut decoder = decoder?;
+        let mut chunks = body.chunks(size).map(Bytes::copy_from_slice);
+        let mut read = Vec::new();
+        loop {
+            match decoder.next().ok()? {
+                Next::Decoded(piece) => read.extend(piece),
+                Next::Wanted => decoder.take(chunks.next()),
+                Next::End => return Some(read),
+            }
+        }
     }
 
-    #[tokio::test]
-    async fn what_is_compressed_is_read_as_far_as_it_may_be() {
-        let budget = Budget::new(1 << 20);
-        let text = "[1,2,3]".repeat(1000);
-        let zip = || gzip(&text);
-        let twice = [gzip(&text), gzip("more")].concat();
-        let longest = "x".repeat(MOST);
-        let longer = "x".repeat(MOST + 1);
-        let table: [(_, &[&str], Option<&str>); 12] = [
-            (zip(), &["gzip"], Some(&text)),
-            (zip(), &["X-GZIP"], Some(&text)),
-            (zip(), &["identity, GZip", "identity"], Some(&text)),
-            (deflate(&text), &["deflate"], Some(&text)),
-            (twice, &["gzip"], Some(&[&text[..], "more"].concat())),
-            (gzip(&longest), &["gzip"], Some(&longest)),
-            (gzip(&longer), &["gzip"], None),
-            (zip(), &["gzip, gzip"], None),
-            (zip(), &["br"], None),
-            (zip(), &["deflate"], None),
-            (zip()[..50].to_vec(), &["gzip"], None),
+    /// What comes, as what, and what is read of it.
+    type Row<'a> = (Vec<u8>, &'a [&'a str], Option<&'a [u8]>);
+
+    #[test]
+    fn what_is_compressed_is_read_wherever_it_is_cut() {
+        let text = b"[1,2,3]".repeat(20_000);
+        let zip = gzip(&text);
+        let with = |more: &[u8]| [&zip, more].concat();
+        let twice = [&text[..], b"more"].concat();
+        let (best, none) = (Compression::best(), Compression::none());
+        let table: [Row<'_>; 19] = [
+            (zip.clone(), &["gzip"], Some(&text)),
+            (zip.clone(), &["X-GZIP"], Some(&text)),
+            (
+                zip.clone(),
+                &["identity, GZip", "", "identity"],
+                Some(&text),
+            ),
+            (with(&[0; 100]), &["gzip"], Some(&text)),
+            (with(&gzip(b"more")), &["gzip"], Some(&twice)),
+            (gzip(&zip), &["gzip, gzip"], Some(&text)),
+            (gzip(&zlib(&text)), &["deflate", "gzip"], Some(&text)),
+            (zlib(&text), &["deflate"], Some(&text)),
+            (bare(&text, best), &["Deflate"], Some(&text)),
+            (bare(&text, none), &["deflate"], Some(&text)),
+            (Vec::new(), &["gzip"], Some(b"")),
+            (zip.clone(), &["gzip, gzip"], None),
+            (zip.clone(), &["br"], None),
+            (zip.clone(), &["gzip, gzip, gzip, gzip"], None),
+            (zip.clone(), &["deflate"], None),
+            (zip[..50].to_vec(), &["gzip"], None),
+            (zlib(&text)[..50].to_vec(), &["deflate"], None),
+            (with(b"more"), &["gzip"], None),
             (b"{}".to_vec(), &["gzip"], None),
         ];
         for (body, coding, expected) in table {
-            let found = read(body, coding, &budget).await;
-            assert!(found.as_deref() == expected, "{coding:?}: {found:?}");
+            for size in [1, 13, 1 << 20] {
+                let found = read(&body, coding, size);
+                assert!(found.as_deref() == expected, "{coding:?} by {size}");
+            }
         }
-        assert_eq!(budget.held(), 0);
-    }
-
-    #[tokio::test]
-    async fn it_is_held_only_if_there_is_memory_for_it() {
-        let budget = Budget::new(1000);
-        let answer = Answer::in_json(StatusCode::OK, gzip(&"x".repeat(2000)), &budget);
-        let mut answer = answer.unwrap();
-        let gzip = "gzip".parse().unwrap();
-        answer.headers.insert(header::CONTENT_ENCODING, gzip);
-        assert_eq!(decoded(answer, MOST, &budget).await.err(), Some(Exhausted));
-        assert_eq!(budget.held(), 0);
     }
 }

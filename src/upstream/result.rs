@@ -26,13 +26,11 @@ pub(super) fn kind(call: &Call) -> Option<Kind> {
     kind.filter(|kind| call.demand.work.items > 0 || is_for_none(kind))
 }
 
-/// What becomes of an `answer` to `call`, of which up to `most` bytes are held. `glance`: has seen it, which is in no
-/// coding then.
+/// What becomes of an `answer` to `call`. `glance`: has seen it, which is in no coding then.
 pub(super) fn judged(
     answer: Answer,
     glance: Option<Glance>,
     call: &Call,
-    most: usize,
     budget: &Budget,
 ) -> Verdict {
     let kind = kind(call).filter(|_| answer.status == StatusCode::OK);
@@ -41,9 +39,8 @@ pub(super) fn judged(
     };
     let is_coded = glance.is_none() && headers::is_coded(&answer.headers);
     match answer.rest {
-        Some(_) if is_coded => return not_held(&answer, most, budget),
+        _ if is_coded => return unusable(CODED, budget),
         Some(_) => return Verdict::Deliver(answer),
-        None if is_coded => return unusable(CODED, budget),
         None => {}
     }
     let glance = glance.unwrap_or_else(|| glance_at(kind, &answer));
@@ -55,7 +52,7 @@ pub(super) fn judged(
 
 /// What is wrong with an answer that can't be read.
 pub(super) const CODED: &str =
-    "it is compressed in a way that can't be read, or longer than can be held";
+    "it is compressed (Content-Encoding) in a way that can't be read, which gzip and deflate can";
 
 /// Instead of an answer that can't be used since it is not held.
 pub(super) fn not_held(answer: &Answer, most: usize, budget: &Budget) -> Verdict {
@@ -170,7 +167,7 @@ mod tests {
 
     fn fault(answer: Answer, call: &Call) -> Option<String> {
         let budget = Budget::new(1 << 20);
-        let told = judged(answer, None, call, 1 << 10, &budget).reason()?;
+        let told = judged(answer, None, call, &budget).reason()?;
         let (_, why) = told
             .split_once("the host's answer can't be used: ")
             .unwrap();

@@ -31,5 +31,5 @@ pub(super) fn discovered(name: &str, url: &str) -> Member {
 
 /// How an attempt ends that is answered so.
 pub(crate) fn judged(answer: Answer, call: &Call, budget: &Budget) -> Verdict {
-    result::judged(answer, None, call, usize::MAX, budget)
+    result::judged(answer, None, call, budget)
 }

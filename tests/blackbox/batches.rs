@@ -6,8 +6,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Behaviour, Config, Proxy, Reply, SimHost, Vectors, embedding_of, sim_host,
+    Answer, Behaviour, Config, Proxy, Reply, Server, SimHost, Vectors, embedding_of, sim_host,
 };
+use crate::results::wrong;
 
 const ITEMS: usize = 100;
 
@@ -324,6 +325,86 @@ async fn a_host_whose_part_cannot_be_right_is_to_blame() {
     let sizes = sizes(&hosts, &before);
     assert!(sizes.iter().all(|size| *size < ITEMS / 2), "{sizes:?}");
     assert_eq!(proxy.attempts("c", "unusable").await, 1);
+}
+
+#[tokio::test]
+async fn a_host_with_an_odd_answer_to_its_part_costs_the_batch_nothing_else() {
+    for (what, wrong) in wrong() {
+        let hosts = ["a", "b"].map(|name| sim_host(name).behaving(by_items()).start());
+        let hosts = hosts.each_ref();
+        let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
+        hosts[1].set(wrong);
+        let before = seen(&hosts);
+        runs(&proxy, "/embed", "batch").await;
+        let sizes = sizes(&hosts, &before);
+        assert!(sizes.iter().all(|size| *size < ITEMS), "{what}: {sizes:?}");
+        assert!(proxy.failed_attempts("b").await >= 1, "{what}");
+        assert_eq!(proxy.failed_attempts("a").await, 0, "{what}");
+    }
+}
+
+/// What becomes of the rows of an answer.
+type Rows = fn(Vec<Value>) -> Vec<Value>;
+
+#[tokio::test]
+async fn a_server_of_openai_s_api_says_which_row_of_a_part_is_which_or_is_to_blame() {
+    let table: [(&str, bool, Rows); 6] = [
+        ("in any order", true, |rows| rows),
+        ("without indexes", true, |mut rows| {
+            rows.reverse();
+            for row in &mut rows {
+                row.as_object_mut().unwrap().remove("index");
+            }
+            rows
+        }),
+        ("one twice", false, |mut rows| {
+            rows[1]["index"] = rows[0]["index"].clone();
+            rows
+        }),
+        ("from one on", false, |mut rows| {
+            let next = |row: &Value| json!(row["index"].as_u64().unwrap() + 1);
+            for row in &mut rows {
+                row["index"] = next(row);
+            }
+            rows
+        }),
+        ("one fewer", false, |mut rows| {
+            rows.pop();
+            rows
+        }),
+        ("one more", false, |mut rows| {
+            rows.push(rows[0].clone());
+            rows
+        }),
+    ];
+    for (at, (what, is_right, rows)) in table.into_iter().enumerate() {
+        let server = |rows| Server {
+            rows,
+            in_base64: at % 2 == 1,
+            most_texts: None,
+            ..Server::default()
+        };
+        let hosts = ["a", "b"].map(|name| {
+            let host = sim_host(name).openai(server(|rows| rows));
+            host.behaving(by_items()).start()
+        });
+        let hosts = hosts.each_ref();
+        let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
+        hosts[1].set_openai(server(rows));
+        let before = seen(&hosts);
+        let (answer, body) = job("/embed", ITEMS);
+        let reply = proxy.client().post("/embed", &body).await;
+        assert_eq!(reply.status, 200, "{what}");
+        assert_eq!(numbers(&reply.json()), numbers(&answer), "{what}");
+        assert!(sizes(&hosts, &before).len() > 1, "{what}");
+        assert_eq!(proxy.failed_attempts("b").await == 0, is_right, "{what}");
+        assert_eq!(proxy.failed_attempts("a").await, 0, "{what}");
+    }
+}
+
+/// Of each row, however they are written.
+fn numbers(answer: &Value) -> Vec<Vec<f64>> {
+    serde_json::from_value(answer["embeddings"].clone()).unwrap()
 }
 
 #[tokio::test]

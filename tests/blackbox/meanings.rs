@@ -89,7 +89,7 @@ async fn what_every_hosts_front_says_is_delivered_once_each_was_asked() {
         // No host's success, and so none for the client.
         (Answer::html(200), 502),
         (Answer::html(204), 502),
-        (Answer::html(304), 304),
+        (Answer::html(304), 502),
         (Answer::html(999), 999),
         (redirect(), 307),
         (Answer::html(413), 413),

@@ -139,3 +139,27 @@ async fn an_error_about_one_is_told_to_that_one_alone() {
         assert!(proxy.is_healthy("host").await);
     }
 }
+
+#[tokio::test]
+async fn an_odd_answer_that_one_causes_is_that_of_no_other() {
+    for (what, wrong) in crate::results::wrong() {
+        let (host, proxy) = acquainted("max_items", json!(100)).await;
+        let behaviour = Behaviour::Serve.but_for("text 3", wrong);
+        let texts = texts(8);
+        let (replies, sizes) = asked_at_once((&host, &proxy), &texts, 1, behaviour).await;
+        assert!(sizes[0] > 1, "{what}: {sizes:?}");
+        for (reply, text) in replies.iter().zip(&texts) {
+            // One row is right for one.
+            if text != "text 3" {
+                reply.assert_embedding_of(text);
+            } else if reply.status == 200 {
+                assert_eq!(reply.json()["embeddings"].as_array().unwrap().len(), 1);
+            } else {
+                assert!(
+                    [502, 503].contains(&reply.status.as_u16()),
+                    "{what}: {reply:?}"
+                );
+            }
+        }
+    }
+}

@@ -4,22 +4,68 @@
 use std::io::Write as _;
 
 use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::{DeflateEncoder, GzEncoder};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Proxy, Reply, Server, SimHost, embedding_of, eventually,
-    sim_host,
+    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, Server, SimHost, embedding_of,
+    eventually, sim_host,
 };
 
 /// More than there is memory for.
 const LONG: usize = 300_000;
 
 fn gzip(body: &Value) -> Vec<u8> {
+    gzip_of(body.to_string().as_bytes())
+}
+
+fn gzip_of(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body.to_string().as_bytes()).unwrap();
+    encoder.write_all(body).unwrap();
     encoder.finish().unwrap()
+}
+
+/// What a host does that has a result for one text, whatever it is asked for, or none.
+pub(crate) fn wrong() -> Vec<(&'static str, Behaviour)> {
+    let one = right(&["one"]);
+    let answer = |status, body: &Value| Answer::json(status, body).with("etag", "\"1\"");
+    let say = |heads: &str, body: &Value| {
+        let body = body.to_string();
+        let length = body.len();
+        let text = format!(
+            "{heads}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        Behaviour::Say(text.leak(), Ending::Close)
+    };
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    vec![
+        ("one row", Behaviour::Answer(answer(200, &one))),
+        ("one row, compressed", coded(200, "gzip", gzip(&one))),
+        ("unreadable", coded(200, "br", gzip(&one))),
+        ("half a gzip", coded(200, "gzip", gzip(&one)[..40].to_vec())),
+        ("a part of it", Behaviour::Answer(answer(206, &one))),
+        ("what was known", Behaviour::Answer(answer(304, &one))),
+        ("nothing", Behaviour::Answer(Answer::result(""))),
+        ("too early", Behaviour::AnswerUnread(answer(200, &one))),
+        ("after hints", say(early, &one)),
+        (
+            "two lengths",
+            say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", &one),
+        ),
+        (
+            "another protocol",
+            say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", &one),
+        ),
+        ("half of it", Behaviour::DieMidChunks(Ending::Close)),
+        (
+            "another dialect",
+            Behaviour::Answer(Answer::json(
+                200,
+                &json!({"data": [{"index": 0, "embedding": [1]}]}),
+            )),
+        ),
+    ]
 }
 
 /// `body`, as if compressed by this.
@@ -46,8 +92,17 @@ async fn a_host_that_compresses_unasked_is_read_and_judged() {
     let proxy = Proxy::in_front_of(&[&host]).await;
     let client = proxy.client();
     let good = gzip(&right(&texts));
-    for coding in ["gzip", "identity, X-Gzip"] {
-        host.set(coded(200, coding, good.clone()));
+    let padded = [&good[..], &[0; 99]].concat();
+    let mut bare = DeflateEncoder::new(Vec::new(), Compression::fast());
+    bare.write_all(right(&texts).to_string().as_bytes())
+        .unwrap();
+    for (coding, body) in [
+        ("gzip", good.clone()),
+        ("identity, X-Gzip", padded),
+        ("deflate", bare.finish().unwrap()),
+        ("", right(&texts).to_string().into_bytes()),
+    ] {
+        host.set(coded(200, coding, body));
         let reply = ask(&client, &texts).await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.json(), right(&texts));
@@ -107,6 +162,87 @@ async fn a_server_of_openai_s_api_that_compresses_is_read_too() {
         reply.json()["embeddings"],
         right(&["one", "two"])["embeddings"]
     );
+}
+
+/// What is about a host, its address, or a copy that nobody can have, ends at the proxy.
+#[tokio::test]
+async fn a_result_is_nothing_to_be_kept_and_revalidated() {
+    let ends = [
+        ("accept-ranges", "bytes"),
+        ("alt-svc", "h3=\":443\""),
+        ("connection", "x-hop"),
+        ("content-range", "bytes 0-1/2"),
+        ("etag", "\"1\""),
+        ("keep-alive", "timeout=5"),
+        ("last-modified", "Mon, 30 Nov 2026 00:00:00 GMT"),
+        ("server", "uvicorn"),
+        ("strict-transport-security", "max-age=1"),
+        ("x-hop", "1"),
+    ];
+    let goes_on = [
+        ("vary", "accept"),
+        ("set-cookie", "a=b"),
+        ("cache-control", "no-store"),
+    ];
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    for (status, is_ours) in [
+        (200, false),
+        (422, false),
+        (304, true),
+        (206, true),
+        (204, true),
+    ] {
+        for path in ["/embed", "/v1/embeddings"] {
+            let mut answer = Answer::json(status, &right(&["one"]));
+            for (name, value) in ends.iter().chain(&goes_on) {
+                answer = answer.with(name, value);
+            }
+            host.set(Behaviour::Answer(answer));
+            let request = proxy.client().request(Method::POST, path);
+            let conditions = [
+                "if-none-match",
+                "if-match",
+                "range",
+                "if-range",
+                "te",
+                "upgrade",
+            ];
+            let request = conditions
+                .iter()
+                .fold(request, |request, name| request.header(*name, "*"));
+            let body = json!({"model": "sim", "texts": ["one"]});
+            let body = if path == "/embed" {
+                body
+            } else {
+                json!({"model": "sim", "input": "one"})
+            };
+            let reply = Reply::to(request.json(&body)).await;
+
+            let asked = host.record().requests.pop().unwrap().headers;
+            assert!(
+                conditions.iter().all(|it| !asked.contains_key(*it)),
+                "{asked:?}"
+            );
+            let expected = match status {
+                _ if is_ours => 502,
+                422 if path != "/embed" => 400,
+                status => status,
+            };
+            assert_eq!(reply.status, expected, "{path} {status}");
+            for (name, _) in ends {
+                let is_of_ours = reply
+                    .header(name)
+                    .is_some_and(|it| it.contains("keep-alive"));
+                assert!(
+                    reply.header(name).is_none() || is_of_ours,
+                    "{path} {status}: {name}"
+                );
+            }
+            let come = goes_on.map(|(name, value)| reply.header(name) == Some(value));
+            assert_eq!(come, [!is_ours; 3], "{path} {status}");
+        }
+    }
 }
 
 /// An answer with these rows, each of so many numbers.
@@ -185,6 +321,14 @@ async fn what_is_passed_on_as_it_comes_is_cut_off_if_it_is_no_result() {
     };
 
     assert!(whole(rows(&[LONG, LONG])).await);
+    let compressed = gzip_of(rows(&[LONG, LONG]).as_bytes());
+    for host in &hosts {
+        host.set(coded(200, "gzip", compressed.clone()));
+    }
+    let reply = client
+        .post("/embed", &json!({"texts": ["one", "two"]}))
+        .await;
+    assert!(reply.status == 200 && reply.body == rows(&[LONG, LONG]));
     // A null may stand for a number.
     assert!(whole(rows(&[LONG, LONG]).replace("[1,", "[null,1e5,")).await);
     for wrong in [

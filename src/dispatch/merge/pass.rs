@@ -18,7 +18,7 @@ use crate::telemetry::APART;
 use crate::upstream::{Terms, Verdict};
 
 /// Headers of an answer that are about all of it, beside those that are [anyway](OF_THE_WHOLE).
-const OF_ALL: [&str; 3] = ["etag", "set-cookie", TOKENS_HEADER];
+const OF_ALL: [&str; 2] = ["set-cookie", TOKENS_HEADER];
 const TOKENS: HeaderName = HeaderName::from_static(TOKENS_HEADER);
 
 /// See the module.

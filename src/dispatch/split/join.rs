@@ -40,7 +40,7 @@ pub(super) fn joined(answered: Vec<Answered>, counted: bool) -> Option<Delivery>
     }
     let chunks = chunks(items::compose(&cuts, &runs), &bodies);
     let mut headers = headers?;
-    for name in OF_THE_WHOLE.iter().chain(&["etag", TOKENS_HEADER]) {
+    for name in OF_THE_WHOLE.iter().chain(&[TOKENS_HEADER]) {
         headers.remove(*name);
     }
     if let Some(tokens) = tokens {

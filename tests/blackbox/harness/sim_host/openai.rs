@@ -30,6 +30,8 @@ pub(crate) struct Server {
     pub(crate) in_base64: bool,
     /// Does it leave out an index of 0, as servers made of protocol buffers do?
     pub(crate) omits_zero: bool,
+    /// What it makes of the rows of an answer at last.
+    pub(crate) rows: fn(Vec<Value>) -> Vec<Value>,
     /// What it says when it is full.
     pub(crate) full: Answer,
     /// How many texts it takes, and what it says to more, with their number for `COUNT`; `None`: any number.
@@ -57,6 +59,7 @@ impl Default for Server {
             answers_as: None,
             in_base64: false,
             omits_zero: false,
+            rows: |rows| rows,
             full: error(429),
             most_texts: Some((32, error(413))),
             longest_text: Some((1000, error(400))),
@@ -92,7 +95,7 @@ impl Server {
         }
         json!({
             "object": "list",
-            "data": rows,
+            "data": (self.rows)(rows),
             "model": self.answers_as.unwrap_or(model),
             "usage": {"prompt_tokens": 7, "total_tokens": 7},
         })

@@ -221,7 +221,7 @@ proptest! {
         prop_assert_eq!(seen(Kind::Embeddings, chunks), expected);
     }
 
-    /// An answer is right if a parser says so that builds all of it; a list that comes twice is none.
+    /// An answer is right if a parser says so that builds all of it, but one with a list that comes twice.
     #[test]
     fn it_is_what_a_parser_reads(
         rows in prop::collection::vec(prop::collection::vec(-9.0..9.0, 2), 1..4),
@@ -237,7 +237,10 @@ proptest! {
             answer.replace_range(at..end, piece);
         }
         let found = seen_anyhow(Kind::Embeddings, answer.as_bytes());
-        if found != Err(Misshapen::Twice) && !answer.contains("999") {
+        // Beside the results it may be as large as it likes.
+        let is_beyond = serde_json::from_str::<serde_json::Value>(&answer)
+            .is_err_and(|error| error.to_string().starts_with("number out of range"));
+        if found != Err(Misshapen::Twice) && !is_beyond {
             prop_assert_eq!(found.ok(), read(answer.as_bytes()), "{}", answer);
         }
     }
