@@ -138,6 +138,7 @@ impl Auditor {
             limit: LIMIT,
             longest: LIMIT,
             fresh: false,
+            may_move: false,
             trace: None,
         };
         let verdict = tokio::select! {

@@ -22,6 +22,9 @@ const LEAST_LIMIT: Duration = Duration::from_secs(10);
 /// … and after this many times what it should take.
 const PATIENCE: u32 = 20;
 
+/// For which a host gets nothing where a request has waited behind others in vain.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+
 /// How an attempt ended.
 pub(super) enum End {
     /// With the client's answer, and where its items stand, if it was asked for to be cut and can be.
@@ -57,6 +60,8 @@ impl Attempts {
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
+            // The host has let it wait, and not said so.
+            () = lease.is_free_elsewhere(), if terms.may_move => Verdict::Busy { retry_after: LEFT_ALONE },
         };
         let verdict = match verdict {
             Verdict::Deliver(_) if lease.is_discredited() => Verdict::Wrong,
@@ -121,6 +126,7 @@ impl Dispatcher {
             limit: limit(lease, longest),
             longest,
             fresh: history.is_broken(),
+            may_move: way.may_move(),
             trace,
         };
         let made = self.attempts.make(lease, call, terms, way.to_cut).await;

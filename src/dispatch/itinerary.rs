@@ -63,9 +63,16 @@ pub(super) struct Itinerary<'a> {
     owes: f64,
     /// How often a host was full that it had been on in vain before.
     refused_again: u32,
+    /// How often it has waited for long on a host that was full.
+    waits_on_hosts: u32,
     /// It is on a host, or was when it was given up.
     is_on_host: bool,
 }
+
+/// A request that waits behind others at a host is moved so often at most; the work of one that runs is lost.
+const MOST_MOVES: u32 = 3;
+/// Hosts say sooner that they are full.
+const LONG: Duration = Duration::from_secs(2);
 
 impl<'a> Itinerary<'a> {
     pub(super) fn new(
@@ -93,6 +100,7 @@ impl<'a> Itinerary<'a> {
             suspects: Vec::new(),
             owes: 0.0,
             refused_again: 0,
+            waits_on_hosts: 0,
             is_on_host: false,
         }
     }
@@ -139,8 +147,18 @@ impl<'a> Itinerary<'a> {
     /// It has been on `host` since then, and only waited there: the host was full.
     pub(super) fn was_refused(&mut self, host: HostId, since: Instant) {
         self.queued += since.elapsed();
+        self.waits_on_hosts += u32::from(since.elapsed() >= LONG);
         let is_again = self.history.avoid().has_failed_on(host);
         self.refused_again = self.refused_again.saturating_add(u32::from(is_again));
+        // An attempt that is shared is moved whatever its requests have been through.
+        if !self.may_move() {
+            self.stays_alone();
+        }
+    }
+
+    /// May it be moved from a host where it waits behind others?
+    pub(super) fn may_move(&self) -> bool {
+        self.waits_on_hosts < MOST_MOVES
     }
 
     /// Has it waited for as long as it may, and asked in vain where it had been refused before? A host that says that

@@ -10,9 +10,13 @@ use super::demand::Offer;
 use super::state::{Grant, OVERDUE};
 use super::{
     Cause, Demand, HostId, Outcome, Plan, Pool, Proof, Receiver, Ticket, TurnedAway, Wish, Work,
+    now,
 };
 use crate::config::HostName;
 use crate::embedding::Space;
+
+/// Time between two looks for a free slot for a request that waits behind others at its host.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A request's place in line; dropping it leaves the line.
 #[must_use = "dropping it leaves the line"]
@@ -237,6 +241,20 @@ impl Lease {
         tokio::select! {
             () = worry => Cause::Hung,
             cause = told => cause.unwrap_or(Cause::Hung),
+        }
+    }
+
+    /// Ends once the request has waited behind others for too long, and need not.
+    pub async fn is_free_elsewhere(&self) {
+        if self.grant().behind.is_none() {
+            std::future::pending::<()>().await;
+        }
+        let is_free = || {
+            let state = &self.held.pool.lock().state;
+            state.is_free_elsewhere(self.grant(), now())
+        };
+        while !is_free() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

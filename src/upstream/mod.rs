@@ -80,6 +80,8 @@ pub struct Terms {
     /// Only on a connection of its own, since the request has broken a host already: one that fails
     /// on a kept connection gets a second try there.
     pub fresh: bool,
+    /// The request is broken off where it waits behind others, once it need not.
+    pub may_move: bool,
     /// The attempt's span, if the host is to be told of it.
     pub trace: Option<TraceContext>,
 }

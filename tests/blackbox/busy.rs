@@ -1,9 +1,41 @@
 //! A host that is alive but full is skipped, never ejected, and used again as soon as it may be.
 
-use crate::harness::{Behaviour, Config, Proxy, StatusAnswer, sim_host};
+use crate::harness::{Behaviour, Config, Proxy, SimHost, StatusAnswer, eventually, sim_host};
 
 /// A host that is full won't be asked again for this long unless something better is known.
 const LONG: u64 = 600;
+
+#[tokio::test]
+async fn a_request_behind_others_at_a_host_that_never_gets_to_it_is_moved_to_a_free_slot() {
+    let hosts = ["a", "b"].map(|name| sim_host(name).slots(1).behaving(Behaviour::Hang).start());
+    for host in &hosts {
+        host.set_foreign(1);
+    }
+    let config = Config::with_hosts(&hosts.each_ref());
+    let proxy = Proxy::ready(&config, &hosts.each_ref()).await;
+    for host in &hosts {
+        host.is_checked(3).await;
+    }
+    let waiting = proxy.client().start_embed("text");
+    eventually("it waits at one of them", async || {
+        hosts.iter().map(SimHost::arrivals).sum::<usize>() == 1
+    })
+    .await;
+    let [stuck, free] = if hosts[0].arrivals() == 1 {
+        [0, 1]
+    } else {
+        [1, 0]
+    };
+    hosts[free].set(Behaviour::Serve);
+    hosts[free].set_foreign(0);
+
+    let reply = waiting.await.unwrap();
+
+    reply.assert_embedding_of("text");
+    assert_eq!(reply.served_by(), hosts[free].name());
+    assert_eq!(proxy.attempts(hosts[stuck].name(), "busy").await, 1);
+    assert_eq!(proxy.ejections(hosts[stuck].name()).await, 0);
+}
 
 #[tokio::test]
 async fn a_busy_host_is_hidden_by_its_sibling_and_used_again_afterwards() {

@@ -63,6 +63,7 @@ impl Pass {
             limit: limit(&self.lease, self.longest),
             longest: self.longest,
             fresh: false,
+            may_move: true,
             trace,
         };
         let verdict = tokio::select! {

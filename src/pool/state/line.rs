@@ -11,6 +11,11 @@ use crate::pool::queue::{Entry, Ticket};
 use crate::pool::reach::Reach;
 use crate::pool::{HostId, TurnedAway};
 
+/// A request that waits behind others at its host is moved after this much time at the earliest, …
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
+/// … and after this many times what it should take there: by then it may well run.
+const PATIENCE: u32 = 2;
+
 /// Models for which requests of one client may wait at once, beside those that some host tells of: names that
 /// may be invented. All hosts together hold fewer in memory, and each step looks at the first request for
 /// each model on each host.
@@ -217,6 +222,23 @@ impl State {
             })
     }
 
+    /// Does a request wait behind others at its host for long, while a slot is free elsewhere for which nobody waits?
+    pub(in crate::pool) fn is_free_elsewhere(&self, grant: &Grant, now: Instant) -> bool {
+        let patience = grant.expected.unwrap_or_default() * PATIENCE;
+        let is_due = now.duration_since(grant.granted) >= patience.max(LEAST_PATIENCE);
+        if grant.behind.is_none() || !is_due || !self.queue.is_empty() {
+            return false;
+        }
+        let avoid = Avoid::outside(grant.demand.space);
+        let entry = self.entry(grant.demand.clone(), avoid, true, now);
+        let placement = self.scene(now).place(&entry, self.queue.line_of(&entry));
+        let Placement::On { host, .. } = placement else {
+            return false;
+        };
+        let host = self.host(host).filter(|host| host.id != grant.host);
+        host.is_some_and(|host| host.has_free_slot(now))
+    }
+
     pub(super) fn lease_out(
         &mut self,
         ticket: Ticket,
@@ -238,6 +260,7 @@ impl State {
             most: None,
             is_surely_warm: false,
             is_last_resort: false,
+            behind: None,
             space: None,
             granted: now,
             demand,
@@ -247,6 +270,7 @@ impl State {
         let Some(host) = self.host_mut(id) else {
             return grant;
         };
+        grant.behind = host.crowd(now);
         host.take(seconds, number, now);
         grant.is_last_resort = host.is_last_resort();
         let model = grant.demand.model.as_ref();

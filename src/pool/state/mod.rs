@@ -113,6 +113,8 @@ pub(super) struct Grant {
     pub(super) is_surely_warm: bool,
     /// The host was ejected, but no other served.
     pub(super) is_last_resort: bool,
+    /// The host was full of so many requests of others, and this waits behind them.
+    pub(super) behind: Option<u32>,
     /// Where the host's vectors lie, if that is known.
     pub(super) space: Option<Space>,
     pub(super) granted: Instant,

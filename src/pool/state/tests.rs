@@ -58,6 +58,7 @@ fn lease_of(host: HostId, granted: Instant) -> Grant {
         most: None,
         is_surely_warm: false,
         is_last_resort: false,
+        behind: None,
         space: None,
         granted,
         company: Vec::new(),
@@ -698,6 +699,54 @@ fn foreign_load_is_left_room() {
     state.checked(A, &slots(2, 2), now);
     state.checked(A, &slots(2, 2), now);
     assert_eq!(hosts(&state.grant(now)), [A]);
+}
+
+#[test]
+fn who_waits_behind_others_is_told_when_a_slot_is_free_elsewhere() {
+    let start = Instant::now();
+    let mut state = pool(&[0, 0], start);
+    let full = Check::Good {
+        slots: Tells::Slots(Slots {
+            max_concurrent: 1,
+            available: 0,
+            in_flight: 1,
+            ours: 0,
+        }),
+    };
+    for id in [A, B] {
+        state.checked(id, &full, start);
+        state.checked(id, &full, start);
+    }
+    join(&mut state);
+    let grants = state.grant(start);
+    let [grant] = &grants[..] else {
+        panic!("{grants:?}")
+    };
+    let other = if grant.host == A { B } else { A };
+    let later = |seconds: u64| start + Duration::from_secs(seconds);
+    assert!(!state.is_free_elsewhere(grant, later(60)), "all are full");
+    state.checked(other, &slots(1, 1), later(1));
+    state.checked(other, &slots(1, 1), later(1));
+    assert!(
+        !state.is_free_elsewhere(grant, later(1)),
+        "it has just come"
+    );
+    assert!(state.is_free_elsewhere(grant, later(2)));
+    let alone = Grant {
+        behind: None,
+        ..grant.clone()
+    };
+    assert!(!state.is_free_elsewhere(&alone, later(2)), "it runs");
+    let slow = Grant {
+        expected: Some(Duration::from_secs(5)),
+        ..grant.clone()
+    };
+    assert!(!state.is_free_elsewhere(&slow, later(9)), "it may well run");
+    join(&mut state);
+    assert!(
+        !state.is_free_elsewhere(grant, later(2)),
+        "another waits for it"
+    );
 }
 
 #[test]
