@@ -161,7 +161,7 @@ impl Hiding {
         let is_mark = word.chars().all(|char| MARKS.contains(&char)) || word == "-";
         if word.trim().is_empty() {
             self.shown.push(' ');
-        } else if is_mark || is_reference(word) {
+        } else if is_mark || self.value == Value::Harmless && is_reference(word) {
             self.shown
                 .extend(word.chars().filter(|char| !char.is_control()));
         } else if let Some(key) = word
@@ -207,7 +207,7 @@ impl Hiding {
 }
 
 /// `${NAME}`, or `$NAME` as shells have it: a name, not what it stands for.
-pub(super) fn is_reference(word: &str) -> bool {
+fn is_reference(word: &str) -> bool {
     let word = word.trim_matches(['\'', '"']);
     let Some(name) = word.strip_prefix('$') else {
         return false;
@@ -272,8 +272,11 @@ mod tests {
             ("{url: 'http://${GPU}:1'}", "{url: 'http://${GPU}:1'}"),
             ("hunter2: x", "*** ***"),
             ("max_wait: 5 # hunter2", "max_wait: 5 "),
-            ("key: ${NAME}", "key: ${NAME}"),
-            ("key: $GPU_KEY", "key: $GPU_KEY"),
+            ("key: ${HUNTER2}", "key: ***"),
+            ("key: $HUNTER2", "key: ***"),
+            ("key_file: hunter2", "key_file: ***"),
+            ("api_key_env: hunter2", "api_key_env: ***"),
+            ("max_wait: ${NAME}", "max_wait: ${NAME}"),
             ("key: $hunter", "key: ***"),
             (
                 "trusted_proxies: [10.0.0.1, proxy]",

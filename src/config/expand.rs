@@ -3,17 +3,28 @@
 //! Values are expanded after the YAML has been parsed, so that what a variable holds can't change
 //! the structure of the configuration. `$${` stands for a literal `${`.
 
-/// Why a value can't be expanded.
+/// Why a value can't be expanded. What stands where a name should may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadReference {
     #[error("the environment variable {0} is not set")]
     Missing(String),
     #[error("'${{' without '}}'; write ${{NAME}}, or $${{ for a literal ${{")]
     Unclosed,
-    #[error("'${{{0}}}' does not name a variable; write ${{NAME}}")]
-    BadName(String),
+    #[error("what stands in '${{…}}' is no name of a variable; write ${{NAME}}")]
+    BadName,
     #[error("${0} without braces stands for nothing; write ${{{0}}}")]
     Bare(String),
+}
+
+impl BadReference {
+    /// The same of a value that is a secret, of which nothing is repeated.
+    pub(super) fn of_secret(&self) -> String {
+        match self {
+            Self::Missing(_) => "names an environment variable that is not set; write ${NAME} with the name of one that is, or the key itself".to_owned(),
+            Self::Bare(_) => "'$' without braces stands for nothing; write ${NAME}".to_owned(),
+            Self::Unclosed | Self::BadName => self.to_string(),
+        }
+    }
 }
 
 /// Refuses `$NAME`, which shells know, where nothing else can be meant.
@@ -58,7 +69,7 @@ pub(super) fn expand(
             .split_once('}')
             .ok_or(BadReference::Unclosed)?;
         if !is_name(name) {
-            return Err(BadReference::BadName(name.to_owned()));
+            return Err(BadReference::BadName);
         }
         expanded.push_str(before);
         let value = variable(name).ok_or_else(|| BadReference::Missing(name.to_owned()))?;
@@ -118,8 +129,8 @@ mod tests {
             ("$${KEY}", Ok("${KEY}")),
             ("${NOPE}", Err(BadReference::Missing("NOPE".to_owned()))),
             ("${KEY", Err(BadReference::Unclosed)),
-            ("${}", Err(BadReference::BadName(String::new()))),
-            ("${1A}", Err(BadReference::BadName("1A".to_owned()))),
+            ("${}", Err(BadReference::BadName)),
+            ("${1A}", Err(BadReference::BadName)),
         ];
         for (text, expected) in table {
             assert_eq!(

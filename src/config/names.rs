@@ -40,8 +40,7 @@ pub(super) fn name(word: &str) -> Name {
     let is_value = settings
         .iter()
         .any(|(name, is_value)| name == meant && *is_value);
-    let is_file = word.ends_with("_file") && word == meant;
-    if is_value && (is_file || !is_secret(meant) && !is_secret(&spelling)) {
+    if is_value && !is_secret(meant) && !is_secret(&spelling) {
         Name::Harmless
     } else {
         Name::Secret
@@ -130,7 +129,7 @@ mod tests {
         for (word, expected) in [
             ("max_wait", Name::Harmless),
             ("maxWait", Name::Harmless),
-            ("key_file", Name::Harmless),
+            ("key_file", Name::Secret),
             ("key", Name::Secret),
             ("apiKey", Name::Secret),
             ("auth", Name::Secret),

@@ -19,10 +19,11 @@ use rustls::pki_types::CertificateDer;
 use serde_yaml::{Mapping, Value};
 
 use super::expand::{self, BadReference};
+use super::names::Name;
 use super::places::join;
 use super::report::Report;
 use super::secret::Secret;
-use super::text::{self, unreadable};
+use super::text::{self, no_file, unreadable};
 use super::{MinCosine, Pinned, Surroundings, names};
 use crate::embedding::Reference;
 use gpu_bridge_certificates::{self as certificates, Authorities, BadPem, Identity};
@@ -138,6 +139,7 @@ impl<'a> Section<'a> {
                 let expand = || expand::expand(text, self.surroundings.variable);
                 match refuse(text).and_then(|()| expand()) {
                     Ok(text) => Some(text),
+                    Err(error) if is_secret(key) => self.problem(key, error.of_secret()),
                     Err(error) => self.problem(key, error),
                 }
             }
@@ -269,6 +271,7 @@ impl<'a> Section<'a> {
         let path = self.surroundings.folder.join(self.text(key)?);
         let text = match self.report.read_source(&path) {
             Ok(text) => text,
+            Err(error) if is_secret(key) => return self.problem(key, no_file(&error)),
             Err(error) => return self.problem(key, unreadable(&path, &error)),
         };
         match parse(&text::without_mark(text)) {
@@ -411,7 +414,7 @@ impl<'a> Section<'a> {
         let read = self.report.read_source(&path);
         match read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other)) {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => self.problem(key, unreadable(&path, &error)),
+            Err(error) => self.problem(key, no_file(&error)),
         }
     }
 
@@ -494,6 +497,11 @@ impl<'a> Section<'a> {
             self.report.add_as(&self.path, &path, true, &text);
         }
     }
+}
+
+/// May a secret stand there, in the place of the name of its file or variable, too?
+fn is_secret(key: &str) -> bool {
+    names::name(key) == Name::Secret
 }
 
 /// A number that stands where a duration must: which two it may be.

@@ -5,7 +5,6 @@
 
 use serde_yaml::Value;
 
-use super::excerpt::is_reference;
 use super::names::{Name, name};
 use super::places::{Place, Places};
 use super::problem::Problem;
@@ -105,15 +104,9 @@ fn reference((number, line): (usize, &str)) -> Option<Problem> {
     if before.ends_with(['\'', '"', '$']) || !before.contains(['{', '[']) {
         return None;
     }
-    let end = reference.find('}')? + 1;
-    let reference = &reference[..end];
-    let shown = if is_reference(reference) {
-        reference
-    } else {
-        "${NAME}"
-    };
-    let text = format!("put it in quotes, since it stands in {{…}} or […]: \"{shown}\"");
-    Some(problem(number, before.chars().count() + 1, text))
+    reference.find('}')?;
+    let text = "put it in quotes, since it stands in {…} or […]: \"${NAME}\"";
+    Some(problem(number, before.chars().count() + 1, text.to_owned()))
 }
 
 /// `key:value`, which is one word.

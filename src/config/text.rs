@@ -52,6 +52,15 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("{} {}", path.display(), why_unreadable(error))
 }
 
+/// The same of what may be a secret, and no name of a file that holds one.
+pub(super) fn no_file(error: &std::io::Error) -> String {
+    let what = match error.kind() {
+        std::io::ErrorKind::IsADirectory => "names a folder".to_owned(),
+        _ => format!("names a file that {}", why_unreadable(error)),
+    };
+    format!("{what}; write the path of a file that holds the key")
+}
+
 /// The same, as a clause about the file.
 pub(super) fn why_unreadable(error: &std::io::Error) -> String {
     match error.kind() {

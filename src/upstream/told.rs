@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn billions_of_slots_are_thousands() {
         let status = r#"{"queue":{"max_concurrent":4294967295,"in_flight":4294967295,
-            "available_slots":4294967295,"waiting_estimate":0},"active_jobs":"whatever"}"#;
+            "available_slots":4294967295},"active_jobs":"whatever"}"#;
         let load: Load = serde_json::from_str(status).unwrap();
         let slots = load.slots(3);
         assert_eq!(slots.max_concurrent, MOST_REQUESTS);

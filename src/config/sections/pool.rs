@@ -290,7 +290,12 @@ fn warn_of_twins(section: &Section<'_>, listed: &[Option<Host>]) {
             Some(service) => service,
             None => name.to_owned(),
         };
-        (name, host.url.port(), host.url.prefix().to_owned())
+        // And that several ports, behind each of which may be other hosts.
+        let port = match &host.discover {
+            Some(Discover::Kubernetes(service)) => service.port.clone(),
+            _ => None,
+        };
+        (name, host.url.port(), port, host.url.prefix().to_owned())
     };
     let mut first = HashMap::new();
     for (position, host) in values(listed, Host::clone) {

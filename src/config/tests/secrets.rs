@@ -27,6 +27,46 @@ fn planted_secrets_show_up_nowhere() {
     assert!(!format!("{good:?}").contains(planted), "{good:?}");
 }
 
+#[test]
+fn what_stands_in_the_place_of_a_name_or_file_is_not_repeated() {
+    let secrets = [
+        "${HUNTER2}",
+        "${hunter2}",
+        "${sk-hunter2}",
+        "$HUNTER2",
+        "sk-hunter2",
+        "${hunter2",
+    ];
+    let mut told = Vec::new();
+    for secret in secrets {
+        for (section, key, ends) in [
+            ("admin:\n  ", "key", ""),
+            ("admin:\n  ", "key_file", ""),
+            ("admin:\n  ", "key_env", ""),
+            ("admin:\n  ", "keyFile", ""),
+            ("auth: {keys: [{name: a, ", "key_file", "}]}"),
+            ("listen: [{tls: {certificate: c, ", "key", "}}]"),
+        ] {
+            for quote in ["'", ""] {
+                let text = format!("{section}{key}: {quote}{secret}{quote}{ends}\n");
+                let surroundings = Surroundings {
+                    variable: &|_| None,
+                    folder: Path::new("/nonexistent"),
+                };
+                let Err(problems) = parse(&with_minimal(&text), &surroundings) else {
+                    assert_eq!((key, secret), ("key", "sk-hunter2"), "{text}");
+                    continue;
+                };
+                let shown = problems.iter().map(|it| it.explained(Path::new("f")));
+                let shown = shown.collect::<Vec<_>>().join("\n");
+                assert!(!shown.to_lowercase().contains("hunter2"), "{text}\n{shown}");
+                told.push(shown);
+            }
+        }
+    }
+    assert!(told.iter().all(|it| it.starts_with("f:")), "{told:?}");
+}
+
 /// A configuration with keys written where they should not be, but often are.
 const PLANTED: &str = "auth:
   keys:

@@ -153,5 +153,8 @@ fn every_file_is_read_before_anything_is_said() {
     let missing = "listen: [{tls: {certificate: c, key: /, client_ca: a}}]\n";
     let told = problems(missing);
     assert_eq!(told.len(), 3, "{told:#?}");
-    assert!(told[1].contains("/ is a folder, not a file"), "{told:#?}");
+    assert!(
+        told[1].contains("names a folder; write the path of a file"),
+        "{told:#?}"
+    );
 }
