@@ -6,11 +6,11 @@
 mod files;
 mod running;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use gpu_bridge_places::Places;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
@@ -20,13 +20,13 @@ use self::running::{Prepared, Running, Stopping};
 use crate::admin::{Admin, Streams};
 use crate::audit::Auditor;
 use crate::budget::Budget;
-use crate::config::{Config, Current};
+use crate::config::{self, Config, Current};
 use crate::dispatch::Dispatcher;
 use crate::gateway::{Aggregates, Handler, Listener};
 use crate::live::{self, Live};
 use crate::pool::{Event, EventKind, Pool, Transition, Trust};
 use crate::reload::Reloader;
-use crate::restart::{self, Sockets, Standing, Upgrade};
+use crate::restart::{self, RestartError, Sockets, Standing, Upgrade};
 use crate::telemetry::{Exporter, Metrics, Observers};
 use crate::upstream::{Hosts, Membership};
 
@@ -58,7 +58,8 @@ pub async fn serve(
         begun = Upgrade::begin(options.upgrade_socket.as_deref()) => begun?,
         () = signals.stop() => return Ok(()),
     };
-    let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?)?;
+    let sockets = Sockets::open(&config, upgrade.inherited(), restart::activated()?);
+    let sockets = sockets.map_err(|error| placed(error, &file))?;
     let hosts = config.pool.hosts.len();
     let shares = files::share(config.limits.max_connections, hosts);
 
@@ -87,6 +88,14 @@ pub async fn serve(
         }
     }
     Ok(())
+}
+
+/// With the place in the configuration that it is about.
+fn placed(error: RestartError, file: &Path) -> anyhow::Error {
+    match &error {
+        RestartError::Listen { key, .. } => anyhow!(config::in_file(file, key, &error.to_string())),
+        _ => error.into(),
+    }
 }
 
 fn is_serving(pool: &Pool) -> bool {

@@ -7,17 +7,22 @@
 //!
 //! A mistake may be just what makes a secret look like something else, so nothing is shown because it
 //! does not look like one: keys are shown if they are settings or could be meant as such, values if
-//! they follow a setting that holds no secret. All other words become `***`.
+//! they follow a setting that holds no secret and are what no secret is (a number, a word of ours, an
+//! address). All other words become `***`.
 
 use std::fmt;
 
-use super::names::{Name, name};
+use super::names::{Name, is_word, name};
 use super::places::Place;
 
 /// In the place of a word.
 const HIDDEN: &str = "***";
 /// A longer value is not what these settings hold.
 const MAX_VALUE: usize = 60;
+/// No secret is as short as this.
+const SHORT: usize = 4;
+/// … and no number, with its unit, is longer.
+const MAX_NUMBER: usize = 12;
 /// Bytes of a line that is shown; a longer one would fill a terminal, and be no help.
 const MAX_LINE: usize = 500;
 /// What words end at.
@@ -187,11 +192,14 @@ impl Hiding {
     }
 
     fn value(&mut self, word: &str) {
-        let odd = ['@', '?', '#', '%'];
-        let fits = word.chars().count() <= MAX_VALUE && !word.contains(odd) && !has_marks(word);
-        let is_plain = word.chars().all(|char| !char.is_control());
-        if self.value == Value::Harmless && fits && is_plain {
+        let is_plain = word.chars().all(|char| !char.is_control()) && !has_marks(word);
+        if self.value == Value::Harmless && is_plain && is_no_secret(word) {
             self.shown.push_str(word);
+        } else if self.value == Value::Harmless
+            && is_plain
+            && let Some(url) = without_path(word)
+        {
+            self.shown.extend([url, "/", HIDDEN]);
         } else if let Some((key, _)) = word.split_once(':')
             && self.value == Value::Stray
             && matches!(name(key), Name::Harmless | Name::Secret)
@@ -204,6 +212,50 @@ impl Hiding {
             self.value = Value::Stray;
         }
     }
+}
+
+/// Can a value be nothing that somebody keeps secret, whatever it is meant for?
+fn is_no_secret(word: &str) -> bool {
+    let word = word.trim_matches(['\'', '"']);
+    word.chars().count() <= SHORT || is_word(word) || is_number(word) || is_address(word)
+}
+
+/// `60000`, `1.5`, `500ms`, `64KiB`.
+fn is_number(word: &str) -> bool {
+    let unit = word.trim_start_matches(|char: char| char.is_ascii_digit() || "+-.".contains(char));
+    let is_unit = unit.len() <= 3 && unit.bytes().all(|byte| byte.is_ascii_alphabetic());
+    unit.len() < word.len() && is_unit && word.len() <= MAX_NUMBER
+}
+
+/// An IP address, with a port or the bits of a range if there are any, or a URL without a path.
+fn is_address(word: &str) -> bool {
+    let of_ip = |char: char| char.is_ascii_hexdigit() || ".:[]/".contains(char);
+    let is_ip = word.chars().all(of_ip) && word.matches([':', '.']).count() > 1;
+    is_ip && word.len() <= MAX_VALUE || is_origin(word.strip_suffix('/').unwrap_or(word))
+}
+
+/// `http://NAME:PORT`, where the name may be one of a variable.
+fn is_origin(word: &str) -> bool {
+    let after = word
+        .strip_prefix("http://")
+        .or_else(|| word.strip_prefix("https://"));
+    let of_name = |char: char| char.is_ascii_alphanumeric() || "-_.:[]${}".contains(char);
+    let is_name = |after: &str| {
+        // In the place of a variable's name anything may stand.
+        let is_other = |char: char| char.is_ascii_lowercase() || char == '-';
+        after.chars().all(of_name) && !(after.contains('$') && after.contains(is_other))
+    };
+    word.len() <= MAX_VALUE && after.is_some_and(is_name)
+}
+
+/// A URL as far as its path, which may hold anything.
+fn without_path(word: &str) -> Option<&str> {
+    let bare = word.trim_start_matches(['\'', '"']);
+    let quote = word.len() - bare.len();
+    let (_, rest) = bare.split_once("://")?;
+    let end = quote + bare.len() - rest.len() + rest.find('/')?;
+    let origin = word.get(..end)?;
+    is_origin(origin.get(quote..)?).then_some(origin)
 }
 
 /// `${NAME}`, or `$NAME` as shells have it: a name, not what it stands for.
@@ -279,8 +331,29 @@ mod tests {
             ("max_wait: ${NAME}", "max_wait: ${NAME}"),
             ("key: $hunter", "key: ***"),
             (
-                "trusted_proxies: [10.0.0.1, proxy]",
-                "trusted_proxies: [10.0.0.1, proxy]",
+                "trusted_proxies: [10.0.0.1, fd00::/8, hunter2]",
+                "trusted_proxies: [10.0.0.1, fd00::/8, ***]",
+            ),
+            ("url: sk-hunter2", "url: ***"),
+            ("url: hunter2:8765", "url: ***"),
+            ("url: http://gw:9/hunter2/v1", "url: http://gw:9/***"),
+            ("url: 'http://gw/hunter2'", "url: 'http://gw/***"),
+            (
+                "url: 'https://10.0.0.1:8765/'",
+                "url: 'https://10.0.0.1:8765/'",
+            ),
+            ("url: http://::1:8765", "url: http://::1:8765"),
+            ("name: hunter2", "name: ***"),
+            ("name: gpu1", "name: gpu1"),
+            ("address: hunter2", "address: ***"),
+            ("address: ::1:8765", "address: ::1:8765"),
+            ("max_wait: 1500ms", "max_wait: 1500ms"),
+            ("max_wait: hunter2", "max_wait: ***"),
+            ("policy: round-robin", "policy: round-robin"),
+            ("served_by: false", "served_by: false"),
+            (
+                "{server_name: hunter2, ca: hunter2}",
+                "{server_name: ***, ca: ***}",
             ),
         ];
         for (line, shown) in table {

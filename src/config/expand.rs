@@ -6,14 +6,24 @@
 /// Why a value can't be expanded. What stands where a name should may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadReference {
-    #[error("the environment variable {0} is not set")]
+    #[error("the environment variable {} is not set", shown(.0, "that it names"))]
     Missing(String),
     #[error("'${{' without '}}'; write ${{NAME}}, or $${{ for a literal ${{")]
     Unclosed,
     #[error("what stands in '${{…}}' is no name of a variable; write ${{NAME}}")]
     BadName,
-    #[error("${0} without braces stands for nothing; write ${{{0}}}")]
+    #[error("${name} without braces stands for nothing; write ${{{name}}}", name = shown(.0, "NAME"))]
     Bare(String),
+}
+
+/// Variables are mostly in capitals, and keys mostly are not.
+fn shown<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
+    let is_usual = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.len() <= 40 && name.bytes().all(is_usual) {
+        name
+    } else {
+        otherwise
+    }
 }
 
 impl BadReference {

@@ -1,12 +1,14 @@
 //! Names and addresses of hosts, validated once.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
-use url::{Host, Position, Url};
+use url::{Host, ParseError, Position, Url};
+
+use super::network::without_brackets;
 
 /// The longest name, as of a DNS label.
 const MAX_NAME: usize = 63;
@@ -87,10 +89,16 @@ pub struct HostUrl {
 pub enum BadHostUrl {
     /// Not a URL at all.
     #[error("is not a URL ({0}); write e.g. http://192.168.1.20:8765")]
-    Malformed(url::ParseError),
+    Malformed(ParseError),
     /// Another scheme.
     #[error("must start with http:// or https://, e.g. http://192.168.1.20:8765")]
     Scheme,
+    /// None at all.
+    #[error("has no scheme; put http:// before it, as in http://192.168.1.20:8765")]
+    NoScheme,
+    /// An address of IPv6 as it stands everywhere but in URLs.
+    #[error("needs brackets around its address; write {0}://{1}")]
+    Brackets(&'static str, SocketAddr),
     /// User and password.
     #[error("must not hold a user or password; write the host's key as api_key")]
     Credentials,
@@ -141,11 +149,12 @@ impl FromStr for HostUrl {
     type Err = BadHostUrl;
 
     fn from_str(text: &str) -> Result<Self, BadHostUrl> {
-        let url = Url::parse(text).map_err(BadHostUrl::Malformed)?;
+        let url = Url::parse(text).map_err(|error| malformed(text, error))?;
         let https = match url.scheme() {
             "http" => false,
             "https" => true,
-            _ => return Err(BadHostUrl::Scheme),
+            _ if text.contains("://") => return Err(BadHostUrl::Scheme),
+            _ => return Err(malformed(text, ParseError::RelativeUrlWithoutBase)),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(BadHostUrl::Credentials);
@@ -172,6 +181,20 @@ impl FromStr for HostUrl {
             authority,
             prefix: prefix.to_owned(),
         })
+    }
+}
+
+fn malformed(text: &str, error: ParseError) -> BadHostUrl {
+    let bare = text.split_once("://").map_or(text, |(_, after)| after);
+    match without_brackets(bare.trim_end_matches('/')) {
+        Some((ip, port)) => {
+            let port = port.unwrap_or(gpu_bridge_wire::DEFAULT_PORT);
+            let is_https = text.starts_with("https:");
+            let scheme = if is_https { "https" } else { "http" };
+            BadHostUrl::Brackets(scheme, SocketAddr::new(ip.into(), port))
+        }
+        None if error == ParseError::RelativeUrlWithoutBase => BadHostUrl::NoScheme,
+        None => BadHostUrl::Malformed(error),
     }
 }
 
@@ -268,7 +291,26 @@ mod tests {
     fn bad_urls() {
         let table = [
             ("ftp://a", BadHostUrl::Scheme),
-            ("localhost:8765", BadHostUrl::Scheme),
+            ("localhost:8765", BadHostUrl::NoScheme),
+            ("gpu", BadHostUrl::NoScheme),
+            ("192.168.1.20:8765", BadHostUrl::NoScheme),
+            ("[::1]:8765", BadHostUrl::NoScheme),
+            (
+                "::1:8765",
+                BadHostUrl::Brackets("http", "[::1]:8765".parse().unwrap()),
+            ),
+            (
+                "http://::1:8765",
+                BadHostUrl::Brackets("http", "[::1]:8765".parse().unwrap()),
+            ),
+            (
+                "https://::1:9/",
+                BadHostUrl::Brackets("https", "[::1]:9".parse().unwrap()),
+            ),
+            (
+                "http://fd00::2/",
+                BadHostUrl::Brackets("http", "[fd00::2]:8765".parse().unwrap()),
+            ),
             ("http://u:hunter2@a", BadHostUrl::Credentials),
             ("http://a/v1", BadHostUrl::Path("/v1")),
             ("https://a/openai/v1/", BadHostUrl::Path("/v1")),
@@ -281,12 +323,9 @@ mod tests {
             ("http://a/b#c", BadHostUrl::Query),
             (
                 "http://a:99999",
-                BadHostUrl::Malformed(url::ParseError::InvalidPort),
+                BadHostUrl::Malformed(ParseError::InvalidPort),
             ),
-            (
-                "10.0.0.1",
-                BadHostUrl::Malformed(url::ParseError::RelativeUrlWithoutBase),
-            ),
+            ("10.0.0.1", BadHostUrl::NoScheme),
         ];
         for (text, expected) in table {
             let error = text.parse::<HostUrl>().unwrap_err();

@@ -33,6 +33,8 @@ mod text;
 
 use std::path::Path;
 
+use serde_yaml::Value;
+
 pub use change::{Change, Difference, Happened};
 pub use current::Current;
 pub use host::{HostName, HostUrl};
@@ -120,16 +122,46 @@ pub fn load_stdin(variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, C
     )
 }
 
+/// Reads the section `admin` of a file, whatever the others say.
+///
+/// # Errors
+/// All that is wrong with it, or that makes the file no YAML.
+pub fn load_admin(
+    file: &Path,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Admin, ConfigError> {
+    let mut sources = Sources::default();
+    let read = sources.read(file);
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let surroundings = Surroundings { variable, folder };
+    let parsed = text_of(read).and_then(|text| {
+        let (admin, problems, _) = reading(&text, &mut sources, |value, report| {
+            sections::read_admin(value, &surroundings, report)
+        })?;
+        admin.filter(|_| problems.is_empty()).ok_or(problems)
+    });
+    parsed.map_err(|problems| ConfigError {
+        file: file.to_owned(),
+        problems,
+        sources,
+    })
+}
+
+/// What to say of the value at `path` in a `file` that was read: `FILE:LINE:COLUMN: TEXT`.
+pub fn in_file(file: &Path, path: &str, text: &str) -> String {
+    let read = Sources::default().read(file);
+    let place = text_of(read).map(|text| places::Places::find(&text).of_value(path));
+    let problem = Problem::at(place.ok().flatten(), text.to_owned());
+    problem.in_file(file).to_string()
+}
+
 fn load_from(
     file: &Path,
     read: std::io::Result<Vec<u8>>,
     mut sources: Sources,
     surroundings: &Surroundings<'_>,
 ) -> Result<Config, ConfigError> {
-    let read = read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other));
-    let parsed = read
-        .map_err(|error| vec![Problem::of_file(text::why_unreadable(&error))])
-        .and_then(|text| parse_noting(&text, surroundings, &mut sources));
+    let parsed = text_of(read).and_then(|text| parse_noting(&text, surroundings, &mut sources));
     match parsed {
         Ok(config) => Ok(Config { sources, ..config }),
         Err(problems) => Err(ConfigError {
@@ -138,6 +170,11 @@ fn load_from(
             sources,
         }),
     }
+}
+
+fn text_of(read: std::io::Result<Vec<u8>>) -> Result<String, Vec<Problem>> {
+    let text = read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other));
+    text.map_err(|error| vec![Problem::of_file(text::why_unreadable(&error))])
 }
 
 /// Validates a text.
@@ -154,6 +191,21 @@ fn parse_noting(
     surroundings: &Surroundings<'_>,
     sources: &mut Sources,
 ) -> Result<Config, Vec<Problem>> {
+    let (config, problems, warnings) = reading(text, sources, |value, report| {
+        sections::read(value, surroundings, report)
+    })?;
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(problems),
+    }
+}
+
+/// What `read` makes of a text, with its problems and warnings.
+fn reading<T>(
+    text: &str,
+    sources: &mut Sources,
+    read: impl FnOnce(&Value, &report::Report) -> T,
+) -> Result<(T, Vec<Problem>, Vec<Problem>), Vec<Problem>> {
     let quoting = |problems: Vec<Problem>| -> Vec<Problem> {
         let more = problems.len().saturating_sub(MOST_PROBLEMS);
         let first = problems.into_iter().take(MOST_PROBLEMS);
@@ -166,14 +218,10 @@ fn parse_noting(
     let places = places::Places::find(text);
     let value = syntax::read(text, &places).map_err(quoting)?;
     let report = report::Report::default();
-    let config = sections::read(&value, surroundings, &report);
+    let found = read(&value, &report);
     sources.extend(report.take_sources());
     let (problems, warnings) = report.into_parts(&places);
-    let (problems, warnings) = (quoting(problems), quoting(warnings));
-    match config {
-        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
-        _ => Err(problems),
-    }
+    Ok((found, quoting(problems), quoting(warnings)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Names of settings: which there are, and which was meant by another spelling.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use super::schema;
@@ -47,6 +48,19 @@ pub(super) fn name(word: &str) -> Name {
     }
 }
 
+/// Is it a value that a setting may have, of those that are words?
+pub(super) fn is_word(word: &str) -> bool {
+    words().contains(word)
+}
+
+/// The sections that `setting` stands in, or in whose items.
+pub(super) fn sections_of(setting: &str) -> Vec<&'static str> {
+    let sections = schema()["properties"].as_object().into_iter().flatten();
+    let has_it = |section: &serde_json::Value| section["properties"][setting].is_object();
+    let with_it = sections.filter(|(_, section)| has_it(section) || has_it(&section["items"]));
+    with_it.map(|(name, _)| name.as_str()).collect()
+}
+
 /// The one of `known` that `word` was meant to be, if one is near enough.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LENGTH || !word.bytes().all(is_of_a_name) {
@@ -79,11 +93,34 @@ fn settings() -> &'static [(String, bool)] {
     static SETTINGS: OnceLock<Vec<(String, bool)>> = OnceLock::new();
     SETTINGS.get_or_init(|| {
         let mut found = Vec::new();
-        // It is a part of the program, and tests read it.
-        let schema = serde_json::from_str(schema::SCHEMA).unwrap_or_default();
-        collect(&schema, &mut found);
+        collect(schema(), &mut found);
         found
     })
+}
+
+fn schema() -> &'static serde_json::Value {
+    static SCHEMA: OnceLock<serde_json::Value> = OnceLock::new();
+    // It is a part of the program, and tests read it.
+    SCHEMA.get_or_init(|| serde_json::from_str(schema::SCHEMA).unwrap_or_default())
+}
+
+fn words() -> &'static HashSet<String> {
+    static WORDS: OnceLock<HashSet<String>> = OnceLock::new();
+    WORDS.get_or_init(|| {
+        let mut found = HashSet::from(["true", "false"].map(str::to_owned));
+        collect_words(schema(), &mut found);
+        found
+    })
+}
+
+fn collect_words(schema: &serde_json::Value, found: &mut HashSet<String>) {
+    let words = schema["enum"].as_array().into_iter().flatten();
+    found.extend(words.filter_map(|word| Some(word.as_str()?.to_owned())));
+    let settings = schema["properties"].as_object().into_iter().flatten();
+    let inner = settings.map(|(_, setting)| setting);
+    for setting in inner.chain(schema.get("items")) {
+        collect_words(setting, found);
+    }
 }
 
 fn collect(schema: &serde_json::Value, found: &mut Vec<(String, bool)>) {

@@ -1,7 +1,7 @@
 //! A range of addresses, as `10.0.0.0/8`; one address is a range of one.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// See the module.
@@ -57,6 +57,15 @@ impl FromStr for Network {
     }
 }
 
+/// An address of IPv6 that lacks its brackets, and the port behind it: `::1:8765`, which can be read in two ways.
+pub(super) fn without_brackets(text: &str) -> Option<(Ipv6Addr, Option<u16>)> {
+    let with_port = text.rsplit_once(':').and_then(|(address, port)| {
+        let port = port.parse().ok()?;
+        Some((address.parse().ok()?, Some(port)))
+    });
+    with_port.or_else(|| Some((text.parse().ok()?, None)))
+}
+
 /// IPv4 addresses are those that IPv6 maps them to, so that both kinds are compared alike.
 fn number(address: IpAddr) -> u128 {
     match address {
@@ -68,6 +77,24 @@ fn number(address: IpAddr) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_without_brackets() {
+        for (text, expected) in [
+            ("::1:8765", Some(("::1", Some(8765)))),
+            (":::8765", Some(("::", Some(8765)))),
+            ("fd00::2:8765", Some(("fd00::2", Some(8765)))),
+            ("::1", Some(("::1", None))),
+            ("1:2:3:4:5:6:7:8", Some(("1:2:3:4:5:6:7:8", None))),
+            ("[::1]:8765", None),
+            ("10.0.0.1:8765", None),
+            (":8765", None),
+            ("gpu:8765", None),
+        ] {
+            let expected = expected.map(|(ip, port)| (ip.parse().unwrap(), port));
+            assert_eq!(without_brackets(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn ranges() {

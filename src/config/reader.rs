@@ -94,7 +94,7 @@ impl<'a> Section<'a> {
     /// problem: commenting out all keys of `auth` must not open the proxy.
     pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'_>) -> T) -> T {
         let value = self.get(key);
-        if value == Some(&Value::Null) {
+        if value == Some(&Value::Null) && !self.is_beside_its_settings(key) {
             self.complain(key, "is empty; leave it out for the defaults");
         }
         let value = value.unwrap_or(&Value::Null);
@@ -105,6 +105,13 @@ impl<'a> Section<'a> {
             self.report,
             read,
         )
+    }
+
+    /// Do settings of the section `key` stand here, instead of in it? They are told, then.
+    fn is_beside_its_settings(&self, key: &str) -> bool {
+        let names = self.map.into_iter().flat_map(Mapping::keys);
+        let mut names = names.filter_map(Value::as_str);
+        self.path.is_empty() && names.any(|name| names::sections_of(name).contains(&key))
     }
 
     /// The mappings listed under `key`; `None` if there is no such list.
@@ -268,7 +275,11 @@ impl<'a> Section<'a> {
         parse: impl Fn(&[u8]) -> Result<T, E>,
     ) -> Option<(PathBuf, T)> {
         self.get(key)?;
-        let path = self.surroundings.folder.join(self.text(key)?);
+        let text = self.text(key)?;
+        if text.contains(['\n', '\r']) {
+            return self.problem(key, "must be the path of a file, not what it holds");
+        }
+        let path = self.surroundings.folder.join(text);
         let text = match self.report.read_source(&path) {
             Ok(text) => text,
             Err(error) if is_secret(key) => return self.problem(key, no_file(&error)),
@@ -485,8 +496,16 @@ impl<'a> Section<'a> {
         let path = self.path_of(key);
         let removed = REMOVED.iter().find(|(removed, _)| *removed == path);
         let meant = names::nearest(key, known.iter().copied());
+        let sections = if self.path.is_empty() {
+            names::sections_of(key)
+        } else {
+            Vec::new()
+        };
         let text = match (removed, meant) {
             (Some((_, why)), _) => format!("was removed, {why}"),
+            _ if !sections.is_empty() => {
+                format!("belongs below {}: indent it", sections.join(" or "))
+            }
             (None, Some(meant)) => format!("unknown key; did you mean {meant}?"),
             (None, None) => format!("unknown key; known here are {}", known.join(", ")),
         };

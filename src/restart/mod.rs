@@ -27,6 +27,7 @@ mod transfer;
 mod upgrade;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -92,15 +93,29 @@ pub enum RestartError {
     #[error("LISTEN_FDS: a socket that was opened for this process can't be used: {0}")]
     Activation(io::Error),
     /// A socket can't be opened.
-    #[error("{key}: can't listen on {address}: {error}")]
+    #[error("{key}: can't listen on {address}: {error}{}", hint(.error, .address))]
     Listen {
         /// Where in the configuration.
-        key: &'static str,
+        key: String,
         /// Which address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// What may be behind it.
+fn hint(error: &io::Error, address: &SocketAddr) -> &'static str {
+    match (error.kind(), address.port()) {
+        (io::ErrorKind::AddrInUse, gpu_bridge_wire::DEFAULT_PORT) => {
+            "; perhaps a GPU host runs on this machine, whose port is 8765 as well unless told otherwise: \
+             give one of them another"
+        }
+        (io::ErrorKind::AddrInUse, _) => {
+            "; another process listens there: give one of them another port"
+        }
+        _ => "",
+    }
 }
 
 /// Is the other end a process of our own user, or of root? Anybody else could pass us sockets of its

@@ -58,7 +58,7 @@ impl Sockets {
         mut inherited: Vec<Socket>,
         mut activated: Vec<TcpListener>,
     ) -> Result<Self, RestartError> {
-        let open = |name: SocketName| {
+        let open = |(key, name): (String, SocketName)| {
             let is_wanted = |listener: &TcpListener| is_at(listener, name.address);
             if let Some(found) = inherited.iter().position(|socket| socket.name == name) {
                 Ok(inherited.swap_remove(found))
@@ -66,7 +66,7 @@ impl Sockets {
                 let listener = activated.swap_remove(found);
                 Ok(Socket { name, listener })
             } else {
-                Socket::bind(name)
+                Socket::bind(key, name)
             }
         };
         let sockets = wanted(config).map(open).collect::<Result<_, _>>()?;
@@ -103,7 +103,7 @@ impl Sockets {
 }
 
 impl Socket {
-    fn bind(name: SocketName) -> Result<Self, RestartError> {
+    fn bind(key: String, name: SocketName) -> Result<Self, RestartError> {
         let bind = || -> io::Result<TcpListener> {
             let listener = TcpListener::bind(name.address)?;
             // Listens with a longer queue than the standard library asks for, which is 128.
@@ -112,10 +112,7 @@ impl Socket {
             Ok(listener)
         };
         let listener = bind().map_err(|error| RestartError::Listen {
-            key: match name.role {
-                Role::Clients => "listen",
-                Role::Admin => "admin.address",
-            },
+            key,
             address: name.address,
             error,
         })?;
@@ -127,13 +124,16 @@ fn is_at(listener: &TcpListener, address: SocketAddr) -> bool {
     listener.local_addr().is_ok_and(|found| found == address)
 }
 
-fn wanted(config: &Config) -> impl Iterator<Item = SocketName> {
-    let name = |role| move |address| SocketName { role, address };
-    let clients = config.listen.iter().map(|listen| listen.address);
-    let admin = std::iter::once(config.admin.address);
-    clients
-        .map(name(Role::Clients))
-        .chain(admin.map(name(Role::Admin)))
+/// Each with its key in the configuration.
+fn wanted(config: &Config) -> impl Iterator<Item = (String, SocketName)> {
+    let name = |role, address| SocketName { role, address };
+    let clients = config.listen.iter().enumerate();
+    let clients = clients.map(move |(position, listen)| {
+        let key = format!("listen[{position}].address");
+        (key, name(Role::Clients, listen.address))
+    });
+    let admin = name(Role::Admin, config.admin.address);
+    clients.chain(std::iter::once(("admin.address".to_owned(), admin)))
 }
 
 #[cfg(test)]

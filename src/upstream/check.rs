@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -61,6 +62,8 @@ pub(super) struct Checker {
     pub(super) host: HostId,
     pub(super) target: Arc<Target>,
     pub(super) told: Mutex<LastTold>,
+    /// Whose `/status` lacks something has been told.
+    pub(super) is_short: AtomicBool,
     pub(super) means: Arc<Means>,
     pub(super) pool: Pool,
 }
@@ -169,7 +172,10 @@ impl Checker {
             Probe::Other(status, Meaning::Misconfigured) => return Err(key_refused(status)),
             // Some of ours began or ended before it answered; of the two numbers the larger one keeps us
             // from taking our own for others'.
-            Probe::Body(load) => Tells::Slots(load.slots(ours.max(self.pool.in_flight(self.host)))),
+            Probe::Body(load) => {
+                self.note(&load);
+                Tells::Slots(load.slots(ours.max(self.pool.in_flight(self.host))))
+            }
             Probe::Other(404 | 405 | 501, _) => Tells::Nothing,
             Probe::Other(..) | Probe::TooLate(_) | Probe::Ours(_) | Probe::Failed { .. } => {
                 Tells::NotNow
@@ -181,6 +187,13 @@ impl Checker {
             self.take_in(info);
         }
         Ok(slots)
+    }
+
+    /// Says once what its `/status` lacks.
+    fn note(&self, load: &Load) {
+        if load.is_short() && !self.is_short.swap(true, Ordering::Relaxed) {
+            tracing::warn!(host = %self.target.name(), "host's /status has no queue.waiting_estimate, which is done without");
+        }
     }
 
     /// The same of a host that speaks OpenAI's API, which tells nothing of its slots. `Err`: it refuses our key, or
@@ -517,6 +530,7 @@ mod tests {
             host,
             target: Arc::new(Target::new(member)),
             told: Mutex::default(),
+            is_short: AtomicBool::default(),
             means: Arc::new(Means {
                 connector: TransportConnector::new(None),
                 kept: Kept::default(),

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -109,6 +110,7 @@ impl Hosts {
             host,
             target: Arc::clone(target),
             told: Mutex::default(),
+            is_short: AtomicBool::default(),
             means: Arc::clone(&self.means),
             pool: pool.clone(),
         });

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use gpu_bridge_wire::{Info, QueueStatus};
+use gpu_bridge_wire::Info;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::pool::{Model, Slots};
 
@@ -75,10 +76,24 @@ fn bound(info: &mut Info) -> bool {
 /// The part of a `/status` that matters here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Load {
-    queue: QueueStatus,
+    queue: Queue,
+}
+
+#[derive(Debug, Deserialize)]
+struct Queue {
+    max_concurrent: u32,
+    in_flight: u32,
+    available_slots: u32,
+    /// By the contract it is there; nothing here needs it.
+    waiting_estimate: Option<IgnoredAny>,
 }
 
 impl Load {
+    /// Does it lack what a host should tell?
+    pub(super) fn is_short(&self) -> bool {
+        self.queue.waiting_estimate.is_none()
+    }
+
     /// `ours`: how many of its requests may be ours.
     pub(super) fn slots(&self, ours: u32) -> Slots {
         let within = |told: u32| told.min(MOST_REQUESTS);
@@ -147,6 +162,7 @@ mod tests {
             "available_slots":4294967295},"active_jobs":"whatever"}"#;
         let load: Load = serde_json::from_str(status).unwrap();
         let slots = load.slots(3);
+        assert!(load.is_short());
         assert_eq!(slots.max_concurrent, MOST_REQUESTS);
         assert_eq!(slots.available, MOST_REQUESTS);
         assert_eq!((slots.in_flight, slots.ours), (MOST_REQUESTS, 3));

@@ -56,6 +56,19 @@ async fn slots_in_the_configuration_win_over_those_in_the_status() {
 }
 
 #[tokio::test]
+async fn a_status_without_what_nobody_needs_counts_and_is_mentioned_once() {
+    let host = sim_host("host")
+        .slots(3)
+        .status(StatusAnswer::NoEstimate)
+        .start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    believes(&proxy, &host, 3).await;
+    proxy.logs("has no queue.waiting_estimate").await;
+    host.is_checked(3).await;
+    assert_eq!(proxy.log().matches("waiting_estimate").count(), 1);
+}
+
+#[tokio::test]
 async fn a_host_that_tells_nothing_is_taken_to_have_two_slots() {
     let host = sim_host("host")
         .slots(8)

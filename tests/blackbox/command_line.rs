@@ -102,16 +102,21 @@ async fn check_names_the_line_of_broken_yaml() {
     );
 }
 
+/// But where a key stands, what should be the name of a variable may be the key.
 #[tokio::test]
 async fn check_names_a_variable_that_is_not_set() {
-    let config = good().set_host("a", "api_key", "${GPU_BRIDGE_TEST_NO_SUCH_VARIABLE}");
-    let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
+    let variable = "GPU_BRIDGE_TEST_NO_SUCH_VARIABLE";
+    for (key, told) in [
+        ("url", variable),
+        ("api_key", "pool.hosts[0].api_key: names"),
+    ] {
+        let config = good().set_host("a", key, format!("${{{variable}}}"));
+        let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
 
-    assert_eq!(code, Some(2), "{errors}");
-    assert!(
-        errors.contains("GPU_BRIDGE_TEST_NO_SUCH_VARIABLE"),
-        "{errors}"
-    );
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains(told), "{errors}");
+        assert_eq!(errors.contains(variable), key == "url", "{errors}");
+    }
 }
 
 #[tokio::test]
@@ -258,6 +263,11 @@ async fn an_address_that_is_taken_stops_the_start_with_its_name() {
 
     assert!(code.is_some_and(|code| code != 0), "{code:?}");
     assert!(errors.contains(&taken), "{errors}");
+    let place = format!("{}:", file.path().display());
+    assert!(
+        errors.contains(&place) && errors.contains("listen[0].address: can't listen"),
+        "{errors}"
+    );
     let told = errors.matches("Address already in use").count();
     assert_eq!(told, 1, "the cause, once: {errors}");
 }

@@ -107,8 +107,7 @@ pub struct QueueStatus {
     pub in_flight: u32,
     /// Free slots; from the proxy, those that a request would get now.
     pub available_slots: u32,
-    /// `max(0, in_flight − max_concurrent)`; some hosts leave it out.
-    #[serde(default)]
+    /// `max(0, in_flight − max_concurrent)`.
     pub waiting_estimate: u32,
 }
 

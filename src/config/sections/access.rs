@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{refuse_repeated, values};
 use crate::config::Secret;
+use crate::config::network::without_brackets;
 use crate::config::reader::Section;
 use crate::config::{Config, HostName, Network, PageOrigin};
 use gpu_bridge_certificates::{self as certificates, Authorities, Identity};
@@ -193,17 +194,28 @@ fn address(section: &Section<'_>, default: SocketAddr) -> Option<SocketAddr> {
     };
     match text.parse() {
         Ok(address) => Some(address),
-        Err(_) => section.problem("address", not_an_address(&text)),
+        Err(_) => section.problem("address", not_an_address(&text, default)),
     }
 }
 
-fn not_an_address(text: &str) -> &'static str {
-    if text.starts_with("localhost:") {
-        "must be IP:PORT, e.g. 127.0.0.1:8765 for localhost"
+/// What to write instead, which is never a more open address.
+fn not_an_address(text: &str, default: SocketAddr) -> String {
+    let usual = default.port();
+    let meant = match (text.parse::<IpAddr>(), without_brackets(text)) {
+        (_, Some((ip, port))) => Some(SocketAddr::new(ip.into(), port.unwrap_or(usual))),
+        (Ok(ip), None) => Some(SocketAddr::new(ip, usual)),
+        (Err(_), None) => None,
+    };
+    if let Some(meant) = meant {
+        format!("must be IP:PORT; write {meant}")
+    } else if text == "localhost" || text.starts_with("localhost:") {
+        format!("must be IP:PORT, e.g. 127.0.0.1:{usual} for localhost")
+    } else if !default.ip().is_unspecified() {
+        format!("must be IP:PORT, e.g. {default}")
     } else if text.starts_with(':') {
-        "must be IP:PORT, e.g. 0.0.0.0:8765 for all addresses of this machine"
+        format!("must be IP:PORT, e.g. {default} for all addresses of this machine")
     } else {
-        "must be IP:PORT, e.g. 0.0.0.0:8765 or [::]:8765"
+        format!("must be IP:PORT, e.g. {default} or [::]:{usual}")
     }
 }
 

@@ -63,6 +63,17 @@ pub(super) fn read(
     })
 }
 
+/// Reads the section `admin` alone.
+pub(super) fn read_admin(
+    value: &Value,
+    surroundings: &Surroundings<'_>,
+    report: &Report,
+) -> Option<Admin> {
+    let section = value.get("admin").unwrap_or(&Value::Null);
+    let path = "admin".to_owned();
+    Section::read(section, path, surroundings, report, access::admin)
+}
+
 /// The values of the items that could be read, with their positions.
 fn values<T, V>(items: &[Option<T>], value: impl Fn(&T) -> V) -> impl Iterator<Item = (usize, V)> {
     items

@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use super::discover::{Discover, Service, discover};
 use super::{refuse_repeated, values};
 use crate::config::Secret;
+use crate::config::network::without_brackets;
 use crate::config::reader::Section;
 use crate::config::{HostName, HostUrl};
 use gpu_bridge_certificates::{Authorities, Identity};
@@ -148,9 +149,14 @@ pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
 }
 
 fn resolver(section: &Section<'_>) -> Option<SocketAddr> {
-    match section.text("resolver")?.parse() {
-        Ok(address) => Some(address),
-        Err(_) => section.problem("resolver", "must be IP:PORT, e.g. 10.0.0.53:53"),
+    let text = section.text("resolver")?;
+    match (text.parse(), without_brackets(&text)) {
+        (Ok(address), _) => Some(address),
+        (Err(_), Some((ip, port))) => {
+            let meant = SocketAddr::new(ip.into(), port.unwrap_or(53));
+            section.problem("resolver", format!("must be IP:PORT; write {meant}"))
+        }
+        (Err(_), None) => section.problem("resolver", "must be IP:PORT, e.g. 10.0.0.53:53"),
     }
 }
 

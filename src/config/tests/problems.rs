@@ -106,7 +106,7 @@ fn problems_say_where_and_what_instead() {
         ),
         (
             "listen: [{address: localhost}]",
-            &["2:20: listen[0].address: must be IP:PORT, e.g. 0.0.0.0:8765 or [::]:8765"],
+            &["2:20: listen[0].address: must be IP:PORT, e.g. 127.0.0.1:8765 for localhost"],
         ),
         (
             "listen: [{tls: {}}]",
@@ -161,6 +161,71 @@ fn problems_say_where_and_what_instead() {
     for (text, expected) in table {
         assert_eq!(problems(text), *expected, "{text}");
         assert!(schema::refuses(&with_minimal(text)), "{text}");
+    }
+}
+
+/// What to write is said, and is open to nobody who was not meant.
+#[test]
+fn addresses_that_lack_something() {
+    let must_be = "must be IP:PORT";
+    for (key, written, expected) in [
+        ("listen", "::1:8765", "; write [::1]:8765"),
+        ("listen", "::1", "; write [::1]:8765"),
+        ("listen", "fd00::2:99", "; write [fd00::2]:99"),
+        ("listen", "10.0.0.1", "; write 10.0.0.1:8765"),
+        (
+            "listen",
+            ":8765",
+            ", e.g. 0.0.0.0:8765 for all addresses of this machine",
+        ),
+        ("listen", "gpu", ", e.g. 0.0.0.0:8765 or [::]:8765"),
+        ("admin", "::1:9765", "; write [::1]:9765"),
+        ("admin", "127.0.0.1", "; write 127.0.0.1:9765"),
+        ("admin", "localhost", ", e.g. 127.0.0.1:9765 for localhost"),
+        ("admin", ":9765", ", e.g. 127.0.0.1:9765"),
+        ("admin", "nonsense", ", e.g. 127.0.0.1:9765"),
+    ] {
+        let (text, path) = match key {
+            "listen" => (
+                format!("listen: [{{address: '{written}'}}]"),
+                "2:20: listen[0]",
+            ),
+            _ => (format!("admin: {{address: '{written}'}}"), "2:18: admin"),
+        };
+        let expected = format!("{path}.address: {must_be}{expected}");
+        assert_eq!(problems(&text), [expected], "{text}");
+    }
+    for (written, expected) in [
+        ("::1:53", "; write [::1]:53"),
+        ("fd00::a", "; write [fd00::a]:53"),
+        ("10.0.0.53", ", e.g. 10.0.0.53:53"),
+    ] {
+        let text = format!("  - {{name: a, url: 'http://a'}}\n  resolver: '{written}'\n");
+        let expected = format!("4:13: pool.resolver: {must_be}{expected}");
+        assert_eq!(host_problems(&text), [expected], "{written}");
+    }
+}
+
+#[test]
+fn what_is_not_indented_is_told_where_it_belongs() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            "pool:\nhosts:\n  - {name: a, url: 'http://a'}\n",
+            &[
+                "1:5: pool.hosts: is missing; list at least one host with name and url",
+                "2:1: hosts: belongs below pool: indent it",
+            ],
+        ),
+        (
+            "pool: {hosts: [{name: a, url: 'http://a'}]}\nmax_wait: 5s\ninterval: 5s\n",
+            &[
+                "2:1: max_wait: belongs below queue: indent it",
+                "3:1: interval: belongs below audit or health: indent it",
+            ],
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(read(text).unwrap_err(), *expected, "{text}");
     }
 }
 
@@ -270,6 +335,18 @@ fn problems_of_hosts() {
             &[
                 "3:58: pool.hosts[0].health_path: is not a path; write e.g. /health or /v1/models",
                 "3:79: pool.hosts[0].model_alias: holds what must be a text of 1 to 200 bytes",
+            ],
+        ),
+        (
+            "  - {name: a, url: '192.168.1.20:8765'}\n",
+            &[
+                "3:20: pool.hosts[0].url: has no scheme; put http:// before it, as in http://192.168.1.20:8765",
+            ],
+        ),
+        (
+            "  - {name: a, url: '::1:8765'}\n",
+            &[
+                "3:20: pool.hosts[0].url: needs brackets around its address; write http://[::1]:8765",
             ],
         ),
         (

@@ -67,6 +67,58 @@ fn what_stands_in_the_place_of_a_name_or_file_is_not_repeated() {
     assert!(told.iter().all(|it| it.starts_with("f:")), "{told:?}");
 }
 
+#[test]
+fn a_key_in_the_place_of_another_value_is_not_repeated() {
+    let planted = "sk-hunter2-0123456789";
+    let texts = [
+        format!("admin: {{address: {planted}}}"),
+        format!("listen: [{{address: {planted}}}]"),
+        format!("listen: [{{address: '{planted}:8765'}}]"),
+        format!("listen: [{{tls: {{certificate: \"{planted}\\n{planted}\", key: k}}}}]"),
+        format!("auth: {{keys: [{{name: 'my {planted}', key: x}}]}}"),
+        format!("{planted}: x"),
+        format!("admin: {{{planted}: x, apiKey: {planted}, token: {planted}}}"),
+        format!("queue: {{max_wait: {planted}, max_bytes: {planted}, max_waiting: {planted}}}"),
+        format!("headers: {{served_by: {planted}, trusted_proxies: [{planted}]}}"),
+        format!("cors: {{allow_origins: [{planted}]}}"),
+        format!("audit: {{min_cosine: {planted}, enabled: {planted}}}"),
+        "queue: {max_wait: '${hunter2}'}".to_owned(),
+        "queue: {max_wait: $hunter2}".to_owned(),
+    ];
+    let hosts = [
+        format!("url: {planted}"),
+        format!("url: '{planted}:8765'"),
+        format!("url: 'http://a/{planted}/v1'"),
+        format!("url: 'http://a?key={planted}'"),
+        format!("url: 'ftp://{planted}'"),
+        format!("url: 'http://a', name: 'a {planted}'"),
+        format!("url: 'http://a', api: {planted}, discover: {planted}, weight: {planted}"),
+        format!("url: 'http://a', api: openai, health_path: {planted}, model_alias: {planted}"),
+        format!("url: 'https://a', tls: {{server_name: '{planted}!', insecure: {planted}}}"),
+        "url: 'http://${hunter2}'".to_owned(),
+        "url: 'http://$hunter2'".to_owned(),
+    ];
+    let hosts = hosts
+        .iter()
+        .map(|host| with_hosts(&format!("  - {{{host}}}\n")));
+    let policy = with_hosts(&format!(
+        "  - {{name: a, url: 'http://a'}}\n  policy: {planted}\n"
+    ));
+    let all = texts.iter().map(|text| with_minimal(text));
+    for text in all.chain(hosts).chain([policy]) {
+        let surroundings = Surroundings {
+            variable: &|_| None,
+            folder: Path::new("/nonexistent"),
+        };
+        let problems = parse(&text, &surroundings).unwrap_err();
+        for problem in problems {
+            let shown = problem.explained(Path::new("f"));
+            assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+            assert!(shown.starts_with("f:"), "{shown}");
+        }
+    }
+}
+
 /// A configuration with keys written where they should not be, but often are.
 const PLANTED: &str = "auth:
   keys:

@@ -215,15 +215,21 @@ impl Api {
             StatusAnswer::AllFree => QueueStatus::new(slots, 0),
             StatusAnswer::NoneFree => full(slots),
             StatusAnswer::Truth if knobs.behaviour.is_busy() => full(slots),
-            StatusAnswer::Truth => {
+            StatusAnswer::Truth | StatusAnswer::NoEstimate => {
                 let in_flight = self.record.running() + knobs.foreign;
                 QueueStatus::new(slots, count(in_flight))
             }
         };
-        json(&Status {
+        let mut status = serde_json::json!(Status {
             queue,
             active_jobs: (0..self.record.running()).map(job).collect(),
-        })
+        });
+        if let (StatusAnswer::NoEstimate, Some(queue)) =
+            (knobs.status, status["queue"].as_object_mut())
+        {
+            queue.remove("waiting_estimate");
+        }
+        json(&status)
     }
 
     pub(super) async fn compute(

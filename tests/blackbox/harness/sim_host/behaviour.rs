@@ -149,6 +149,8 @@ pub(crate) enum StatusAnswer {
     AllFree,
     /// That no slot is free, whatever is true.
     NoneFree,
+    /// The truth, but for `waiting_estimate`, which it leaves out.
+    NoEstimate,
     /// That there is no such page.
     Missing,
     /// A server error.
