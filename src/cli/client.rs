@@ -14,14 +14,14 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use url::Url;
 
 use super::failure::Failure;
 use crate::admin::access::MARK;
 use crate::admin::reply;
-use crate::config::Secret;
+use crate::config::{self, Secret};
 use crate::file;
 use crate::gateway::REQUEST_ID;
 
@@ -31,6 +31,9 @@ const DEFAULT_PORT: u16 = 9765;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer. All of a pool of 1,000 hosts are a tenth.
 const MAX_ANSWER: usize = 64 << 20;
+const OF_ARGUMENT: &str = "is it running, and is --admin right?";
+const OF_FILE: &str = "is it running? If admin.address has changed since it started, it still listens at the old one: \
+                       name that with --admin, without --config";
 const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
 /// admin address says more.
@@ -38,6 +41,11 @@ const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"]
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Of a name, by whoever was asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("no address is known of that name; write HOST:PORT, e.g. 127.0.0.1:9765")]
+struct NoAddress;
 
 /// Which proxy is meant, and what lets us in.
 #[derive(Args, Clone, Debug)]
@@ -58,6 +66,8 @@ pub(super) struct Client {
     /// `HOST:PORT`.
     authority: String,
     key: Option<Secret>,
+    /// What to look at if nothing answers there.
+    hint: &'static str,
 }
 
 impl Client {
@@ -69,12 +79,15 @@ impl Client {
             return Ok(Self {
                 authority,
                 key: given,
+                hint: OF_ARGUMENT,
             });
         };
-        let admin = super::load(&file)?.admin;
+        // Whatever else is in it, a variable that is set for the proxy only.
+        let admin = config::load_admin(&file, &super::variable)?;
         Ok(Self {
             authority: reachable(admin.address).to_string(),
             key: given.or(admin.key),
+            hint: OF_FILE,
         })
     }
 
@@ -118,7 +131,9 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<Response<Bytes>, BoxError> {
-        let stream = TcpStream::connect(&self.authority).await?;
+        let addresses = lookup_host(&self.authority).await;
+        let addresses: Vec<_> = addresses.map_err(|_| NoAddress)?.collect();
+        let stream = TcpStream::connect(&addresses[..]).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let request = self.request(method, path)?;
@@ -147,6 +162,9 @@ impl Client {
     }
 
     fn failed(&self, error: &BoxError) -> Failure {
+        if error.is::<NoAddress>() {
+            return self.unreachable(&NoAddress.to_string());
+        }
         if cause::<LengthLimitError>(error).is_some() {
             return self.not_admin("its answer does not end");
         }
@@ -170,6 +188,7 @@ impl Client {
         Failure::Unreachable {
             address: self.authority.clone(),
             error: error.to_owned(),
+            hint: self.hint,
         }
     }
 

@@ -27,10 +27,12 @@ pub(super) enum Failure {
     Config(#[from] crate::config::ConfigError),
     #[error("{path}: {error}")]
     KeyFile { path: PathBuf, error: io::Error },
-    #[error(
-        "the proxy can't be reached at {address} ({error}); is it running, and is --admin right?"
-    )]
-    Unreachable { address: String, error: String },
+    #[error("the proxy can't be reached at {address} ({error}); {hint}")]
+    Unreachable {
+        address: String,
+        error: String,
+        hint: &'static str,
+    },
     #[error(
         "{address} is not the admin address of a proxy: {why}; it is admin.address in the configuration, \
          port 9765 unless set"

@@ -83,16 +83,21 @@ async fn nothing_is_overwritten_and_nothing_bad_is_written() {
     let made = folder.path().join("made.yaml");
     let one = ["--host", "http://127.0.0.1:1", "http://127.0.0.1:2"];
 
-    let (code, _, errors) = init(folder.path(), &["--host", "http://127.0.0.1:1/v1"]).await;
-    assert_eq!(code, Some(2));
-    assert!(
-        errors.contains("pool.hosts[0].url") && !made.exists(),
-        "{errors}"
-    );
+    for (url, why) in [
+        ("http://127.0.0.1:1/v1", "must not end in /v1"),
+        ("192.168.1.20:8765", "put http:// before it"),
+    ] {
+        let (code, _, errors) = init(folder.path(), &["--host", url]).await;
+        assert_eq!(code, Some(2));
+        let is_told = errors.contains("--host") && errors.contains(why);
+        assert!(is_told && !made.exists(), "{errors}");
+    }
+    let deep = "[".repeat(10_000);
     for (file, why) in [
         ("{", "is not JSON"),
         ("{}", "neither hosts"),
         ("'secret", "is not JSON"),
+        (&deep, "nested deeper"),
     ] {
         std::fs::write(folder.path().join("bad.json"), file).unwrap();
         let (code, _, errors) = init(folder.path(), &["--from-plugin", "bad.json"]).await;
@@ -119,4 +124,32 @@ async fn nothing_is_overwritten_and_nothing_bad_is_written() {
     assert_eq!(code, Some(2));
     assert!(errors.contains("not overwritten"), "{errors}");
     assert_eq!(std::fs::read_to_string(&made).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn what_is_written_to_standard_output_is_a_configuration_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = gpu_bridge();
+    command.current_dir(folder.path()).args([
+        "init",
+        "--output",
+        "-",
+        "--host",
+        "http://127.0.0.1:1",
+    ]);
+
+    let (code, text, told) = Process::run(&mut command).await;
+
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("GPU_KEY_1: "), "{told}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let made = folder.path().join("made.yaml");
+    std::fs::write(&made, &text).unwrap();
+    let mut check = gpu_bridge();
+    check
+        .arg("check")
+        .arg(&made)
+        .env("OPENCLAW_KEY", CLIENT_KEY);
+    let (code, _, errors) = Process::run(&mut check).await;
+    assert_eq!(code, Some(0), "{text}{errors}");
 }

@@ -234,7 +234,9 @@ async fn the_configuration_tells_commands_the_address_and_the_key() {
     let host = sim_host("a").start();
     let config = Config::with_hosts(&[&host]).set("admin", "key", "open-sesame");
     let proxy = Proxy::start(&config).await;
-    let told = config.set("admin", "address", proxy.admin());
+    // What else stands there is for the proxy, which may have variables that commands have not.
+    let unset = |config: Config| config.set("queue", "max_wait", "${UNSET_FOR_COMMANDS}");
+    let told = unset(config.clone()).set("admin", "address", proxy.admin());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), told.to_yaml()).unwrap();
     let path = file.path().to_str().unwrap();
@@ -246,6 +248,27 @@ async fn the_configuration_tells_commands_the_address_and_the_key() {
         output == "a\tup\n"
     })
     .await;
+
+    let moved = unset(config).set("admin", "address", "127.0.0.1:9");
+    std::fs::write(file.path(), moved.to_yaml()).unwrap();
+    let mut reload = gpu_bridge();
+    let (code, _, errors) = Process::run(reload.args(["reload", "--config", path])).await;
+    assert_eq!(code, Some(3), "{errors}");
+    assert!(
+        errors.contains("it still listens at the old one"),
+        "{errors}"
+    );
+    std::fs::write(file.path(), "admin:\n  address: ::1:9\n").unwrap();
+    let mut reload = gpu_bridge();
+    let (code, _, errors) = Process::run(reload.args(["reload", "--config", path])).await;
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("write [::1]:9"), "{errors}");
+
+    let mut elsewhere = gpu_bridge();
+    elsewhere.args(["status", "--admin", "no-such-host.invalid"]);
+    let (code, _, errors) = Process::run(&mut elsewhere).await;
+    assert_eq!(code, Some(3), "{errors}");
+    assert!(errors.contains("write HOST:PORT"), "{errors}");
 }
 
 #[tokio::test]

@@ -12,15 +12,14 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use url::Url;
-
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::print;
-use crate::config::{self, HostName, Surroundings};
+use crate::config::{self, HostName, HostUrl, Surroundings};
+use clap::Args;
 
 /// What clients send, as the documentation calls it.
 const CLIENT_KEY: &str = "OPENCLAW_KEY";
+const USUAL_FILE: &str = "gpu-bridge.yaml";
 /// The file up to its hosts, which come last.
 const TEMPLATE: &str = include_str!("template.yaml");
 const MAX_WAIT: &str = "
@@ -33,8 +32,8 @@ queue:
 /// Where the hosts are, and where to write.
 #[derive(Args, Debug)]
 pub(super) struct Init {
-    /// The file to write; it must not exist.
-    #[arg(long, value_name = "FILE", default_value = "gpu-bridge.yaml")]
+    /// The file to write, which must not exist; `-` for standard output.
+    #[arg(long, value_name = "FILE", default_value = USUAL_FILE)]
     output: PathBuf,
     /// URLs of GPU hosts, e.g. `http://192.168.1.20:8765`.
     #[arg(long = "host", value_name = "URL", num_args = 1.., required_unless_present = "from_plugin")]
@@ -62,8 +61,8 @@ struct Host {
 /// Of a host.
 #[derive(Debug, PartialEq, Eq)]
 enum Key {
-    /// The operator knows whether it has one.
-    Perhaps,
+    /// In this one, if it has one: the operator knows.
+    Perhaps(String),
     No,
     /// In this environment variable.
     In(String),
@@ -72,32 +71,64 @@ enum Key {
 pub(super) fn init(order: &Init) -> Result<(), Failure> {
     let draft = match &order.from_plugin {
         Some(path) => plugin::read(path)?,
-        None => of_urls(&order.hosts),
+        None => of_urls(&order.hosts)?,
     };
-    let text = draft.to_yaml(&order.output);
-    validate(&text, &order.output)?;
-    write_new(&order.output, &text)?;
-    print(&draft.next_steps(&order.output))
+    let is_shown = order.output == Path::new("-");
+    let file = if is_shown {
+        Path::new(USUAL_FILE)
+    } else {
+        &order.output
+    };
+    let text = draft.to_yaml(file);
+    validate(&text, file)?;
+    if is_shown {
+        print(&text)?;
+        failure::tell(draft.next_steps(file));
+        return Ok(());
+    }
+    write_new(file, &text)?;
+    print(&format!(
+        "{}: written\n{}",
+        file.display(),
+        draft.next_steps(file)
+    ))
 }
 
-fn of_urls(urls: &[String]) -> Draft {
+fn of_urls(urls: &[String]) -> Result<Draft, Failure> {
+    let urls: Vec<&str> = urls.iter().map(|url| url.trim()).collect();
+    for (number, url) in (1..).zip(&urls) {
+        // It is not repeated, since it may hold a password.
+        let refuse = |why| Failure::Usage(format!("--host, URL {number} of {}: {why}", urls.len()));
+        url.parse::<HostUrl>().map_err(refuse)?;
+    }
     let mut names = Names::default();
-    let hosts = urls.iter().map(|url| Host {
-        name: names.unique(&address_in(url)),
-        url: url.trim().trim_end_matches('/').to_owned(),
-        key: Key::Perhaps,
+    let hosts = (1..).zip(&urls).map(|(number, url)| Host {
+        name: names.unique(&name_of(url, &urls)),
+        url: url.trim_end_matches('/').to_owned(),
+        key: Key::Perhaps(format!("GPU_KEY_{number}")),
     });
-    Draft {
+    Ok(Draft {
         hosts: hosts.collect(),
         max_wait: None,
-    }
+    })
 }
 
-/// What a host is called if nobody says: as in its URL.
-fn address_in(url: &str) -> String {
-    let url = Url::parse(url).ok();
-    let host = url.as_ref().and_then(Url::host_str);
-    host.unwrap_or("gpu").to_owned()
+/// What the host at `url` is called if nobody says: as in its URL, with the port if that tells it from others of `all`.
+fn name_of(url: &str, all: &[&str]) -> String {
+    let Ok(url) = url.parse::<HostUrl>() else {
+        return "gpu".to_owned();
+    };
+    let mut others = all.iter().filter_map(|other| other.parse::<HostUrl>().ok());
+    let host = match url.host() {
+        // As `::1`, of which not much would be left.
+        host if host.starts_with(':') => format!("ipv6{host}"),
+        host => host.to_owned(),
+    };
+    if others.any(|other| other.host() == url.host() && other.port() != url.port()) {
+        format!("{host}-{}", url.port())
+    } else {
+        host
+    }
 }
 
 /// Names that were given.
@@ -144,19 +175,21 @@ impl Draft {
     fn next_steps(&self, file: &Path) -> String {
         let file = file.display();
         let mut text = format!(
-            "{file}: written\nset in the environment of the proxy:\n  {CLIENT_KEY}: the key that clients \
+            "set in the environment of the proxy:\n  {CLIENT_KEY}: the key that clients \
              send; choose one, e.g. with `openssl rand -hex 24`\n"
         );
         let mut told = BTreeSet::from([CLIENT_KEY]);
         for Host { name, key, .. } in &self.hosts {
-            if let Key::In(variable) = key
-                && told.insert(variable)
-            {
+            let (variable, what) = match key {
+                Key::In(variable) => (variable, "its apiKey in the plugin's configuration"),
+                Key::Perhaps(variable) => {
+                    (variable, "if it has one: take the # before its api_key out")
+                }
+                Key::No => continue,
+            };
+            if told.insert(variable) {
                 // Writing to a string does not fail, here and below.
-                let _ = writeln!(
-                    text,
-                    "  {variable}: the key of {name}, its apiKey in the plugin's configuration"
-                );
+                let _ = writeln!(text, "  {variable}: the key of {name}, {what}");
             }
         }
         let _ = writeln!(text, "then: gpu-bridge check {file}");
@@ -172,10 +205,9 @@ impl Host {
         let key = match key {
             Key::No => String::new(),
             Key::In(variable) => format!("      api_key: \"${{{variable}}}\"\n"),
-            Key::Perhaps => {
-                "      # api_key: \"${GPU_KEY}\"   # what the host calls API_KEY, if it has one\n"
-                    .to_owned()
-            }
+            Key::Perhaps(variable) => format!(
+                "      # api_key: \"${{{variable}}}\"   # what the host calls API_KEY, if it has one\n"
+            ),
         };
         let _ = write!(text, "    - name: \"{name}\"\n      url: {url}\n{key}");
     }
@@ -191,7 +223,8 @@ fn validate(text: &str, file: &Path) -> Result<(), Failure> {
     let read = config::parse(text, &surroundings);
     read.map(drop).map_err(|problems| {
         let told = problems.iter().map(|problem| problem.explained(file));
-        Failure::Usage(told.collect::<Vec<_>>().join("\n"))
+        let told = told.collect::<Vec<_>>().join("\n");
+        Failure::Usage(format!("{told}\n{} was not written", file.display()))
     })
 }
 
@@ -241,18 +274,64 @@ mod tests {
                 "http://10.0.0.1:8765/".to_owned(),
                 "https://gpu.example".to_owned(),
             ])
+            .unwrap()
         };
         let file = Path::new("made.yaml");
         validate(&draft.to_yaml(file), file).unwrap();
-        for bad in [
-            "10.0.0.1:8765",
-            "http://10.0.0.1/v1",
-            "http://u:p@10.0.0.1",
-            "\"\n",
-            "",
+        let twice = of_urls(&["http://a:1".to_owned(), "http://a:1/".to_owned()]).unwrap();
+        let told = validate(&twice.to_yaml(file), file)
+            .unwrap_err()
+            .to_string();
+        assert!(told.ends_with("made.yaml was not written"), "{told}");
+        for (bad, why) in [
+            ("10.0.0.1:8765", "put http:// before it"),
+            ("http://10.0.0.1/v1", "must not end in /v1"),
+            (
+                "http://u:hunter2@10.0.0.1",
+                "must not hold a user or password",
+            ),
+            ("\"\n", "put http:// before it"),
+            ("", "put http:// before it"),
         ] {
-            let draft = of_urls(&[bad.to_owned()]);
-            assert!(validate(&draft.to_yaml(file), file).is_err(), "{bad}");
+            let told = of_urls(&["http://a:1".to_owned(), bad.to_owned()]);
+            let told = told.unwrap_err().to_string();
+            assert!(told.starts_with("--host, URL 2 of 2: "), "{told}");
+            assert!(told.contains(why) && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn hosts_are_named_by_what_tells_them_apart() {
+        let urls = [
+            "http://127.0.0.1:8765",
+            "http://127.0.0.1:8766/",
+            "http://[::1]:8765",
+            "http://[2001:db8::1]:1",
+            "http://192.168.1.20:8765",
+        ];
+        let draft = of_urls(&urls.map(str::to_owned)).unwrap();
+        let named = draft.hosts.iter().map(|host| host.name.as_str());
+        let expected = [
+            "127.0.0.1-8765",
+            "127.0.0.1-8766",
+            "ipv6--1",
+            "2001-db8--1",
+            "192.168.1.20",
+        ];
+        assert_eq!(named.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn each_variable_that_the_file_names_is_told() {
+        let urls = ["http://10.0.0.1:1", "http://10.0.0.2:1"].map(str::to_owned);
+        let draft = of_urls(&urls).unwrap();
+        let (file, told) = (Path::new("f"), draft.next_steps(Path::new("f")));
+        let text = draft.to_yaml(file);
+        for variable in ["OPENCLAW_KEY", "GPU_KEY_1", "GPU_KEY_2"] {
+            assert!(text.contains(&format!("${{{variable}}}")), "{text}");
+            assert!(told.contains(&format!("  {variable}: ")), "{told}");
+        }
+        let uncommented = text.replace("# api_key", "api_key");
+        validate(&uncommented, file).unwrap();
     }
 }

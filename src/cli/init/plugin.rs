@@ -8,12 +8,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Draft, Host, Key, Names, address_in};
+use super::{Draft, Host, Key, Names, name_of};
 use crate::cli::failure::Failure;
 use crate::file;
 
 /// With and without the scope of its package.
 const NAME: &str = "openclaw-gpu-bridge";
+/// Levels of lists and objects in it.
+const MAX_DEPTH: usize = 128;
 /// `queue.max_wait` unless set, in seconds.
 const DEFAULT_WAIT: f64 = 30.0;
 /// How much of the plugin's `timeout` a request may wait: 30 s of its default, 45 s.
@@ -23,6 +25,11 @@ pub(super) fn read(path: &Path) -> Result<Draft, Failure> {
     let refuse = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
     let bytes = file::read(path, file::PATIENCE).map_err(|error| refuse(&error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| refuse("is not text"))?;
+    if is_too_deep(&text) {
+        return Err(refuse(&format!(
+            "is nested deeper than {MAX_DEPTH} levels, as no configuration is"
+        )));
+    }
     // Its own words might quote a key.
     let root: Value = json5::from_str(&text).map_err(|error| {
         let place = error.position();
@@ -36,6 +43,19 @@ pub(super) fn read(path: &Path) -> Result<Draft, Failure> {
         return Err(refuse(&why));
     }
     Ok(draft)
+}
+
+/// The parser's stack would not hold it.
+fn is_too_deep(text: &str) -> bool {
+    let mut depth = 0_usize;
+    text.bytes().any(|byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
+    })
 }
 
 /// Those of the plugin, wherever they stand.
@@ -67,6 +87,11 @@ fn draft(settings: &Value) -> Draft {
             .map(|(name, holder)| (&holder[*name], *holder))
             .collect(),
     };
+    let urls: Vec<&str> = hosts
+        .iter()
+        .filter_map(|(url, _)| url.as_str())
+        .map(str::trim)
+        .collect();
     let mut names = Names::default();
     let mut keys = Keys::default();
     let mut found: Vec<Host> = Vec::new();
@@ -74,7 +99,7 @@ fn draft(settings: &Value) -> Draft {
         let Some(url) = url.as_str() else { continue };
         let name = host["name"]
             .as_str()
-            .map_or_else(|| address_in(url), str::to_owned);
+            .map_or_else(|| name_of(url.trim(), &urls), str::to_owned);
         found.push(Host {
             name: names.unique(&name),
             url: url.trim().trim_end_matches('/').to_owned(),
