@@ -329,17 +329,28 @@ async fn a_host_whose_part_cannot_be_right_is_to_blame() {
 
 #[tokio::test]
 async fn a_host_with_an_odd_answer_to_its_part_costs_the_batch_nothing_else() {
-    for (what, wrong) in wrong() {
-        let hosts = ["a", "b"].map(|name| sim_host(name).behaving(by_items()).start());
-        let hosts = hosts.each_ref();
-        let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
-        hosts[1].set(wrong);
-        let before = seen(&hosts);
-        runs(&proxy, "/embed", "batch").await;
-        let sizes = sizes(&hosts, &before);
-        assert!(sizes.iter().all(|size| *size < ITEMS), "{what}: {sizes:?}");
-        assert!(proxy.failed_attempts("b").await >= 1, "{what}");
-        assert_eq!(proxy.failed_attempts("a").await, 0, "{what}");
+    for (server, table) in wrong() {
+        for (what, wrong) in table {
+            let hosts = ["a", "b"].map(|name| {
+                let host = sim_host(name).behaving(by_items());
+                match &server {
+                    Some(server) => host.openai(server.clone()).start(),
+                    None => host.start(),
+                }
+            });
+            let hosts = hosts.each_ref();
+            let proxy = acquainted(&Config::with_hosts(&hosts), &hosts, "/embed").await;
+            hosts[1].set(wrong);
+            let before = seen(&hosts);
+            let (answer, body) = job("/embed", ITEMS);
+            let reply = proxy.client().post("/embed", &body).await;
+            assert_eq!(reply.status, 200, "{what}: {reply:?}");
+            assert_eq!(numbers(&reply.json()), numbers(&answer), "{what}");
+            let sizes = sizes(&hosts, &before);
+            assert!(sizes.iter().all(|size| *size < ITEMS), "{what}: {sizes:?}");
+            assert!(proxy.failed_attempts("b").await >= 1, "{what}");
+            assert_eq!(proxy.failed_attempts("a").await, 0, "{what}");
+        }
     }
 }
 

@@ -7,13 +7,23 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Proxy, Reply, SimHost, eventually, sim_host,
+    Answer, Behaviour, Client, Config, Proxy, Reply, Server, SimHost, embedding_of, eventually,
+    sim_host,
 };
 
 /// A host with one slot, and a proxy that knows how long it takes.
 async fn acquainted(key: &str, value: Value) -> (SimHost, Proxy) {
+    acquainted_with(None, key, value).await
+}
+
+/// The same of one that speaks OpenAI's API, if it is a `server` of that.
+async fn acquainted_with(server: Option<Server>, key: &str, value: Value) -> (SimHost, Proxy) {
     let by_items = Behaviour::ServeByItems(Duration::from_millis(10), Duration::from_millis(1));
-    let host = sim_host("host").slots(1).behaving(by_items).start();
+    let host = sim_host("host").slots(1).behaving(by_items);
+    let host = match server {
+        Some(server) => host.openai(server).models(&["host"]).start(),
+        None => host.start(),
+    };
     let config = Config::with_hosts(&[&host])
         .set_host("host", "max_concurrent", 1)
         .set("batching", key, value);
@@ -142,24 +152,43 @@ async fn an_error_about_one_is_told_to_that_one_alone() {
 
 #[tokio::test]
 async fn an_odd_answer_that_one_causes_is_that_of_no_other() {
-    for (what, wrong) in crate::results::wrong() {
-        let (host, proxy) = acquainted("max_items", json!(100)).await;
-        let behaviour = Behaviour::Serve.but_for("text 3", wrong);
-        let texts = texts(8);
-        let (replies, sizes) = asked_at_once((&host, &proxy), &texts, 1, behaviour).await;
-        assert!(sizes[0] > 1, "{what}: {sizes:?}");
-        for (reply, text) in replies.iter().zip(&texts) {
-            // One row is right for one.
-            if text != "text 3" {
-                reply.assert_embedding_of(text);
-            } else if reply.status == 200 {
-                assert_eq!(reply.json()["embeddings"].as_array().unwrap().len(), 1);
-            } else {
-                assert!(
-                    [502, 503].contains(&reply.status.as_u16()),
-                    "{what}: {reply:?}"
-                );
+    for (server, table) in crate::results::wrong() {
+        for (what, wrong) in table {
+            let server = server.clone();
+            let (host, proxy) = acquainted_with(server, "max_items", json!(100)).await;
+            let behaviour = Behaviour::Serve.but_for("text 3", wrong);
+            let texts = texts(8);
+            let (replies, sizes) = asked_at_once((&host, &proxy), &texts, 1, behaviour).await;
+            assert!(sizes[0] > 1, "{what}: {sizes:?}");
+            for (reply, text) in replies.iter().zip(&texts) {
+                // One row is right for one.
+                if text != "text 3" {
+                    let rows = &reply.json()["embeddings"];
+                    assert_eq!(rows, &json!([embedding_of(text)]), "{what}: {reply:?}");
+                } else if reply.status == 200 {
+                    assert_eq!(reply.json()["embeddings"].as_array().unwrap().len(), 1);
+                } else {
+                    assert!(
+                        [502, 503].contains(&reply.status.as_u16()),
+                        "{what}: {reply:?}"
+                    );
+                }
             }
         }
     }
+}
+
+/// More rows than were asked for, before it is known what was: nobody is given one of them.
+#[tokio::test]
+async fn an_answer_before_the_question_is_nobodys() {
+    let (host, proxy) = acquainted("max_items", json!(100)).await;
+    let rows = json!({"embeddings": vec![[1]; 50], "model": "host", "dimensions": 1});
+    let early = Behaviour::AnswerUnread(Answer::json(200, &rows));
+    let texts = texts(8);
+    let (replies, _) = asked_at_once((&host, &proxy), &texts, 1, early).await;
+    for reply in &replies {
+        assert!([502, 503].contains(&reply.status.as_u16()), "{reply:?}");
+    }
+    let (_, story, _) = proxy.command(&["explain", "id-text-1"]).await;
+    assert!(story.contains(" other requests)"), "{story}");
 }

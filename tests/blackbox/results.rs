@@ -26,9 +26,24 @@ fn gzip_of(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What a host does that has a result for one text, whatever it is asked for, or none.
-pub(crate) fn wrong() -> Vec<(&'static str, Behaviour)> {
-    let one = right(&["one"]);
+/// What a host does, each with a name.
+type Wrong = Vec<(&'static str, Behaviour)>;
+
+/// What hosts of both kinds do that have a result for one text, whatever they are asked for, or none.
+pub(crate) fn wrong() -> [(Option<Server>, Wrong); 2] {
+    let (own, openai) = (right(&["one"]), of_openai(&["one"]));
+    let server = Server {
+        most_texts: None,
+        ..Server::default()
+    };
+    [
+        (None, wrong_in(&own, &openai)),
+        (Some(server), wrong_in(&openai, &own)),
+    ]
+}
+
+/// The same for one that says `one` of one text, where another kind of host would say `other`.
+fn wrong_in(one: &Value, other: &Value) -> Wrong {
     let answer = |status, body: &Value| Answer::json(status, body).with("etag", "\"1\"");
     let say = |heads: &str, body: &Value| {
         let body = body.to_string();
@@ -40,30 +55,27 @@ pub(crate) fn wrong() -> Vec<(&'static str, Behaviour)> {
     };
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n";
     vec![
-        ("one row", Behaviour::Answer(answer(200, &one))),
-        ("one row, compressed", coded(200, "gzip", gzip(&one))),
-        ("unreadable", coded(200, "br", gzip(&one))),
-        ("half a gzip", coded(200, "gzip", gzip(&one)[..40].to_vec())),
-        ("a part of it", Behaviour::Answer(answer(206, &one))),
-        ("what was known", Behaviour::Answer(answer(304, &one))),
+        ("one row", Behaviour::Answer(answer(200, one))),
+        ("one row, compressed", coded(200, "gzip", gzip(one))),
+        ("unreadable", coded(200, "br", gzip(one))),
+        ("half a gzip", coded(200, "gzip", gzip(one)[..40].to_vec())),
+        ("a part of it", Behaviour::Answer(answer(206, one))),
+        ("what was known", Behaviour::Answer(answer(304, one))),
         ("nothing", Behaviour::Answer(Answer::result(""))),
-        ("too early", Behaviour::AnswerUnread(answer(200, &one))),
-        ("after hints", say(early, &one)),
+        ("too early", Behaviour::AnswerUnread(answer(200, one))),
+        ("after hints", say(early, one)),
         (
             "two lengths",
-            say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", &one),
+            say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", one),
         ),
         (
             "another protocol",
-            say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", &one),
+            say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n", one),
         ),
         ("half of it", Behaviour::DieMidChunks(Ending::Close)),
         (
             "another dialect",
-            Behaviour::Answer(Answer::json(
-                200,
-                &json!({"data": [{"index": 0, "embedding": [1]}]}),
-            )),
+            Behaviour::Answer(Answer::json(200, other)),
         ),
     ]
 }
@@ -77,6 +89,14 @@ fn coded(status: u16, coding: &str, body: Vec<u8>) -> Behaviour {
 fn right(texts: &[&str]) -> Value {
     let vectors: Vec<_> = texts.iter().map(|text| embedding_of(text)).collect();
     json!({"embeddings": vectors, "model": "sim", "dimensions": vectors[0].len()})
+}
+
+/// The same in the words of OpenAI's API.
+fn of_openai(texts: &[&str]) -> Value {
+    let row =
+        |(index, text): (usize, &&str)| json!({"index": index, "embedding": embedding_of(text)});
+    let rows: Vec<_> = texts.iter().enumerate().map(row).collect();
+    json!({"model": "sim", "data": rows})
 }
 
 async fn ask(client: &Client, texts: &[&str]) -> Reply {
@@ -153,15 +173,35 @@ async fn a_limit_that_a_refusal_tells_is_learned_though_it_is_compressed() {
 async fn a_server_of_openai_s_api_that_compresses_is_read_too() {
     let host = sim_host("host").openai(Server::default()).start();
     let proxy = Proxy::in_front_of(&[&host]).await;
-    let row = |index, text| json!({"index": index, "embedding": embedding_of(text)});
-    let answer = json!({"model": "sim", "data": [row(0, "one"), row(1, "two")]});
-    host.set(coded(200, "gzip", gzip(&answer)));
+    host.set(coded(200, "gzip", gzip(&of_openai(&["one", "two"]))));
     let reply = ask(&proxy.client(), &["one", "two"]).await;
     assert_eq!(reply.status, 200);
     assert_eq!(
         reply.json()["embeddings"],
         right(&["one", "two"])["embeddings"]
     );
+}
+
+#[tokio::test]
+async fn an_odd_answer_is_a_fault_of_its_host_whichever_api_it_speaks() {
+    for (server, table) in wrong() {
+        for (what, wrong) in table {
+            let hosts = ["odd", "good"].map(|name| match &server {
+                Some(server) => sim_host(name).openai(server.clone()).start(),
+                None => sim_host(name).start(),
+            });
+            let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+            hosts[0].set(wrong);
+            for _ in 0..4 {
+                let reply = ask(&proxy.client(), &["one", "two"]).await;
+                assert_eq!(reply.status, 200, "{what}: {reply:?}");
+                let rows = &reply.json()["embeddings"];
+                assert_eq!(rows, &right(&["one", "two"])["embeddings"], "{what}");
+            }
+            assert!(proxy.failed_attempts("odd").await >= 1, "{what}");
+            assert_eq!(proxy.failed_attempts("good").await, 0, "{what}");
+        }
+    }
 }
 
 /// What is about a host, its address, or a copy that nobody can have, ends at the proxy.
