@@ -118,7 +118,8 @@ pub(super) async fn write_reference(
     }
     let json = serde_json::to_string(&reference);
     let json = json.map_err(|error| Failure::Failed(error.to_string()))?;
-    std::fs::write(file, json + "\n")?;
+    let written = std::fs::write(file, json + "\n");
+    written.map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     let models: Vec<&str> = reference.models.keys().map(String::as_str).collect();
     print(&format!("{}: {}\n", file.display(), models.join(", ")))
 }

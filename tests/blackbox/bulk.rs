@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
 use crate::harness::{
-    Behaviour, Process, Proxy, Reply, SimHost, Vectors, embed_body, embedding_of, eventually,
-    gpu_bridge, sim_host,
+    Answer, Behaviour, Process, Proxy, Reply, SimHost, Vectors, embed_body, embedding_of,
+    eventually, gpu_bridge, sim_host,
 };
 
 const ROWS: u64 = 500;
@@ -48,25 +49,42 @@ impl Scene {
         Self::new(&format!("http://{}", proxy.address()))
     }
 
-    fn embed(&self, arguments: &[&str]) -> Command {
+    /// Without a model.
+    fn command(&self) -> Command {
         let mut command = gpu_bridge();
         command.current_dir(self.folder.path());
         command.args([
-            "embed", "--in", "in", "--out", "out", "--batch", "7", "--model", "sim", "--url",
-            &self.url,
+            "embed", "--in", "in", "--out", "out", "--batch", "7", "--url", &self.url,
         ]);
-        command.args(arguments);
+        command
+    }
+
+    fn embed(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(["--model", "sim"]).args(arguments);
         command
     }
 
     async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let (code, out, errors) = Process::run(&mut self.embed(arguments)).await;
+        Self::outcome(self.embed(arguments)).await
+    }
+
+    async fn outcome(mut command: Command) -> (Option<i32>, String) {
+        let (code, out, errors) = Process::run(&mut command).await;
         assert_eq!(out, "");
         (code, errors)
     }
 
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("out")).unwrap_or_default()
+    }
+
+    fn set_output(&self, text: &str) {
+        std::fs::write(self.folder.path().join("out"), text).unwrap();
+    }
+
     fn written(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("out")).unwrap_or_default();
+        let text = self.output();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole
             .lines()
@@ -141,10 +159,7 @@ async fn however_it_is_killed_it_goes_on_where_it_was() {
         host.release_all();
     }
     // As after a crash in the middle of a line.
-    let out = scene.folder.path().join("out");
-    let mut text = std::fs::read(&out).unwrap();
-    text.extend(br#"{"line":4"#);
-    std::fs::write(&out, text).unwrap();
+    scene.set_output(&(scene.output() + r#"{"line":4"#));
     let (code, told) = scene.run(&[]).await;
     assert_eq!(code, Some(0), "{told}");
     scene.assert_whole();
@@ -175,7 +190,7 @@ async fn what_can_not_go_on_says_where_and_why_and_leaves_what_there_is() {
     let (code, told) = scene.run(&[]).await;
     assert_eq!(code, Some(1));
     assert!(
-        told.contains(&format!("ends with line {last} of another input")),
+        told.contains(&format!("out: line {last}: it is of another input")),
         "{told}"
     );
 
@@ -250,4 +265,128 @@ async fn others_go_before_what_runs_in_the_background() {
         assert_eq!(reply.await.unwrap().status, 200);
     }
     assert_eq!(host.record().taken_on, ["first", "usual", "background"]);
+}
+
+/// Whoever reads the file takes all of its vectors for ones of one model and of these rows.
+#[tokio::test]
+async fn all_that_is_written_must_suit_the_input_before_it_goes_on() {
+    let host = sim_host("host").start();
+    let scene = Scene::new(&host.url());
+    assert_eq!(scene.run(&[]).await.0, Some(0));
+    let whole = scene.output();
+    let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+    let before = lines[..20].concat();
+    let refused = r#"{"line":21,"text_sha256":"SHA","error":"422: too long"}"#;
+    let sha256 = scene.written()[20]["text_sha256"].clone();
+    let refused = refused.replace("SHA", sha256.as_str().unwrap()) + "\n";
+    let of_another = |from: &str, to: &str| {
+        let text = before.replacen(from, to, 1);
+        assert_ne!(text, before);
+        text
+    };
+    for (output, line, why) in [
+        (of_another("{\"n\":4}", "{\"n\":5}"), 4, "another input"),
+        (of_another("\"line\":3,", "\"line\":2,"), 3, "another input"),
+        (
+            of_another("\"model\":\"sim\"", "\"model\":\"rim\""),
+            2,
+            "another kind",
+        ),
+    ] {
+        scene.set_output(&output);
+        let (code, told) = scene.run(&[]).await;
+        assert_eq!((code, scene.output()), (Some(1), output), "{told}");
+        let expected = format!("out: line {line}: ");
+        assert!(told.contains(&expected) && told.contains(why), "{told}");
+    }
+
+    // Rows without a vector at the end hide neither what the vectors before them are, nor themselves.
+    let output = before + &refused;
+    scene.set_output(&output);
+    host.set_vectors(Vectors::OtherDimensions);
+    let (code, told) = scene.run(&[]).await;
+    assert_eq!((code, scene.output()), (Some(1), output), "{told}");
+    assert!(
+        told.contains("in: line 22: its vector is of another kind"),
+        "{told}"
+    );
+    host.set_vectors(Vectors::Right);
+    let (code, told) = scene.run(&[]).await;
+    assert_eq!(code, Some(1));
+    assert!(told.contains("1 rows were refused"), "{told}");
+    assert_eq!(scene.written().len() as u64, ROWS);
+}
+
+#[tokio::test]
+async fn the_model_that_is_found_first_is_asked_for_from_then_on() {
+    let host = sim_host("host").start();
+    let scene = Scene::new(&host.url());
+    write_rows(&scene.folder.path().join("in"), 14);
+    assert_eq!(Scene::outcome(scene.command()).await.0, Some(0));
+    write_rows(&scene.folder.path().join("in"), 21);
+    assert_eq!(Scene::outcome(scene.command()).await.0, Some(0));
+    let asked = host.record().requests;
+    let bodies: Vec<_> = asked.iter().map(|request| request.sha256).collect();
+    let expected =
+        [(1, ""), (8, r#","model":"sim""#), (15, r#","model":"sim""#)].map(|(from, model)| {
+            let texts: Vec<_> = (from..from + 7).map(|row| format!("text {row}")).collect();
+            let body = format!("{{\"texts\":{}{model}}}", json!(texts));
+            Some(Sha256::digest(body).into())
+        });
+    assert_eq!(bodies, expected);
+}
+
+#[tokio::test]
+async fn json_for_people_makes_one_line() {
+    let body = "{\n  \"embeddings\": [\n    [\n      1.50,\n      2\n    ]\n  ],\n  \"model\": \"sim\"\n}\n";
+    let host = sim_host("host").start();
+    host.set(Behaviour::Answer(Answer::result(body)));
+    let scene = Scene::new(&host.url());
+    write_rows(&scene.folder.path().join("in"), 1);
+    assert_eq!(scene.run(&[]).await.0, Some(0));
+    let output = scene.output();
+    assert!(output.ends_with("\"embedding\":[1.50,2]}\n"), "{output}");
+    assert_eq!(scene.run(&[]).await.0, Some(0), "it is read again");
+}
+
+#[tokio::test]
+async fn patience_ends_with_a_host_that_never_answers() {
+    let host = sim_host("host").behaving(Behaviour::Hang).start();
+    let scene = Scene::new(&host.url());
+    let (code, told) = scene.run(&["--patience", "300ms"]).await;
+    assert_eq!((code, scene.output().as_str()), (Some(1), ""));
+    assert!(told.contains("gave up at line 1: "), "{told}");
+}
+
+#[tokio::test]
+async fn what_can_not_work_is_said_at_once() {
+    let scene = Scene::new("http://127.0.0.1:9");
+    for (arguments, why) in [
+        (
+            ["--in", "-", "--out", "out", "--field", "text"],
+            "standard input",
+        ),
+        (
+            ["--in", "in", "--out", "-", "--field", "text"],
+            "standard input",
+        ),
+        (
+            [
+                "--in",
+                "in",
+                "--out",
+                "out",
+                "--url",
+                "http://127.0.0.1:9/v1/",
+            ],
+            "without /v1",
+        ),
+    ] {
+        let mut command = gpu_bridge();
+        command.current_dir(scene.folder.path());
+        command.arg("embed").args(arguments);
+        let (code, told) = Scene::outcome(command).await;
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(why), "{told}");
+    }
 }

@@ -10,14 +10,16 @@ use gpu_bridge_upkeep::printable;
 use gpu_bridge_wire::API_KEY_HEADER;
 use gpu_bridge_wire::openai::Complaint;
 use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::progress::TOLD_EVERY;
 use super::rows::{Origin, Row};
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, tell};
 use crate::config::Secret;
 
 /// Who does not even take a connection within this time is not there.
@@ -37,10 +39,13 @@ pub(super) struct Asker {
     client: reqwest::Client,
     url: Url,
     key: Option<Secret>,
-    model: Option<String>,
+    /// What is asked for: what the operator names, else what the first answer names.
+    model: OnceLock<String>,
     patience: Duration,
     /// Where all vectors lie, once that is known.
     space: OnceLock<String>,
+    /// When it was last told that something has to be repeated.
+    told: Mutex<Option<Instant>>,
 }
 
 /// What became of a row.
@@ -93,10 +98,16 @@ impl Asker {
             client,
             url,
             key,
-            model,
+            model: model.map_or_else(OnceLock::new, OnceLock::from),
             patience,
             space: space.map_or_else(OnceLock::new, OnceLock::from),
+            told: Mutex::default(),
         })
+    }
+
+    /// Is it known what to ask for?
+    pub(super) fn names_model(&self) -> bool {
+        self.model.get().is_some()
     }
 
     /// What becomes of each of `rows`. Where some are refused together, each is asked for in smaller and smaller
@@ -125,20 +136,23 @@ impl Asker {
         &self,
         rows: &[Row],
     ) -> Result<Result<(Origin, Vec<Box<RawValue>>), String>, Failure> {
-        let since = Instant::now();
+        let until = Instant::now() + self.patience;
         let mut pause = PAUSES[0];
         loop {
-            let (why, after) = match self.once(rows).await {
+            let answer = timeout_at(until, self.once(rows)).await;
+            let late = || Err(Next::Repeat("no whole answer has come".to_owned(), None));
+            let (why, after) = match answer.unwrap_or_else(|_| late()) {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Next::Blame(why)) => return Ok(Err(why)),
                 Err(Next::Stop(why)) => return Err(Failure::Failed(why)),
                 Err(Next::Repeat(why, after)) => (why, after),
             };
-            if since.elapsed() >= self.patience {
+            if Instant::now() >= until {
                 let line = rows.first().map_or(0, |row| row.line);
                 let text = format!("gave up at line {line}: {why}; the same command goes on there");
                 return Err(Failure::Failed(text));
             }
+            self.tell(rows, &why);
             // Those that wait together should not come together.
             let wait = after.map_or(pause, |after| after.clamp(PAUSES[0], LONGEST_PAUSE));
             let wait = wait.mul_f64(rand::random_range(1.0..1.5));
@@ -147,10 +161,20 @@ impl Asker {
         }
     }
 
+    /// Says now and then that `rows`, perhaps among others, are not answered, and why.
+    fn tell(&self, rows: &[Row], why: &str) {
+        let (line, now) = (rows.first().map_or(0, |row| row.line), Instant::now());
+        let mut told = self.told.lock();
+        if told.is_none_or(|told| now >= told + TOLD_EVERY) {
+            *told = Some(now);
+            tell(format!("line {line}: {why}; trying again"));
+        }
+    }
+
     async fn once(&self, rows: &[Row]) -> Result<(Origin, Vec<Box<RawValue>>), Next> {
         let question = Question {
             texts: rows.iter().map(|row| &*row.text).collect(),
-            model: self.model.as_deref(),
+            model: self.model.get().map(String::as_str),
         };
         let body = serde_json::to_vec(&question).map_err(|error| Next::Stop(error.to_string()))?;
         let mut request = self.client.post(self.url.clone());
@@ -194,6 +218,7 @@ impl Asker {
             let why = "embeddings came that are no numbers, or not equally many";
             return Err(Next::Repeat(why.to_owned(), None));
         };
+        self.model.get_or_init(|| told.model.clone());
         let space = headers.get(SPACE).and_then(|space| space.to_str().ok());
         if let Some(space) = space {
             self.space.get_or_init(|| space.to_owned());
@@ -203,8 +228,21 @@ impl Asker {
             dimensions,
             space: space.map(ToOwned::to_owned),
         };
-        Ok((origin, told.embeddings))
+        let vectors = told.embeddings.into_iter().map(on_one_line).collect();
+        Ok((origin, vectors))
     }
+}
+
+/// Some servers write JSON for people to read. Between numbers white space means nothing.
+fn on_one_line(vector: Box<RawValue>) -> Box<RawValue> {
+    if !vector
+        .get()
+        .contains(|char: char| char.is_ascii_whitespace())
+    {
+        return vector;
+    }
+    let text: String = vector.get().split_ascii_whitespace().collect();
+    RawValue::from_string(text).unwrap_or(vector)
 }
 
 /// How many numbers each of them has; `None`: they are no vectors of one model.
@@ -215,23 +253,22 @@ fn dimensions(embeddings: &[Box<RawValue>]) -> Option<u64> {
     });
     let lengths: Vec<u64> = lengths.collect::<Option<_>>()?;
     let first = *lengths.first()?;
-    lengths
-        .iter()
-        .all(|length| *length == first)
-        .then_some(first)
+    let is_even = lengths.iter().all(|length| *length == first);
+    (is_even && first > 0).then_some(first)
 }
 
 /// The URL has no secrets, but may have what is nobody's business.
 fn lost(error: &reqwest::Error) -> Next {
-    let mut cause = error.source();
-    while let Some(deeper) = cause.and_then(std::error::Error::source) {
-        cause = Some(deeper);
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let why = causes.last().map(ToString::to_string);
+    let why = printable(&why.unwrap_or_else(|| "no answer".to_owned())).to_string();
+    // As rustls words it.
+    if why.starts_with("invalid peer certificate") {
+        return Next::Stop(format!(
+            "{why}; SSL_CERT_FILE names a file with the certificate of who signs, if systems don't know it"
+        ));
     }
-    let why = cause.map_or_else(|| "no answer".to_owned(), ToString::to_string);
-    Next::Repeat(
-        format!("the proxy can't be reached: {}", printable(&why)),
-        None,
-    )
+    Next::Repeat(format!("the proxy can't be reached: {why}"), None)
 }
 
 fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
@@ -243,6 +280,10 @@ fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
     let after = headers.get(header::RETRY_AFTER);
     let after = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     match status {
+        // A header of ours is at fault, whatever the texts.
+        _ if why.to_ascii_lowercase().contains(SPACE) => {
+            Next::Stop(format!("the proxy answers {why}"))
+        }
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNPROCESSABLE_ENTITY => Next::Blame(why),
@@ -250,6 +291,9 @@ fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
             Next::Repeat(why, after.map(Duration::from_secs))
         }
         status if status.is_server_error() => Next::Repeat(why, after.map(Duration::from_secs)),
+        StatusCode::UNAUTHORIZED => Next::Stop(format!(
+            "the proxy answers {why} (--key-file FILE or GPU_BRIDGE_KEY)"
+        )),
         _ => Next::Stop(format!("the proxy answers {why}")),
     }
 }
@@ -262,9 +306,27 @@ mod tests {
     fn vectors_are_counted_as_they_are() {
         let of = |json: &str| dimensions(&serde_json::from_str::<Vec<_>>(json).unwrap());
         assert_eq!(of("[[1, 2.5], [0, -1e-9]]"), Some(2));
-        for none in ["[]", "[[1], [1, 2]]", "[[null]]", "[\"AAAA\"]", "[[[1]]]"] {
+        for none in [
+            "[]",
+            "[[]]",
+            "[[1], [1, 2]]",
+            "[[null]]",
+            "[\"AAAA\"]",
+            "[[[1]]]",
+        ] {
             assert_eq!(of(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_vector_takes_one_line() {
+        let of = |json: &str| {
+            on_one_line(serde_json::from_str(json).unwrap())
+                .get()
+                .to_owned()
+        };
+        assert_eq!(of("[\n  1.50,\r\n\t-2e-3\n]"), "[1.50,-2e-3]");
+        assert_eq!(of("[1,2]"), "[1,2]");
     }
 
     #[test]
@@ -276,7 +338,9 @@ mod tests {
             (
                 401,
                 None,
-                Next::Stop("the proxy answers 401: why".to_owned()),
+                Next::Stop(
+                    "the proxy answers 401: why (--key-file FILE or GPU_BRIDGE_KEY)".to_owned(),
+                ),
             ),
             (
                 404,
@@ -304,6 +368,9 @@ mod tests {
             let found = next(status, &headers, br#"{"detail":"why"}"#);
             assert_eq!(found, expected);
         }
+        let ours = br#"{"detail":"X-Embedding-Space must be a space"}"#;
+        let found = next(StatusCode::BAD_REQUEST, &HeaderMap::new(), ours);
+        assert!(matches!(found, Next::Stop(_)), "{found:?}");
         let invalid =
             br#"{"detail":[{"loc":["body","texts",0],"msg":"too long","input":"secret"}]}"#;
         let found = next(StatusCode::UNPROCESSABLE_ENTITY, &HeaderMap::new(), invalid);

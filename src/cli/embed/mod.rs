@@ -8,12 +8,11 @@
 //! however it ended: no row is lost, none comes twice.
 
 mod ask;
+mod input;
 mod output;
 mod progress;
 mod rows;
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,15 +22,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use url::Url;
 
 use self::ask::{Asker, Found};
-use self::output::{Last, Output};
+use self::input::{Batch, Batches};
+use self::output::Output;
 use self::progress::Progress;
 use self::rows::{Origin, Row};
 use super::client;
 use super::failure::Failure;
 
 const KEY_VARIABLE: &str = "GPU_BRIDGE_KEY";
-/// A line of the input: far beyond any text that a host takes.
-const LONGEST_LINE: u64 = 16 << 20;
 
 /// What to embed, and where.
 #[derive(Args, Debug)]
@@ -73,73 +71,54 @@ pub(super) struct Embed {
     keep_going: bool,
 }
 
-/// Rows that are asked for together.
-struct Batch {
-    rows: Vec<Row>,
-    /// Bytes of the input up to their end.
-    end: u64,
-}
-
-/// The input from some line on, in batches.
-struct Batches<'a> {
-    input: BufReader<File>,
-    order: &'a Embed,
-    line: u64,
-    end: u64,
-}
-
-/// What is written, and what it has shown so far.
+/// What is written.
 struct Sink<'a> {
     order: &'a Embed,
     output: Output,
-    /// Of all vectors in the output.
-    origin: Option<Origin>,
+    shown: Shown,
     progress: Progress,
+}
+
+/// What the rows of the output have shown so far.
+#[derive(Default)]
+struct Shown {
+    /// Of all vectors.
+    origin: Option<Origin>,
+    /// Rows without one.
     refused: u64,
 }
 
 pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
-    let input = File::open(&order.input).map_err(|error| failed(&order.input, &error))?;
-    let size = input
-        .metadata()
-        .map_err(|error| failed(&order.input, &error))?;
-    let (output, last) = Output::open(&order.output)?;
-    let mut batches = Batches {
-        input: BufReader::new(input),
-        order,
-        line: 0,
-        end: 0,
-    };
-    let origin = match &last {
-        Some(last) => batches.skip_to(last)?,
-        None => None,
-    };
+    order.names_files()?;
+    let (mut batches, size) = Batches::open(order)?;
+    let mut output = Output::open(&order.output)?;
+    let shown = batches.pass_over(&mut output)?;
     let key = client::given_key(
         order.key_file.clone(),
         std::env::var_os(KEY_VARIABLE),
         KEY_VARIABLE,
     )?;
-    let space = origin.as_ref().and_then(|origin| origin.space.clone());
+    let before = shown.origin.clone();
+    let (model, space) = before.map_or((None, None), |it| (Some(it.model), it.space));
     let asker = Asker::new(
         address(&order.url)?,
         key,
-        order.model.clone(),
+        order.model.clone().or(model),
         order.patience,
         space,
     )?;
     let mut sink = Sink {
         order,
         output,
-        origin,
-        progress: Progress::new(size.len(), batches.end),
-        refused: 0,
+        shown,
+        progress: Progress::new(size, batches.end),
     };
     let done = sink.fill(batches, &asker).await;
     // What came is kept, however it ended.
     sink.output.sync()?;
     done?;
     sink.progress.done();
-    match sink.refused {
+    match sink.shown.refused {
         0 => Ok(()),
         refused => Err(Failure::Failed(format!(
             "{refused} rows were refused; their lines have an error"
@@ -148,7 +127,15 @@ pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
 }
 
 impl Sink<'_> {
-    async fn fill(&mut self, batches: Batches<'_>, asker: &Asker) -> Result<(), Failure> {
+    async fn fill(&mut self, mut batches: Batches<'_>, asker: &Asker) -> Result<(), Failure> {
+        // Hosts may differ in what they take where no model is named: the first answer tells what is named from then on.
+        while !asker.names_model()
+            && let Some(batch) = batches.next()
+        {
+            let batch = batch?;
+            let found = asker.ask(&batch.rows).await?;
+            self.write(&batch, found)?;
+        }
         let answered = stream::iter(batches).map(|batch| async {
             let batch = batch?;
             let found = asker.ask(&batch.rows).await?;
@@ -180,7 +167,7 @@ impl Sink<'_> {
         let (origin, vector) = match found {
             Found::Vector(origin, vector) => (origin, vector),
             Found::Refused(why) if self.order.keep_going => {
-                self.refused += 1;
+                self.shown.refused += 1;
                 return write(&row.failed(Some(why)), lines);
             }
             Found::Refused(why) => {
@@ -188,13 +175,28 @@ impl Sink<'_> {
                 return Err(self.order.bad_line(row.line, &text));
             }
         };
-        let first = self.origin.get_or_insert_with(|| origin.clone());
-        if !first.suits(&origin) {
-            let text =
-                format!("its vector is of another kind ({origin}) than those before ({first})");
-            return Err(self.order.bad_line(row.line, &text));
-        }
+        let suits = self.shown.vector(&origin);
+        suits.map_err(|why| self.order.bad_line(row.line, &why))?;
         write(&row.embedded(&origin, &vector), lines)
+    }
+}
+
+impl Shown {
+    /// Another row has a vector.
+    ///
+    /// # Errors
+    /// Why it can't be compared with those before.
+    fn vector(&mut self, origin: &Origin) -> Result<(), String> {
+        let before = self.origin.get_or_insert_with(|| origin.clone());
+        if !before.suits(origin) {
+            return Err(format!(
+                "its vector is of another kind ({origin}) than those before ({before})"
+            ));
+        }
+        if before.space.is_none() {
+            before.space.clone_from(&origin.space);
+        }
+        Ok(())
     }
 }
 
@@ -205,76 +207,16 @@ fn write(written: &rows::Written<'_>, lines: &mut Vec<u8>) -> Result<(), Failure
     Ok(())
 }
 
-impl Batches<'_> {
-    /// Passes over what is written already, up to `last`. Returns how the vectors there came to be, if it has one.
-    fn skip_to(&mut self, last: &Last) -> Result<Option<Origin>, Failure> {
-        while self.line < last.line {
-            let Some(line) = self.next_line()? else { break };
-            if self.line == last.line {
-                let row = Row::read(self.line, &line, &self.order.field)
-                    .ok()
-                    .flatten();
-                if row.is_some_and(|row| row.digest() == last.text_sha256) {
-                    return Ok(last.origin.clone());
-                }
-            }
-        }
-        let text = format!(
-            "it ends with line {} of another input than {}; name another file",
-            last.line,
-            self.order.input.display()
-        );
-        Err(Failure::Failed(format!(
-            "{}: {text}",
-            self.order.output.display()
-        )))
-    }
-
-    /// The next line, with its end; `None` after the last.
-    fn next_line(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.input).take(LONGEST_LINE);
-        let read = bounded.read_until(b'\n', &mut line);
-        let read = read.map_err(|error| failed(&self.order.input, &error))? as u64;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        self.end += read;
-        if read == LONGEST_LINE {
-            return Err(self.order.bad_line(self.line, "it is longer than 16 MiB"));
-        }
-        Ok(Some(line))
-    }
-
-    fn next_batch(&mut self) -> Result<Batch, Failure> {
-        let mut rows = Vec::new();
-        while rows.len() < self.order.batch.get()
-            && let Some(line) = self.next_line()?
-        {
-            let row = Row::read(self.line, &line, &self.order.field);
-            rows.extend(row.map_err(|bad| self.order.bad_line(self.line, &bad.to_string()))?);
-        }
-        Ok(Batch {
-            rows,
-            end: self.end,
-        })
-    }
-}
-
-impl Iterator for Batches<'_> {
-    type Item = Result<Batch, Failure>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.next_batch();
-        match &batch {
-            Ok(batch) if batch.rows.is_empty() => None,
-            _ => Some(batch),
-        }
-    }
-}
-
 impl Embed {
+    fn names_files(&self) -> Result<(), Failure> {
+        let dash = Path::new("-");
+        if self.input == dash || self.output == dash {
+            let why = "goes on where a file ends, so it takes files, not standard input or output";
+            return Err(Failure::Usage(format!("embed {why}")));
+        }
+        Ok(())
+    }
+
     fn bad_line(&self, line: u64, why: &str) -> Failure {
         Failure::Failed(format!("{}: line {line}: {why}", self.input.display()))
     }
@@ -296,8 +238,13 @@ fn address(url: &Url) -> Result<Url, Failure> {
             "takes no user; the key goes into GPU_BRIDGE_KEY or --key-file",
         ));
     }
+    let place = url.path().trim_end_matches('/');
+    // As OpenAI's clients are told it.
+    if place.ends_with("/v1") {
+        return Err(usage("is the proxy's own, without /v1"));
+    }
+    let path = format!("{place}/embed");
     let mut url = url.clone();
-    let path = format!("{}/embed", url.path().trim_end_matches('/'));
     url.set_path(&path);
     url.set_query(None);
     url.set_fragment(None);

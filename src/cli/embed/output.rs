@@ -1,79 +1,90 @@
 //! The file that is written: only ever longer, by whole lines, so that whoever comes back goes on where it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::failed;
-use super::rows::{Origin, Written};
+use super::rows::Written;
 use crate::cli::failure::Failure;
 
 /// The longest time for which what is written may be lost if the machine fails; it is computed again then.
 const AT_RISK: Duration = Duration::from_secs(1);
-/// How much of the end is read at once to find the last line.
-const STEP: u64 = 64 << 10;
+/// How much is read at once.
+const STEP: usize = 256 << 10;
+/// How each line begins.
+const FIRST: &[u8] = br#"{"line":"#;
 /// A line with the longest vector and the longest `id` is far below.
 const LONGEST_LINE: u64 = 64 << 20;
 
 /// See the module.
 pub(super) struct Output {
     path: PathBuf,
-    file: File,
+    file: BufReader<File>,
+    /// What was read last.
+    line: Vec<u8>,
+    /// How many lines were, and their bytes.
+    lines: u64,
+    end: u64,
     synced: Instant,
 }
 
-/// Where the file ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Last {
-    /// Of the input.
-    pub(super) line: u64,
-    pub(super) text_sha256: String,
-    /// `None`: the row has no vector.
-    pub(super) origin: Option<Origin>,
-}
-
 impl Output {
-    /// Opens or makes the file at `path`, which nobody else may write, and cuts off a line that was begun.
-    /// Returns its last line, if it has one.
-    pub(super) fn open(path: &Path) -> Result<(Self, Option<Last>), Failure> {
+    /// Opens or makes the file at `path`, which nobody else may write. What it holds is to be read before anything
+    /// is appended.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |error| failed(path, &error);
+        let because = |why: &str| Failure::Failed(format!("{}: {why}", path.display()));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(failed)?;
+        let file = options.open(path).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(because("it is no file that the command can go on with"));
+        }
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                let text = format!("{}: another process is writing it", path.display());
-                return Err(Failure::Failed(text));
-            }
+            Err(TryLockError::WouldBlock) => return Err(because("another process is writing it")),
             // Where files can't be locked, the operator has to see to it.
             Err(TryLockError::Error(_)) | Ok(()) => {}
         }
-        let (last, end) = last_line(&mut file).map_err(failed)?;
-        let not_ours = || {
-            let text = "its end is not what this command writes; name another file";
-            Failure::Failed(format!("{}: {text}", path.display()))
-        };
-        let last = match last {
-            None => None,
-            Some(json) => Some(read(&json).ok_or_else(not_ours)?),
-        };
-        if last.is_none() && file.metadata().map_err(failed)?.len() > 0 && !begins_ours(&mut file) {
-            return Err(not_ours());
-        }
-        file.set_len(end).map_err(failed)?;
-        file.seek(SeekFrom::Start(end)).map_err(failed)?;
-        let output = Self {
+        Ok(Self {
             path: path.to_owned(),
-            file,
+            file: BufReader::with_capacity(STEP, file),
+            line: Vec::new(),
+            lines: 0,
+            end: 0,
             synced: Instant::now(),
-        };
-        Ok((output, last))
+        })
+    }
+
+    /// What its next line says; `None` after the last. What follows that was begun and not written, and is cut off.
+    pub(super) fn next(&mut self) -> Result<Option<Written<'_>>, Failure> {
+        let failed = |error| failed(&self.path, &error);
+        self.line.clear();
+        let mut bounded = (&mut self.file).take(LONGEST_LINE);
+        let read = bounded.read_until(b'\n', &mut self.line);
+        let read = read.map_err(failed)? as u64;
+        if self.line.ends_with(b"\n") {
+            self.lines += 1;
+            self.end += read;
+            let written = serde_json::from_slice(&self.line);
+            return written
+                .map(Some)
+                .map_err(|_| not_ours(&self.path, self.lines));
+        }
+        // Of a process that was killed at its first line, if there is none before.
+        let begin = self.line.get(..FIRST.len()).unwrap_or(&self.line);
+        if read == LONGEST_LINE || (self.lines == 0 && !FIRST.starts_with(begin)) {
+            return Err(not_ours(&self.path, self.lines + 1));
+        }
+        self.file.get_mut().set_len(self.end).map_err(failed)?;
+        self.file.seek(SeekFrom::Start(self.end)).map_err(failed)?;
+        Ok(None)
     }
 
     /// Appends whole lines.
     pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
-        let written = self.file.write_all(lines);
+        let written = self.file.get_mut().write_all(lines);
         written.map_err(|error| failed(&self.path, &error))?;
         if self.synced.elapsed() >= AT_RISK {
             self.sync()?;
@@ -85,57 +96,15 @@ impl Output {
     pub(super) fn sync(&mut self) -> Result<(), Failure> {
         self.synced = Instant::now();
         self.file
+            .get_mut()
             .sync_data()
             .map_err(|error| failed(&self.path, &error))
     }
 }
 
-fn read(json: &[u8]) -> Option<Last> {
-    let written: Written<'_> = serde_json::from_slice(json).ok()?;
-    Some(Last {
-        line: written.line,
-        text_sha256: written.text_sha256,
-        origin: written.origin,
-    })
-}
-
-/// The last line that has its end, without it, and where that is; what follows was begun and not written.
-fn last_line(file: &mut File) -> std::io::Result<(Option<Vec<u8>>, u64)> {
-    let mut start = file.metadata()?.len();
-    let mut tail = Vec::new();
-    loop {
-        let step = start.min(STEP);
-        start -= step;
-        let mut piece = vec![0; usize::try_from(step).unwrap_or_default()];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut piece)?;
-        piece.append(&mut tail);
-        tail = piece;
-        let mut ends = memchr::memrchr_iter(b'\n', &tail);
-        let end = ends.next();
-        let before = ends.next();
-        if let Some(end) = end.filter(|_| before.is_some() || start == 0) {
-            let begin = before.map_or(0, |before| before + 1);
-            let line = tail.get(begin..end).map(<[u8]>::to_vec);
-            return Ok((line, start + end as u64 + 1));
-        }
-        if start == 0 {
-            return Ok((None, 0));
-        }
-        if tail.len() as u64 > LONGEST_LINE {
-            return Err(std::io::Error::other("its last line is too long"));
-        }
-    }
-}
-
-/// Could a file without a whole line be ours, of a process that was killed at its first?
-fn begins_ours(file: &mut File) -> bool {
-    const FIRST: &[u8] = br#"{"line":"#;
-    let mut begin = Vec::new();
-    let read = file
-        .seek(SeekFrom::Start(0))
-        .and_then(|_| file.take(FIRST.len() as u64).read_to_end(&mut begin));
-    read.is_ok() && FIRST.starts_with(&begin)
+fn not_ours(path: &Path, line: u64) -> Failure {
+    let text = format!("line {line} is not what this command writes; name another file");
+    Failure::Failed(format!("{}: {text}", path.display()))
 }
 
 #[cfg(test)]
@@ -145,37 +114,39 @@ mod tests {
     const LINE: &str =
         r#"{"line":3,"text_sha256":"00","model":"m","dimensions":2,"embedding":[1,2]}"#;
 
-    fn opened(content: &str) -> Result<(Option<u64>, String), String> {
+    fn opened(content: &str) -> Result<(u64, String), String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        let opened = Output::open(file.path());
-        let (mut output, last) = opened.map_err(|failure| failure.to_string())?;
+        let words = |failure: Failure| failure.to_string();
+        let mut output = Output::open(file.path()).map_err(words)?;
+        let mut lines = 0;
+        while let Some(written) = output.next().map_err(words)? {
+            lines += 1;
+            assert_eq!((written.line, written.embedding.is_some()), (3, true));
+        }
         output.append(b"next\n").unwrap();
         let now = std::fs::read_to_string(file.path()).unwrap();
-        Ok((last.map(|last| last.line), now))
+        Ok((lines, now))
     }
 
     #[test]
     fn it_goes_on_after_the_last_whole_line() {
-        let long = " ".repeat(200_000);
-        for (content, line, kept) in [
-            (String::new(), None, String::new()),
-            (format!("{LINE}\n"), Some(3), format!("{LINE}\n")),
+        let long = " ".repeat(600_000);
+        for (content, lines, kept) in [
+            (String::new(), 0, String::new()),
+            (format!("{LINE}\n"), 1, format!("{LINE}\n")),
+            (format!("{LINE}\n{{\"line\":4"), 1, format!("{LINE}\n")),
+            (format!("{LINE}\n\0\0\0"), 1, format!("{LINE}\n")),
             (
-                format!("{LINE}\n{{\"line\":4"),
-                Some(3),
-                format!("{LINE}\n"),
+                format!("{LINE}{long}\n{LINE}\n{LINE}"),
+                2,
+                format!("{LINE}{long}\n{LINE}\n"),
             ),
-            (
-                format!("what was before\n{LINE}{long}\n{LINE}"),
-                Some(3),
-                format!("what was before\n{LINE}{long}\n"),
-            ),
-            ("{\"line\":1,\"te".to_owned(), None, String::new()),
-            ("{\"l".to_owned(), None, String::new()),
+            ("{\"line\":1,\"te".to_owned(), 0, String::new()),
+            ("{\"l".to_owned(), 0, String::new()),
         ] {
             let (found, now) = opened(&content).unwrap();
-            assert_eq!(found, line);
+            assert_eq!(found, lines);
             assert_eq!(now, format!("{kept}next\n"));
         }
     }
@@ -188,6 +159,8 @@ mod tests {
             "[1]\n",
             "\n\n",
             "{\"line\":1}\n\n",
+            &format!("what was before\n{LINE}\n"),
+            &format!("{LINE}\n\0\0\n{LINE}\n"),
         ] {
             let refused = opened(content).unwrap_err();
             assert!(
@@ -195,6 +168,8 @@ mod tests {
                 "{content}: {refused}"
             );
         }
+        let pipe = Output::open(Path::new("/dev/null")).err().unwrap();
+        assert!(pipe.to_string().contains("no file"), "{pipe}");
     }
 
     #[test]

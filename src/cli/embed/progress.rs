@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Between two lines, where there is no bar.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+pub(super) const TOLD_EVERY: Duration = Duration::from_secs(10);
 const BAR: &str = "{wide_bar} {percent} %  {msg}  {eta} left";
 
 /// See the module.

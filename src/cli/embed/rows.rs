@@ -86,6 +86,12 @@ impl Row {
         Ok(Some(Self { line, id, text }))
     }
 
+    /// Is it the one that this was written for?
+    pub(super) fn is_of(&self, written: &Written<'_>) -> bool {
+        let ids = [self.id.as_deref(), written.id].map(|id| id.map(RawValue::get));
+        self.line == written.line && ids[0] == ids[1] && self.digest() == written.text_sha256
+    }
+
     /// Of its text.
     pub(super) fn digest(&self) -> String {
         let digest = Sha256::digest(self.text.get());
