@@ -52,12 +52,14 @@ def tokens(base, name, file=TOKENIZER, **settings):
     return {"name": f"{base}: {name}", "base": base, "settings": {file: settings}}
 
 
-def stray_biases(name, **settings):
-    """Biases that may not be there, unless the settings say so."""
-    layers = {"layers.0.attn.Wqkv.bias": [[144], 1], "layers.1.attn.Wo.bias": [[48], 2],
-              "layers.1.mlp.Wi.bias": [[128], 3], "layers.2.attn_norm.bias": [[48], 4],
-              "embeddings.norm.bias": [[48], 5]}
-    return config("modernbert", name, **settings) | {"added": layers}
+def biases(name, **settings):
+    """All biases there can be, which may not be there unless the settings say so."""
+    sizes = {"attn.Wqkv": 144, "attn.Wo": 48, "mlp.Wi": 128, "mlp.Wo": 48, "attn_norm": 48, "mlp_norm": 48}
+    names = ["embeddings.norm", "final_norm",
+             *(f"layers.{layer}.{part}" for layer in range(4) for part in sizes)]
+    added = {f"{part}.bias": [[sizes.get(".".join(part.split(".")[2:]), 48)], salt]
+             for salt, part in enumerate(names) if part != "layers.0.attn_norm"}
+    return config("modernbert", name, **settings) | {"added": added}
 
 
 def module(position, kind):
@@ -159,9 +161,9 @@ def modernbert():
         yield case(f"local_attention {window}", local_attention=window)
     yield case("coarse norms", norm_eps=0.3)
     yield case("relu", hidden_activation="relu")
-    yield stray_biases("biases that there should not be")
-    yield stray_biases("some biases", attention_bias=True, norm_bias=True)
-    yield stray_biases("all biases", attention_bias=True, mlp_bias=True, norm_bias=True)
+    yield biases("biases that there should not be")
+    yield biases("some biases", attention_bias=True, norm_bias=True)
+    yield biases("all biases", attention_bias=True, mlp_bias=True, norm_bias=True)
 
 
 def sentences():

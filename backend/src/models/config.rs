@@ -120,7 +120,7 @@ pub(crate) struct EncoderConfig {
     pub(crate) shortening: Shortening,
 }
 
-/// Which parts have a bias, if there is one among the weights.
+/// Which parts have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Biases {
     pub(crate) attention: bool,
@@ -180,20 +180,25 @@ impl EncoderConfig {
     pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
         refuse_adapter(folder)?;
         let file = SettingsFile::read(folder.join("config.json"))?;
-        let architecture = architecture(&file)?;
+        let config = Self::of(&file)?;
+        file.settle(&rules::of(config.architecture))?;
+        Ok(config)
+    }
+
+    fn of(file: &SettingsFile) -> Result<Self, LoadError> {
+        let architecture = architecture(file)?;
         let config = match architecture {
             Architecture::Bert | Architecture::Roberta | Architecture::XlmRoberta => {
-                Self::read_bert(&file, architecture)
+                Self::read_bert(file, architecture)
             }
-            Architecture::MpNet => Self::read_mpnet(&file),
-            Architecture::DistilBert => Self::read_distilbert(&file),
+            Architecture::MpNet => Self::read_mpnet(file),
+            Architecture::DistilBert => Self::read_distilbert(file),
             Architecture::DebertaV1 | Architecture::DebertaV2 => {
-                Self::read_deberta(&file, architecture)
+                Self::read_deberta(file, architecture)
             }
-            Architecture::ModernBert => Self::read_modernbert(&file),
+            Architecture::ModernBert => Self::read_modernbert(file),
         }?;
-        config.check(&file)?;
-        file.settle(&rules::of(architecture))?;
+        config.check(file)?;
         Ok(config)
     }
 

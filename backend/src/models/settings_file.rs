@@ -134,14 +134,26 @@ impl SettingsFile {
     /// Accounts for the keys that were not asked for: by the rules, else by a line in the log.
     ///
     /// # Errors
-    /// A key that holds what would change numbers and is not supported.
+    /// See [`unknown`](Self::unknown).
     pub(crate) fn settle(&self, rules: &[(&str, Rule)]) -> Result<(), LoadError> {
+        let unknown = self.unknown(rules)?;
+        for key in unknown.into_iter().filter(|_| !QUIET.get()) {
+            warn!(file = %self.path.display(), key, "setting not known, not used");
+        }
+        Ok(())
+    }
+
+    /// The keys that were not asked for and have no rule.
+    ///
+    /// # Errors
+    /// A key that holds what would change numbers and is not supported.
+    pub(crate) fn unknown(&self, rules: &[(&str, Rule)]) -> Result<Vec<&str>, LoadError> {
         let read = self.read.borrow();
         let left = self.values.iter().filter(|(key, _)| !read.contains(*key));
+        let mut unknown = Vec::new();
         for (key, value) in left.filter(|(_, value)| !value.is_null()) {
             match rules.iter().find(|(known, _)| known == key) {
-                None if QUIET.get() => {}
-                None => warn!(file = %self.path.display(), key, "setting not known, not used"),
+                None => unknown.push(key.as_str()),
                 Some((_, rule)) if rule.allows(value) => {}
                 Some((_, Rule::Is(text))) => {
                     return Err(self.problem(key, format!("is not '{text}'; that is unsupported")));
@@ -149,7 +161,7 @@ impl SettingsFile {
                 Some(_) => return Err(self.problem(key, "is set; that is unsupported".to_owned())),
             }
         }
-        Ok(())
+        Ok(unknown)
     }
 
     /// The value of `key`; `None` if it is absent or null.

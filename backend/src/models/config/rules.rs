@@ -81,6 +81,14 @@ const COMMON: &[(&str, Rule)] = &[
     ("pooler_type", Any),
 ];
 
+/// What generating texts takes, which transformers wrote into every file until its version 4.
+const GENERATION: &str = "bad_words_ids begin_suppress_tokens diversity_penalty do_sample \
+    early_stopping encoder_no_repeat_ngram_size eos_token_ids exponential_decay_length_penalty \
+    forced_bos_token_id forced_eos_token_id length_penalty min_length no_repeat_ngram_size \
+    num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values \
+    repetition_penalty return_dict_in_generate suppress_tokens temperature tf_legacy_loss top_k \
+    top_p typical_p xla_device";
+
 const DISTILBERT: &[(&str, Rule)] = &[
     ("dropout", Any),
     ("qa_dropout", Any),
@@ -94,13 +102,14 @@ const DEBERTA: &[(&str, Rule)] = &[
     ("padding_idx", Any),
     ("talking_head", Off),
     ("z_steps", Off),
-];
-
-/// Of v1, which has none of these.
-const DEBERTA_V1: &[(&str, Rule)] = &[
+    // Where there is no convolution, or no attention to relative positions.
     ("conv_act", Any),
     ("conv_groups", Any),
     ("conv_kernel_size", Any),
+    ("max_relative_positions", Any),
+    ("norm_rel_ebd", Any),
+    ("position_buckets", Any),
+    ("share_att_key", Any),
 ];
 
 const MODERNBERT: &[(&str, Rule)] = &[
@@ -126,15 +135,15 @@ const MODERNBERT: &[(&str, Rule)] = &[
 
 /// Those for one architecture.
 pub(super) fn of(architecture: Architecture) -> Vec<(&'static str, Rule)> {
-    let own: &[&[(&str, Rule)]] = match architecture {
-        Architecture::DistilBert => &[DISTILBERT],
-        Architecture::DebertaV1 => &[DEBERTA, DEBERTA_V1],
-        Architecture::DebertaV2 => &[DEBERTA],
-        Architecture::ModernBert => &[MODERNBERT],
+    let own: &[(&str, Rule)] = match architecture {
+        Architecture::DistilBert => DISTILBERT,
+        Architecture::DebertaV1 | Architecture::DebertaV2 => DEBERTA,
+        Architecture::ModernBert => MODERNBERT,
         Architecture::Bert
         | Architecture::Roberta
         | Architecture::XlmRoberta
         | Architecture::MpNet => &[],
     };
-    [COMMON, &own.concat()].concat()
+    let generation: Vec<_> = GENERATION.split(' ').map(|key| (key, Any)).collect();
+    [COMMON, own, &generation].concat()
 }

@@ -1,8 +1,8 @@
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::models::test_support::{folder_with, golden};
+use crate::models::test_support::{folder_with, golden, golden_json};
 
 fn config_with(key: &str, value: Value) -> TempDir {
     config_of("bert", key, value)
@@ -104,36 +104,26 @@ fn heads_that_are_rotated_have_an_even_size() {
     );
 }
 
-/// Only what names the class: everything else is the class's own.
+/// What transformers fills into an empty file (`scripts/config_reference.py`): we fill in the same, and
+/// know each key.
 #[test]
-fn what_is_left_out_is_the_default_of_the_class() {
-    for (model_type, sizes, types, epsilon) in [
-        ("bert", (30_522, 768, 12, 12, 3072), 2, 1e-12),
-        ("roberta", (50_265, 768, 12, 12, 3072), 2, 1e-12),
-        ("xlm-roberta", (30_522, 768, 12, 12, 3072), 2, 1e-12),
-        ("mpnet", (30_527, 768, 12, 12, 3072), 0, 1e-12),
-        ("distilbert", (30_522, 768, 6, 12, 3072), 0, 1e-12),
-        ("deberta", (50_265, 768, 12, 12, 3072), 0, 1e-7),
-        ("deberta-v2", (128_100, 1536, 24, 24, 6144), 0, 1e-7),
-        ("modernbert", (50_368, 768, 22, 12, 1152), 0, 1e-5),
-    ] {
-        let text = json!({"model_type": model_type, "pad_token_id": 0}).to_string();
-        let folder = folder_with(&[("config.json", &text)]);
-        let config = EncoderConfig::read(folder.path()).expect(model_type);
-        let read = (
-            config.vocabulary,
-            config.hidden,
-            config.layers,
-            config.heads,
-            config.intermediate,
-        );
-        assert_eq!(read, sizes, "{model_type}");
-        assert_eq!(config.token_types, types, "{model_type}");
-        assert!(
-            (config.layer_norm_epsilon - epsilon).abs() < 1e-13,
-            "{model_type}"
-        );
-        assert_eq!(config.activation, Activation::Gelu, "{model_type}");
+fn the_defaults_of_each_class_are_ours_and_all_their_keys_known() {
+    let versions = golden_json("config_defaults.json");
+    for (version, classes) in versions.as_object().expect("versions") {
+        for (name, _, architecture) in ARCHITECTURES {
+            let read = |settings: &[&Value]| {
+                let objects = settings.iter().map(|all| all.as_object().expect("object"));
+                let all: Map<_, _> = objects.flat_map(Map::clone).collect();
+                let folder = folder_with(&[("config.json", &Value::from(all).to_string())]);
+                let file = SettingsFile::read(folder.path().join("config.json")).expect("JSON");
+                (EncoderConfig::of(&file).expect(name), file)
+            };
+            let (filled, file) = read(&[&classes["common"], &classes[name]]);
+            let (empty, _) = read(&[&json!({"model_type": name})]);
+            assert_eq!(filled, empty, "{name} {version}");
+            let unknown = file.unknown(&rules::of(architecture)).expect(name);
+            assert_eq!(unknown, [""; 0], "{name} {version}");
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) enum CheckpointError {
     },
 }
 
+/// Of the layers that project DeBERTa's positions, the one that has none.
+const WITHOUT_BIAS: &str = "pos_proj";
+
 type Result<T> = std::result::Result<T, CheckpointError>;
 
 /// What can be put together from the parts of a checkpoint.
@@ -290,7 +293,7 @@ impl<'a> Checkpoint<'a> {
             let hidden = self.config.hidden;
             let layer = attention.pp(name);
             let projected = positions.matmul(&layer.get((hidden, hidden), "weight")?.t()?)?;
-            if !layer.contains_tensor("bias") {
+            if name == WITHOUT_BIAS {
                 return Ok(projected);
             }
             projected.broadcast_add(&layer.get(hidden, "bias")?)
@@ -353,14 +356,14 @@ fn root(tensors: &VarBuilder<'static>, names: &Names) -> Result<VarBuilder<'stat
     }
 }
 
-/// Weight and bias of a norm; the latter are zeros where there may be none, or is none.
+/// Weight and bias of a norm; the latter are zeros if it has none.
 fn norm_tensors(
     tensors: &VarBuilder<'static>,
     size: usize,
     biased: bool,
 ) -> candle_core::Result<(Tensor, Tensor)> {
     let weight = tensors.get(size, "weight")?;
-    let bias = if biased && tensors.contains_tensor("bias") {
+    let bias = if biased {
         tensors.get(size, "bias")?
     } else {
         weight.zeros_like()?
@@ -368,14 +371,14 @@ fn norm_tensors(
     Ok((weight, bias))
 }
 
-/// A linear layer; with a bias if there may be one, and is.
+/// A linear layer, with a bias if it has one.
 fn linear(
     tensors: &VarBuilder<'static>,
     inputs: usize,
     outputs: usize,
     biased: bool,
 ) -> Result<LinearWeights> {
-    let bias = (biased && tensors.contains_tensor("bias")).then(|| tensors.get(outputs, "bias"));
+    let bias = biased.then(|| tensors.get(outputs, "bias"));
     Ok(LinearWeights {
         weight: matrix(&tensors.get((outputs, inputs), "weight")?)?,
         bias: bias.transpose()?.map(|bias| numbers(&bias)).transpose()?,

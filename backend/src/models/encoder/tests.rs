@@ -279,6 +279,14 @@ fn weights_that_do_not_fit_are_errors() {
     assert!(no_sixth_layer.contains("layer.5"), "{no_sixth_layer}");
     let other_shape = error_with_config(|config| config["hidden_size"] = 96.into(), 5);
     assert!(other_shape.contains("shape"), "{other_shape}");
+    // transformers would make them up, as zeros.
+    for bias in ["attention.self.key.bias", "output.LayerNorm.bias"] {
+        let bias = format!("encoder.layer.1.{bias}");
+        let mut tensors = bert_tensors();
+        tensors.remove(&bias).expect("there");
+        let error = bert_of(&tensors).expect_err("incomplete").to_string();
+        assert!(error.contains(&bias), "{error}");
+    }
 }
 
 #[test]

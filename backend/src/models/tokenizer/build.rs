@@ -98,7 +98,9 @@ fn from_saved(
         align(&mut tokenizer, family, config)?;
     }
     add_missing(&mut tokenizer, config)?;
-    let mask_strips = !general && family.is_some_and(|family| family.marks().mask_strips_left);
+    // DeBERTa's class lets its own mask alone do so.
+    let strips = |family: Family| family != Family::Deberta && family.marks().mask_strips_left;
+    let mask_strips = !general && family.is_some_and(strips);
     add_named(&mut tokenizer, config, mask_strips)?;
     Ok((tokenizer, cut))
 }

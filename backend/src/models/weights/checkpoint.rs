@@ -64,6 +64,8 @@ pub(super) enum CheckpointError {
     Directory,
     #[error("has tensors that are together more than {MOST_USES} times as large as the file")]
     Shared,
+    #[error("has the tensor '{0}', as another file has")]
+    Twice(String),
     #[error("has a tensor, '{name}', that {problem}")]
     Tensor { name: String, problem: &'static str },
 }
@@ -92,7 +94,7 @@ struct Stored {
 }
 
 impl Checkpoint {
-    /// Opens `files` as one; of two tensors with one name the later file's counts.
+    /// Opens `files` as one.
     ///
     /// # Errors
     /// The file, and what is wrong with it.
@@ -100,6 +102,9 @@ impl Checkpoint {
         let mut tensors = HashMap::new();
         for file in files {
             let stored = stored(file).map_err(|error| (file.clone(), error))?;
+            if let Some((name, _)) = stored.iter().find(|(name, _)| tensors.contains_key(name)) {
+                return Err((file.clone(), CheckpointError::Twice(name.clone())));
+            }
             tensors.extend(stored);
             if tensors.len() > pickle::MOST_TENSORS {
                 return Err((file.clone(), PickleError::Tensors.into()));

@@ -296,9 +296,18 @@ fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
     // that was short from the start is found out by its header, before any tensor is read.
     match unsafe { MmapedSafetensors::multi(files) } {
         Ok(tensors) => {
-            let kinds = tensors.tensors().into_iter();
-            let kinds = kinds.map(|(name, tensor)| (name, unreadable(tensor.dtype())));
-            let kinds = kinds.collect();
+            let mut kinds = BTreeMap::new();
+            for (name, tensor) in tensors.tensors() {
+                if kinds
+                    .insert(name.clone(), unreadable(tensor.dtype()))
+                    .is_some()
+                {
+                    return Err(problem(
+                        folder,
+                        format!("two files have the tensor '{name}'"),
+                    ));
+                }
+            }
             Ok((Box::new(tensors), kinds))
         }
         // The first line has the file's path; a backtrace may follow.

@@ -111,6 +111,24 @@ fn checkpoint_shards_are_read_through_their_index() {
 }
 
 #[test]
+fn shards_with_one_tensor_twice_are_refused() {
+    let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
+    let folder = folder_with(&[("model.safetensors.index.json", index)]);
+    let one = Tensor::ones(3, DType::F32, &Device::Cpu).expect("tensor");
+    for file in ["one.safetensors", "two.safetensors"] {
+        save(&folder, file, &[("a", one.clone())]);
+    }
+    assert!(error_of(folder.path()).contains("two files have the tensor 'a'"));
+    let index = r#"{"weight_map": {"plain": "one.bin", "view": "two.bin"}}"#;
+    let folder = folder_with(&[("pytorch_model.bin.index.json", index)]);
+    for file in ["one.bin", "two.bin"] {
+        std::fs::write(folder.path().join(file), saved(BIN)).expect("write");
+    }
+    let error = error_of(folder.path());
+    assert!(error.contains("two.bin has the tensor '"), "{error}");
+}
+
+#[test]
 fn safetensors_come_first() {
     let folder = folder_of(BIN, b"not looked at");
     let tensor = Tensor::ones(1, DType::F32, &Device::Cpu).expect("tensor");
