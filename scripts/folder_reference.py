@@ -217,6 +217,10 @@ def sentences():
 def special_tokens():
     for name in ("bos_token", "eos_token", "mask_token"):
         yield tokens("bert", f"{name} that is a word", **{name: "value"})
+    yield tokens("deberta_v2", "split at punctuation", split_by_punct=True)
+    for key, value in (("additional_special_tokens", ["value"]), ("extra_special_tokens", {"a": "value"}),
+                       ("model_specific_special_tokens", {"a": "value"})):
+        yield tokens("bert", f"{key} with a word", **{key: value})
     yield tokens("bert", "an older list of tokens", SPECIAL, bos_token="value")
     yield tokens("bert", "tokens with their ids", "added_tokens.json", value=20)
 

@@ -36,6 +36,13 @@ pub(crate) fn quietly<T>(read: impl FnOnce() -> T) -> T {
     read()
 }
 
+/// Says that nothing reads what is at `path`.
+pub(crate) fn warn_unread(path: &Path, why: &str) {
+    if !QUIET.get() {
+        warn!(file = %path.display(), why, "settings not used");
+    }
+}
+
 /// What the JSON in a file of settings says.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     let text = file::read_settings(path).map_err(|source| LoadError::Read {
@@ -129,6 +136,11 @@ impl SettingsFile {
     /// Whether there is such a key, be it null.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
+    }
+
+    /// Whether there is such a key, and it is null.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(Value::is_null)
     }
 
     /// Accounts for the keys that were not asked for: by the rules, else by a line in the log.

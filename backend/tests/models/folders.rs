@@ -165,6 +165,42 @@ const UNSUPPORTED: &[(&str, &str, &str, &str)] = &[
         "'BertJapaneseTokenizer', a tokenizer written in Python,",
     ),
     (
+        "tokenizer_config.json",
+        "tokenizer_class",
+        r#""LlamaTokenizerFast""#,
+        "tokenizer.json puts 2 tokens around a text, but 'LlamaTokenizerFast' puts 1 (add_bos_token",
+    ),
+    (
+        "tokenizer_config.json",
+        "sep_token",
+        r#""value""#,
+        "tokenizer.json has another token in the place of the sep_token of the settings",
+    ),
+    (
+        "tokenizer_config.json",
+        "unk_token",
+        r#""value""#,
+        "tokenizer.json has another token in the place of the unk_token of the settings",
+    ),
+    (
+        "tokenizer_config.json",
+        "tokenizer_class",
+        r#""RobertaTokenizer""#,
+        "tokenizer.json has a model of the kind WordPiece, but 'RobertaTokenizer' takes BPE",
+    ),
+    (
+        "tokenizer_config.json",
+        "tokenizer_class",
+        r#""T5TokenizerFast""#,
+        "'T5TokenizerFast' is not among the classes that are supported",
+    ),
+    (
+        "tokenizer_config.json",
+        "init_inputs",
+        r#"["vocab.txt"]"#,
+        "'init_inputs' is set",
+    ),
+    (
         "sentence_bert_config.json",
         "tokenizer_name_or_path",
         r#""another""#,
@@ -253,6 +289,12 @@ const UNSUPPORTED: &[(&str, &str, &str, &str)] = &[
         "model_type",
         r#""SparseEncoder""#,
         "'model_type' is not 'SentenceTransformer'",
+    ),
+    (
+        "config_sentence_transformers.json",
+        "model_type",
+        "null",
+        "'model_type' is null",
     ),
     (
         "config_sentence_transformers.json",

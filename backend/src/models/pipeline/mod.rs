@@ -26,7 +26,7 @@ use self::layer_norm::{LayerNorm, LayerNormSettings};
 pub(crate) use self::pooling::{Pooling, pool};
 use self::rules::{ABOUT_THE_SENTENCE, MODEL, POOLING, TRANSFORMER};
 use super::error::LoadError;
-use super::settings_file::SettingsFile;
+use super::settings_file::{self, SettingsFile};
 use super::weights;
 
 /// The names that the settings of a Transformer module have had, in the order in which
@@ -40,6 +40,9 @@ const TRANSFORMER_SETTINGS: [&str; 7] = [
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ];
+
+/// The settings of the model as a whole.
+const MODEL_SETTINGS: &str = "config_sentence_transformers.json";
 
 /// Below this length a vector is left as it is, nearly; torch's `normalize` divides by it instead.
 const SHORTEST: f32 = 1e-12;
@@ -179,6 +182,8 @@ impl Pipeline {
     /// A folder without `modules.json`, of which sentence-transformers reads no settings of its own.
     fn plain(folder: &Path) -> Result<Self, LoadError> {
         refuse_chat_template(folder)?;
+        unread(folder)
+            .for_each(|path| settings_file::warn_unread(&path, "there is no modules.json"));
         Ok(Self {
             prompt: String::new(),
             encoder: folder.to_owned(),
@@ -350,6 +355,13 @@ fn check_modalities(file: &SettingsFile) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// What nobody reads in a folder without `modules.json`, which may have got lost.
+fn unread(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = [TRANSFORMER_SETTINGS[0], MODEL_SETTINGS, "1_Pooling"];
+    let paths = names.map(|name| folder.join(name)).into_iter();
+    paths.filter(|path| path.exists())
+}
+
 /// Of a folder without `modules.json`, sentence-transformers puts texts into its chat template.
 fn refuse_chat_template(folder: &Path) -> Result<(), LoadError> {
     const KEY: &str = "chat_template";
@@ -370,7 +382,12 @@ struct Model {
 }
 
 fn model(folder: &Path) -> Result<Model, LoadError> {
-    let file = SettingsFile::read_or_empty(folder.join("config_sentence_transformers.json"))?;
+    const KIND: &str = "model_type";
+    let file = SettingsFile::read_or_empty(folder.join(MODEL_SETTINGS))?;
+    // Not the same as left out: the library takes the model for one of another kind then.
+    if file.is_null(KIND) {
+        return Err(file.problem(KIND, "is null, which is unsupported".to_owned()));
+    }
     let prompt = prompt(&file)?;
     let truncate = file.get("truncate_dim")?;
     file.settle(MODEL)?;
@@ -402,10 +419,13 @@ fn prompt(file: &SettingsFile) -> Result<String, LoadError> {
 /// lists, else those whose keys are on, else the mean.
 fn read_pooling(folder: &Path, prompt: &str) -> Result<Vec<Pooling>, LoadError> {
     const KEY: &str = "pooling_mode";
+    const INCLUDE: &str = "include_prompt";
     let file = SettingsFile::read(folder.join("config.json"))?;
-    if !prompt.is_empty() && !file.get("include_prompt")?.unwrap_or(true) {
-        let problem = "is false, which is unsupported for a model with a default prompt";
-        return Err(file.problem("include_prompt", problem.to_owned()));
+    // Null, too, is no there.
+    let include = file.get(INCLUDE)?.unwrap_or(!file.is_null(INCLUDE));
+    if !prompt.is_empty() && !include {
+        let problem = "is not true, which is unsupported for a model with a default prompt";
+        return Err(file.problem(INCLUDE, problem.to_owned()));
     }
     let named = match file.get::<Names>(KEY)? {
         None => Vec::new(),

@@ -47,6 +47,9 @@ fn a_folder_without_modules_is_mean_pooling_alone() {
         steps: Vec::new(),
     };
     assert_eq!(Pipeline::read(folder.path()).expect("plain"), expected);
+    let unread: Vec<PathBuf> = unread(folder.path()).collect();
+    let names = ["sentence_bert_config.json", MODEL_SETTINGS, "1_Pooling"];
+    assert_eq!(unread, names.map(|name| folder.path().join(name)));
 }
 
 #[test]
@@ -320,14 +323,19 @@ fn what_would_change_numbers_and_is_not_done_is_refused_by_name() {
 #[test]
 fn a_prompt_that_is_left_out_of_the_pooling_is_refused() {
     let prompt = r#"{"default_prompt_name": "q", "prompts": {"q": "query: "}}"#;
-    let files = [
-        ("modules.json", MODULES),
-        ("1_P/config.json", r#"{"include_prompt": false}"#),
-        ("config_sentence_transformers.json", prompt),
-    ];
-    assert!(read(&files[..2]).is_ok());
-    let error = read(&files).expect_err("unsupported");
-    assert!(error.contains("'include_prompt' is false"), "{error}");
+    for left_out in [
+        r#"{"include_prompt": false}"#,
+        r#"{"include_prompt": null}"#,
+    ] {
+        let files = [
+            ("modules.json", MODULES),
+            ("1_P/config.json", left_out),
+            ("config_sentence_transformers.json", prompt),
+        ];
+        assert!(read(&files[..2]).is_ok());
+        let error = read(&files).expect_err("unsupported");
+        assert!(error.contains("'include_prompt' is not true"), "{error}");
+    }
 }
 
 #[test]

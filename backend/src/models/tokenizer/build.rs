@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general, is_python_only};
-use super::{bounds, byte_level, lower_first, refused, saved, sentencepiece, wordpiece};
+use super::{agree, bounds, byte_level, lower_first, refused, saved, sentencepiece, wordpiece};
 
 pub(super) const SAVED: &str = "tokenizer.json";
 
@@ -43,6 +43,7 @@ pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Resu
     }
     let family = family(class, config.model_type.as_deref(), present);
     if present(SAVED) {
+        agree::check_class(class, family)?;
         return Ok(Origin::Saved(family));
     }
     let family = family.ok_or_else(|| refused(unknown(config)))?;
@@ -91,10 +92,13 @@ fn from_saved(
     config: &TokenizerConfig,
 ) -> tokenizers::Result<(Tokenizer, Option<TruncationDirection>)> {
     let (mut tokenizer, cut) = saved::read(&folder.join(SAVED))?;
+    agree::check_frame(&tokenizer, config)?;
     // ModernBERT's has no class of its own, whatever its folder says.
     let general = config.class.as_deref().is_some_and(is_general)
         || config.model_type.as_deref() == Some("modernbert");
     if !general {
+        agree::check_kind(&tokenizer, family, config)?;
+        agree::check_marks(&tokenizer, family, &config.special)?;
         align(&mut tokenizer, family, config)?;
     }
     add_missing(&mut tokenizer, config)?;
@@ -124,7 +128,14 @@ fn align(
 ) -> tokenizers::Result<()> {
     match family {
         Some(Family::Bert | Family::Mpnet) => wordpiece::align(tokenizer, config)?,
-        Some(Family::DebertaV2) if config.lower_case == Some(true) => lower_first(tokenizer)?,
+        Some(Family::DebertaV2) => {
+            if config.lower_case == Some(true) {
+                lower_first(tokenizer)?;
+            }
+            if config.split_punctuation == Some(true) {
+                sentencepiece::split_first(tokenizer);
+            }
+        }
         _ => {}
     }
     byte_level::set_prefix_space(tokenizer, config.prefix_space.unwrap_or(false));

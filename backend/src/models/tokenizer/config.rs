@@ -121,18 +121,25 @@ impl Special {
 }
 
 /// Special tokens without a part of their own, under the names of transformers 4 and 5. The newer
-/// one may be an object of named ones.
+/// one may be an object of named ones, which version 5 writes under a name of their own.
 fn more_tokens(file: &SettingsFile) -> Result<Vec<Token>, LoadError> {
     const NEWER: &str = "extra_special_tokens";
-    let older = |named: Vec<Token>| {
+    let named: Option<BTreeMap<String, Token>> = file.get("model_specific_special_tokens")?;
+    let named: Vec<Token> = named.unwrap_or_default().into_values().collect();
+    let older = |more: Vec<Token>| {
         let listed: Option<Vec<Token>> = file.get("additional_special_tokens")?;
-        Ok(named
+        let listed = listed.into_iter().flatten();
+        Ok([named.clone(), more]
+            .concat()
             .into_iter()
-            .chain(listed.into_iter().flatten())
+            .chain(listed)
             .collect())
     };
     match file.get(NEWER)? {
-        Some(Value::Array(_)) => Ok(file.get(NEWER)?.unwrap_or_default()),
+        Some(Value::Array(_)) => {
+            let listed: Vec<Token> = file.get(NEWER)?.unwrap_or_default();
+            Ok([named, listed].concat())
+        }
         Some(Value::Object(_)) => {
             let named: BTreeMap<String, Token> = file.get(NEWER)?.unwrap_or_default();
             older(named.into_values().collect())
@@ -157,6 +164,9 @@ pub(crate) struct TokenizerConfig {
     pub(super) split_chinese: Option<bool>,
     pub(super) prefix_space: Option<bool>,
     pub(super) split_punctuation: Option<bool>,
+    /// Whether a token goes before, and after, each text, in classes that go by these.
+    pub(super) add_bos: Option<bool>,
+    pub(super) add_eos: Option<bool>,
     pub(super) special: Special,
     /// Tokens besides the vocabulary's, by id.
     pub(super) added: BTreeMap<u32, AddedToken>,
@@ -195,6 +205,8 @@ impl TokenizerConfig {
             split_chinese: file.get("tokenize_chinese_chars")?,
             prefix_space: file.get("add_prefix_space")?,
             split_punctuation: file.get("split_by_punct")?,
+            add_bos: file.get("add_bos_token")?,
+            add_eos: file.get("add_eos_token")?,
             special,
             added,
             added_have_flags,
@@ -206,8 +218,6 @@ impl TokenizerConfig {
 
 /// The keys of `tokenizer_config.json` that nothing reads.
 const RULES: &[(&str, Rule)] = &[
-    ("add_bos_token", Any),
-    ("add_eos_token", Any),
     ("auto_map", Off),
     ("backend", Any),
     ("chat_template", Any),
@@ -218,7 +228,7 @@ const RULES: &[(&str, Rule)] = &[
     // Where the newer name of the same is there.
     ("additional_special_tokens", Any),
     ("full_tokenizer_file", Any),
-    ("init_inputs", Any),
+    ("init_inputs", Off),
     ("is_local", Any),
     ("legacy", Any),
     ("local_files_only", Any),

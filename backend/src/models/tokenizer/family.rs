@@ -91,9 +91,33 @@ impl Family {
         }
     }
 
+    /// The kind of its model, as `tokenizer.json` names it.
+    pub(crate) fn model(self) -> &'static str {
+        match self {
+            Self::Bert | Self::Mpnet => "WordPiece",
+            Self::Roberta | Self::Deberta | Self::ModernBert => "BPE",
+            Self::XlmRoberta | Self::DebertaV2 => "Unigram",
+        }
+    }
+
+    /// Whether its class in transformers 5 puts the special tokens that the settings name in the place
+    /// of those that `tokenizer.json` has.
+    pub(crate) fn takes_marks_from_settings(self) -> bool {
+        matches!(self, Self::Bert | Self::Mpnet | Self::DebertaV2)
+    }
+
     fn of_class(class: &str) -> Option<Self> {
         Some(match class.strip_suffix("Fast").unwrap_or(class) {
-            "BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" => Self::Bert,
+            // The same under nine names.
+            "BertTokenizer"
+            | "ConvBertTokenizer"
+            | "DPRContextEncoderTokenizer"
+            | "DPRQuestionEncoderTokenizer"
+            | "DistilBertTokenizer"
+            | "ElectraTokenizer"
+            | "LayoutLMTokenizer"
+            | "MobileBertTokenizer"
+            | "SqueezeBertTokenizer" => Self::Bert,
             "MPNetTokenizer" => Self::Mpnet,
             "RobertaTokenizer" => Self::Roberta,
             "DebertaTokenizer" => Self::Deberta,
@@ -137,6 +161,22 @@ const PYTHON_ONLY: [&str; 7] = [
 /// Whether a class gives other ids than a `tokenizer.json` beside it.
 pub(crate) fn is_python_only(class: &str) -> bool {
     PYTHON_ONLY.contains(&class)
+}
+
+/// Whether a class that makes the tokens around a text itself puts one before, and one after it, where
+/// `add_bos_token` and `add_eos_token` say nothing.
+pub(crate) fn own_frame(class: &str) -> Option<(bool, bool)> {
+    match class.strip_suffix("Fast").unwrap_or(class) {
+        "CodeLlamaTokenizer" | "GemmaTokenizer" | "LlamaTokenizer" => Some((true, false)),
+        "GPTNeoXTokenizer" => Some((false, false)),
+        _ => None,
+    }
+}
+
+/// Whether a class without a family here runs a `tokenizer.json` as it is, in published folders.
+pub(crate) fn runs_as_saved(class: &str) -> bool {
+    let class = class.strip_suffix("Fast").unwrap_or(class);
+    own_frame(class).is_some() || ["CamembertTokenizer", "HerbertTokenizer"].contains(&class)
 }
 
 /// Whether a class (by its names in transformers 4 and 5) runs any `tokenizer.json` as it is.

@@ -8,6 +8,7 @@
 //! tokenizer as it is published, bert-score the original implementation in Python, which for some
 //! families gives other ids.
 
+mod agree;
 mod bounds;
 mod build;
 mod byte_level;

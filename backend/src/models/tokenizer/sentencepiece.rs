@@ -200,8 +200,25 @@ fn replacements(model: &Model) -> tokenizers::Result<Option<Precompiled>> {
 fn pre_tokenizer(family: Family, config: &TokenizerConfig) -> PreTokenizerWrapper {
     let spaces = Metaspace::new(SPACE, PrependScheme::Always, true);
     if family == Family::DebertaV2 && config.split_punctuation.unwrap_or(false) {
-        let punctuation = Punctuation::new(SplitDelimiterBehavior::Isolated);
-        return PreTokenizers::new(vec![punctuation.into(), spaces.into()]).into();
+        return PreTokenizers::new(vec![punctuation(), spaces.into()]).into();
     }
     spaces.into()
+}
+
+fn punctuation() -> PreTokenizerWrapper {
+    Punctuation::new(SplitDelimiterBehavior::Isolated).into()
+}
+
+/// Has the tokenizer split a text at punctuation first, unless it does so anyway.
+pub(super) fn split_first(tokenizer: &mut Tokenizer) {
+    let steps = match tokenizer.get_pre_tokenizer().cloned() {
+        None => Vec::new(),
+        Some(PreTokenizerWrapper::Sequence(steps)) => steps.as_ref().to_vec(),
+        Some(step) => vec![step],
+    };
+    let splits = |step: &PreTokenizerWrapper| matches!(step, PreTokenizerWrapper::Punctuation(_));
+    if !steps.iter().any(splits) {
+        let steps = std::iter::once(punctuation()).chain(steps).collect();
+        tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(steps)));
+    }
 }
