@@ -68,7 +68,9 @@ class StartResult:
     """Of one service alone on the machine."""
 
     seconds: tuple[float, ...]
-    memory: Memory  # once each of its models has answered, at the first start
+    # At the first start: once embeddings were answered, and once each of its models has answered.
+    embedding_memory: Memory
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,14 @@ def measure(kinds: Sequence[Kind], logs: Path, plan: Plan) -> ServingResult:
 
 def measure_starts(kinds: Sequence[Kind], logs: Path, starts: int) -> dict[str, StartResult]:
     seconds: dict[str, list[float]] = {kind.name: [] for kind in kinds}
-    memory: dict[str, Memory] = {}
+    memory: dict[str, tuple[Memory, Memory]] = {}
     for number in range(starts):
         for kind in turned(kinds, number):
             with Service(kind, logs) as service:
                 seconds[kind.name].append(service.wait_for_answer(first_request(kind)))
                 if number == 0:
-                    memory[kind.name] = memory_with_models(service)
-    return {name: StartResult(tuple(seconds[name]), memory[name]) for name in seconds}
+                    memory[kind.name] = (service.memory(), memory_with_models(service))
+    return {name: StartResult(tuple(seconds[name]), *memory[name]) for name in seconds}
 
 
 def memory_with_models(service: Service) -> Memory:
