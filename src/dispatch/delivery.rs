@@ -77,6 +77,9 @@ pub enum Refusal {
     /// Every host lacks the model.
     #[error("no host of the pool has the model")]
     NoModel,
+    /// Every host that can be asked lacks the model, and of another nobody has ever heard what it has.
+    #[error("no host that can be asked has the model, and nobody knows yet what the others have")]
+    Unheard,
     /// Every host that has the model answers wrong.
     #[error("the hosts that have the model answer wrong, as an audit has shown")]
     Deviating,
@@ -100,6 +103,7 @@ impl From<TurnedAway> for Refusal {
             TurnedAway::Full => Self::QueueFull,
             TurnedAway::ManyModels => Self::ManyModels,
             TurnedAway::NoModel => Self::NoModel,
+            TurnedAway::Unheard => Self::Unheard,
             TurnedAway::Deviating => Self::Deviating,
             TurnedAway::OtherSpace => Self::OtherSpace,
             TurnedAway::TooLong => Self::QueueTooLong,

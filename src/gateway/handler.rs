@@ -368,7 +368,8 @@ impl Handler {
     fn no_host(&self, no_host: NoHost, call: &Call, journal: &Journal) -> Reply {
         let model = call.demand.model.as_ref();
         if no_host.refusal == Refusal::NoModel {
-            return refusals::no_model(model, &self.aggregates.models());
+            let unasked = model.map_or_else(Vec::new, |model| self.pool.unasked(model));
+            return refusals::no_model(model, &self.aggregates.models(), &unasked);
         }
         let attempts = journal.story().attempts;
         let shortage = || shortage(&self.pool);

@@ -14,6 +14,7 @@ use super::auth;
 use super::body::BodyError;
 use super::respond::{Reply, header_value};
 use super::route::{NoRoute, ROUTES};
+use crate::config::HostName;
 use crate::dispatch::{NoHost, Refusal};
 use crate::embedding::BadSpace;
 use crate::pool::{LimitReached, Model};
@@ -27,8 +28,8 @@ const CHALLENGES: [&str; 2] = [
     "ApiKey realm=\"gpu-bridge\", header=\"X-API-Key\"",
 ];
 
-/// Models that are listed; more would be no help.
-const MOST_MODELS: usize = 12;
+/// Models, or hosts, that are listed; more would be no help.
+const MOST_LISTED: usize = 12;
 
 /// To a client whose chunks make no sense.
 const UNFRAMED: &str =
@@ -163,7 +164,8 @@ pub(super) fn no_host(
             );
             return Reply::error(StatusCode::BAD_GATEWAY, text).because(Reason::HostsFailed);
         }
-        (Refusal::NoModel, None) => return no_model(None, &BTreeSet::new()),
+        (Refusal::NoModel, None) => return no_model(None, &BTreeSet::new(), &[]),
+        (Refusal::Unheard, None) => Reason::NoModel,
         (Refusal::Deviating, None) => Reason::WrongAnswers,
         (Refusal::OtherSpace, None) => Reason::OtherSpace,
         (Refusal::QueueFull | Refusal::ManyModels, None) => Reason::QueueFull,
@@ -193,8 +195,13 @@ pub(super) fn bad_space(bad: BadSpace) -> Reply {
     Reply::error(StatusCode::BAD_REQUEST, text).because(Reason::BadHeader)
 }
 
-/// Every host lacks the model that was `asked` for. `told`: what they have, as far as they tell.
-pub(super) fn no_model(asked: Option<&Model>, told: &BTreeSet<String>) -> Reply {
+/// Every host lacks the model that was `asked` for, as far as anybody knows. `told`: what they have, as far as they
+/// tell; `unasked`: those that could not be asked.
+pub(super) fn no_model(
+    asked: Option<&Model>,
+    told: &BTreeSet<String>,
+    unasked: &[HostName],
+) -> Reply {
     let asked = asked.and_then(|model| model.as_str().split_once(':'));
     let (route, name) = asked.unwrap_or_default();
     let told = told.iter().filter_map(|model| model.split_once(':'));
@@ -202,23 +209,28 @@ pub(super) fn no_model(asked: Option<&Model>, told: &BTreeSet<String>) -> Reply 
         .filter_map(|(of, name)| (of == route).then_some(name))
         .filter(|name| name.len() <= Model::MAX_LEN)
         .collect();
-    let listed = names.iter().take(MOST_MODELS).copied();
-    let mut listed: Vec<String> = listed.map(str::to_owned).collect();
-    let more = names.len().saturating_sub(MOST_MODELS);
-    if more > 0 {
-        listed.push(format!("and {more} more"));
-    }
+    let unasked: Vec<&str> = unasked.iter().map(AsRef::as_ref).collect();
     let lacking = match name {
         "" => "no host of the pool has a model for requests that name none".to_owned(),
         name => format!("no host of the pool has the model '{name}'"),
     };
-    let text = if listed.is_empty() {
-        lacking
-    } else {
-        let listed = listed.join(", ");
-        format!("{lacking}; for {route} there are: {listed}")
-    };
+    let mut text = lacking;
+    if !names.is_empty() {
+        text = format!("{text}; for {route} there are: {}", list(&names));
+    }
+    if !unasked.is_empty() {
+        text = format!("{text}; out, and could not be asked: {}", list(&unasked));
+    }
     Reply::error(StatusCode::NOT_FOUND, text).because(Reason::NoModel)
+}
+
+/// The first of them, and how many more there are.
+fn list(names: &[&str]) -> String {
+    let first = names.iter().take(MOST_LISTED).copied();
+    let more = names.len().saturating_sub(MOST_LISTED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let all = first.map(str::to_owned).chain(more);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The client's own bound, of which it told, has passed. Nothing is wrong with the request or the hosts:
@@ -289,17 +301,37 @@ mod tests {
     #[test]
     fn a_model_that_no_host_has_is_told_with_what_there_is() {
         let asked = Model::new("embed:m");
-        let nothing = no_model(asked.as_ref(), &BTreeSet::new());
+        let nothing = no_model(asked.as_ref(), &BTreeSet::new(), &[]);
         assert_eq!(nothing.status, StatusCode::NOT_FOUND);
         assert_eq!(detail(&nothing), "no host of the pool has the model 'm'");
+        let out = ["b", "c"].map(|name| name.parse().unwrap());
+        let unasked = no_model(asked.as_ref(), &BTreeSet::new(), &out);
+        assert_eq!(
+            detail(&unasked),
+            "no host of the pool has the model 'm'; out, and could not be asked: b, c"
+        );
         let told = (0..20).map(|number| format!("embed:{number:02}"));
         let told = told.chain(["bertscore:b".to_owned()]).collect();
         let listed = "no host of the pool has the model 'm'; for embed there are: 00, 01, 02, 03, \
             04, 05, 06, 07, 08, 09, 10, 11, and 8 more";
-        assert_eq!(detail(&no_model(asked.as_ref(), &told)), listed);
+        assert_eq!(detail(&no_model(asked.as_ref(), &told, &[])), listed);
         let default = Model::new("bertscore:");
         let listed = "no host of the pool has a model for requests that name none; for bertscore there are: b";
-        assert_eq!(detail(&no_model(default.as_ref(), &told)), listed);
+        assert_eq!(detail(&no_model(default.as_ref(), &told, &[])), listed);
+    }
+
+    #[test]
+    fn where_nobody_knows_whether_there_is_the_model_it_is_worth_coming_again() {
+        let refused = NoHost {
+            refusal: Refusal::Unheard,
+            limit: None,
+        };
+        let reply = no_host(refused, &[], || "b is ejected".to_owned(), 3);
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply.headers[header::RETRY_AFTER], "3");
+        let text = "no host that can be asked has the model, and nobody knows yet what the others have; \
+             retry in 3 s (b is ejected)";
+        assert_eq!(detail(&reply), text);
     }
 
     /// Every refusal of a request: status, body, `Retry-After`.

@@ -159,12 +159,14 @@ impl Host {
         }
     }
 
+    /// Is it well, and to get requests?
+    pub(super) fn is_in_rotation(&self) -> bool {
+        self.health.phase().is_serving() && !self.is_draining() && !self.removed
+    }
+
     /// Could it serve, if not at this moment?
     pub(super) fn is_serving(&self) -> bool {
-        self.health.phase().is_serving()
-            && !self.is_draining()
-            && !self.removed
-            && self.capacity.nominal() > 0
+        self.is_in_rotation() && self.capacity.nominal() > 0
     }
 
     /// Slots for a request for `model` that no host could serve which serves, now or later: it may be
@@ -239,9 +241,10 @@ impl Host {
             return false;
         }
         let available = info.available_models.as_deref();
+        let is_first = !self.models.is_heard();
         let is_news = self.models.tell(&info.loaded_models, available);
         self.info = Some(info);
-        is_news
+        is_news || is_first
     }
 
     /// Share of its memory that is in use, 0 to 1; 1 if unknown, as the plugin has it.

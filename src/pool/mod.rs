@@ -151,6 +151,9 @@ pub enum TurnedAway {
     /// Every host lacks the model.
     #[error("no host has the model")]
     NoModel,
+    /// Every host that can be asked lacks the model, and of another nobody has ever heard what it has.
+    #[error("no host that can be asked has the model")]
+    Unheard,
     /// Every host that has the model answers wrong.
     #[error("the hosts that have the model answer wrong")]
     Deviating,
@@ -449,6 +452,11 @@ impl Pool {
     /// Is a host known to have `model`, or to have had it when it was last there?
     pub fn is_known(&self, model: &Model) -> bool {
         self.lock().state.is_known(model)
+    }
+
+    /// Hosts that are out and not known to lack `model`.
+    pub fn unasked(&self, model: &Model) -> Vec<HostName> {
+        self.lock().state.unasked(model, now())
     }
 
     /// Is `host` known to have `model`, or to have had it when it was last asked?

@@ -54,6 +54,8 @@ pub(super) struct Models {
     as_told: bool,
     /// Answered with.
     served: HashSet<Model>,
+    /// Once in memory, and nothing has shown since that it lacks them.
+    had: HashSet<Model>,
     /// Until when what it has shown to lack is remembered.
     lacks: HashMap<Model, Instant>,
     /// What audits have shown, until others do.
@@ -87,6 +89,16 @@ impl Models {
     /// Is it known to have `model`, or to have had it when it was last asked?
     pub(super) fn is_known(&self, model: &Model) -> bool {
         self.is_told(model) || include(&self.served, model)
+    }
+
+    /// Is it known to have `model`, or to have had it at any time that it told of?
+    pub(super) fn was_known(&self, model: &Model) -> bool {
+        self.is_known(model) || include(&self.had, model)
+    }
+
+    /// Has it ever told what is in memory, or answered with a model?
+    pub(super) fn is_heard(&self) -> bool {
+        self.loaded.is_some() || self.has_served()
     }
 
     /// Has it answered with any model since it may have restarted?
@@ -191,8 +203,10 @@ impl Models {
             self.lacks.remove(&model);
         }
         let is_news = available != self.available || self.lacks.len() != before;
+        self.remember_loaded();
         if let Some(available) = available.as_ref().filter(|_| is_news) {
             self.served.retain(|model| include(available, model));
+            self.had.retain(|model| include(available, model));
         }
         self.generation += u64::from(is_news);
         self.loaded = Some(loaded);
@@ -232,6 +246,7 @@ impl Models {
             REMEMBERED
         };
         self.served.remove(model);
+        self.had.remove(model);
         self.make_room(matters, now);
         if self.lacks.len() < MOST || self.lacks.contains_key(model) {
             self.lacks.insert(model.clone(), now + remembered);
@@ -255,12 +270,21 @@ impl Models {
 
     /// Perhaps it restarts: nothing is in memory until it tells, and it may lack nothing any more.
     pub(super) fn forget(&mut self) {
-        if let Some(loaded) = &mut self.loaded {
-            loaded.clear();
+        self.remember_loaded();
+        if self.loaded.is_some() {
             self.as_told = false;
         }
         self.lacks.clear();
         self.generation += 1;
+    }
+
+    /// What was in memory may not be any more.
+    fn remember_loaded(&mut self) {
+        for model in self.loaded.iter_mut().flat_map(HashSet::drain) {
+            if self.had.len() < MOST {
+                self.had.insert(model);
+            }
+        }
     }
 }
 
@@ -346,6 +370,24 @@ mod tests {
         assert!(models.tell(&names(&[]), Some(&names(&["x"]))));
         assert_eq!(models.lack(&x, now), None);
         assert_ne!(models.generation(), generation);
+    }
+
+    #[test]
+    fn what_was_once_in_memory_is_remembered_until_the_host_shows_otherwise() {
+        let now = Instant::now();
+        let (x, y) = (model("x"), model("y"));
+        let mut models = Models::default();
+        assert!(!models.is_heard());
+        models.tell(&names(&["x"]), None);
+        models.forget();
+        assert!(models.is_heard() && models.was_known(&x) && !models.is_known(&x));
+        models.tell(&names(&["y"]), None);
+        models.tell(&[], None);
+        assert!(models.was_known(&x) && models.was_known(&y), "evicted");
+        models.miss(&x, nothing, now);
+        assert!(!models.was_known(&x) && models.was_known(&y));
+        models.tell(&[], Some(&names(&["z"])));
+        assert!(!models.was_known(&y), "the list is newer");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which hosts could serve a request, now or later, as far as models go.
 //!
-//! 1. Those that may have its model. While there is one, it is waited for, whatever it is up to.
+//! 1. Those that may have its model. While there is one, it is waited for, whatever it is up to; but not, where others
+//!    serve, for the sake of hosts that are out and were never seen with that model.
 //! 2. If every host tells that it lacks the model, but none was asked: all, since lists may be
 //!    incomplete, and a host says best what is wrong.
 //! 3. Else nobody: those that have it answer wrong, or in another space than the request wants.
@@ -10,6 +11,7 @@ use std::time::Instant;
 use super::TurnedAway;
 use super::avoid::Avoid;
 use super::demand::Model;
+use super::health::Phase;
 use super::host::Host;
 use super::models::Lack;
 
@@ -29,6 +31,31 @@ enum Group {
     Nobody(TurnedAway),
 }
 
+impl Group {
+    /// Of hosts that lack the model, and another one that does.
+    fn joined_by(self, lack: Lack) -> Self {
+        match (lack, self) {
+            (Lack::OtherSpace, _) => Self::Nobody(TurnedAway::OtherSpace),
+            (Lack::Deviates, Self::Told | Self::Nobody(TurnedAway::NoModel)) => {
+                Self::Nobody(TurnedAway::Deviating)
+            }
+            (Lack::Shown, Self::Told) => Self::Nobody(TurnedAway::NoModel),
+            (_, group) => group,
+        }
+    }
+}
+
+/// What is to be gained by waiting for a host that is not known to lack a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Prospect {
+    /// It may be asked, or is about to say what it has, or was seen with the model before it went out.
+    Good,
+    /// It is out, and as long as it was there it was seen with other models only.
+    Poor,
+    /// It is out, and has never been heard.
+    Unheard,
+}
+
 impl<'a> Reach<'a> {
     /// Of a request for `model` that has failed on the hosts to `avoid`.
     pub(super) fn new(
@@ -43,25 +70,61 @@ impl<'a> Reach<'a> {
             now,
             group: Group::MayHave,
         };
-        let present = hosts.iter().filter(|host| !host.removed);
-        let mut lacks = present.map(|host| reach.lack(host)).peekable();
-        if lacks.peek().is_none() {
-            return reach;
-        }
-        // Until a host that may have it is found, which is mostly the first.
-        let group = lacks.try_fold(Group::Told, |group, lack| {
-            Some(match (lack?, group) {
-                (Lack::UnknownSpace, _) => return None,
-                (Lack::OtherSpace, _) => Group::Nobody(TurnedAway::OtherSpace),
-                (Lack::Deviates, Group::Told | Group::Nobody(TurnedAway::NoModel)) => {
-                    Group::Nobody(TurnedAway::Deviating)
-                }
-                (Lack::Shown, Group::Told) => Group::Nobody(TurnedAway::NoModel),
-                (_, group) => group,
-            })
-        });
-        reach.group = group.unwrap_or(Group::MayHave);
+        reach.group = reach.grouped(hosts);
         reach
+    }
+
+    /// Ends at the first host that may have it and is worth waiting for, which is mostly the first.
+    fn grouped(&self, hosts: &[Host]) -> Group {
+        let mut lacking = None;
+        let mut out = None;
+        let mut is_asked = false;
+        for host in hosts.iter().filter(|host| !host.removed) {
+            match self.lack(host) {
+                None => match self.prospect(host) {
+                    Prospect::Good => return Group::MayHave,
+                    worse => out = out.max(Some(worse)),
+                },
+                Some(Lack::UnknownSpace) => return Group::MayHave,
+                Some(lack) => {
+                    is_asked |= host.is_in_rotation();
+                    lacking = Some(lacking.unwrap_or(Group::Told).joined_by(lack));
+                }
+            }
+        }
+        match (lacking, out) {
+            (Some(group), None) => group,
+            (Some(Group::Told), Some(_)) if is_asked => Group::Told,
+            (Some(Group::Nobody(TurnedAway::NoModel)), Some(out)) if is_asked => {
+                Group::Nobody(match out {
+                    Prospect::Unheard => TurnedAway::Unheard,
+                    Prospect::Good | Prospect::Poor => TurnedAway::NoModel,
+                })
+            }
+            _ => Group::MayHave,
+        }
+    }
+
+    /// What is to be expected of `host`, which is not known to lack the model.
+    fn prospect(&self, host: &Host) -> Prospect {
+        let named = self.model.filter(|model| !model.is_default());
+        let Some(model) = named.filter(|_| !host.is_in_rotation()) else {
+            return Prospect::Good;
+        };
+        let is_heard = host.models.is_heard();
+        let is_about_to_tell = match host.health.phase() {
+            Phase::Unknown => true,
+            Phase::NotReady { .. } => !is_heard,
+            Phase::Up | Phase::Trial | Phase::Ejected { .. } => false,
+        };
+        let was_there = host.models.was_known(model) || self.avoid.has_failed_on(host.id);
+        if is_about_to_tell || was_there || host.last_slots(self.model) > 0 {
+            Prospect::Good
+        } else if is_heard {
+            Prospect::Poor
+        } else {
+            Prospect::Unheard
+        }
     }
 
     /// Could `host` serve it?

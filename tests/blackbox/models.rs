@@ -213,6 +213,7 @@ async fn a_host_that_comes_back_without_the_model_ends_the_wait_for_it() {
     let lacks = sim_host("lacks").installed(&["sim"]).start();
     let had = sim_host("had").installed(&["sim", "m"]).start();
     let proxy = Proxy::in_front_of(&[&lacks, &had]).await;
+    serves_all(&proxy.client(), "m", 1).await;
     had.stop();
     proxy.finds_unhealthy("had").await;
     let waiting = proxy.client().start_embed_with("m", "patience");
@@ -222,6 +223,52 @@ async fn a_host_that_comes_back_without_the_model_ends_the_wait_for_it() {
     had.restart();
 
     waiting.await.unwrap().assert_error(404);
+}
+
+#[tokio::test]
+async fn hosts_that_are_out_and_were_never_seen_with_the_model_are_not_waited_for() {
+    let start = |name| sim_host(name).installed(&["sim"]).start();
+    let [serves, down, drained] = ["serves", "down", "drained"].map(start);
+    let hosts = [&serves, &down, &drained];
+    let config = Config::with_hosts(&hosts).set("queue", "max_wait", "2s");
+    let proxy = Proxy::ready(&config, &hosts).await;
+    down.stop();
+    proxy.finds_unhealthy("down").await;
+    let (code, _, error) = proxy.command(&["drain", "drained"]).await;
+    assert_eq!(code, Some(0), "{error}");
+
+    for _ in 0..2 {
+        let refused = proxy.client().embed_with("nope", "text").await;
+        let detail = refused.assert_error(404);
+        let unasked = "could not be asked: down, drained";
+        assert!(
+            detail.contains("'nope'") && detail.contains(unasked),
+            "{detail}"
+        );
+    }
+    serves_all(&proxy.client(), "sim", 2).await;
+}
+
+#[tokio::test]
+async fn a_host_of_which_nothing_was_ever_heard_may_have_any_model() {
+    let serves = sim_host("serves").installed(&["sim"]).start();
+    let unheard = sim_host("unheard").installed(&["m"]).start();
+    unheard.stop();
+    let config = Config::with_hosts(&[&serves, &unheard]);
+    let proxy = Proxy::ready(&config, &[&serves]).await;
+    proxy.finds("unheard", "ejected").await;
+
+    for _ in 0..2 {
+        let refused = proxy.client().embed_with("m", "text").await;
+        refused.assert_come_again();
+        assert!(
+            refused.assert_error(503).contains("unheard is ejected"),
+            "{refused:?}"
+        );
+    }
+    unheard.restart();
+    proxy.finds_healthy("unheard").await;
+    serves_all(&proxy.client(), "m", 2).await;
 }
 
 #[tokio::test]

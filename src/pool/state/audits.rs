@@ -63,7 +63,7 @@ impl State {
         let before = host.models.set_audit(model, audited.clone());
         let is_out = host.models.audits().values().any(Audited::is_out);
         let host = host.spec.name.clone();
-        self.models_changed = true;
+        self.reach_changed = true;
         if let Some(audited) = audited.filter(|audited| Some(audited.trust) != before) {
             let why = audited.why.map(|why| format!(": {why}"));
             self.events.push(Event {

@@ -58,7 +58,7 @@ impl State {
         demand: &Demand,
         now: Instant,
     ) -> Option<Grant> {
-        let is_clear = self.queue.is_empty() && !self.models_changed;
+        let is_clear = self.queue.is_empty() && !self.reach_changed;
         let may = || self.queue.clients.permits(demand.client.as_ref(), now) > 0;
         let is_free = || self.has_room(now);
         if !is_clear || !may() || !is_free() {
@@ -174,7 +174,7 @@ impl State {
     pub(in crate::pool) fn grant(&mut self, now: Instant) -> Vec<Grant> {
         let mut grants = Vec::new();
         self.reconsider = None;
-        if std::mem::take(&mut self.models_changed) {
+        if std::mem::take(&mut self.reach_changed) {
             let tickets = self.queue.tickets(None);
             self.dismiss(tickets, now);
         }

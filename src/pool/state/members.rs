@@ -40,7 +40,7 @@ impl State {
             }
         }
         self.forget_removed();
-        self.models_changed = true;
+        self.reach_changed = true;
         ids
     }
 
@@ -111,6 +111,7 @@ impl State {
     }
 
     fn note_draining(&mut self, host: HostId, before: bool, now: bool) {
+        self.reach_changed |= before != now;
         match (before, now) {
             (false, true) => self.note(host, EventKind::Draining),
             (true, false) => self.note(host, EventKind::Undrained),

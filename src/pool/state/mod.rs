@@ -173,8 +173,9 @@ pub(super) struct State {
     reconsider: Option<Instant>,
     events: Vec<Event>,
     lost: Vec<(HostId, Cause)>,
-    /// There are fewer hosts, or they tell of other models, since the last grant.
-    models_changed: bool,
+    /// Since the last grant hosts have come, gone or changed their state, or tell of other models: who waits may have
+    /// nothing to wait for.
+    reach_changed: bool,
     dismissed: Vec<(Ticket, TurnedAway)>,
 }
 
@@ -201,7 +202,7 @@ impl State {
             reconsider: None,
             events: Vec::new(),
             lost: Vec::new(),
-            models_changed: false,
+            reach_changed: false,
             dismissed: Vec::new(),
         }
     }
@@ -251,7 +252,14 @@ impl State {
 
     /// Is a host known to have `model`, or to have had it when it was last there?
     pub(super) fn is_known(&self, model: &Model) -> bool {
-        self.hosts().any(|host| host.models.is_known(model))
+        self.hosts().any(|host| host.models.was_known(model))
+    }
+
+    /// Hosts that are out and not known to lack `model`.
+    pub(super) fn unasked(&self, model: &Model, now: Instant) -> Vec<HostName> {
+        let out = self.hosts().filter(|host| !host.is_in_rotation());
+        let may_have = out.filter(|host| host.models.lack(model, now).is_none());
+        may_have.map(|host| host.spec.name.clone()).collect()
     }
 
     /// Those that are part of the pool.
@@ -414,6 +422,7 @@ impl State {
         let Some(transition) = transition else {
             return;
         };
+        self.reach_changed = true;
         match transition {
             // Where there is nowhere else to go, what runs there had better end there.
             Transition::Ejected(cause)

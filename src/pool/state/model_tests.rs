@@ -2,9 +2,9 @@
 
 use gpu_bridge_wire::Info;
 
-use super::tests::{has, join_with, phase, pool, with_model};
+use super::tests::{has, join_with, phase, pool, spec, with_model};
 use super::*;
-use crate::pool::{Check, Outcome, TurnedAway};
+use crate::pool::{Check, Outcome, Tells, TurnedAway};
 
 const A: HostId = HostId(0);
 const B: HostId = HostId(1);
@@ -206,6 +206,124 @@ fn those_who_wait_for_a_model_that_turns_out_to_be_nowhere_are_told_at_once() {
         [],
         "there is no host at all: {waits:?}"
     );
+}
+
+/// What becomes of a request for `embed:m`, which A lacks, by what was seen of B and what it is up to now.
+#[test]
+fn a_host_that_is_out_is_waited_for_only_if_it_may_have_the_model() {
+    type Scene = fn(&mut State, Instant);
+    let down = |state: &mut State, now| {
+        for _ in 0..2 {
+            state.checked(B, &refused(), now);
+        }
+        assert!(!phase(state, B).is_serving());
+    };
+    let scenes: [(&str, Scene, Option<TurnedAway>); 6] = [
+        (
+            "had others",
+            |state, _| state.told(B, has(&["embed:n"])),
+            Some(TurnedAway::NoModel),
+        ),
+        (
+            "had nothing",
+            |state, _| state.told(B, has(&[])),
+            Some(TurnedAway::NoModel),
+        ),
+        ("had it", |state, _| state.told(B, has(&["embed:m"])), None),
+        (
+            "had it once",
+            |state, _| {
+                state.told(B, has(&["embed:m"]));
+                state.told(B, has(&["embed:n"]));
+            },
+            None,
+        ),
+        (
+            "has answered with it",
+            |state, now| {
+                state.told(B, has(&[]));
+                assert_eq!(ask(state, ANSWERED, now), B);
+            },
+            None,
+        ),
+        ("was never heard", |_, _| {}, Some(TurnedAway::Unheard)),
+    ];
+    for (what, scene, expected) in scenes {
+        let now = Instant::now();
+        let mut state = pool(&[1, 1], now);
+        assert_eq!(ask(&mut state, Outcome::LacksModel, now), A);
+        scene(&mut state, now);
+        down(&mut state, now);
+        let ticket = join_with(&mut state, with_model("embed:m"), now);
+        let expected: Vec<_> = expected.map(|why| (ticket, why)).into_iter().collect();
+        assert_eq!(state.take_dismissed(), expected, "{what}");
+        assert_eq!(state.grant(now).len(), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_host_that_was_not_looked_at_yet_or_is_about_to_tell_is_waited_for() {
+    let now = Instant::now();
+    let not_ready = Check::NotReady {
+        reason: String::new(),
+        slots: Tells::Nothing,
+    };
+    for check in [None, Some(&not_ready)] {
+        let mut state = pool(&[1], now);
+        assert_eq!(ask(&mut state, Outcome::LacksModel, now), A);
+        state.set_hosts(vec![spec("h0", 1), spec("h1", 1)]);
+        state.grant(now);
+        if let Some(check) = check {
+            state.checked(B, check, now);
+        }
+        let ticket = join_with(&mut state, with_model("embed:m"), now);
+        state.grant(now);
+        assert_eq!(state.take_dismissed(), []);
+        state.told(B, has(&["embed:n"]));
+        for _ in 0..2 {
+            state.checked(B, &refused(), now);
+        }
+        state.grant(now);
+        assert_eq!(state.take_dismissed(), [(ticket, TurnedAway::NoModel)]);
+    }
+}
+
+#[test]
+fn who_waits_for_a_host_that_goes_out_without_having_had_the_model_is_told_at_once() {
+    let now = Instant::now();
+    for drains in [false, true] {
+        let mut state = pool(&[1, 1], now);
+        assert_eq!(ask(&mut state, Outcome::LacksModel, now), A);
+        state.told(B, has(&[]));
+        join_with(&mut state, Demand::default(), now);
+        join_with(&mut state, Demand::default(), now);
+        assert_eq!(state.grant(now).len(), 2, "both hosts are full");
+        let waits = join_with(&mut state, with_model("embed:m"), now);
+        state.grant(now);
+        assert_eq!(state.take_dismissed(), []);
+        if drains {
+            state.set_draining(&"h1".parse().unwrap(), true);
+        } else {
+            state.checked(B, &refused(), now);
+            state.checked(B, &refused(), now);
+        }
+        state.grant(now);
+        assert_eq!(state.take_dismissed(), [(waits, TurnedAway::NoModel)]);
+    }
+}
+
+#[test]
+fn while_no_host_serves_all_are_waited_for() {
+    let now = Instant::now();
+    let mut state = pool(&[1, 1], now);
+    state.told(A, can_serve(&["embed:n"]));
+    state.told(B, has(&[]));
+    for host in [A, B, A, B] {
+        state.checked(host, &refused(), now);
+    }
+    join_with(&mut state, with_model("embed:m"), now);
+    state.grant(now);
+    assert_eq!(state.take_dismissed(), []);
 }
 
 fn refused() -> Check {

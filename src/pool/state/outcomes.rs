@@ -89,7 +89,7 @@ impl State {
         };
         if let Some(model) = &grant.demand.model {
             // Who waited for it because all tell that they lack it may have nothing to wait for.
-            self.models_changed |= host.models.serve(model);
+            self.reach_changed |= host.models.serve(model);
         }
         match &grant.demand.model {
             Some(model) if grant.cold => {
@@ -181,7 +181,7 @@ impl State {
         if let Some(host) = self.host_mut(id)
             && host.tell(info.into())
         {
-            self.models_changed = true;
+            self.reach_changed = true;
         }
     }
 

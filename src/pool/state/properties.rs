@@ -641,8 +641,8 @@ impl World {
         Ok(())
     }
 
-    /// No request goes to a host that is known to lack its model while another might have it, nor to
-    /// one that is not ready while another could serve it.
+    /// No request goes to a host that is known to lack its model while another might have it that serves, is not
+    /// checked yet or was seen with it, nor to one that is not ready while another could serve it.
     fn check_model(&self, grant: &Grant, waiter: &Waiter) -> Result<(), TestCaseError> {
         let model = waiter.demand.model.as_ref();
         let lacks = |host: &Host| {
@@ -650,11 +650,19 @@ impl World {
             let known = model.is_some_and(|model| host.models.lack(model, self.now).is_some());
             shown || known
         };
+        let is_hopeless = |host: &Host| {
+            let was_known = model.is_some_and(|model| host.models.was_known(model));
+            let is_unknown = host.health.phase() == Phase::Unknown;
+            lacks(host) || !(host.is_in_rotation() || is_unknown || was_known)
+        };
         let mut hosts = self.state.hosts();
         let Some(chosen) = self.state.host(grant.host) else {
             return Ok(());
         };
-        prop_assert!(!lacks(chosen) || hosts.all(lacks), "it lacks the model");
+        prop_assert!(
+            !lacks(chosen) || hosts.all(is_hopeless),
+            "it lacks the model"
+        );
         let audit = |host: &Host| model.and_then(|model| host.models.audit(model).cloned());
         prop_assert!(
             !audit(chosen).as_ref().is_some_and(Audited::is_out),
@@ -667,7 +675,7 @@ impl World {
         };
         let mut others = self.state.hosts();
         prop_assert!(
-            fits(chosen) || others.all(lacks),
+            fits(chosen) || others.all(is_hopeless),
             "its vectors lie elsewhere"
         );
         let is_whole = waiter.avoid.extent() == Extent::Whole;

@@ -30,7 +30,7 @@ pub(super) fn settings(policy: Policy, max_waiting: usize) -> Settings {
     }
 }
 
-fn spec(name: &str, slots: u32) -> HostSpec {
+pub(super) fn spec(name: &str, slots: u32) -> HostSpec {
     HostSpec {
         max_concurrent: NonZeroU32::new(slots),
         ..HostSpec::for_testing(name)
