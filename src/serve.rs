@@ -211,6 +211,7 @@ impl Parts {
             budget: budget.clone(),
             observers: observers.clone(),
             stopping: stopping.accepting.subscribe(),
+            ending: stopping.ending.subscribe(),
         });
         let auditor = Auditor::new(pool.clone(), hosts.clone(), config.clone(), budget.clone());
         let auditor = Arc::new(auditor);

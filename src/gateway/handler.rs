@@ -1,5 +1,6 @@
 //! The way of one request, from its head to the end of its answer.
 
+use std::future::pending;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Handler {
     pub observers: Observers,
     /// True once the proxy is about to end.
     pub stopping: watch::Receiver<bool>,
+    /// True once its time to end is over: what has no answer by then is told to come again.
+    pub ending: watch::Receiver<bool>,
 }
 
 /// What is asked for, and by whom.
@@ -157,17 +160,26 @@ impl Handler {
                     let answer = pin!(self.answer_at(&path, asked, session, guest, record));
                     tokio::select! {
                         biased;
-                        answer = answer => Some(answer),
-                        () = place.displaced() => None,
+                        answer = answer => Ok(answer),
+                        () = place.displaced() => Err(refusals::no_place(Full::All)),
+                        () = self.ended() => Err(refusals::stopping()),
                     }
                 };
-                answered.unwrap_or_else(|| displaced(session, Full::All))
+                answered.unwrap_or_else(|reply| last(session, reply))
             }
-            Err(full) => displaced(session, full),
+            Err(full) => last(session, refusals::no_place(full)),
         };
         match answer {
             Outgoing::Own(reply) if openai::speaks(&path) => Outgoing::Own(openai::restated(reply)),
             answer => answer,
+        }
+    }
+
+    /// Returns once nobody who waits for an answer will get one.
+    async fn ended(&self) {
+        // Without anybody who could end it, it goes on.
+        if self.ending.clone().wait_for(|ended| *ended).await.is_err() {
+            pending::<()>().await;
         }
     }
 
@@ -484,10 +496,10 @@ impl Handler {
     }
 }
 
-/// Its connection has to make room for another one, and takes no further request.
-fn displaced(session: &mut Session<'_>, full: Full) -> Outgoing {
+/// Its connection takes no further request.
+fn last(session: &mut Session<'_>, reply: Reply) -> Outgoing {
     session.make_last();
-    Outgoing::Own(refusals::no_place(full))
+    Outgoing::Own(reply)
 }
 
 /// Writes an answer of our own, perhaps while the client is still sending its request.

@@ -86,6 +86,12 @@ pub(super) fn no_place(full: Full) -> Reply {
     Reply::retry_later(text, 1).because(Reason::NoPlace)
 }
 
+/// The proxy ends before it is answered; whatever comes in its place is there in a moment.
+pub(super) fn stopping() -> Reply {
+    let text = "the proxy is stopping, and this request was not answered in time (timeouts.shutdown); retry in 1 s";
+    Reply::retry_later(text, 1).because(Reason::Stopping)
+}
+
 /// For nothing that there is.
 pub(super) fn no_route(no_route: NoRoute) -> Reply {
     let reply = match no_route {
@@ -457,6 +463,14 @@ mod tests {
             assert_eq!(reply.headers[header::RETRY_AFTER], "9");
             assert_eq!(reply.reason, Some(of_limit(limit)));
         }
+    }
+
+    #[test]
+    fn who_gets_no_answer_before_the_end_may_come_again_soon() {
+        let reply = stopping();
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply.headers[header::RETRY_AFTER], "1");
+        assert!(detail(&reply).contains("(timeouts.shutdown); retry in 1 s"));
     }
 
     /// What can be wrong before there is a request.

@@ -19,7 +19,8 @@ use crate::pool::Pool;
 use crate::restart::Sockets;
 use crate::telemetry::{Metrics, Watched};
 
-/// How long connections that idle have to close at the very end.
+/// How long connections that idle have to close at the very end, and those to whom a request without an answer is
+/// told to come again.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What stops when.
@@ -28,6 +29,8 @@ pub(super) struct Stopping {
     pub(super) accepting: watch::Sender<bool>,
     /// Connections without a request are closed.
     pub(super) idle: watch::Sender<bool>,
+    /// Requests without an answer are told to come again.
+    pub(super) ending: watch::Sender<bool>,
     /// The admin address is not served any more.
     admin: watch::Sender<bool>,
 }
@@ -38,6 +41,7 @@ impl Default for Stopping {
         Self {
             accepting: sender(),
             idle: sender(),
+            ending: sender(),
             admin: sender(),
         }
     }
@@ -147,21 +151,22 @@ impl Running {
         while self.listeners.join_next().await.is_some() {}
     }
 
-    /// Closes idle connections and waits for the others.
+    /// Closes idle connections and waits for the others. Those that have no answer when the time is over are told so.
     async fn finish(mut self, time: Duration, signals: &mut Signals) {
         self.stopping.idle.send_replace(true);
         self.accepts_no_more().await;
-        tokio::select! {
+        let why = tokio::select! {
             biased;
-            closed = timeout(time, self.places.emptied()) => if closed.is_ok() {
-                tracing::info!("stopped");
-            } else {
-                tracing::warn!("stopped with requests unfinished: timeouts.shutdown passed");
+            closed = timeout(time, self.places.emptied()) => match closed {
+                Ok(()) => return tracing::info!("stopped"),
+                Err(_) => "timeouts.shutdown passed",
             },
-            () = signals.stop() => {
-                tracing::warn!("stopped with requests unfinished: a second signal came");
-            }
-        }
+            () = signals.stop() => "a second signal came",
+        };
+        self.stopping.ending.send_replace(true);
+        // Those whose answers have begun are cut off.
+        let _ = timeout(LAST_WORDS, self.places.emptied()).await;
+        tracing::warn!("stopped with requests unfinished: {why}");
     }
 }
 

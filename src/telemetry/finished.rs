@@ -73,7 +73,8 @@ fn refusal(reason: Reason) -> Option<End> {
         | Reason::BadBody
         | Reason::BodyCoded
         | Reason::NoModel
-        | Reason::OtherSpace => None,
+        | Reason::OtherSpace
+        | Reason::Stopping => None,
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{Behaviour, Config, Proxy, eventually, sim_host};
+use crate::harness::{Behaviour, Config, Proxy, SimHost, Wire, eventually, sim_host};
 
 /// Much more than an idle proxy needs, much less than any timeout in its configuration.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -100,4 +101,64 @@ async fn the_shutdown_timeout_bounds_the_wait_for_a_hanging_host() {
     timeout(AT_ONCE, proxy.ended()).await.expect("an end");
     let waited = asked.elapsed();
     assert!(waited >= Duration::from_millis(500), "only {waited:?}");
+}
+
+/// A proxy that stops within `time`, in front of a host that has one slot and answers nothing.
+async fn in_front_of_one_that_hangs(time: &str) -> (Proxy, SimHost) {
+    let host = sim_host("host").slots(1).behaving(Behaviour::Hang).start();
+    let config = Config::with_hosts(&[&host])
+        .set_host("host", "max_concurrent", 1)
+        .set("timeouts", "shutdown", time)
+        .set("timeouts", "attempt", "10m");
+    let proxy = Proxy::ready(&config, &[&host]).await;
+    (proxy, host)
+}
+
+#[tokio::test]
+async fn what_has_no_answer_when_the_time_is_over_is_told_to_come_again() {
+    let (mut proxy, host) = in_front_of_one_that_hangs("500ms").await;
+    let client = proxy.client();
+    let running = client.start_embed("running");
+    eventually("the request runs", async || host.arrivals() == 1).await;
+    let waiting = client.start_embed("waiting");
+    let in_openais = tokio::spawn(async move {
+        let body = json!({"input": "text", "model": "sim"});
+        client.post("/v1/embeddings", &body).await
+    });
+    let stream = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut http2 = Wire::http2(stream).await;
+
+    let stop = async {
+        proxy.queues(3).await;
+        proxy.terminate().await;
+    };
+    let (over_http2, ()) = tokio::join!(http2.embed("over HTTP/2"), stop);
+
+    over_http2.assert_come_again();
+    for reply in [running, waiting] {
+        let reply = reply.await.unwrap();
+        reply.assert_come_again();
+        assert!(reply.assert_error(503).contains("is stopping"), "{reply:?}");
+    }
+    let reply = in_openais.await.unwrap();
+    reply.assert_openai_error(503);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(proxy.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn after_a_second_signal_too() {
+    let (mut proxy, host) = in_front_of_one_that_hangs("10m").await;
+    let running = proxy.client().start_embed("running");
+    eventually("the request runs", async || host.arrivals() == 1).await;
+
+    proxy.terminate().await;
+    eventually("new connections are refused", async || {
+        TcpStream::connect(proxy.address()).await.is_err()
+    })
+    .await;
+    proxy.terminate().await;
+
+    running.await.unwrap().assert_come_again();
+    assert_eq!(proxy.ended().await.code(), Some(0));
 }

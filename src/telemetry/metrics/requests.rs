@@ -72,11 +72,13 @@ pub enum Reason {
     Deadline,
     /// The hosts that took it failed to answer it.
     HostsFailed,
+    /// The proxy ended before it was answered.
+    Stopping,
 }
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::BadHead,
         Self::NoPlace,
         Self::Unauthorized,
@@ -96,6 +98,7 @@ impl Reason {
         Self::OtherSpace,
         Self::Deadline,
         Self::HostsFailed,
+        Self::Stopping,
     ];
 
     /// The label's value.
@@ -120,6 +123,7 @@ impl Reason {
             Self::OtherSpace => "other_space",
             Self::Deadline => "deadline",
             Self::HostsFailed => "hosts_failed",
+            Self::Stopping => "stopping",
         }
     }
 
