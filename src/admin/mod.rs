@@ -76,6 +76,7 @@ impl Admin {
         let activity = &self.metrics.activity;
         let state = PoolState {
             uptime_seconds: activity.uptime().as_secs(),
+            audits: self.config.get().audit.enabled,
             ..PoolState::new(view, &activity.lately())
         };
         state.with_configuration(self.reloader.standing())

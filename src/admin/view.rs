@@ -35,6 +35,9 @@ pub struct PoolState {
     /// Requests that were not run as they came, in the last minute.
     #[serde(default)]
     pub reshaped: ReshapedState,
+    /// Are hosts audited (`audit.enabled`)?
+    #[serde(default)]
+    pub audits: bool,
     /// How what runs stands to the configuration's file.
     #[serde(default)]
     pub configuration: ConfigurationState,
@@ -244,6 +247,7 @@ impl PoolState {
             queue: QueueState::from(pool),
             requests: lately.requests.into(),
             reshaped: lately.requests.minute.into(),
+            audits: false,
             configuration: ConfigurationState::default(),
             hosts: pool.hosts.iter().map(host).collect(),
         }

@@ -17,24 +17,32 @@ use crate::pool::{Auditable, Audited, HostId, Model, Trust};
 const MOST_MODELS: usize = 16;
 /// A host that gave no answer, or a wrong one, is asked again after this share of the interval.
 const SOONER: u32 = 10;
+/// Those that have answered wait for one that is being asked for so long before they are judged without it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Ledger {
     rules: Option<config::Audit>,
     hosts: HashMap<HostId, Known>,
-    /// What was right when it was last known, by model.
-    right: HashMap<Model, Vectors>,
+    /// What was right when that was last known, by model.
+    right: HashMap<Model, Right>,
     /// Models of which something has changed since they were judged.
     unjudged: BTreeSet<Model>,
+}
+
+struct Right {
+    vectors: Vectors,
+    /// It still is.
+    is_known: bool,
 }
 
 #[derive(Default)]
 struct Known {
     generation: u64,
     models: BTreeMap<Model, Entry>,
-    /// It is being asked about one.
-    asked: bool,
+    /// Since when it has been asked about one, if it is.
+    asked: Option<Instant>,
 }
 
 struct Entry {
@@ -84,7 +92,7 @@ impl Ledger {
 
     /// Whom to ask now, one question for each host.
     pub(super) fn due(&self, now: Instant) -> Vec<Question> {
-        let idle = self.hosts.iter().filter(|(_, known)| !known.asked);
+        let idle = self.hosts.iter().filter(|(_, known)| known.asked.is_none());
         let due = idle.filter_map(|(host, known)| {
             let models = known.models.iter();
             let due = models.filter(|(_, entry)| entry.is_loaded && entry.due <= now);
@@ -99,9 +107,9 @@ impl Ledger {
     }
 
     /// The host of `question` is being asked.
-    pub(super) fn asks(&mut self, question: &Question) {
+    pub(super) fn asks(&mut self, question: &Question, now: Instant) {
         if let Some(known) = self.hosts.get_mut(&question.host) {
-            known.asked = true;
+            known.asked = Some(now);
         }
     }
 
@@ -125,7 +133,7 @@ impl Ledger {
         let Some(known) = self.hosts.get_mut(&question.host) else {
             return;
         };
-        known.asked = false;
+        known.asked = None;
         let is_current = known.generation == question.generation;
         let Some(entry) = known.models.get_mut(&question.model) else {
             return;
@@ -180,7 +188,7 @@ impl Ledger {
         let mut found = Vec::new();
         let interval = self.rules.as_ref().map_or(Duration::ZERO, |it| it.interval);
         for model in std::mem::take(&mut self.unjudged) {
-            if self.awaits(&model) {
+            if self.awaits(&model, now) {
                 self.unjudged.insert(model);
                 continue;
             }
@@ -203,9 +211,10 @@ impl Ledger {
                     .as_ref()
                     .map_or_else(Default::default, |it| it.min_cosine),
                 pinned: pinned(self.rules.as_ref(), &model),
-                before: self.right.get(&model),
+                before: self.right.get(&model).map(|it| &it.vectors),
             };
             let judged = judge(rule, &witnesses.collect::<Vec<_>>());
+            let is_told = !asked.is_empty();
             for ((host, entry), audited) in asked.into_iter().zip(judged.found) {
                 entry.trust = Some(audited.trust);
                 if audited.trust == Trust::Deviates {
@@ -213,34 +222,43 @@ impl Ledger {
                 }
                 found.push((host, model.clone(), audited));
             }
-            match judged.right {
-                Some(right) => self.right.insert(model, right),
-                None => self.right.remove(&model),
-            };
+            self.now_right(model, judged.right, is_told);
         }
         found
     }
 
+    /// While hosts disagree it is remembered what was right before: one of them may say so again. `is_told`: some host
+    /// says something of the model.
+    fn now_right(&mut self, model: Model, right: Option<Vectors>, is_told: bool) {
+        if let Some(vectors) = right {
+            let is_known = true;
+            self.right.insert(model, Right { vectors, is_known });
+        } else if !is_told {
+            self.right.remove(&model);
+        } else if let Some(right) = self.right.get_mut(&model) {
+            right.is_known = false;
+        }
+    }
+
     /// Is a host about to say for the first time what it makes of `model`? Of those that show up together
-    /// the first few are no majority.
-    fn awaits(&self, model: &Model) -> bool {
-        let entries = self
-            .hosts
-            .values()
-            .filter_map(|known| known.models.get(model));
-        entries
-            .into_iter()
-            .any(|entry| entry.is_loaded && entry.is_awaited)
+    /// the first few are no majority; but one that hangs keeps nobody from being judged.
+    fn awaits(&self, model: &Model, now: Instant) -> bool {
+        let hangs = |asked| now.saturating_duration_since(asked) >= PATIENCE;
+        let mut hosts = self.hosts.values();
+        hosts.any(|known| {
+            let entry = known.models.get(model);
+            let is_awaited = entry.is_some_and(|entry| entry.is_loaded && entry.is_awaited);
+            is_awaited && !known.asked.is_some_and(hangs)
+        })
     }
 
     /// What `host` says of its models; for `None`: what is right.
     pub(super) fn vectors(&self, host: Option<HostId>) -> BTreeMap<String, Vectors> {
         let named = |model: &Model, vectors: &Vectors| (model.as_str().to_owned(), vectors.clone());
         let Some(host) = host else {
-            return self
-                .right
-                .iter()
-                .map(|(model, right)| named(model, right))
+            let right = self.right.iter().filter(|(_, right)| right.is_known);
+            return right
+                .map(|(model, right)| named(model, &right.vectors))
                 .collect();
         };
         let models = self
@@ -384,7 +402,7 @@ mod tests {
         /// Asks all that are due; host `n` says what `answers[n]` is.
         fn ask(&mut self, answers: &[Option<Said>]) -> Vec<(HostId, Model, Audited)> {
             for question in self.0.due(self.1) {
-                self.0.asks(&question);
+                self.0.asks(&question, self.1);
                 let number = (0..9).find(|it| host(*it) == question.host).unwrap();
                 let said = answers[usize::try_from(number).unwrap()].clone();
                 self.0.hears(&question, said, INTERVAL, self.1);
@@ -442,7 +460,7 @@ mod tests {
         scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
         let questions = scene.0.due(scene.1);
         for (question, seed) in questions[..2].iter().zip([1, 2]) {
-            scene.0.asks(question);
+            scene.0.asks(question, scene.1);
             scene.0.hears(question, said(seed), INTERVAL, scene.1);
         }
         assert!(scene.0.judge(scene.1).is_empty());
@@ -451,11 +469,47 @@ mod tests {
     }
 
     #[test]
+    fn one_that_hangs_keeps_the_others_waiting_for_a_moment_only() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
+        for (question, seed) in scene.0.due(scene.1).iter().zip([Some(1), Some(1), None]) {
+            scene.0.asks(question, scene.1);
+            if let Some(seed) = seed {
+                scene.0.hears(question, said(seed), INTERVAL, scene.1);
+            }
+        }
+        assert!(scene.0.judge(scene.1).is_empty(), "the third may answer");
+        scene.1 += PATIENCE;
+        let found = scene.0.judge(scene.1);
+        let trusts: Vec<_> = found.iter().map(|(_, _, it)| it.trust).collect();
+        assert_eq!(trusts, [Trust::Agrees; 2]);
+    }
+
+    #[test]
+    fn what_was_right_before_hosts_disagreed_is_right_when_one_says_so_again() {
+        let mut scene = Scene::new();
+        scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
+        scene.ask(&[said(1), said(1), said(1)]);
+        scene.1 += 2 * INTERVAL;
+        let found = scene.ask(&[said(2), said(3), said(4)]);
+        assert!(found.iter().all(|(_, _, it)| it.trust == Trust::Disputed));
+        assert!(
+            scene.0.vectors(None).is_empty(),
+            "nobody knows what is right"
+        );
+        scene.1 += 2 * INTERVAL;
+        let found = scene.ask(&[said(1), said(3), said(4)]);
+        let trusts: Vec<_> = found.iter().map(|(_, _, it)| it.trust).collect();
+        let expected = [Trust::Agrees, Trust::Deviates, Trust::Deviates];
+        assert_eq!(trusts, expected);
+    }
+
+    #[test]
     fn one_question_at_a_time() {
         let mut scene = Scene::new();
         scene.follow(&[with(1, &["a", "b"])]);
         let question = scene.0.due(scene.1).remove(0);
-        scene.0.asks(&question);
+        scene.0.asks(&question, scene.1);
         assert!(scene.due().is_empty());
         scene.0.hears(&question, None, INTERVAL, scene.1);
         assert_eq!(scene.due().len(), 1, "the other");
@@ -513,7 +567,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.follow(&[with(1, &["a"])]);
         let question = scene.0.due(scene.1).remove(0);
-        scene.0.asks(&question);
+        scene.0.asks(&question, scene.1);
         scene.follow(&[with(2, &["a"])]);
         scene.0.hears(&question, said(1), INTERVAL, scene.1);
         assert_eq!(scene.due(), [(0, "a".to_owned())]);

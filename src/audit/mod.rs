@@ -114,7 +114,7 @@ impl Auditor {
             match self.pool.spare(question.host, &demand(&question.model)) {
                 None => ledger.passes_over(&question),
                 Some(lease) => {
-                    ledger.asks(&question);
+                    ledger.asks(&question, now);
                     begun.push((question, lease));
                 }
             }

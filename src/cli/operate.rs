@@ -83,7 +83,11 @@ pub(super) async fn audits(place: Where) -> Result<(), Failure> {
     });
     let lines: Vec<String> = audits.map(|(host, audit)| line(host, audit)).collect();
     if lines.is_empty() {
-        return print("nothing has been audited; audit.enabled turns audits on\n");
+        return print(if pool.audits {
+            "nothing has been audited yet: no host with a model for embeddings in memory has answered\n"
+        } else {
+            "hosts are not audited; audit.enabled turns audits on\n"
+        });
     }
     print(&lines.concat())
 }

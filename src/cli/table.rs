@@ -244,6 +244,7 @@ mod tests {
             summary: Summary::default(),
             requests: RatesState::default(),
             reshaped: ReshapedState::default(),
+            audits: false,
             configuration: ConfigurationState::default(),
             queue: QueueState {
                 waiting: 3,

@@ -134,6 +134,23 @@ async fn whoever_says_something_else_than_most_gets_no_requests_and_all_are_told
 }
 
 #[tokio::test]
+async fn while_the_first_audit_runs_nobody_is_told_that_audits_are_off() {
+    let host = sim_host("host").start();
+    let proxy = Proxy::in_front_of(&[&host]).await;
+    let (_, said, _) = proxy.command(&["audit"]).await;
+    assert_eq!(
+        said,
+        "hosts are not audited; audit.enabled turns audits on\n"
+    );
+
+    let hangs = sim_host("hangs").behaving(Behaviour::Hang).start();
+    let proxy = Proxy::ready(&audited(&[&hangs]), &[&hangs]).await;
+    let (code, said, error) = proxy.command(&["audit"]).await;
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.starts_with("nothing has been audited yet"), "{said}");
+}
+
+#[tokio::test]
 async fn with_a_reference_one_right_host_of_four_is_enough() {
     let right = [
         computing("a", Vectors::Right),
