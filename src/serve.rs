@@ -39,7 +39,7 @@ pub struct Options {
     pub exporter: Option<Arc<dyn Exporter>>,
 }
 
-/// Serves until SIGTERM or SIGINT, or until a successor takes over; then finishes what runs and waits.
+/// Serves until SIGTERM, SIGINT or SIGQUIT, or until a successor takes over; then finishes what runs and waits.
 /// `config` was read from `file`, which is watched, and read again at SIGHUP. `metrics` are shown.
 ///
 /// # Errors
@@ -54,6 +54,7 @@ pub async fn serve(
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     // Taken note of from now on: one that nobody takes ends the process.
     let reload_wanted = signal(SignalKind::hangup())?;
+    tokio::spawn(gpu_bridge_upkeep::no_log_files()?);
     let mut upgrade = tokio::select! {
         begun = Upgrade::begin(options.upgrade_socket.as_deref()) => begun?,
         () = signals.stop() => return Ok(()),
@@ -316,9 +317,11 @@ fn log(event: &Event) {
     }
 }
 
+/// Those that stop the proxy.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -326,6 +329,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -333,6 +337,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

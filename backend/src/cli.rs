@@ -390,6 +390,7 @@ fn fleet(settings: &Settings, facts: &DeviceFacts, metrics: &Metrics) -> anyhow:
 /// Listens at once; the default models are loaded meanwhile. Until a stop signal.
 async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow::Result<()> {
     let stop = server::stop_signal()?;
+    tokio::spawn(gpu_bridge_upkeep::no_log_files().context("cannot await SIGUSR1")?);
     let listener = server::bind(listen).await?;
     let address = listener.local_addr()?;
     let scheme = if server.tls.is_some() {

@@ -229,17 +229,19 @@ fn connections_of(limit: u64, wanted: usize) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).clamp(1, wanted)
 }
 
-/// Ready at the first SIGTERM or SIGINT.
+/// Ready at the first SIGTERM, SIGINT or SIGQUIT.
 ///
 /// # Errors
 /// The system refuses the handlers.
 pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot await SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot await SIGINT")?;
+    let mut quit = signal(SignalKind::quit()).context("cannot await SIGQUIT")?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
         }
     })
 }

@@ -1,4 +1,4 @@
-//! SIGTERM: nothing new, everything that is there to its end, then exit.
+//! SIGTERM: nothing new, everything that is there to its end, then exit. Other signals.
 
 use std::time::Duration;
 
@@ -82,6 +82,28 @@ async fn a_proxy_that_has_served_nothing_ends_at_once() {
 
     let status = timeout(AT_ONCE, proxy.ended()).await;
     assert_eq!(status.expect("an end").code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigquit_stops_in_order_and_sigusr1_changes_nothing() {
+    let host = sim_host("host")
+        .behaving(Behaviour::ServeWhenReleased)
+        .start();
+    let mut proxy = Proxy::in_front_of(&[&host]).await;
+    let running = proxy.client().start_embed("running");
+    host.runs(1).await;
+
+    proxy.signal("USR1").await;
+    proxy.logs("SIGUSR1 is ignored").await;
+    proxy.signal("QUIT").await;
+    eventually("new connections are refused", async || {
+        TcpStream::connect(proxy.address()).await.is_err()
+    })
+    .await;
+    host.release_all();
+
+    running.await.unwrap().assert_embedding_of("running");
+    assert_eq!(proxy.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

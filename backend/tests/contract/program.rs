@@ -49,6 +49,32 @@ async fn wrong_settings_end_the_program_with_code_2_and_name_the_variable() {
 }
 
 #[tokio::test]
+async fn sigquit_stops_in_order_and_sigusr1_changes_nothing() {
+    let models = TempDir::new().unwrap();
+    let mut command = program();
+    command
+        .args(["--listen=127.0.0.1:0", "--log=info"])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!("--hub-cache={}", models.path().display()))
+        .stderr(Stdio::piped());
+    let mut running = listening(command).await;
+    let mut log = BufReader::new(running.program.stderr.take().unwrap()).lines();
+
+    running.signal("-USR1").await;
+    let told = loop {
+        let line = log.next_line().await.unwrap();
+        let line = line.expect("it lives and says so");
+        if line.contains("SIGUSR1") {
+            break line;
+        }
+    };
+    assert!(told.contains("is ignored"), "{told}");
+    let health = reqwest::get(format!("{}/health", running.url)).await;
+    assert_eq!(health.unwrap().status(), 200);
+    running.stop_by("-QUIT").await;
+}
+
+#[tokio::test]
 async fn help_shows_every_setting_and_no_key() {
     let ended = program()
         .env("API_KEY", "s3cret")
@@ -303,17 +329,19 @@ impl Running {
     }
 
     /// Ends the program as an orchestrator does.
-    pub(crate) async fn stop(mut self) {
-        let id = self.program.id().unwrap().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+    pub(crate) async fn stop(self) {
+        self.stop_by("-TERM").await;
+    }
+
+    async fn stop_by(mut self, signal: &str) {
+        self.signal(signal).await;
         assert_eq!(self.program.wait().await.unwrap().code(), Some(0));
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.program.id().unwrap().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().await;
+        assert!(sent.unwrap().success());
     }
 }
 

@@ -4,6 +4,7 @@
 //!   learns of an error. [`printable`]: no line does anything to who reads it.
 //! - [`Upkeep::note_panics`]: a bug costs the request or the task that hit it, and is told.
 //! - [`Upkeep::keep`]: a task that must live is started again.
+//! - [`no_log_files`]: who asks for log files to be opened again is told that there are none.
 //!
 //! What goes wrong is counted in [`Upkeep`], as metrics of the program.
 
@@ -11,6 +12,7 @@ mod lines;
 mod log;
 mod panics;
 mod printable;
+mod reopen;
 mod supervise;
 
 use gpu_bridge_metrics::Maker;
@@ -19,6 +21,7 @@ use prometheus::{IntCounter, IntCounterVec};
 pub use lines::Lines;
 pub use log::{BadFilter, Filter, Log, announce};
 pub use printable::{columns, cut, printable, printable_lines};
+pub use reopen::no_log_files;
 
 /// What went wrong so far; cheap to clone.
 #[derive(Clone, Debug)]
