@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use gpu_bridge_upkeep::{Log, announce};
+use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
@@ -26,11 +27,14 @@ use crate::tls;
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
 
+const EXIT_CODES: &str =
+    "Exit codes: 0 after a signal to stop; 1 if it can't serve; 2 if a setting can't be used.";
+
 /// A GPU host: sentence embeddings and BERTScore over HTTP.
 ///
 /// Where an option names an environment variable, the flag wins over it.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about, max_term_width = 100)]
+#[command(version, about, long_about, max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do instead of running the host
     #[command(subcommand)]
@@ -291,8 +295,8 @@ pub fn main() -> ExitCode {
         }
     };
     let log = Log::start(&metrics.upkeep);
-    let settings = match Settings::check(&cli) {
-        Ok(settings) => settings,
+    let (settings, tls) = match prepare(&cli) {
+        Ok(prepared) => prepared,
         Err(problems) => {
             log.say(&format!("{problems}\n\nFor all settings, try '--help'.\n"));
             return ExitCode::from(USAGE);
@@ -301,13 +305,21 @@ pub fn main() -> ExitCode {
     // Lines for people on a terminal, JSON for everything else.
     log.listen(settings.log.clone(), std::io::stderr().is_terminal());
     metrics.upkeep.note_panics();
-    match run(settings, metrics) {
+    match run(settings, tls, metrics) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             error!("{fault:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The settings, and what is made of the files with certificate and key that they name; or all that is wrong.
+fn prepare(cli: &Cli) -> Result<(Settings, Option<TlsAcceptor>), String> {
+    let settings = Settings::check(cli).map_err(|problems| problems.to_string())?;
+    let tls = settings.tls.clone().map(tls::acceptor).transpose();
+    let tls = tls.map_err(|problem| format!("error: {problem:#}"))?;
+    Ok((settings, tls))
 }
 
 fn health(cli: &Cli, ready: bool) -> ExitCode {
@@ -328,7 +340,7 @@ fn health(cli: &Cli, ready: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+fn run(settings: Settings, tls: Option<TlsAcceptor>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     if settings.api.api_key.is_none() {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
@@ -344,7 +356,7 @@ fn run(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<()> {
         service: api::router(services, settings.api),
         connections: server::allow_open_files(settings.max_connections),
         connections_per_client: settings.max_connections_per_client,
-        tls: settings.tls.map(tls::acceptor).transpose()?,
+        tls,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));

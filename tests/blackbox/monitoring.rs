@@ -204,6 +204,7 @@ async fn the_rules_are_valid_and_fire_when_they_should_and_only_then() {
         return;
     }
     promtool(&["check", "config", "prometheus.yml"]).await;
+    promtool(&["check", "config", "../compose/prometheus.yml"]).await;
     promtool(&["check", "rules", "alerts.yml"]).await;
     promtool(&["test", "rules", "alerts_test.yml"]).await;
 }

@@ -253,6 +253,13 @@ async fn compose_starts_what_there_is() {
             assert!(config("compose").join(source).exists(), "{source}");
         }
     }
+    // Prometheus finds them there as promtool does here.
+    let scraping: Value = serde_yaml::from_str(&read(&config("compose/prometheus.yml"))).unwrap();
+    assert_eq!(scraping["rule_files"], json!(["../monitoring/alerts.yml"]));
+    let mounted = services["prometheus"]["volumes"].as_array().unwrap();
+    assert!(mounted.contains(&json!(
+        "../monitoring/alerts.yml:/etc/monitoring/alerts.yml:ro"
+    )));
     let file = config("compose/gpu-bridge.yaml");
     let made: Value = serde_yaml::from_str(&read(&file)).unwrap();
     for host in made["pool"]["hosts"].as_array().unwrap() {
@@ -287,6 +294,9 @@ async fn systemd_finds_nothing_wrong_with_the_units() {
     let folder = tempfile::tempdir().unwrap();
     for unit in ["gpu-bridge.service", "gpu-bridge-backend.service"] {
         let text = read(&config(unit));
+        let is_told = |setting| text.lines().any(|line| line == setting);
+        assert!(is_told("RestartSec=2") && is_told("StartLimitIntervalSec=0"));
+        assert!(is_told("RestartPreventExitStatus=2"), "{unit}");
         let backend = Backend::program();
         let text = text.replace(
             "/usr/local/bin/gpu-bridge-backend",

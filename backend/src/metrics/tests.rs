@@ -113,6 +113,47 @@ fn every_metric_has_a_help_text_and_a_name_by_the_rules() {
     }
 }
 
+/// Names of labels, by metric.
+fn labels(text: &str, name: &str) -> BTreeSet<String> {
+    let samples = text.lines().filter_map(|line| line.split_once('{'));
+    let suffixes = ["", "_bucket", "_sum", "_count"];
+    let of_it = samples.filter(|(of, _)| {
+        suffixes
+            .map(|it| format!("{name}{it}"))
+            .contains(&(*of).to_owned())
+    });
+    let pairs = of_it.flat_map(|(_, labels)| labels.split(','));
+    let names = pairs.filter_map(|pair| pair.split_once('=').map(|(name, _)| name.to_owned()));
+    names.filter(|name| name != "le").collect()
+}
+
+#[test]
+fn the_guide_lists_what_is_scraped() {
+    let text = scraped(&used(), &STATE);
+    let help = comments(&text, "# HELP ");
+    let types = comments(&text, "# TYPE ");
+    let rows = types
+        .iter()
+        .zip(&help)
+        .filter_map(|((name, kind), (_, help))| {
+            let labels: Vec<_> = labels(&text, name).into_iter().collect();
+            let row = format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "));
+            name.starts_with("gpu_bridge_").then_some(row)
+        });
+    let rows: Vec<String> = rows.collect();
+    let guide = include_str!("../../../docs/gpu-host.md");
+    let told = guide
+        .lines()
+        .filter(|line| line.starts_with("| `gpu_bridge_backend_"));
+    let told: Vec<_> = told.collect();
+    assert_eq!(
+        told,
+        rows,
+        "docs/gpu-host.md should list:\n{}",
+        rows.join("\n")
+    );
+}
+
 #[test]
 fn what_waits_is_counted_while_it_waits() {
     let metrics = Metrics::new("x").unwrap();
