@@ -35,6 +35,9 @@ const MOST_LISTED: usize = 12;
 const UNFRAMED: &str =
     "the chunks of the body are not framed as HTTP says; send Content-Length instead";
 
+/// To a client of OpenAI's API with a wrong base URL.
+const NO_VERSION: &str = "the base URL of clients of OpenAI's API must end in /v1";
+
 /// No key that we know in these headers.
 pub(super) fn unauthorized(headers: &HeaderMap) -> Reply {
     let hint = match auth::keys_shown(headers) {
@@ -97,6 +100,9 @@ pub(super) fn no_route(no_route: NoRoute) -> Reply {
     let reply = match no_route {
         NoRoute::NotFound => Reply::error(StatusCode::NOT_FOUND, "Not Found")
             .with(HINT, header_value(&format!("there are: {}", routes()))),
+        NoRoute::NoVersion => Reply::error(StatusCode::NOT_FOUND, "Not Found")
+            .with(HINT, HeaderValue::from_static(NO_VERSION))
+            .explained(NO_VERSION),
         NoRoute::MethodNotAllowed { allow } => {
             let hint = format!("use {allow}; there are: {}", routes());
             Reply::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
@@ -508,6 +514,9 @@ mod tests {
             hint(no_route(NoRoute::NotFound)),
             format!("there are: {known}")
         );
+        let unversioned = no_route(NoRoute::NoVersion);
+        assert_eq!(detail(&unversioned), "Not Found");
+        assert_eq!(hint(unversioned), NO_VERSION);
         let wrong = no_route(NoRoute::MethodNotAllowed { allow: "POST" });
         assert_eq!(wrong.headers[header::ALLOW], "POST");
         assert_eq!(hint(wrong), format!("use POST; there are: {known}"));

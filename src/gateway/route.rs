@@ -32,6 +32,8 @@ pub(super) enum Route {
 pub(super) enum NoRoute {
     /// No such path.
     NotFound,
+    /// The path exists with [`/v1`](openai) before it, which clients of OpenAI's API have in their base URL.
+    NoVersion,
     /// The path exists, with this method only.
     MethodNotAllowed {
         /// For the `Allow` header.
@@ -115,9 +117,17 @@ impl Route {
         }
         match path.strip_suffix('/').and_then(known) {
             Some((_, route)) => Err(NoRoute::TrailingSlash { path: route.path() }),
+            None if lacks_version(path) => Err(NoRoute::NoVersion),
             None => Err(NoRoute::NotFound),
         }
     }
+}
+
+/// Would it be one of OpenAI's API with `/v1` before it?
+fn lacks_version(path: &str) -> bool {
+    let whole = format!("/v1{path}");
+    let whole = whole.trim_end_matches('/');
+    [openai::EMBEDDINGS, openai::MODELS].contains(&whole) || openai::model_id(whole).is_some()
 }
 
 /// The simplest path that means the same: characters that need no percent-encoding are decoded (once),
@@ -224,6 +234,11 @@ mod tests {
             ("GET", "/", Err(NoRoute::NotFound)),
             ("GET", "", Err(NoRoute::NotFound)),
             ("GET", "/metrics", Err(NoRoute::NotFound)),
+            ("POST", "/embeddings", Err(NoRoute::NoVersion)),
+            ("GET", "/models", Err(NoRoute::NoVersion)),
+            ("GET", "/models/", Err(NoRoute::NoVersion)),
+            ("GET", "/models/a/b", Err(NoRoute::NoVersion)),
+            ("GET", "/modelsx", Err(NoRoute::NotFound)),
         ];
         for (method, path, expected) in table {
             let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -53,6 +53,13 @@ async fn a_wrong_key_path_or_method_is_helped_on_by_headers() {
     let there_are = format!("there are: {routes}");
     assert_eq!(reply.header("x-hint"), Some(there_are.as_str()));
 
+    for (method, path) in [(Method::POST, "/embeddings"), (Method::GET, "/models")] {
+        let reply = ask(method, path, "key").await;
+        assert_eq!(reply.status, 404);
+        assert_eq!(reply.body, r#"{"detail":"Not Found"}"#);
+        assert!(reply.header("x-hint").unwrap().ends_with("must end in /v1"));
+    }
+
     let reply = ask(Method::GET, "/embed", "key").await;
     assert_eq!(reply.status, 405);
     assert_eq!(reply.body, r#"{"detail":"Method Not Allowed"}"#);
