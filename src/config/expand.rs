@@ -16,6 +16,9 @@ pub(super) enum BadReference {
     Bare(String),
 }
 
+/// Words by which a variable says that it holds a secret.
+const SECRETS: [&str; 5] = ["KEY", "KEYS", "PASSWORD", "SECRET", "TOKEN"];
+
 /// Variables are mostly in capitals, and keys mostly are not.
 fn shown<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
     let is_usual = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
@@ -27,14 +30,26 @@ fn shown<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
 }
 
 impl BadReference {
-    /// The same of a value that is a secret, of which nothing is repeated.
+    /// The same of a value that is a secret, of which nothing is repeated but what calls itself a key.
     pub(super) fn of_secret(&self) -> String {
         match self {
+            Self::Missing(name) | Self::Bare(name) if is_name_of_secret(name) => self.to_string(),
             Self::Missing(_) => "names an environment variable that is not set; write ${NAME} with the name of one that is, or the key itself".to_owned(),
             Self::Bare(_) => "'$' without braces stands for nothing; write ${NAME}".to_owned(),
             Self::Unclosed | Self::BadName => self.to_string(),
         }
     }
+}
+
+/// Is it words in capitals, one of which says that a secret is there (`GPU_KEY_2`)? No key of chance is.
+fn is_name_of_secret(name: &str) -> bool {
+    let number = |char: char| char.is_ascii_digit();
+    let stem = name.trim_end_matches(number);
+    let is_words = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+    stem.bytes().all(is_words)
+        && name.len() - stem.len() <= 2
+        && name.len() <= 40
+        && stem.split('_').any(|word| SECRETS.contains(&word))
 }
 
 /// Refuses `$NAME`, which shells know, where nothing else can be meant.
@@ -122,6 +137,26 @@ mod tests {
             ("$", Ok(())),
         ] {
             assert_eq!(refuse_bare_secret(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated_but_a_variable_that_calls_itself_one_is() {
+        for name in ["GPU_KEY_2", "KEY", "API_TOKEN", "GPU_KEY12"] {
+            let told = BadReference::Missing(name.to_owned()).of_secret();
+            assert!(told.contains(name), "{told}");
+        }
+        for secret in [
+            "sk_live_key",
+            "THEKEY",
+            "AKIA7Q2",
+            "KEY_7F3A_KEY",
+            "TOKEN_88125",
+        ] {
+            for bad in [BadReference::Missing, BadReference::Bare] {
+                let told = bad(secret.to_owned()).of_secret();
+                assert!(!told.contains(secret), "{told}");
+            }
         }
     }
 

@@ -102,20 +102,32 @@ async fn check_names_the_line_of_broken_yaml() {
     );
 }
 
-/// But where a key stands, what should be the name of a variable may be the key.
+/// But where a key stands, what should be the name of a variable may be the key, unless it calls itself one.
 #[tokio::test]
 async fn check_names_a_variable_that_is_not_set() {
-    let variable = "GPU_BRIDGE_TEST_NO_SUCH_VARIABLE";
-    for (key, told) in [
-        ("url", variable),
-        ("api_key", "pool.hosts[0].api_key: names"),
+    for (key, variable, told) in [
+        ("url", "GPU_BRIDGE_TEST_UNSET", "GPU_BRIDGE_TEST_UNSET"),
+        (
+            "api_key",
+            "GPU_BRIDGE_TEST_UNSET",
+            "pool.hosts[0].api_key: names",
+        ),
+        (
+            "api_key",
+            "GPU_BRIDGE_TEST_KEY_2",
+            "pool.hosts[0].api_key: the environment variable GPU_BRIDGE_TEST_KEY_2 is not set",
+        ),
     ] {
         let config = good().set_host("a", key, format!("${{{variable}}}"));
         let (code, _, errors) = check(file(&config.to_yaml()).path()).await;
 
         assert_eq!(code, Some(2), "{errors}");
         assert!(errors.contains(told), "{errors}");
-        assert_eq!(errors.contains(variable), key == "url", "{errors}");
+        assert_eq!(
+            errors.contains(variable),
+            told.contains(variable),
+            "{errors}"
+        );
     }
 }
 
