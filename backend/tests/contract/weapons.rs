@@ -680,11 +680,11 @@ fn growing() -> Vec<Weapon> {
         tokenizer(
             "/model",
             json!({"type": "Unigram", "unk_id": null, "vocab": [["[CLS]", 0.0], ["[SEP]", 0.0], ["a", -1.0]]}),
-            UNKNOWN,
+            "a model of the kind Unigram",
         ),
         tokenizer(
             "/model",
-            json!({"type": "WordPiece", "unk_token": "[NONE]", "continuing_subword_prefix": "##",
+            json!({"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                 "max_input_chars_per_word": 100, "vocab": {"[CLS]": 0, "[SEP]": 1}}),
             UNKNOWN,
         ),
@@ -762,7 +762,7 @@ async fn weapons_are_refused_with_a_reason_and_cost_little_memory() {
             println!("{what}");
         }
         if !(refused || status == 200 && weapon.told.is_empty()) || memory > MOST_MEMORY {
-            wrong.push(what);
+            wrong.push(format!("{what}; expected: {}", weapon.told));
         }
         fs::remove_dir_all(models.path().join(&name)).unwrap();
     }

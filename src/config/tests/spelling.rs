@@ -53,7 +53,7 @@ fn slips_are_shown_with_what_to_write() {
         ),
         (
             "auth: {keys: [{name: a, key: $MY_KEY}]}\n",
-            "f:2:30: auth.keys[0].key: '$' without braces stands for nothing; write ${NAME}\n  \
+            "f:2:30: auth.keys[0].key: $MY_KEY without braces stands for nothing; write ${MY_KEY}\n  \
              2 | auth: {keys: [{name: a, key: ***}]}\n    |                              ^^^",
         ),
         (

@@ -10,7 +10,10 @@ use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general, is_python_only};
-use super::{agree, bounds, byte_level, lower_first, refused, saved, sentencepiece, wordpiece};
+use super::{
+    agree, bounds, byte_level, lower_first, refused, saved, sentencepiece, special_tokens,
+    wordpiece,
+};
 
 pub(super) const SAVED: &str = "tokenizer.json";
 
@@ -98,7 +101,6 @@ fn from_saved(
         || config.model_type.as_deref() == Some("modernbert");
     if !general {
         agree::check_kind(&tokenizer, family, config)?;
-        agree::check_marks(&tokenizer, family, &config.special)?;
         align(&mut tokenizer, family, config)?;
     }
     add_missing(&mut tokenizer, config)?;
@@ -106,6 +108,11 @@ fn from_saved(
     let strips = |family: Family| family != Family::Deberta && family.marks().mask_strips_left;
     let mask_strips = !general && family.is_some_and(strips);
     add_named(&mut tokenizer, config, mask_strips)?;
+    if !general {
+        // Bounds what is put around a text, before that is looked at.
+        special_tokens(&tokenizer)?;
+        agree::check_marks(&tokenizer, family, &config.special)?;
+    }
     Ok((tokenizer, cut))
 }
 
