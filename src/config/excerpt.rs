@@ -245,7 +245,14 @@ fn is_origin(word: &str) -> bool {
         let is_other = |char: char| char.is_ascii_lowercase() || char == '-';
         after.chars().all(of_name) && !(after.contains('$') && after.contains(is_other))
     };
-    word.len() <= MAX_VALUE && after.is_some_and(is_name)
+    // Behind a name and a colon may stand what goes with it, a password say.
+    let is_port = |after: &str| {
+        let behind = after.rsplit_once(':').map_or("", |(_, behind)| behind);
+        behind.ends_with(']')
+            || behind.bytes().all(|byte| byte.is_ascii_digit())
+            || is_reference(behind)
+    };
+    word.len() <= MAX_VALUE && after.is_some_and(|after| is_name(after) && is_port(after))
 }
 
 /// A URL as far as its path, which may hold anything.
@@ -335,6 +342,10 @@ mod tests {
                 "trusted_proxies: [10.0.0.1, fd00::/8, ***]",
             ),
             ("url: sk-hunter2", "url: ***"),
+            ("url: http://u:hunter2", "url: ***"),
+            ("url: http://u:8765:hunter2/embed", "url: ***"),
+            ("url: http://${GPU}:${PORT}", "url: http://${GPU}:${PORT}"),
+            ("url: http://[fe80::abcd]", "url: http://[fe80::abcd]"),
             ("url: hunter2:8765", "url: ***"),
             ("url: http://gw:9/hunter2/v1", "url: http://gw:9/***"),
             ("url: 'http://gw/hunter2'", "url: 'http://gw/***"),

@@ -61,6 +61,12 @@ pub(super) fn sections_of(setting: &str) -> Vec<&'static str> {
     with_it.map(|(name, _)| name.as_str()).collect()
 }
 
+/// The names at the top of a configuration.
+pub(super) fn top() -> impl Iterator<Item = &'static str> {
+    let sections = schema()["properties"].as_object().into_iter().flatten();
+    sections.map(|(name, _)| name.as_str())
+}
+
 /// The one of `known` that `word` was meant to be, if one is near enough.
 pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LENGTH || !word.bytes().all(is_of_a_name) {

@@ -164,7 +164,8 @@ async fn however_it_is_killed_it_goes_on_where_it_was() {
     assert_eq!(code, Some(0), "{told}");
     scene.assert_whole();
     let (code, told) = scene.run(&[]).await;
-    assert_eq!((code, told.as_str()), (Some(0), "nothing is left to do\n"));
+    let nothing = "nothing is left to do; the vectors are of sim, 4 numbers\n";
+    assert_eq!((code, told.as_str()), (Some(0), nothing));
     scene.assert_whole();
 }
 
@@ -350,12 +351,49 @@ async fn json_for_people_makes_one_line() {
 }
 
 #[tokio::test]
-async fn patience_ends_with_a_host_that_never_answers() {
-    let host = sim_host("host").behaving(Behaviour::Hang).start();
+async fn patience_ends_with_a_host_that_never_answers_or_asks_for_more() {
+    for (behaviour, why) in [
+        (Behaviour::Hang, "no whole answer has come"),
+        (Behaviour::busy(3600), "503: "),
+    ] {
+        let host = sim_host("host").behaving(behaviour).start();
+        let scene = Scene::new(&host.url());
+        let (code, told) = scene.run(&["--patience", "300ms"]).await;
+        assert_eq!((code, scene.output().as_str()), (Some(1), ""));
+        let gave_up = format!("gave up at line 1: {why}");
+        assert!(told.contains(&gave_up), "{told}");
+    }
+}
+
+/// A proxy that wants TLS says so with 400, for instance.
+#[tokio::test]
+async fn what_is_said_of_all_texts_alike_is_no_fault_of_theirs() {
+    let host = sim_host("host")
+        .behaving(Behaviour::answer(400, "this address speaks TLS"))
+        .start();
     let scene = Scene::new(&host.url());
-    let (code, told) = scene.run(&["--patience", "300ms"]).await;
+    let (code, told) = scene.run(&["--keep-going"]).await;
     assert_eq!((code, scene.output().as_str()), (Some(1), ""));
-    assert!(told.contains("gave up at line 1: "), "{told}");
+    assert!(
+        told.contains("all texts are refused alike: 400: this address"),
+        "{told}"
+    );
+    host.set(Behaviour::Serve);
+    assert_eq!(scene.run(&["--keep-going"]).await.0, Some(0));
+    scene.assert_whole();
+}
+
+#[tokio::test]
+async fn an_id_of_nothing_is_the_same_as_none() {
+    let host = sim_host("host").start();
+    let scene = Scene::new(&host.url());
+    let row = r#"{"id":null,"text":"a"}"#;
+    let input = scene.folder.path().join("in");
+    std::fs::write(&input, format!("{row}\n")).unwrap();
+    assert_eq!(scene.run(&[]).await.0, Some(0));
+    std::fs::write(&input, format!("{row}\n{row}\n")).unwrap();
+    let (code, told) = scene.run(&[]).await;
+    assert_eq!((code, scene.written().len()), (Some(0), 2), "{told}");
 }
 
 #[tokio::test]

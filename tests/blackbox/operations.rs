@@ -258,11 +258,17 @@ async fn the_configuration_tells_commands_the_address_and_the_key() {
         errors.contains("it still listens at the old one"),
         "{errors}"
     );
-    std::fs::write(file.path(), "admin:\n  address: ::1:9\n").unwrap();
-    let mut reload = gpu_bridge();
-    let (code, _, errors) = Process::run(reload.args(["reload", "--config", path])).await;
-    assert_eq!(code, Some(2), "{errors}");
-    assert!(errors.contains("write [::1]:9"), "{errors}");
+    for (text, told) in [
+        ("admin:\n  address: ::1:9\n", "write [::1]:9"),
+        ("admim:\n  address: 127.0.0.1:9\n", "did you mean admin?"),
+        ("FOO=bar\n", "must be a mapping"),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        let mut reload = gpu_bridge();
+        let (code, _, errors) = Process::run(reload.args(["reload", "--config", path])).await;
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains(told), "{errors}");
+    }
 
     let mut elsewhere = gpu_bridge();
     elsewhere.args(["status", "--admin", "no-such-host.invalid"]);

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
 use super::progress::TOLD_EVERY;
@@ -147,16 +147,16 @@ impl Asker {
                 Err(Next::Stop(why)) => return Err(Failure::Failed(why)),
                 Err(Next::Repeat(why, after)) => (why, after),
             };
-            if Instant::now() >= until {
+            // Those that wait together should not come together.
+            let wait = after.map_or(pause, |after| after.clamp(PAUSES[0], LONGEST_PAUSE));
+            let next = Instant::now() + wait.mul_f64(rand::random_range(1.0..1.5));
+            self.tell(rows, &why);
+            sleep_until(next.min(until)).await;
+            if next >= until {
                 let line = rows.first().map_or(0, |row| row.line);
                 let text = format!("gave up at line {line}: {why}; the same command goes on there");
                 return Err(Failure::Failed(text));
             }
-            self.tell(rows, &why);
-            // Those that wait together should not come together.
-            let wait = after.map_or(pause, |after| after.clamp(PAUSES[0], LONGEST_PAUSE));
-            let wait = wait.mul_f64(rand::random_range(1.0..1.5));
-            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(PAUSES[1]);
         }
     }
@@ -263,10 +263,19 @@ fn lost(error: &reqwest::Error) -> Next {
     let why = causes.last().map(ToString::to_string);
     let why = printable(&why.unwrap_or_else(|| "no answer".to_owned())).to_string();
     // As rustls words it.
+    if why.contains("CaUsedAsEndEntity") {
+        let text = "the proxy's certificate is one for signing others (CA:TRUE): make it one of a server (CA:FALSE)";
+        return Next::Stop(text.to_owned());
+    }
     if why.starts_with("invalid peer certificate") {
         return Next::Stop(format!(
             "{why}; SSL_CERT_FILE names a file with the certificate of who signs, if systems don't know it"
         ));
+    }
+    if why.contains("InvalidContentType") {
+        return Next::Stop(
+            "what answers there speaks no TLS; perhaps --url begins with http://".to_owned(),
+        );
     }
     Next::Repeat(format!("the proxy can't be reached: {why}"), None)
 }

@@ -117,7 +117,7 @@ pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
     // What came is kept, however it ended.
     sink.output.sync()?;
     done?;
-    sink.progress.done();
+    sink.progress.done(sink.shown.origin.as_ref());
     match sink.shown.refused {
         0 => Ok(()),
         refused => Err(Failure::Failed(format!(
@@ -149,6 +149,12 @@ impl Sink<'_> {
     }
 
     fn write(&mut self, batch: &Batch, found: Vec<Found>) -> Result<(), Failure> {
+        if self.shown.origin.is_none()
+            && let Some(why) = refused_alike(&found)
+        {
+            let text = format!("all texts are refused alike: {why}; none of them may be at fault");
+            return Err(Failure::Failed(text));
+        }
         let mut lines = Vec::new();
         let mut end = Ok(());
         for (row, found) in batch.rows.iter().zip(found) {
@@ -179,6 +185,17 @@ impl Sink<'_> {
         suits.map_err(|why| self.order.bad_line(row.line, &why))?;
         write(&row.embedded(&origin, &vector), lines)
     }
+}
+
+/// Why, if all of several are, by what may be about something else: 400 is said of anything.
+fn refused_alike(found: &[Found]) -> Option<&str> {
+    let mut whys = found.iter().map(|found| match found {
+        Found::Refused(why) => Some(why.as_str()),
+        Found::Vector(..) => None,
+    });
+    let first = whys.next()??;
+    let is_alike = found.len() > 1 && whys.all(|why| why == Some(first));
+    (is_alike && first.starts_with("400")).then_some(first)
 }
 
 impl Shown {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::rows::Origin;
+
 /// Between two lines, where there is no bar.
 pub(super) const TOLD_EVERY: Duration = Duration::from_secs(10);
 const BAR: &str = "{wide_bar} {percent} %  {msg}  {eta} left";
@@ -55,13 +57,16 @@ impl Progress {
         }
     }
 
-    /// All are.
-    pub(super) fn done(&self) {
+    /// All are; their vectors are of this `origin`, if there are any.
+    pub(super) fn done(&self, origin: Option<&Origin>) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
         tell(&match self.rows {
-            0 => "nothing is left to do".to_owned(),
+            0 => match origin {
+                Some(origin) => format!("nothing is left to do; the vectors are of {origin}"),
+                None => "nothing is left to do".to_owned(),
+            },
             _ => format!("done: {}", self.words()),
         });
     }

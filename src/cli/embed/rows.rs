@@ -88,8 +88,8 @@ impl Row {
 
     /// Is it the one that this was written for?
     pub(super) fn is_of(&self, written: &Written<'_>) -> bool {
-        let ids = [self.id.as_deref(), written.id].map(|id| id.map(RawValue::get));
-        self.line == written.line && ids[0] == ids[1] && self.digest() == written.text_sha256
+        let (ours, theirs) = (named(self.id.as_deref()), named(written.id));
+        self.line == written.line && ours == theirs && self.digest() == written.text_sha256
     }
 
     /// Of its text.
@@ -142,6 +142,11 @@ impl fmt::Display for Origin {
             None => Ok(()),
         }
     }
+}
+
+/// One that is null reads as none.
+fn named(id: Option<&RawValue>) -> Option<&str> {
+    id.map(RawValue::get).filter(|id| *id != "null")
 }
 
 fn is_text(json: &RawValue) -> bool {

@@ -16,6 +16,7 @@ pub use discover::{Discover, NOT_BUILT, Service};
 pub use pool::{Api, ClientTls, Host, OpenAi, Policy, Pool};
 use serde_yaml::Value;
 
+use super::names;
 use super::reader::Section;
 use super::report::Report;
 use super::{Config, Sources, Surroundings};
@@ -69,7 +70,15 @@ pub(super) fn read_admin(
     surroundings: &Surroundings<'_>,
     report: &Report,
 ) -> Option<Admin> {
-    let section = value.get("admin").unwrap_or(&Value::Null);
+    let Some(section) = value.get("admin") else {
+        // By a slip in its name, or in that of the file, orders would reach another proxy than is meant.
+        return Section::read(value, String::new(), surroundings, report, |root| {
+            for name in names::top() {
+                let _ = root.has(name);
+            }
+            root.section("admin", access::admin)
+        });
+    };
     let path = "admin".to_owned();
     Section::read(section, path, surroundings, report, access::admin)
 }

@@ -31,7 +31,7 @@ const USUALLY_BESIDE: usize = 256;
 /// No name that matters is longer, though each of its characters is escaped.
 const MOST_NAME: usize = 64;
 /// As some write it before a text.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Why an answer is none, whatever was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -60,6 +60,9 @@ pub enum Misshapen {
     /// `1e39`, say.
     #[error("it holds a number that is larger than any that models compute")]
     TooLarge,
+    /// Some say of which model they are with something else than its name.
+    #[error("its model is no name")]
+    NoName,
     /// Hundreds of thousands of small things.
     #[error("it holds too much beside its numbers")]
     TooMuch,

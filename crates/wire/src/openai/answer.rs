@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::request::{Encoding, Form};
+use crate::items::BYTE_ORDER_MARK;
 
 /// Writes an answer, embedding by embedding.
 #[derive(Debug)]
@@ -130,6 +131,7 @@ impl Writer {
 /// # Errors
 /// [`Unusable`].
 pub fn translate(answer: &[u8], form: Form, tokens: u64) -> Result<Vec<u8>, Unusable> {
+    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer);
     let mut fault = None;
     let reader = Answer {
         form,
@@ -192,7 +194,7 @@ impl<'de> Visitor<'de> for Answer<'_> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "embeddings" => map.next_value_seed(Rows(&mut self))?,
-                "model" => model = map.next_value()?,
+                "model" => model = map.next_value::<Option<String>>()?.unwrap_or_default(),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -299,6 +301,22 @@ mod tests {
             let answer = br#"{"embeddings":[[0.10000000149011612,null],[]],"model":"m"}"#;
             let told = translate(answer, form(encoding, 2), 3).unwrap();
             assert_eq!(writer.finish("m", 3), told, "{encoding:?}");
+        }
+    }
+
+    /// Whatever passes as an answer of `/embed` must be told: nobody else is asked for it any more.
+    #[test]
+    fn what_some_hosts_write_is_understood() {
+        let plain = r#"{"embeddings":[[1]],"model":""}"#;
+        for encoding in [Encoding::Float, Encoding::Base64] {
+            let told = |answer: &str| translate(answer.as_bytes(), form(encoding, 1), 0).unwrap();
+            for same in [
+                "\u{feff}{\"embeddings\":[[1]],\"model\":\"\"}",
+                r#"{"model":null,"embeddings":[[1]]}"#,
+                r#"{"embeddings":[[1]]}"#,
+            ] {
+                assert_eq!(told(same), told(plain), "{same}");
+            }
         }
     }
 

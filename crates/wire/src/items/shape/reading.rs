@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
@@ -59,8 +60,20 @@ impl<'de> Visitor<'de> for &Reading {
         let names = self.kind.lists();
         let mut found: [Option<usize>; 3] = [None; 3];
         while let Some(list) = map.next_key_seed(Name(names))? {
-            let Some(place) = list.and_then(|list| found.get_mut(list)) else {
-                map.next_value::<IgnoredAny>()?;
+            let list = match list {
+                Found::List(list) => list,
+                Found::Model if self.kind == Kind::Embeddings => {
+                    self.fault.set(Misshapen::NoName);
+                    map.next_value::<Option<Text>>()?;
+                    self.fault.set(Misshapen::NoResult);
+                    continue;
+                }
+                Found::Model | Found::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            let Some(place) = found.get_mut(list) else {
                 continue;
             };
             if place.is_some() {
@@ -90,7 +103,7 @@ impl<'de> Visitor<'de> for &Reading {
 struct Name(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Option<usize>;
+    type Value = Found;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
@@ -98,14 +111,47 @@ impl<'de> DeserializeSeed<'de> for Name {
 }
 
 impl Visitor<'_> for Name {
-    type Value = Option<usize>;
+    type Value = Found;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("a name")
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|list| *list == name))
+        let list = self.0.iter().position(|list| *list == name);
+        Ok(match (list, name) {
+            (Some(list), _) => Found::List(list),
+            (None, "model") => Found::Model,
+            (None, _) => Found::Other,
+        })
+    }
+}
+
+/// What a name is that of.
+enum Found {
+    List(usize),
+    Model,
+    Other,
+}
+
+/// A text, of which nothing is kept.
+struct Text;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Self)
+    }
+}
+
+impl Visitor<'_> for Text {
+    type Value = Self;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a text")
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
     }
 }
 

@@ -89,7 +89,9 @@ fn an_answer_tells_for_how_many_it_is() {
 
 #[test]
 fn what_is_no_answer_is_not_taken_for_one() {
-    use Misshapen::{Empty, NoNumbers, NoResult, NotJson, NotWhole, TooLarge, Twice, Uneven};
+    use Misshapen::{
+        Empty, NoName, NoNumbers, NoResult, NotJson, NotWhole, TooLarge, Twice, Uneven,
+    };
 
     let huge = format!(r#"{{"embeddings":[[{}]]}}"#, "9".repeat(310));
     let embeddings = [
@@ -114,6 +116,8 @@ fn what_is_no_answer_is_not_taken_for_one() {
         (r#"{"embeddings":[[1]],"model":"\x"}"#, NotJson),
         (r#"{"embeddings":[[1]],"model":"\u12g4"}"#, NotJson),
         ("{\"embeddings\":[[1]],\"model\":\"\n\"}", NotJson),
+        (r#"{"embeddings":[[1]],"model":5}"#, NoName),
+        (r#"{"model":["m"],"embeddings":[[1]]}"#, NoName),
         (r#"{"embeddings":[[1]],"x":[1,]}"#, NotJson),
         (r#"{"embeddings":[[1]],"x":[1,NaN]}"#, NotJson),
         ("{\"embeddings\":[\u{c}[1]]}", NoNumbers),
