@@ -345,7 +345,6 @@ mod tests {
             ("url: http://u:hunter2", "url: ***"),
             ("url: http://u:8765:hunter2/embed", "url: ***"),
             ("url: http://${GPU}:${PORT}", "url: http://${GPU}:${PORT}"),
-            ("url: http://[fe80::abcd]", "url: http://[fe80::abcd]"),
             ("url: hunter2:8765", "url: ***"),
             ("url: http://gw:9/hunter2/v1", "url: http://gw:9/***"),
             ("url: 'http://gw/hunter2'", "url: 'http://gw/***"),

@@ -397,7 +397,10 @@ impl State {
         let context = self.context(id, now);
         if let Some(host) = self.host_mut(id) {
             host.suspect = true;
+            let before = host.health.phase();
             let transition = host.health.fault(cause, context);
+            let changed = host.health.phase() != before;
+            self.reach_changed |= changed;
             self.note_health(id, transition);
         }
     }

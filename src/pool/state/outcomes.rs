@@ -207,7 +207,8 @@ impl State {
         if check.is_an_answer() {
             host.heard = Some(now);
         }
-        let was_out = matches!(host.health.phase(), Phase::Ejected { .. });
+        let before = host.health.phase();
+        let was_out = matches!(before, Phase::Ejected { .. });
         let transition = match check {
             Check::Good { .. } | Check::Busy { .. } => {
                 host.sign_of_life();
@@ -234,10 +235,13 @@ impl State {
             Check::Misconfigured { .. } => host.health.misconfigured(context),
             Check::Ours { .. } => None,
         };
-        let is_out = matches!(host.health.phase(), Phase::Ejected { .. });
+        let phase = host.health.phase();
+        let is_out = matches!(phase, Phase::Ejected { .. });
         if was_out && !is_out {
             host.capacity.start_slowly();
         }
+        // A host that was out for bad answers, and may have been asked all the same, may not answer at all now.
+        self.reach_changed |= phase != before;
         self.note_health(id, transition);
         match check {
             Check::Busy { retry_after } => self.note_busy(id, *retry_after, now),
