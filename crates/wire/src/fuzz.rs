@@ -11,9 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::items::{BYTE_ORDER_MARK, Cut, Glance, Kind, Piece, Run, compose};
+use crate::items::{Cut, Glance, Kind, Piece, Run, compose};
 use crate::openai::{self, Complaint, Embeddings, Encoding, Expected, Form, Question, Request};
-use crate::{Health, Info, Status};
+use crate::{Health, Info, Status, without_mark};
 
 /// As `gpu_bridge_fuzz` has them.
 pub type Target = (&'static str, fn(&[u8]));
@@ -186,8 +186,7 @@ fn openai_answers(bytes: &[u8]) {
     let Ok(translated) = openai::translate(answer, form, 7) else {
         return;
     };
-    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer);
-    let (Some(translated), Some(answer)) = (value(&translated), value(answer)) else {
+    let (Some(translated), Some(answer)) = (value(&translated), value(without_mark(answer))) else {
         return;
     };
     let none = Vec::new();

@@ -19,7 +19,6 @@ use std::ops::Range;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-pub(crate) use self::shape::BYTE_ORDER_MARK;
 pub use self::shape::{Glance, Misshapen};
 
 /// Items of a body that is cut. Hosts take a hundred at once unless told otherwise.

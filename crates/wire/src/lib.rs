@@ -13,9 +13,11 @@ pub mod items;
 mod limits;
 pub mod openai;
 mod refusal;
+mod text;
 
 pub use limits::most_items;
 pub use refusal::of_whole;
+pub use text::without_mark;
 
 use std::num::NonZeroU32;
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use gpu_bridge_upkeep::printable;
+use gpu_bridge_wire::without_mark;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -66,7 +67,7 @@ pub(super) enum BadRow {
 impl Row {
     /// From line number `line`; `None`: it is blank.
     pub(super) fn read(line: u64, json: &[u8], field: &str) -> Result<Option<Self>, BadRow> {
-        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+        let json = without_mark(json);
         if json.trim_ascii().is_empty() {
             return Ok(None);
         }

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use self::reading::{NOTHING, Reading, TOO_LARGE};
 use super::Kind;
+use crate::without_mark;
 
 /// Bytes that are kept: 40 for each of 10,000 items, and some.
 const MOST_BESIDE: usize = 512 << 10;
@@ -30,8 +31,6 @@ const MOST_BESIDE: usize = 512 << 10;
 const USUALLY_BESIDE: usize = 256;
 /// No name that matters is longer, though each of its characters is escaped.
 const MOST_NAME: usize = 64;
-/// As some write it before a text.
-pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Why an answer is none, whatever was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -97,8 +96,7 @@ impl Glance {
     /// [`Misshapen`].
     pub fn end(self) -> Result<usize, Misshapen> {
         let beside = self.look.end()?;
-        let answer = beside.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&beside);
-        Reading::of(self.kind).whole(answer)
+        Reading::of(self.kind).whole(without_mark(&beside))
     }
 }
 

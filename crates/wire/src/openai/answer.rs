@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::request::{Encoding, Form};
-use crate::items::BYTE_ORDER_MARK;
+use crate::without_mark;
 
 /// Writes an answer, embedding by embedding.
 #[derive(Debug)]
@@ -131,14 +131,13 @@ impl Writer {
 /// # Errors
 /// [`Unusable`].
 pub fn translate(answer: &[u8], form: Form, tokens: u64) -> Result<Vec<u8>, Unusable> {
-    let answer = answer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(answer);
     let mut fault = None;
     let reader = Answer {
         form,
         writer: Writer::new(form.encoding),
         fault: &mut fault,
     };
-    let mut json = serde_json::Deserializer::from_slice(answer);
+    let mut json = serde_json::Deserializer::from_slice(without_mark(answer));
     let read = reader.deserialize(&mut json);
     let whole = read.and_then(|read| json.end().map(|()| read));
     let (writer, model) = whole.map_err(|_| fault.unwrap_or(Unusable::Unreadable))?;

@@ -11,6 +11,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::text::Text;
+
 /// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
@@ -290,29 +292,6 @@ impl<'de> Deserialize<'de> for Checked {
         }
 
         deserializer.deserialize_seq(Check)
-    }
-}
-
-/// A string that is read and not kept.
-struct Text;
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-
-        impl Visitor<'_> for Read {
-            type Value = Text;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Text, E> {
-                Ok(Text)
-            }
-        }
-
-        deserializer.deserialize_str(Read)
     }
 }
 

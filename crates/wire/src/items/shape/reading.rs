@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use super::super::Kind;
 use super::Misshapen;
+use crate::text::Text;
 
 /// What stands in a list in the place of numbers, one of which is too large; otherwise it is their count.
 pub(super) const TOO_LARGE: &[u8] = b"-1";
@@ -132,27 +132,6 @@ enum Found {
     List(usize),
     Model,
     Other,
-}
-
-/// A text, of which nothing is kept.
-struct Text;
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Self)
-    }
-}
-
-impl Visitor<'_> for Text {
-    type Value = Self;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a text")
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
 }
 
 /// The list of embeddings; how many there are.
