@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::{Result, anyhow};
 use gpu_bridge_places::Places;
+use gpu_bridge_upkeep::StopSignals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 
@@ -50,7 +51,7 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     options: Options,
 ) -> Result<()> {
-    let mut signals = Signals::new()?;
+    let mut signals = StopSignals::new()?;
     let mut successor_wanted = signal(SignalKind::user_defined2())?;
     // Taken note of from now on: one that nobody takes ends the process.
     let reload_wanted = signal(SignalKind::hangup())?;
@@ -314,30 +315,5 @@ fn log(event: &Event) {
             }
         }
         EventKind::Capacity(slots) => tracing::info!(%host, slots, "host told its slots"),
-    }
-}
-
-/// Those that stop the proxy.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.quit.recv() => {}
-        }
     }
 }

@@ -13,13 +13,13 @@ use anyhow::Context;
 use axum::{Extension, Router};
 use gpu_bridge_framing::{HeadLimits, Strict};
 use gpu_bridge_places::Room;
+use gpu_bridge_upkeep::StopSignals;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -234,16 +234,8 @@ fn connections_of(limit: u64, wanted: usize) -> usize {
 /// # Errors
 /// The system refuses the handlers.
 pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot await SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot await SIGINT")?;
-    let mut quit = signal(SignalKind::quit()).context("cannot await SIGQUIT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
-        }
-    })
+    let mut signals = StopSignals::new().context("cannot await signals")?;
+    Ok(async move { signals.stop().await })
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use gpu_bridge_places::Places;
+use gpu_bridge_upkeep::StopSignals;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Parts, Signals};
+use super::Parts;
 use crate::admin;
 use crate::config::Current;
 use crate::pool::Pool;
@@ -117,7 +118,7 @@ impl Running {
 
     /// A signal said stop. New connections are refused, so nothing is to be gained from keeping idle
     /// ones.
-    pub(super) async fn stop(self, signals: &mut Signals) {
+    pub(super) async fn stop(self, signals: &mut StopSignals) {
         tracing::info!("stopping: finishing what runs and waits; a second signal ends it at once");
         self.stopping.accepting.send_replace(true);
         let time = self.shutdown_time();
@@ -126,7 +127,7 @@ impl Running {
 
     /// A successor accepts what is new. Idle connections stay open until their next request, whose
     /// answer ends them: a client may be sending it at this very moment.
-    pub(super) async fn retire(mut self, signals: &mut Signals) {
+    pub(super) async fn retire(mut self, signals: &mut StopSignals) {
         tracing::info!("another process has taken over: finishing what runs and waits");
         self.stopping.accepting.send_replace(true);
         self.stopping.admin.send_replace(true);
@@ -152,7 +153,7 @@ impl Running {
     }
 
     /// Closes idle connections and waits for the others. Those that have no answer when the time is over are told so.
-    async fn finish(mut self, time: Duration, signals: &mut Signals) {
+    async fn finish(mut self, time: Duration, signals: &mut StopSignals) {
         self.stopping.idle.send_replace(true);
         self.accepts_no_more().await;
         let why = tokio::select! {

@@ -4,6 +4,7 @@
 //!   learns of an error. [`printable`]: no line does anything to who reads it.
 //! - [`Upkeep::note_panics`]: a bug costs the request or the task that hit it, and is told.
 //! - [`Upkeep::keep`]: a task that must live is started again.
+//! - [`StopSignals`]: who asks it to stop.
 //! - [`no_log_files`]: who asks for log files to be opened again is told that there are none.
 //!
 //! What goes wrong is counted in [`Upkeep`], as metrics of the program.
@@ -12,7 +13,7 @@ mod lines;
 mod log;
 mod panics;
 mod printable;
-mod reopen;
+mod signals;
 mod supervise;
 
 use gpu_bridge_metrics::Maker;
@@ -21,7 +22,7 @@ use prometheus::{IntCounter, IntCounterVec};
 pub use lines::Lines;
 pub use log::{BadFilter, Filter, Log, announce};
 pub use printable::{columns, cut, printable, printable_lines};
-pub use reopen::no_log_files;
+pub use signals::{StopSignals, no_log_files};
 
 /// What went wrong so far; cheap to clone.
 #[derive(Clone, Debug)]
