@@ -30,7 +30,7 @@ use rand::{Rng, SeedableRng};
 use super::avoid::Avoid;
 use super::demand::{Demand, Model};
 use super::estimate::{Estimator, median};
-use super::health::{Cause, Circumstances, Thresholds, Transition};
+use super::health::{Cause, Circumstances, Phase, Thresholds, Transition};
 use super::host::Host;
 use super::limits::{LimitReached, Limits};
 use super::placement::is_desperate;
@@ -399,9 +399,7 @@ impl State {
             host.suspect = true;
             let before = host.health.phase();
             let transition = host.health.fault(cause, context);
-            let changed = host.health.phase() != before;
-            self.reach_changed |= changed;
-            self.note_health(id, transition);
+            self.note_health(id, before, transition);
         }
     }
 
@@ -421,11 +419,14 @@ impl State {
         }
     }
 
-    fn note_health(&mut self, id: HostId, transition: Option<Transition>) {
+    /// `before`: a host that was out for bad answers, and may have been asked all the same, may not answer at all now.
+    /// That is no transition, but who waits for it has less to wait for.
+    fn note_health(&mut self, id: HostId, before: Phase, transition: Option<Transition>) {
+        let now = self.host(id).map(|host| host.health.phase());
+        self.reach_changed |= now != Some(before);
         let Some(transition) = transition else {
             return;
         };
-        self.reach_changed = true;
         match transition {
             // Where there is nowhere else to go, what runs there had better end there.
             Transition::Ejected(cause)

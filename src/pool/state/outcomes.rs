@@ -151,6 +151,7 @@ impl State {
         };
         host.sign_of_life();
         host.capacity.answered(in_flight);
+        let before = host.health.phase();
         let transition = if as_last_resort {
             host.health.good_answer_as_last_resort()
         } else {
@@ -159,7 +160,7 @@ impl State {
         if as_last_resort && transition.is_some() {
             host.capacity.start_slowly();
         }
-        self.note_health(id, transition);
+        self.note_health(id, before, transition);
     }
 
     /// A request has been running on `id` for a while.
@@ -235,14 +236,11 @@ impl State {
             Check::Misconfigured { .. } => host.health.misconfigured(context),
             Check::Ours { .. } => None,
         };
-        let phase = host.health.phase();
-        let is_out = matches!(phase, Phase::Ejected { .. });
+        let is_out = matches!(host.health.phase(), Phase::Ejected { .. });
         if was_out && !is_out {
             host.capacity.start_slowly();
         }
-        // A host that was out for bad answers, and may have been asked all the same, may not answer at all now.
-        self.reach_changed |= phase != before;
-        self.note_health(id, transition);
+        self.note_health(id, before, transition);
         match check {
             Check::Busy { retry_after } => self.note_busy(id, *retry_after, now),
             Check::Good { slots } | Check::NotReady { slots, .. } => {
