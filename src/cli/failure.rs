@@ -1,7 +1,7 @@
 //! Why a command failed, and the exit code that tells scripts so.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gpu_bridge_upkeep::printable_lines;
@@ -49,6 +49,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The file at `path` can't be read or written.
+    pub(super) fn of_file(path: &Path, error: &io::Error) -> Self {
+        Self::Failed(format!("{}: {error}", path.display()))
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Output(_) => 1,

@@ -123,7 +123,7 @@ pub(super) async fn write_reference(
     let json = serde_json::to_string(&reference);
     let json = json.map_err(|error| Failure::Failed(error.to_string()))?;
     let written = std::fs::write(file, json + "\n");
-    written.map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    written.map_err(|error| Failure::of_file(file, &error))?;
     let models: Vec<&str> = reference.models.keys().map(String::as_str).collect();
     print(&format!("{}: {}\n", file.display(), models.join(", ")))
 }

@@ -51,8 +51,8 @@ pub(super) struct Asker {
 /// What became of a row.
 pub(super) enum Found {
     Vector(Origin, Box<RawValue>),
-    /// The proxy, or a host, does not take it, and says so.
-    Refused(String),
+    /// The proxy, or a host, does not take it, and says so with this status.
+    Refused(StatusCode, String),
 }
 
 #[derive(Serialize)]
@@ -72,7 +72,7 @@ struct Told {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Next {
     /// The rows are at fault, or one of them is.
-    Blame(String),
+    Blame(StatusCode, String),
     /// It may get better; at the earliest after this time, if the proxy said so.
     Repeat(String, Option<Duration>),
     /// It can't get better by itself.
@@ -119,7 +119,7 @@ impl Asker {
                     .into_iter()
                     .map(|vector| Found::Vector(origin.clone(), vector))
                     .collect()),
-                Err(why) if rows.len() < 2 => Ok(vec![Found::Refused(why)]),
+                Err((status, why)) if rows.len() < 2 => Ok(vec![Found::Refused(status, why)]),
                 Err(_) => {
                     let (one, other) = rows.split_at(rows.len() / 2);
                     let mut found = self.ask(one).await?;
@@ -135,7 +135,7 @@ impl Asker {
     async fn patiently(
         &self,
         rows: &[Row],
-    ) -> Result<Result<(Origin, Vec<Box<RawValue>>), String>, Failure> {
+    ) -> Result<Result<(Origin, Vec<Box<RawValue>>), (StatusCode, String)>, Failure> {
         let until = Instant::now() + self.patience;
         let mut pause = PAUSES[0];
         loop {
@@ -143,7 +143,7 @@ impl Asker {
             let late = || Err(Next::Repeat("no whole answer has come".to_owned(), None));
             let (why, after) = match answer.unwrap_or_else(|_| late()) {
                 Ok(found) => return Ok(Ok(found)),
-                Err(Next::Blame(why)) => return Ok(Err(why)),
+                Err(Next::Blame(status, why)) => return Ok(Err((status, why))),
                 Err(Next::Stop(why)) => return Err(Failure::Failed(why)),
                 Err(Next::Repeat(why, after)) => (why, after),
             };
@@ -153,7 +153,7 @@ impl Asker {
             self.tell(rows, &why);
             sleep_until(next.min(until)).await;
             if next >= until {
-                let line = rows.first().map_or(0, |row| row.line);
+                let line = first_line(rows);
                 let text = format!("gave up at line {line}: {why}; the same command goes on there");
                 return Err(Failure::Failed(text));
             }
@@ -163,7 +163,7 @@ impl Asker {
 
     /// Says now and then that `rows`, perhaps among others, are not answered, and why.
     fn tell(&self, rows: &[Row], why: &str) {
-        let (line, now) = (rows.first().map_or(0, |row| row.line), Instant::now());
+        let (line, now) = (first_line(rows), Instant::now());
         let mut told = self.told.lock();
         if told.is_none_or(|told| now >= told + TOLD_EVERY) {
             *told = Some(now);
@@ -233,6 +233,11 @@ impl Asker {
     }
 }
 
+/// Where `rows`, of which there is one at least, begin in the input.
+fn first_line(rows: &[Row]) -> u64 {
+    rows.first().map_or(0, |row| row.line)
+}
+
 /// Some servers write JSON for people to read. Between numbers white space means nothing.
 fn on_one_line(vector: Box<RawValue>) -> Box<RawValue> {
     if !vector
@@ -295,7 +300,7 @@ fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
         }
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
-        | StatusCode::UNPROCESSABLE_ENTITY => Next::Blame(why),
+        | StatusCode::UNPROCESSABLE_ENTITY => Next::Blame(status, why),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
             Next::Repeat(why, after.map(Duration::from_secs))
         }
@@ -338,12 +343,17 @@ mod tests {
         assert_eq!(of("[1,2]"), "[1,2]");
     }
 
+    fn blame(status: u16, why: &str) -> Next {
+        let why = format!("{status}: {why}");
+        Next::Blame(StatusCode::from_u16(status).unwrap(), why)
+    }
+
     #[test]
     fn what_an_answer_leads_to() {
         let table: [(u16, Option<&str>, Next); 8] = [
-            (400, None, Next::Blame("400: why".to_owned())),
-            (413, None, Next::Blame("413: why".to_owned())),
-            (422, None, Next::Blame("422: why".to_owned())),
+            (400, None, blame(400, "why")),
+            (413, None, blame(413, "why")),
+            (422, None, blame(422, "why")),
             (
                 401,
                 None,
@@ -383,6 +393,6 @@ mod tests {
         let invalid =
             br#"{"detail":[{"loc":["body","texts",0],"msg":"too long","input":"secret"}]}"#;
         let found = next(StatusCode::UNPROCESSABLE_ENTITY, &HeaderMap::new(), invalid);
-        assert_eq!(found, Next::Blame("422: too long".to_owned()));
+        assert_eq!(found, blame(422, "too long"));
     }
 }

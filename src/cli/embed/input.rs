@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 
 use super::output::Output;
 use super::rows::Row;
-use super::{Embed, Shown, failed};
+use super::{Embed, Shown};
 use crate::cli::failure::Failure;
 
 /// A line: far beyond any text that a host takes.
@@ -30,7 +30,7 @@ pub(super) struct Batches<'a> {
 impl<'a> Batches<'a> {
     /// All of it, and its size in bytes.
     pub(super) fn open(order: &'a Embed) -> Result<(Self, u64), Failure> {
-        let failed = |error| failed(&order.input, &error);
+        let failed = |error| Failure::of_file(&order.input, &error);
         let input = File::open(&order.input).map_err(failed)?;
         let size = input.metadata().map_err(failed)?.len();
         let batches = Self {
@@ -71,7 +71,7 @@ impl<'a> Batches<'a> {
         let mut line = Vec::new();
         let mut bounded = (&mut self.input).take(LONGEST_LINE);
         let read = bounded.read_until(b'\n', &mut line);
-        let read = read.map_err(|error| failed(&self.order.input, &error))? as u64;
+        let read = read.map_err(|error| Failure::of_file(&self.order.input, &error))? as u64;
         if read == 0 {
             return Ok(None);
         }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
 use url::Url;
 
 use self::ask::{Asker, Found};
@@ -172,11 +173,11 @@ impl Sink<'_> {
     fn add(&mut self, row: &Row, found: Found, lines: &mut Vec<u8>) -> Result<(), Failure> {
         let (origin, vector) = match found {
             Found::Vector(origin, vector) => (origin, vector),
-            Found::Refused(why) if self.order.keep_going => {
+            Found::Refused(_, why) if self.order.keep_going => {
                 self.shown.refused += 1;
                 return write(&row.failed(Some(why)), lines);
             }
-            Found::Refused(why) => {
+            Found::Refused(_, why) => {
                 let text = format!("the text is refused: {why} (--keep-going passes over it)");
                 return Err(self.order.bad_line(row.line, &text));
             }
@@ -190,12 +191,12 @@ impl Sink<'_> {
 /// Why, if all of several are, by what may be about something else: 400 is said of anything.
 fn refused_alike(found: &[Found]) -> Option<&str> {
     let mut whys = found.iter().map(|found| match found {
-        Found::Refused(why) => Some(why.as_str()),
-        Found::Vector(..) => None,
+        Found::Refused(StatusCode::BAD_REQUEST, why) => Some(why.as_str()),
+        Found::Refused(..) | Found::Vector(..) => None,
     });
     let first = whys.next()??;
     let is_alike = found.len() > 1 && whys.all(|why| why == Some(first));
-    (is_alike && first.starts_with("400")).then_some(first)
+    is_alike.then_some(first)
 }
 
 impl Shown {
@@ -237,10 +238,6 @@ impl Embed {
     fn bad_line(&self, line: u64, why: &str) -> Failure {
         Failure::Failed(format!("{}: line {line}: {why}", self.input.display()))
     }
-}
-
-fn failed(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Failed(format!("{}: {error}", path.display()))
 }
 
 /// Of `/embed` at `url`.

@@ -5,7 +5,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::failed;
 use super::rows::Written;
 use crate::cli::failure::Failure;
 
@@ -34,7 +33,7 @@ impl Output {
     /// Opens or makes the file at `path`, which nobody else may write. What it holds is to be read before anything
     /// is appended.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let failed = |error| failed(path, &error);
+        let failed = |error| Failure::of_file(path, &error);
         let because = |why: &str| Failure::Failed(format!("{}: {why}", path.display()));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -59,7 +58,7 @@ impl Output {
 
     /// What its next line says; `None` after the last. What follows that was begun and not written, and is cut off.
     pub(super) fn next(&mut self) -> Result<Option<Written<'_>>, Failure> {
-        let failed = |error| failed(&self.path, &error);
+        let failed = |error| Failure::of_file(&self.path, &error);
         self.line.clear();
         let mut bounded = (&mut self.file).take(LONGEST_LINE);
         let read = bounded.read_until(b'\n', &mut self.line);
@@ -85,7 +84,7 @@ impl Output {
     /// Appends whole lines.
     pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
         let written = self.file.get_mut().write_all(lines);
-        written.map_err(|error| failed(&self.path, &error))?;
+        written.map_err(|error| Failure::of_file(&self.path, &error))?;
         if self.synced.elapsed() >= AT_RISK {
             self.sync()?;
         }
@@ -98,7 +97,7 @@ impl Output {
         self.file
             .get_mut()
             .sync_data()
-            .map_err(|error| failed(&self.path, &error))
+            .map_err(|error| Failure::of_file(&self.path, &error))
     }
 }
 

@@ -12,10 +12,11 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use super::failure::{self, Failure};
 use super::print;
 use crate::config::{self, HostName, HostUrl, Surroundings};
-use clap::Args;
 
 /// What clients send, as the documentation calls it.
 const CLIENT_KEY: &str = "OPENCLAW_KEY";
@@ -232,13 +233,13 @@ fn write_new(file: &Path, text: &str) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).open(file);
     let written = opened.and_then(|mut opened| opened.write_all(text.as_bytes()));
     written.map_err(|error| {
-        let file = file.display();
         if error.kind() == ErrorKind::AlreadyExists {
+            let file = file.display();
             return Failure::Usage(format!(
                 "{file} exists, and is not overwritten; name another file"
             ));
         }
-        Failure::Failed(format!("{file}: {error}"))
+        Failure::of_file(file, &error)
     })
 }
 
