@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Whoever logs holds the lock while one line is copied, and waits for nothing else. The thread alone
-//! waits for the sink. What is dropped is counted, and told as soon as the sink takes lines again.
+//! waits for the sink. It rests after each time that it has written, and takes what was logged meanwhile
+//! together: waking it costs more than a line does. What is dropped is counted, and told as soon as the
+//! sink takes lines again.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,8 @@ const MAX_WAITING: usize = 1 << 20;
 /// Lines are written together up to this size, which pipes take in one piece (`PIPE_BUF` of Linux):
 /// two processes may share one, as during an upgrade.
 const ONE_PIECE: usize = 4096;
+/// Lines that come one soon after another wait so long; one that comes after a pause goes out at once.
+const REST: Duration = Duration::from_millis(10);
 /// Until a sink is tried again that must not be waited for (`O_NONBLOCK`).
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -28,8 +32,10 @@ const RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Lines {
     state: Mutex<State>,
-    /// Lines wait, or all are done with.
-    changed: Condvar,
+    /// Lines wait, and the thread for them.
+    wanted: Condvar,
+    /// All lines are done with.
+    done: Condvar,
     dropped: IntCounter,
 }
 
@@ -37,6 +43,8 @@ pub struct Lines {
 struct State {
     waiting: Vec<u8>,
     is_writing: bool,
+    /// The thread waits for lines, and nobody has woken it yet.
+    is_idle: bool,
     /// Dropped since that was last told.
     untold: u64,
 }
@@ -51,7 +59,8 @@ impl Lines {
     ) -> Arc<Self> {
         let lines = Arc::new(Self {
             state: Mutex::default(),
-            changed: Condvar::new(),
+            wanted: Condvar::new(),
+            done: Condvar::new(),
             dropped,
         });
         let of_thread = Arc::clone(&lines);
@@ -69,7 +78,7 @@ impl Lines {
     pub(crate) fn flush_within(&self, time: Duration) {
         let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
         let waited = self
-            .changed
+            .done
             .wait_timeout_while(self.lock(), time, is_busy)
             .unwrap_or_else(PoisonError::into_inner);
         drop(waited);
@@ -82,8 +91,11 @@ impl Lines {
             return;
         }
         state.waiting.extend_from_slice(lines);
+        let is_idle = std::mem::take(&mut state.is_idle);
         drop(state);
-        self.changed.notify_all();
+        if is_idle {
+            self.wanted.notify_one();
+        }
     }
 
     fn run(&self, mut sink: Sink<impl Write>, tell: impl Fn(u64)) {
@@ -98,18 +110,22 @@ impl Lines {
                     tell(untold);
                 }
             }
+            self.lock().is_writing = false;
+            self.done.notify_all();
+            thread::sleep(REST);
         }
     }
 
     /// Waits for lines and takes all that wait.
     fn take(&self, batch: &mut Vec<u8>) {
         batch.clear();
-        let mut state = self.lock();
-        state.is_writing = false;
-        self.changed.notify_all();
+        let is_empty = |state: &mut State| {
+            state.is_idle = state.waiting.is_empty();
+            state.is_idle
+        };
         let mut state = self
-            .changed
-            .wait_while(state, |state| state.waiting.is_empty())
+            .wanted
+            .wait_while(self.lock(), is_empty)
             .unwrap_or_else(PoisonError::into_inner);
         state.is_writing = true;
         std::mem::swap(batch, &mut state.waiting);
