@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tikv_jemalloc_ctl::{Access as _, AsName as _};
 use tikv_jemallocator::Jemalloc;
 
@@ -18,5 +17,5 @@ fn main() -> ExitCode {
     for kept in [&b"arena.0.dirty_decay_ms\0"[..], b"arenas.dirty_decay_ms\0"] {
         let _ = kept.name().write(KEPT);
     }
-    gpu_bridge::cli::Cli::parse().run()
+    gpu_bridge::cli::Cli::given().run()
 }

@@ -73,7 +73,10 @@ pub(super) struct Client {
 impl Client {
     /// Finds out where the proxy is and which key it wants. `variable` is that with the key, if set.
     pub(super) fn new(place: Where, variable: Option<OsString>) -> Result<Self, Failure> {
-        let given = given_key(place.admin_key_file, variable, KEY_VARIABLE)?;
+        let given = given_key(
+            ("--admin-key-file", place.admin_key_file),
+            (KEY_VARIABLE, variable),
+        )?;
         let Some(file) = place.config else {
             let authority = authority(place.admin.as_deref().unwrap_or(DEFAULT_ADMIN))?;
             return Ok(Self {
@@ -228,15 +231,19 @@ fn cause<E: Error + 'static>(error: &BoxError) -> Option<&E> {
 
 /// The key from a file, else from the environment. Never from an argument, which all users of the
 /// machine can see.
+///
+/// # Errors
+/// Nothing is repeated of what may be the key itself, in the place of its file.
 pub(super) fn given_key(
-    file: Option<PathBuf>,
-    variable: Option<OsString>,
-    name: &str,
+    (option, file): (&'static str, Option<PathBuf>),
+    (name, variable): (&str, Option<OsString>),
 ) -> Result<Option<Secret>, Failure> {
+    let no_file = |why: String| Failure::KeyFile { option, why };
+    let is_of_file = file.is_some();
     let text = match (file, variable) {
         (Some(path), _) => file::read(&path, file::PATIENCE)
             .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other))
-            .map_err(|error| Failure::KeyFile { path, error })?,
+            .map_err(|error| no_file(config::no_file(&error)))?,
         (None, Some(text)) => text
             .into_string()
             .map_err(|_| Failure::Usage(format!("{name} is not text")))?,
@@ -246,6 +253,9 @@ pub(super) fn given_key(
     if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         let text = "the key may hold visible ASCII characters only, without spaces";
         return Err(Failure::Usage(text.to_owned()));
+    }
+    if is_of_file && key.is_empty() {
+        return Err(no_file("names a file that is empty".to_owned()));
     }
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
 }
@@ -321,8 +331,12 @@ mod tests {
     fn the_key_comes_from_a_file_or_the_environment() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "from-file\n").unwrap();
+        let given = |file: Option<PathBuf>, variable: Option<&str>| {
+            let key = given_key(("--f", file), ("V", variable.map(OsString::from)));
+            key.map_err(|failure| failure.to_string())
+        };
         let key = |file: Option<PathBuf>, variable: Option<&str>| {
-            let key = given_key(file, variable.map(OsString::from), KEY_VARIABLE).unwrap();
+            let key = given(file, variable).unwrap();
             key.map(|key| key.expose().to_owned())
         };
         let path = || Some(file.path().to_owned());
@@ -333,8 +347,21 @@ mod tests {
         );
         assert_eq!(key(None, Some("")), None);
         assert_eq!(key(None, None), None);
-        assert!(given_key(None, Some("two words".into()), KEY_VARIABLE).is_err());
-        let missing = given_key(Some("/no/such/file".into()), None, KEY_VARIABLE).unwrap_err();
-        assert!(missing.to_string().contains("/no/such/file"));
+        assert!(given(None, Some("two words")).is_err());
+        let refused = |file: Option<PathBuf>| given(file, Some("x")).err().unwrap_or_default();
+        let missing = refused(Some("sk-hunter2".into()));
+        assert!(
+            missing.starts_with("--f names a file that can't be read"),
+            "{missing}"
+        );
+        assert!(!missing.contains("hunter2"), "{missing}");
+        for empty in ["", "\n"] {
+            std::fs::write(file.path(), empty).unwrap();
+            let empty = refused(path());
+            assert!(
+                empty.starts_with("--f names a file that is empty"),
+                "{empty}"
+            );
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Why a command failed, and the exit code that tells scripts so.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use gpu_bridge_upkeep::printable_lines;
@@ -25,8 +25,8 @@ pub(super) enum Failure {
     Usage(String),
     #[error("{0}")]
     Config(#[from] crate::config::ConfigError),
-    #[error("{path}: {error}")]
-    KeyFile { path: PathBuf, error: io::Error },
+    #[error("{option} {why}; write the path of a file that holds the key")]
+    KeyFile { option: &'static str, why: String },
     #[error("the proxy can't be reached at {address} ({error}); {hint}")]
     Unreachable {
         address: String,

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::runtime::Runtime;
@@ -163,6 +164,11 @@ enum Command {
 }
 
 impl Cli {
+    /// What the command line of this process says. If that is nothing, the process ends, and says so.
+    pub fn given() -> Self {
+        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+    }
+
     /// Carries out the command. Failures are told on standard error and by the exit code.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
@@ -191,6 +197,19 @@ impl Cli {
         };
         done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS)
     }
+}
+
+/// Without values that may be secrets, in the place of others; the options are named.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(value)) = error.get(kind)
+            && !value.starts_with('-')
+            && !config::is_no_secret(value)
+        {
+            error.insert(kind, ContextValue::String("***".to_owned()));
+        }
+    }
+    error
 }
 
 /// What it says goes through the log, which never holds it up.
@@ -320,5 +339,31 @@ mod tests {
     #[test]
     fn the_description_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_value_that_may_be_a_secret_is_repeated() {
+        let words = "embed --in a --out b";
+        for (arguments, told) in [
+            ("--url sk-hunter2", "invalid value '***' for '--url <URL>'"),
+            ("--url http://u:hunter2@a:99999", "'--url <URL>'"),
+            ("--url http://a:99999", "invalid value 'http://a:99999'"),
+            ("--key sk-hunter2", "'--key-file'"),
+            ("--key=sk-hunter2", "'--key-file'"),
+            ("sk-hunter2", "unexpected argument '***'"),
+            ("--patience 5hunter2", "'--patience <TIME>'"),
+            ("--batch hunter2", "'--batch <N>'"),
+            ("--batch 0", "'0' for '--batch <N>': 0 is not in 1..=10000"),
+            (
+                "--concurrency 0",
+                "'0' for '--concurrency <N>': 0 is not in 1..=1000",
+            ),
+        ] {
+            let given = format!("gpu-bridge {words} {arguments}");
+            let error = Cli::try_parse_from(given.split(' ')).unwrap_err();
+            let shown = without_secrets(error).to_string();
+            assert!(!shown.contains("hunter2"), "{shown}");
+            assert!(shown.contains(told), "{shown}");
+        }
     }
 }

@@ -215,7 +215,7 @@ impl Hiding {
 }
 
 /// Can a value be nothing that somebody keeps secret, whatever it is meant for?
-fn is_no_secret(word: &str) -> bool {
+pub(crate) fn is_no_secret(word: &str) -> bool {
     let word = word.trim_matches(['\'', '"']);
     word.chars().count() <= SHORT || is_word(word) || is_number(word) || is_address(word)
 }

@@ -37,6 +37,7 @@ use serde_yaml::Value;
 
 pub use change::{Change, Difference, Happened};
 pub use current::Current;
+pub(crate) use excerpt::is_no_secret;
 pub use host::{HostName, HostUrl};
 pub use network::Network;
 pub use origin::PageOrigin;
@@ -48,6 +49,7 @@ pub use sections::{
     Service, Timeouts,
 };
 pub use sources::Sources;
+pub(crate) use text::no_file;
 
 /// Problems, and warnings, that are told; nobody reads more at once.
 const MOST_PROBLEMS: usize = 100;

@@ -23,7 +23,7 @@ use super::names::Name;
 use super::places::join;
 use super::report::Report;
 use super::secret::Secret;
-use super::text::{self, no_file, unreadable};
+use super::text::{self, no_file};
 use super::{MinCosine, Pinned, Surroundings, names};
 use crate::embedding::Reference;
 use gpu_bridge_certificates::{self as certificates, Authorities, BadPem, Identity};
@@ -282,8 +282,7 @@ impl<'a> Section<'a> {
         let path = self.surroundings.folder.join(text);
         let text = match self.report.read_source(&path) {
             Ok(text) => text,
-            Err(error) if is_secret(key) => return self.problem(key, no_file(&error)),
-            Err(error) => return self.problem(key, unreadable(&path, &error)),
+            Err(error) => return self.no_file(key, &error),
         };
         match parse(&text::without_mark(text)) {
             Ok(parsed) => Some((path, parsed)),
@@ -425,8 +424,17 @@ impl<'a> Section<'a> {
         let read = self.report.read_source(&path);
         match read.and_then(|bytes| text::decode(bytes).map_err(std::io::Error::other)) {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => self.problem(key, no_file(&error)),
+            Err(error) => self.no_file(key, &error),
         }
+    }
+
+    /// The value of `key` names none that can be read.
+    fn no_file<T>(&self, key: &'static str, error: &std::io::Error) -> Option<T> {
+        let what = no_file(error);
+        self.problem(
+            key,
+            format!("{what}; write the path of one, from the folder of the configuration"),
+        )
     }
 
     /// Is the value of `key` a number?

@@ -1,7 +1,5 @@
 //! Files as text: what their bytes say, or why they are no text that could be meant.
 
-use std::path::Path;
-
 /// Put in front of UTF-8 by some editors; says nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -47,21 +45,16 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<String, NotText> {
     })
 }
 
-/// What to say of a file that can't be read.
-pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> String {
-    format!("{} {}", path.display(), why_unreadable(error))
-}
-
-/// The same of what may be a secret, and no name of a file that holds one.
-pub(super) fn no_file(error: &std::io::Error) -> String {
-    let what = match error.kind() {
+/// What to say of a value that names no file that can be read. It is not repeated: it may be a secret, in the wrong
+/// place.
+pub(crate) fn no_file(error: &std::io::Error) -> String {
+    match error.kind() {
         std::io::ErrorKind::IsADirectory => "names a folder".to_owned(),
         _ => format!("names a file that {}", why_unreadable(error)),
-    };
-    format!("{what}; write the path of a file that holds the key")
+    }
 }
 
-/// The same, as a clause about the file.
+/// A clause about the file.
 pub(super) fn why_unreadable(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::IsADirectory => "is a folder, not a file".to_owned(),

@@ -96,7 +96,7 @@ impl<'a> Batches<'a> {
 
     fn next_batch(&mut self) -> Result<Batch, Failure> {
         let mut rows = Vec::new();
-        while rows.len() < self.order.batch.get()
+        while rows.len() < usize::from(self.order.batch)
             && let Some(row) = self.next_row()?
         {
             rows.push(row);

@@ -13,7 +13,6 @@ mod output;
 mod progress;
 mod rows;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,13 +58,13 @@ pub(super) struct Embed {
     #[arg(long, default_value = "text")]
     field: String,
     /// Texts in a request; hosts take 100 unless set otherwise.
-    #[arg(long, value_name = "N", default_value = "64")]
-    batch: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    batch: u16,
     /// Requests at once: twice the slots of all hosts keep them busy.
-    #[arg(long, value_name = "N", default_value = "8")]
-    concurrency: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    concurrency: u16,
     /// Give up if a request has not been answered for so long.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = patience)]
     patience: Duration,
     /// Write why a text is refused in place of its vector, and go on; the exit code is 1 then.
     #[arg(long)]
@@ -91,14 +90,13 @@ struct Shown {
 
 pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
     order.names_files()?;
+    let key = client::given_key(
+        ("--key-file", order.key_file.clone()),
+        (KEY_VARIABLE, std::env::var_os(KEY_VARIABLE)),
+    )?;
     let (mut batches, size) = Batches::open(order)?;
     let mut output = Output::open(&order.output)?;
     let shown = batches.pass_over(&mut output)?;
-    let key = client::given_key(
-        order.key_file.clone(),
-        std::env::var_os(KEY_VARIABLE),
-        KEY_VARIABLE,
-    )?;
     let before = shown.origin.clone();
     let (model, space) = before.map_or((None, None), |it| (Some(it.model), it.space));
     let asker = Asker::new(
@@ -142,7 +140,7 @@ impl Sink<'_> {
             let found = asker.ask(&batch.rows).await?;
             Ok::<_, Failure>((batch, found))
         });
-        let mut answered = answered.buffered(self.order.concurrency.get());
+        let mut answered = answered.buffered(self.order.concurrency.into());
         while let Some((batch, found)) = answered.try_next().await? {
             self.write(&batch, found)?;
         }
@@ -238,6 +236,11 @@ impl Embed {
     fn bad_line(&self, line: u64, why: &str) -> Failure {
         Failure::Failed(format!("{}: line {line}: {why}", self.input.display()))
     }
+}
+
+/// Nothing of what is no time is repeated.
+fn patience(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "it is no time; write e.g. 90s or 10m")
 }
 
 /// Of `/embed` at `url`.

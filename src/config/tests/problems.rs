@@ -263,7 +263,7 @@ fn problems_that_no_schema_can_know() {
         (
             "listen: [{tls: {certificate: c, key: '${NOPE}'}}]",
             &[
-                "2:30: listen[0].tls.certificate: /nonexistent/c can't be read: No such file or directory (os error 2)",
+                "2:30: listen[0].tls.certificate: names a file that can't be read: No such file or directory (os error 2); write the path of one, from the folder of the configuration",
                 "2:38: listen[0].tls.key: names an environment variable that is not set; write ${NAME} with the name of one that is, or the key itself",
             ],
         ),
@@ -295,7 +295,7 @@ fn problems_that_no_schema_can_know() {
         (
             "auth: {keys: [{name: a, key_file: k}]}",
             &[
-                "2:35: auth.keys[0].key_file: names a file that can't be read: No such file or directory (os error 2); write the path of a file that holds the key",
+                "2:35: auth.keys[0].key_file: names a file that can't be read: No such file or directory (os error 2); write the path of one, from the folder of the configuration",
             ],
         ),
     ];
@@ -373,14 +373,14 @@ fn problems_of_hosts() {
             "  - {name: a, url: 'https://a', tls: {insecure: true, ca: c}}\n",
             &[
                 "3:49: pool.hosts[0].tls.insecure: contradicts ca: with it, nothing is verified; keep one of them",
-                "3:59: pool.hosts[0].tls.ca: /nonexistent/c can't be read: No such file or directory (os error 2)",
+                "3:59: pool.hosts[0].tls.ca: names a file that can't be read: No such file or directory (os error 2); write the path of one, from the folder of the configuration",
             ],
         ),
         (
             "  - {name: a, url: 'https://a', tls: {key: k, surname: b}}\n",
             &[
                 "3:38: pool.hosts[0].tls.certificate: is missing; key needs it",
-                "3:44: pool.hosts[0].tls.key: names a file that can't be read: No such file or directory (os error 2); write the path of a file that holds the key",
+                "3:44: pool.hosts[0].tls.key: names a file that can't be read: No such file or directory (os error 2); write the path of one, from the folder of the configuration",
                 "3:47: pool.hosts[0].tls.surname: unknown key; known here are ca, certificate, key, server_name, insecure",
             ],
         ),

@@ -75,6 +75,10 @@ fn a_key_in_the_place_of_another_value_is_not_repeated() {
         format!("listen: [{{address: {planted}}}]"),
         format!("listen: [{{address: '{planted}:8765'}}]"),
         format!("listen: [{{tls: {{certificate: \"{planted}\\n{planted}\", key: k}}}}]"),
+        format!(
+            "listen: [{{tls: {{certificate: {planted}, key: {planted}, client_ca: {planted}}}}}]"
+        ),
+        format!("audit: {{reference: {planted}}}"),
         format!("auth: {{keys: [{{name: 'my {planted}', key: x}}]}}"),
         format!("{planted}: x"),
         format!("admin: {{{planted}: x, apiKey: {planted}, token: {planted}}}"),
@@ -95,6 +99,7 @@ fn a_key_in_the_place_of_another_value_is_not_repeated() {
         format!("url: 'http://a', api: {planted}, discover: {planted}, weight: {planted}"),
         format!("url: 'http://a', api: openai, health_path: {planted}, model_alias: {planted}"),
         format!("url: 'https://a', tls: {{server_name: '{planted}!', insecure: {planted}}}"),
+        format!("url: 'https://a', tls: {{ca: {planted}, certificate: {planted}, key: {planted}}}"),
         "url: 'http://${hunter2}'".to_owned(),
         "url: 'http://$hunter2'".to_owned(),
     ];

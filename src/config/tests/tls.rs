@@ -154,7 +154,7 @@ fn every_file_is_read_before_anything_is_said() {
     let told = problems(missing);
     assert_eq!(told.len(), 3, "{told:#?}");
     assert!(
-        told[1].contains("names a folder; write the path of a file"),
+        told[1].contains("names a folder; write the path of one"),
         "{told:#?}"
     );
 }
