@@ -36,25 +36,47 @@ use crate::pool::{Lease, Offer, Question, Ticket, Waiting};
 use crate::telemetry::Share;
 use crate::telemetry::trace::TraceContext;
 
-/// Headers that don't change what is computed, and are each request's own.
-const OWN: [&str; 17] = [
+/// Headers that don't change what is computed, and are each request's own: of its client, of traces, of what stands
+/// in front of the proxy.
+const OWN: [&str; 28] = [
     "accept-language",
     "b3",
     "baggage",
+    "cdn-loop",
     "date",
     "forwarded",
+    "idempotency-key",
     "origin",
     "referer",
+    "sentry-trace",
     "traceparent",
     "tracestate",
+    "true-client-ip",
+    "uber-trace-id",
     "user-agent",
     "via",
+    "x-client-ip",
+    "x-client-request-id",
+    "x-cloud-trace-context",
+    "x-correlation-id",
+    "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-proto",
+    "x-forwarded-server",
     "x-real-ip",
     "x-request-timeout",
+];
+/// Families of such: Zipkin's and Datadog's traces, what Envoy, AWS, Cloudflare and OpenAI's clients add.
+const OWN_BEGIN: [&str; 7] = [
+    "x-b3-",
+    "x-datadog-",
+    "x-envoy-",
+    "x-amzn-trace-",
+    "x-amz-cf-",
+    "cf-",
+    "x-stainless-",
 ];
 /// Own as well, but one of them goes to the host, so that its log can be told from others.
 const ID: &str = "x-request-id";
@@ -99,6 +121,10 @@ impl Drop for Seat {
     }
 }
 
+fn is_own(name: &str) -> bool {
+    OWN.contains(&name) || OWN_BEGIN.iter().any(|begin| name.starts_with(begin))
+}
+
 impl Members {
     fn enter(&self, ticket: Ticket, asked: Asked, trace: Option<TraceContext>) -> Seat {
         let (tell, told) = oneshot::channel();
@@ -132,7 +158,7 @@ impl Asked {
             return None;
         }
         let mut headers = call.headers.clone();
-        for name in OWN {
+        for name in call.headers.keys().filter(|name| is_own(name.as_str())) {
             headers.remove(name);
         }
         Some(Self {

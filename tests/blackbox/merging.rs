@@ -38,7 +38,18 @@ async fn acquainted_with(server: Option<Server>, key: &str, value: Value) -> (Si
 
 async fn ask(client: Client, text: String, tenant: usize) -> Reply {
     let request = client.request(Method::POST, "/embed");
-    let request = request.header("X-Request-Id", format!("id {text}").replace(' ', "-"));
+    let id = format!("id {text}").replace(' ', "-");
+    // What stands between clients and the proxy adds some of each request's own.
+    let own = [
+        "X-Request-Id",
+        "X-B3-TraceId",
+        "CF-Ray",
+        "X-Amzn-Trace-Id",
+        "Idempotency-Key",
+    ];
+    let request = own
+        .iter()
+        .fold(request, |request, name| request.header(*name, &id));
     let request = request.header("X-Tenant", tenant.to_string());
     Reply::to(request.json(&json!({"texts": [text], "model": "host"}))).await
 }

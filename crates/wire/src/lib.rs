@@ -36,7 +36,7 @@ pub struct Health {
     /// `"ok"` while the host can serve.
     pub status: String,
     /// `"cpu"`, `"cuda"`, …
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub device: String,
     /// Can it serve requests, as far as its models go? A host that doesn't tell counts as one that can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,25 +53,25 @@ impl Health {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     /// `"cpu"`, `"cuda"`, `"cuda:1"`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub device: String,
     /// Human name of the device, `"cpu"` on a host without a GPU.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub device_name: String,
     /// Device memory in MB; `None` without a GPU.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub vram_total_mb: Option<u64>,
     /// Device memory in use in MB; `None` without a GPU.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub vram_used_mb: Option<u64>,
     /// Name and version of the engine. The key's name is part of the plugin's type.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub pytorch_version: String,
     /// CUDA version, `None` without a GPU.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub cuda_version: Option<String>,
     /// `"bertscore:NAME"` and `"embed:NAME"` for each loaded model.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "those_readable")]
     pub loaded_models: Vec<String>,
     /// All that it can serve, loaded or not, in the same form and under every name by which a request
     /// finds it; `None` if it doesn't tell.
@@ -151,22 +151,41 @@ pub struct ErrorBody {
     pub detail: String,
 }
 
-/// For keys that are ours: a host for which they mean something else doesn't tell.
-fn if_readable<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+/// What can be read, or that nothing is told: one odd key must not hide what the others say.
+fn if_readable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Perhaps::deserialize(deserializer)?
+        .readable()
+        .unwrap_or_default())
+}
+
+/// The same of each of a list.
+fn those_readable<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Value<T> {
-        Readable(T),
-        Other(IgnoredAny),
+    let list: Vec<Perhaps<T>> = if_readable(deserializer)?;
+    Ok(list.into_iter().filter_map(Perhaps::readable).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Perhaps<T> {
+    Readable(T),
+    Other(IgnoredAny),
+}
+
+impl<T> Perhaps<T> {
+    fn readable(self) -> Option<T> {
+        match self {
+            Self::Readable(value) => Some(value),
+            Self::Other(_) => None,
+        }
     }
-    Ok(match Value::deserialize(deserializer)? {
-        Value::Readable(value) => Some(value),
-        Value::Other(_) => None,
-    })
 }
 
 #[cfg(test)]
@@ -195,6 +214,33 @@ mod tests {
         let info: Info = serde_json::from_str(r#"{"device":"cuda","new_field":1}"#)?;
         assert_eq!(info.device, "cuda");
         assert_eq!(info.vram_total_mb, None);
+        Ok(())
+    }
+
+    #[test]
+    fn one_odd_key_hides_nothing_else() -> serde_json::Result<()> {
+        for odd in [
+            r#""vram_used_mb":100.5"#,
+            r#""vram_total_mb":-1"#,
+            r#""pytorch_version":null"#,
+            r#""device":null,"device_name":7"#,
+            r#""cuda_version":12.4"#,
+            r#""loaded_models":["embed:m",null,{"name":"x"}]"#,
+        ] {
+            let plain = r#""available_models":["embed:m"],"max_batch_size":4"#;
+            let info: Info = serde_json::from_str(&format!("{{{odd},{plain}}}"))?;
+            assert_eq!(
+                info.available_models,
+                Some(vec!["embed:m".to_owned()]),
+                "{odd}"
+            );
+            assert_eq!(info.max_batch_size, NonZeroU32::new(4), "{odd}");
+            assert_eq!(info.vram_used_mb, None, "{odd}");
+            let is_listed = info.loaded_models == ["embed:m"];
+            assert_eq!(is_listed, odd.contains("loaded"), "{odd}");
+        }
+        let health: Health = serde_json::from_str(r#"{"status":"ok","device":null}"#)?;
+        assert_eq!(health.device, "");
         Ok(())
     }
 
