@@ -1,7 +1,7 @@
 //! What must hold of any bytes that clients, hosts and operators send: the targets, which stand beside what they are
 //! about.
 
-use crate::embedding::Vectors;
+use crate::embedding::{Vectors, told};
 use crate::{config, gateway, upstream};
 
 /// As `gpu_bridge_fuzz` has them.
@@ -19,7 +19,8 @@ pub const TARGETS: &[Target] = &[
 
 /// What a host answers to an audit can be compared, or it is of no use.
 fn vectors(bytes: &[u8]) {
-    let (Ok(vectors), Ok(again)) = (Vectors::read(bytes), Vectors::read(bytes)) else {
+    let read = |bytes| told(bytes).and_then(Vectors::try_from);
+    let (Ok(vectors), Ok(again)) = (read(bytes), read(bytes)) else {
         return;
     };
     let length = vectors.dimensions();

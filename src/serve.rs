@@ -302,6 +302,9 @@ fn log(event: &Event) {
         EventKind::Audited(trust) => {
             let what = event.problem.as_deref().unwrap_or_default();
             match trust {
+                Trust::Unknown => {
+                    tracing::warn!(%host, what, "host can't be audited: nobody knows whether it answers right");
+                }
                 Trust::Alone => {
                     tracing::info!(%host, what, "no other host tells whether this one answers right");
                 }

@@ -190,6 +190,7 @@ pub(super) fn event(kind: EventKind, problem: Option<&str>) -> (Level, String) {
 /// What an audit has shown. `what`: the model, and what is wrong.
 fn audited(trust: Trust, what: &str) -> (Level, String) {
     match trust {
+        Trust::Unknown => (Level::Attention, format!("can't be audited: {what}")),
         Trust::Alone => (
             Level::Good,
             format!("has nothing to be compared with: {what}"),
@@ -207,6 +208,7 @@ fn why_distrusted(host: &HostView) -> Option<String> {
         let why = audited.why.as_deref()?;
         let what = match audited.trust {
             Trust::Deviates => "answers wrong, so it gets no requests for that",
+            Trust::Unknown => "can't be audited, so that nobody knows whether it answers right",
             _ => "disagrees with others, and nobody knows which is right",
         };
         Some(format!(

@@ -10,6 +10,7 @@
 //! A host that says anything else deviates. If there is nothing that is right, those that disagree are in
 //! dispute, which keeps nobody out; but one that is out stays out until it agrees with something.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::config::MinCosine;
@@ -27,7 +28,17 @@ const MOST_OPINIONS: usize = 8;
 pub(super) enum Said {
     Vectors(Vectors),
     /// What nobody can compute with, and why.
-    Nonsense(&'static str),
+    Nonsense(Cow<'static, str>),
+}
+
+/// What came of asking a host.
+#[derive(Clone, Debug)]
+pub(super) enum Heard {
+    Said(Said),
+    /// Nothing that could be judged, and why: it may be so for ever.
+    Unjudged(String),
+    /// Nothing, for a reason that passes, or is told elsewhere.
+    Nothing,
 }
 
 /// A host, as far as the judge needs to know it.
@@ -296,7 +307,7 @@ mod tests {
 
     #[test]
     fn who_deviates() {
-        let nonsense = || Said::Nonsense("nothing but 0");
+        let nonsense = || Said::Nonsense("nothing but 0".into());
         let narrow = || Said::Vectors(vectors(model(1, 63)));
         let table = [
             ("nobody", vec![], vec![]),

@@ -5,9 +5,11 @@
 //! since a question would load it, and perhaps evict another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::judge::{Rule, Said, Witness, judge};
+use super::judge::{Heard, Rule, Said, Witness, judge};
 use crate::config;
 use crate::embedding::Vectors;
 use crate::pool::{Auditable, Audited, HostId, Model, Trust};
@@ -17,6 +19,8 @@ use crate::pool::{Auditable, Audited, HostId, Model, Trust};
 const MOST_MODELS: usize = 16;
 /// A host that gave no answer, or a wrong one, is asked again after this share of the interval.
 const SOONER: u32 = 10;
+/// What a host said holds until it has been asked so many times in vain.
+const MOST_FAILURES: u32 = 3;
 /// Those that have answered wait for one that is being asked for so long before they are judged without it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -40,6 +44,8 @@ struct Right {
 #[derive(Default)]
 struct Known {
     generation: u64,
+    /// Texts that it takes at once, as far as is known.
+    most: Option<NonZeroU32>,
     models: BTreeMap<Model, Entry>,
     /// Since when it has been asked about one, if it is.
     asked: Option<Instant>,
@@ -54,6 +60,8 @@ struct Entry {
     /// It shows up for the first time: whoever judges should wait for what the host says.
     is_awaited: bool,
     said: Option<Said>,
+    /// Since then nothing came that could be judged: so many times, and why the last time.
+    failed: Option<(u32, Arc<str>)>,
     trust: Option<Trust>,
 }
 
@@ -62,6 +70,8 @@ struct Entry {
 pub(super) struct Question {
     pub(super) host: HostId,
     pub(super) model: Model,
+    /// Texts that it is to be asked for at once.
+    pub(super) most: usize,
     /// Of the host's models, when it was asked.
     generation: u64,
 }
@@ -100,6 +110,7 @@ impl Ledger {
             Some(Question {
                 host: *host,
                 model: model.clone(),
+                most: known.most.map_or(usize::MAX, |most| most.get() as usize),
                 generation: known.generation,
             })
         });
@@ -121,15 +132,18 @@ impl Ledger {
         }
     }
 
-    /// What it said; `None`: nothing that could be judged. `next`: when to ask again if all is well.
+    /// What came of it. `next`: when to ask again if all is well.
     pub(super) fn hears(
         &mut self,
         question: &Question,
-        said: Option<Said>,
+        heard: Heard,
         next: Duration,
         now: Instant,
     ) {
-        let shared = said.map(|said| self.shared(&question.model, said));
+        let heard = match heard {
+            Heard::Said(said) => Heard::Said(self.shared(&question.model, said)),
+            other => other,
+        };
         let Some(known) = self.hosts.get_mut(&question.host) else {
             return;
         };
@@ -139,15 +153,14 @@ impl Ledger {
             return;
         };
         entry.is_awaited = false;
-        entry.due = match is_current {
-            true if shared.is_some() => now + next,
-            true => now + next / SOONER,
+        entry.due = match (is_current, &heard) {
+            (true, Heard::Said(_)) => now + next,
+            (true, Heard::Unjudged(_) | Heard::Nothing) => now + next / SOONER,
             // Perhaps it was another process that answered.
-            false => now,
+            (false, _) => now,
         };
         entry.generation = question.generation;
-        if let Some(said) = shared {
-            entry.said = Some(said);
+        if entry.hears(heard) {
             self.unjudged.insert(question.model.clone());
         }
     }
@@ -192,11 +205,16 @@ impl Ledger {
                 self.unjudged.insert(model);
                 continue;
             }
-            let asked = self.hosts.iter_mut().filter_map(|(host, known)| {
-                let entry = known.models.get_mut(&model)?;
-                entry.said.is_some().then_some((*host, entry))
-            });
-            let mut asked: Vec<_> = asked.collect();
+            let hosts = self.hosts.iter_mut();
+            let entries = hosts.filter_map(|(host, it)| Some((*host, it.models.get_mut(&model)?)));
+            let (mut asked, unheard): (Vec<_>, Vec<_>) =
+                entries.partition(|(_, entry)| entry.said.is_some());
+            for (host, entry) in unheard {
+                if let Some(audited) = entry.unknown() {
+                    entry.trust = Some(audited.trust);
+                    found.push((host, model.clone(), audited));
+                }
+            }
             // So that chance does not decide which of several opinions is told.
             asked.sort_by_key(|(host, _)| *host);
             let witnesses = asked.iter().filter_map(|(_, entry)| {
@@ -277,9 +295,43 @@ fn pinned<'a>(rules: Option<&'a config::Audit>, model: &Model) -> Option<&'a Vec
     pinned.reference.models.get(model.as_str())
 }
 
+impl Entry {
+    /// Returns whether that is to be judged anew.
+    fn hears(&mut self, heard: Heard) -> bool {
+        match heard {
+            Heard::Said(said) => {
+                self.said = Some(said);
+                self.failed = None;
+            }
+            Heard::Unjudged(why) => {
+                let times = self.failed.as_ref().map_or(0, |(times, _)| *times) + 1;
+                self.failed = Some((times, why.into()));
+                // One that is out stays out until it agrees.
+                if times >= MOST_FAILURES && self.trust != Some(Trust::Deviates) {
+                    self.said = None;
+                }
+            }
+            Heard::Nothing => return false,
+        }
+        true
+    }
+
+    /// What follows for one of which nothing is known that could be judged.
+    fn unknown(&self) -> Option<Audited> {
+        let (_, why) = self.failed.as_ref().filter(|_| self.said.is_none())?;
+        Some(Audited {
+            trust: Trust::Unknown,
+            space: None,
+            cosine: None,
+            why: Some(Arc::clone(why)),
+        })
+    }
+}
+
 impl Known {
     /// Returns of which models nothing is known any more.
     fn follow(&mut self, host: &Auditable, now: Instant) -> Vec<Model> {
+        self.most = host.most_items;
         if self.generation != host.generation {
             self.generation = host.generation;
             for entry in self.models.values_mut() {
@@ -306,6 +358,7 @@ impl Known {
                 is_loaded: false,
                 is_awaited: true,
                 said: None,
+                failed: None,
                 trust: None,
             });
             if !entry.is_loaded {
@@ -360,6 +413,7 @@ mod tests {
         let loaded = loaded.iter().map(|name| model(name));
         Auditable {
             generation,
+            most_items: None,
             loaded: Some(loaded.collect()),
         }
     }
@@ -367,13 +421,13 @@ mod tests {
     fn untold(generation: u64) -> Auditable {
         Auditable {
             generation,
+            most_items: None,
             loaded: None,
         }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "some say nothing")]
-    fn said(seed: u64) -> Option<Said> {
-        Some(Said::Vectors(vectors(numbers(seed, 16))))
+    fn said(seed: u64) -> Heard {
+        Heard::Said(Said::Vectors(vectors(numbers(seed, 16))))
     }
 
     /// A ledger, and the time.
@@ -400,7 +454,7 @@ mod tests {
         }
 
         /// Asks all that are due; host `n` says what `answers[n]` is.
-        fn ask(&mut self, answers: &[Option<Said>]) -> Vec<(HostId, Model, Audited)> {
+        fn ask(&mut self, answers: &[Heard]) -> Vec<(HostId, Model, Audited)> {
             for question in self.0.due(self.1) {
                 self.0.asks(&question, self.1);
                 let number = (0..9).find(|it| host(*it) == question.host).unwrap();
@@ -424,7 +478,7 @@ mod tests {
         assert!(scene.due().is_empty());
         scene.follow(&[with(1, &["a", "b"]), with(1, &[])]);
         assert_eq!(scene.due(), [(0, "b".to_owned())]);
-        scene.ask(&[None]);
+        scene.ask(&[Heard::Nothing]);
         assert!(scene.due().is_empty(), "no answer: later");
         scene.1 += INTERVAL / SOONER;
         assert_eq!(scene.due(), [(0, "b".to_owned())]);
@@ -448,7 +502,7 @@ mod tests {
         assert!(scene.due().is_empty());
         scene.1 += INTERVAL / SOONER;
         assert_eq!(scene.due(), [(1, "a".to_owned())]);
-        let found = scene.ask(&[None, said(1), None]);
+        let found = scene.ask(&[Heard::Nothing, said(1), Heard::Nothing]);
         assert!(found.iter().all(|(_, _, it)| it.trust == Trust::Agrees));
         scene.1 += INTERVAL / SOONER;
         assert!(scene.due().is_empty(), "it is right now");
@@ -505,13 +559,57 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_can_not_be_judged_is_unknown_at_once_or_when_it_has_failed_for_long() {
+        let mut scene = Scene::new();
+        let fails = || Heard::Unjudged("it answered 422".to_owned());
+        scene.follow(&[with(1, &["a"]), with(1, &["a"]), with(1, &["a"])]);
+        let trusts = |found: Vec<(HostId, Model, Audited)>| {
+            let mut found: Vec<_> = found
+                .into_iter()
+                .map(|(id, _, it)| (id, it.trust))
+                .collect();
+            found.sort_by_key(|(id, _)| *id);
+            found.into_iter().map(|(_, it)| it).collect::<Vec<_>>()
+        };
+        let found = scene.ask(&[said(1), said(1), fails()]);
+        let why = found.iter().find_map(|(_, _, it)| it.why.clone());
+        assert_eq!(why.as_deref(), Some("it answered 422"));
+        assert_eq!(
+            trusts(found),
+            [Trust::Agrees, Trust::Agrees, Trust::Unknown]
+        );
+        for round in 1..=MOST_FAILURES {
+            scene.1 += 2 * INTERVAL;
+            let expected = match round {
+                MOST_FAILURES => [Trust::Agrees, Trust::Unknown, Trust::Agrees],
+                _ => [Trust::Agrees; 3],
+            };
+            let found = trusts(scene.ask(&[said(1), fails(), said(1)]));
+            assert_eq!(found, expected, "{round}");
+        }
+        scene.1 += 2 * INTERVAL;
+        assert_eq!(
+            trusts(scene.ask(&[said(1), said(2), said(1)]))[1],
+            Trust::Deviates
+        );
+        for _ in 0..=MOST_FAILURES {
+            scene.1 += 2 * INTERVAL;
+            let found = trusts(scene.ask(&[said(1), fails(), said(1)]));
+            assert_eq!(found[1], Trust::Deviates, "it is out until it agrees");
+        }
+        scene.1 += 2 * INTERVAL;
+        let found = trusts(scene.ask(&[said(1), Heard::Nothing, said(1)]));
+        assert_eq!(found[1], Trust::Deviates);
+    }
+
+    #[test]
     fn one_question_at_a_time() {
         let mut scene = Scene::new();
         scene.follow(&[with(1, &["a", "b"])]);
         let question = scene.0.due(scene.1).remove(0);
         scene.0.asks(&question, scene.1);
         assert!(scene.due().is_empty());
-        scene.0.hears(&question, None, INTERVAL, scene.1);
+        scene.0.hears(&question, Heard::Nothing, INTERVAL, scene.1);
         assert_eq!(scene.due().len(), 1, "the other");
     }
 
@@ -527,7 +625,7 @@ mod tests {
             ]
         };
         scene.follow(&hosts(1, with(1, &["a"])));
-        let found = scene.ask(&[said(1), said(1), said(2), None]);
+        let found = scene.ask(&[said(1), said(1), said(2), Heard::Nothing]);
         let is_out = |found: &[(HostId, Model, Audited)]| {
             found.iter().any(|(_, _, it)| it.trust == Trust::Deviates)
         };
@@ -540,7 +638,12 @@ mod tests {
             "still out"
         );
         assert_eq!(scene.due(), [(2, "a".to_owned())]);
-        assert!(!is_out(&scene.ask(&[None, None, said(1), None])));
+        assert!(!is_out(&scene.ask(&[
+            Heard::Nothing,
+            Heard::Nothing,
+            said(1),
+            Heard::Nothing
+        ])));
     }
 
     #[test]

@@ -8,10 +8,11 @@
 //!   └──── who deviates ──── judge ────┴────────────────── vectors ───────────────────┘
 //! ```
 //!
-//! [`ledger`] and [`judge`] decide, without I/O; here it is done. An audit uses a slot that no request
+//! [`ledger`] and [`judge`] decide, without I/O; here, and in [`asking`], it is done. An audit uses a slot that no request
 //! waits for, so that under full load it waits, too; and whatever becomes of it says nothing of a host's
 //! health, which is for checks to find out.
 
+mod asking;
 mod judge;
 mod ledger;
 
@@ -20,19 +21,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 
-use self::judge::Said;
+use self::asking::{Asking, demand};
 use self::ledger::{Ledger, Question};
 use crate::budget::Budget;
 use crate::config::Current;
-use crate::embedding::{NoVectors, Reference, TEXTS, Vectors};
-use crate::message::{Answer, Call, Deadline, Payload};
-use crate::pool::{Demand, HostId, Label, Lease, Model, Pool, Work};
-use crate::upstream::{Terms, Upstream, Verdict};
+use crate::embedding::{Reference, TEXTS};
+use crate::pool::{HostId, Lease, Pool};
+use crate::upstream::Upstream;
 
 /// Time between two looks at who is to be asked.
 const TICK: Duration = Duration::from_secs(1);
@@ -43,8 +41,6 @@ const MOST_AT_ONCE: usize = 16;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Intervals differ by up to this share, so that audits of several proxies don't fall together.
 const JITTER: f64 = 0.1;
-/// Vectors of the fixed texts take 3 MB at most, of the largest models.
-const LARGEST_ANSWER: usize = 4 << 20;
 
 /// See the module.
 pub struct Auditor {
@@ -111,7 +107,10 @@ impl Auditor {
             if begun.len() == most {
                 break;
             }
-            match self.pool.spare(question.host, &demand(&question.model)) {
+            match self
+                .pool
+                .spare(question.host, &demand(&question.model, &TEXTS))
+            {
                 None => ledger.passes_over(&question),
                 Some(lease) => {
                     ledger.asks(&question, now);
@@ -123,56 +122,19 @@ impl Auditor {
     }
 
     async fn ask(&self, question: Question, lease: Lease) {
-        let said = self.said(&question.model, &lease).await;
+        let asking = Asking {
+            upstream: &*self.upstream,
+            budget: &self.budget,
+            model: &question.model,
+            lease: &lease,
+            until: Instant::now() + LIMIT,
+        };
+        let heard = asking.ask(question.most).await;
         drop(lease);
         let interval = self.config.get().audit.interval;
         let next = interval.mul_f64(1.0 + rand::random_range(-JITTER..JITTER));
         let now = Instant::now().into_std();
-        self.ledger.lock().hears(&question, said, next, now);
-    }
-
-    /// `None`: nothing that could be judged.
-    async fn said(&self, model: &Model, lease: &Lease) -> Option<Said> {
-        let call = self.call(model)?;
-        let terms = Terms {
-            limit: LIMIT,
-            longest: LIMIT,
-            fresh: false,
-            may_move: false,
-            trace: None,
-        };
-        let verdict = tokio::select! {
-            verdict = self.upstream.attempt(lease.host(), &call, terms) => verdict,
-            _ = lease.host_is_lost() => return None,
-        };
-        let why = match verdict {
-            Verdict::Deliver(answer) if answer.status == StatusCode::OK => match read(&answer) {
-                Ok(vectors) => return Some(Said::Vectors(vectors)),
-                Err(NoVectors::Nonsense(what)) => return Some(Said::Nonsense(what)),
-                Err(unreadable) => unreadable.to_string(),
-            },
-            Verdict::Deliver(answer) => format!("it answered {}", answer.status),
-            other => other.reason().unwrap_or_default(),
-        };
-        tracing::debug!(host = %lease.name(), model = model.as_str(), why, "audit got no answer");
-        None
-    }
-
-    fn call(&self, model: &Model) -> Option<Call> {
-        let json = HeaderValue::from_static("application/json");
-        let body = json!({"texts": TEXTS, "model": model.name()}).to_string();
-        Some(Call {
-            method: Method::POST,
-            path: "/embed".to_owned(),
-            headers: HeaderMap::from_iter([
-                (header::CONTENT_TYPE, json.clone()),
-                (header::ACCEPT, json),
-            ]),
-            body: Payload::counted([body], self.budget.open()).ok()?,
-            demand: demand(model),
-            deadline: Deadline::default(),
-            trace: None,
-        })
+        self.ledger.lock().hears(&question, heard, next, now);
     }
 
     fn judge(&self) {
@@ -182,27 +144,4 @@ impl Auditor {
             self.pool.audited(host, &model, Some(audited));
         }
     }
-}
-
-/// What an audit asks of the pool.
-fn demand(model: &Model) -> Demand {
-    Demand {
-        label: Label {
-            id: "audit".into(),
-            route: "audit",
-        },
-        model: Some(model.clone()),
-        work: Work {
-            items: TEXTS.iter().map(|_| 1).sum(),
-            bytes: TEXTS.iter().map(|text| text.len() as u64).sum(),
-        },
-        ..Demand::default()
-    }
-}
-
-fn read(answer: &Answer) -> Result<Vectors, NoVectors> {
-    if answer.rest.is_some() || answer.body.len() > LARGEST_ANSWER {
-        return Err(NoVectors::Unreadable);
-    }
-    Vectors::read(&answer.body.joined())
 }

@@ -15,7 +15,7 @@ pub(crate) use vectors::testing;
 
 pub use reference::{BadReference, Reference};
 pub use space::{BadSpace, Space};
-pub use vectors::{Likeness, NoVectors, Vectors};
+pub use vectors::{Likeness, NoVectors, Told, Vectors, told};
 
 /// The fixed texts. Short and long, of several scripts, with digits and signs: so that models, poolings and
 /// tokenizers that differ say something else of at least one. No client's text is ever among them. A

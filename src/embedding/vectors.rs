@@ -17,10 +17,10 @@ pub struct Vectors(Arc<[Vec<f32>]>);
 /// Why there are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoVectors {
-    /// It may be an answer of another service.
-    #[error("it is no answer of /embed")]
-    Unreadable,
-    /// It is one, but nobody can compute with it.
+    /// Perhaps somebody can compute with it, but it is kept nowhere.
+    #[error("it is longer than any model's")]
+    TooLong,
+    /// Nobody can compute with it.
     #[error("{0}")]
     Nonsense(&'static str),
 }
@@ -35,21 +35,30 @@ pub struct Likeness {
     pub stretch: f64,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    embeddings: Vec<Vec<Option<f32>>>,
+/// Vectors as a host tells them, whatever they are worth: `None` is no number.
+pub type Told = Vec<Vec<Option<f32>>>;
+
+/// What an answer of `/embed` tells.
+///
+/// # Errors
+/// [`NoVectors::Nonsense`]: clients could not read it either.
+pub fn told(answer: &[u8]) -> Result<Told, NoVectors> {
+    #[derive(Deserialize)]
+    struct Answer {
+        embeddings: Told,
+    }
+    let answer: Result<Answer, _> = serde_json::from_slice(answer);
+    answer
+        .map(|answer| answer.embeddings)
+        .map_err(|_| NoVectors::Nonsense("no JSON with a list of numbers for each text"))
+}
+
+impl NoVectors {
+    /// Of another number of vectors than were asked for.
+    pub const COUNT: &str = "not one vector for each text";
 }
 
 impl Vectors {
-    /// From an answer of `/embed` for [`TEXTS`].
-    ///
-    /// # Errors
-    /// [`NoVectors`].
-    pub fn read(answer: &[u8]) -> Result<Self, NoVectors> {
-        let answer: Answer = serde_json::from_slice(answer).map_err(|_| NoVectors::Unreadable)?;
-        Self::try_from(answer.embeddings)
-    }
-
     /// Numbers in each.
     pub fn dimensions(&self) -> usize {
         self.0.first().map_or(0, Vec::len)
@@ -89,13 +98,13 @@ impl Vectors {
     }
 }
 
-impl TryFrom<Vec<Vec<Option<f32>>>> for Vectors {
+impl TryFrom<Told> for Vectors {
     type Error = NoVectors;
 
-    fn try_from(told: Vec<Vec<Option<f32>>>) -> Result<Self, NoVectors> {
+    fn try_from(told: Told) -> Result<Self, NoVectors> {
         let dimensions = told.first().map_or(0, Vec::len);
         if told.len() != TEXTS.len() {
-            return Err(NoVectors::Nonsense("not one vector for each text"));
+            return Err(NoVectors::Nonsense(NoVectors::COUNT));
         }
         if dimensions == 0 || told.iter().any(|vector| vector.len() != dimensions) {
             return Err(NoVectors::Nonsense(
@@ -103,7 +112,7 @@ impl TryFrom<Vec<Vec<Option<f32>>>> for Vectors {
             ));
         }
         if dimensions > MOST_DIMENSIONS {
-            return Err(NoVectors::Unreadable);
+            return Err(NoVectors::TooLong);
         }
         let finite = |number: Option<f32>| number.filter(|number| number.is_finite());
         let vector = |vector: Vec<Option<f32>>| {
@@ -194,10 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_compute_with_is_nonsense_and_what_is_no_answer_says_nothing() {
+    fn what_nobody_can_compute_with_is_nonsense() {
+        let read = |answer: &[u8]| told(answer).and_then(Vectors::try_from);
         let answer = |vector: &str, count: usize| {
             let all = vec![vector; count].join(",");
-            Vectors::read(format!(r#"{{"embeddings":[{all}],"model":"m"}}"#).as_bytes())
+            read(format!(r#"{{"embeddings":[{all}],"model":"m"}}"#).as_bytes())
         };
         assert!(answer("[1,2.5,-3]", 8).is_ok());
         for (vector, count) in [
@@ -218,19 +228,19 @@ mod tests {
             "beyond f32"
         );
         let ragged = br#"{"embeddings":[[1],[1],[1],[1],[1],[1],[1],[1,2]]}"#;
-        assert!(matches!(Vectors::read(ragged), Err(NoVectors::Nonsense(_))));
+        assert!(matches!(read(ragged), Err(NoVectors::Nonsense(_))));
         for other in [
             "",
             "[]",
             "{}",
             r#"{"embeddings":"no"}"#,
             r#"{"embeddings":[["a"]]}"#,
+            r#"{"embeddings":[[NaN]]}"#,
         ] {
-            assert_eq!(
-                Vectors::read(other.as_bytes()),
-                Err(NoVectors::Unreadable),
-                "{other}"
-            );
+            let found = told(other.as_bytes());
+            assert!(matches!(found, Err(NoVectors::Nonsense(_))), "{other}");
         }
+        let long = vec!["1"; MOST_DIMENSIONS + 1].join(",");
+        assert_eq!(answer(&format!("[{long}]"), 8), Err(NoVectors::TooLong));
     }
 }

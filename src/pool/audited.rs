@@ -1,6 +1,7 @@
 //! Whether a host answers right, as far as an audit has shown: decided in [`crate::audit`], obeyed here.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ impl Audited {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
+    /// It was asked, but gave no answer that can be judged.
+    Unknown,
     /// Nobody else tells.
     Alone,
     /// It says what the reference says, or most hosts.
@@ -46,6 +49,7 @@ impl Trust {
     /// As in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Alone => "alone",
             Self::Agrees => "agrees",
             Self::Disputed => "disputed",
@@ -60,6 +64,8 @@ pub type Audits = BTreeMap<Model, Audited>;
 /// What can be audited on a host.
 #[derive(Clone, Debug)]
 pub struct Auditable {
+    /// Texts that it takes at once, as far as is known.
+    pub most_items: Option<NonZeroU32>,
     /// Grows whenever the host may have restarted, or have other models than before.
     pub generation: u64,
     /// Models of embeddings that it has in memory; `None`: it has not told since.

@@ -47,6 +47,15 @@ impl Model {
         self.route() == other.route()
     }
 
+    /// Is it perhaps the same under another name, with or without who has made it (`bge-m3`, `BAAI/bge-m3`)?
+    pub(super) fn may_be(&self, other: &Self) -> bool {
+        let is_longer = |long: &Self, short: &Self| {
+            let last = long.name().rsplit_once('/').map(|(_, last)| last);
+            last == Some(short.name())
+        };
+        self.is_on_route_of(other) && (is_longer(self, other) || is_longer(other, self))
+    }
+
     fn route(&self) -> &str {
         self.0.split_once(':').map_or("", |(route, _)| route)
     }

@@ -427,7 +427,7 @@ impl Pool {
 
     /// Which hosts there are, and what can be audited there now.
     pub fn auditable(&self) -> Vec<(HostId, Auditable)> {
-        self.lock().state.auditable()
+        self.lock().state.auditable(now())
     }
 
     /// A slot of `host` that no request waits for, to audit a model that it has in memory. `None`: there

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashSet};
 
-use super::audited::{Auditable, Audited, Audits, Trust};
+use super::audited::{Audited, Audits, Trust};
 use super::demand::Model;
 
 /// How long a host that has shown that it lacks a model is not asked for it again …
@@ -124,13 +124,20 @@ impl Models {
         &self.audits
     }
 
-    /// What the last audit of `model` has shown; of the default one only what is wrong.
+    /// What the last audit of `model` has shown. Of the default one only what is wrong; what is wrong with what may be the
+    /// same model under another name holds for one that is not known to be right.
     pub(super) fn audit(&self, model: &Model) -> Option<&Audited> {
         if model.is_default() {
             return self.may_be_of(model).find(|it| it.is_out());
         }
         // Mostly there are none, or few.
-        self.audits.get(model)
+        let own = self.audits.get(model);
+        if own.is_some_and(|it| matches!(it.trust, Trust::Agrees | Trust::Deviates)) {
+            return own;
+        }
+        let mut same = self.audits.iter().filter(|(it, _)| it.may_be(model));
+        let wrong = same.find_map(|(_, audited)| audited.is_out().then_some(audited));
+        wrong.or(own)
     }
 
     /// Do hosts disagree about what may be `model`, the default one?
@@ -156,21 +163,15 @@ impl Models {
         before.map(|before| before.trust)
     }
 
-    /// What can be audited. `tells_memory`: what is told as loaded is; otherwise only what it has answered with, so
-    /// that no audit loads a model that nobody asks for.
-    pub(super) fn auditable(&self, tells_memory: bool) -> Auditable {
-        let loaded = self.loaded.as_ref().filter(|_| self.as_told);
+    /// Models that can be audited, if it has told. `tells_memory`: what is told as loaded is; otherwise only what it has
+    /// answered with, so that no audit loads a model that nobody asks for.
+    pub(super) fn auditable(&self, tells_memory: bool) -> Option<Vec<Model>> {
+        let loaded = self.loaded.as_ref().filter(|_| self.as_told)?;
         let is_loaded = |model: &&Model| tells_memory || self.served.contains(*model);
-        let loaded = loaded.map(|loaded| {
-            let embeds = loaded.iter().filter(|it| it.embeds());
-            let mut loaded: Vec<Model> = embeds.filter(is_loaded).cloned().collect();
-            loaded.sort();
-            loaded
-        });
-        Auditable {
-            generation: self.generation,
-            loaded,
-        }
+        let embeds = loaded.iter().filter(|it| it.embeds());
+        let mut loaded: Vec<Model> = embeds.filter(is_loaded).cloned().collect();
+        loaded.sort();
+        Some(loaded)
     }
 
     /// A number that changes whenever the host may have other models than before.
@@ -407,7 +408,7 @@ mod tests {
         let mut models = Models::default();
         let all = names(&["embed:a", "embed:b", "bertscore:a"]);
         models.tell(&all, Some(&all));
-        let loaded = |models: &Models, tells| models.auditable(tells).loaded.unwrap();
+        let loaded = |models: &Models, tells| models.auditable(tells).unwrap();
         assert_eq!(loaded(&models, true), [model("embed:a"), model("embed:b")]);
         assert_eq!(loaded(&models, false), []);
         models.serve(&model("embed:b"));
@@ -445,6 +446,36 @@ mod tests {
             Some(Lack::Told),
             "of another route"
         );
+    }
+
+    #[test]
+    fn a_model_that_is_wrong_is_wrong_under_another_name_until_it_is_right_under_that() {
+        let now = Instant::now();
+        let (short, long) = (model("embed:m"), model("embed:org/m"));
+        let audited = |trust| Audited {
+            trust,
+            space: None,
+            cosine: None,
+            why: None,
+        };
+        for (wrong, other) in [(&short, &long), (&long, &short)] {
+            let mut models = Models::default();
+            models.set_audit(wrong, Some(audited(Trust::Deviates)));
+            let lack = |models: &Models, it: &str| models.lack(&model(it), now);
+            assert_eq!(models.lack(other, now), Some(Lack::Deviates));
+            for another in ["embed:m2", "embed:org/m2", "bertscore:m", "bertscore:org/m"] {
+                assert_eq!(lack(&models, another), None, "{another}");
+            }
+            for trust in [Trust::Unknown, Trust::Alone, Trust::Disputed] {
+                models.set_audit(other, Some(audited(trust)));
+                assert_eq!(models.lack(other, now), Some(Lack::Deviates), "{trust:?}");
+            }
+            models.set_audit(other, Some(audited(Trust::Agrees)));
+            assert_eq!(models.lack(other, now), None);
+        }
+        let mut models = Models::default();
+        models.set_audit(&long, Some(audited(Trust::Deviates)));
+        assert_eq!(models.lack(&model("embed:else/m"), now), None);
     }
 
     #[test]

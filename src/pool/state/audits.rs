@@ -21,9 +21,13 @@ impl State {
     }
 
     /// See [`crate::pool::Pool::auditable`].
-    pub(in crate::pool) fn auditable(&self) -> Vec<(HostId, Auditable)> {
+    pub(in crate::pool) fn auditable(&self, now: Instant) -> Vec<(HostId, Auditable)> {
         let hosts = self.hosts().map(|host| {
-            let auditable = host.models.auditable(!host.spec.tells_less);
+            let auditable = Auditable {
+                most_items: host.most_items(now),
+                generation: host.models.generation(),
+                loaded: host.models.auditable(!host.spec.tells_less),
+            };
             (host.id, auditable)
         });
         hosts.collect()

@@ -161,7 +161,7 @@ fn states(pool: &PoolView) -> Option<MetricFamily> {
     family(Kind::Gauge, "host_state", help, samples)
 }
 
-const READINGS: [Reading<HostView>; 18] = [
+const READINGS: [Reading<HostView>; 19] = [
     Reading {
         kind: Kind::Gauge,
         name: "host_healthy",
@@ -263,6 +263,12 @@ const READINGS: [Reading<HostView>; 18] = [
         name: "host_disputed_models",
         help: "Models for which a host says something else than another, while nobody knows which is right.",
         read: |host| Some(host.models_of(Trust::Disputed) as f64),
+    },
+    Reading {
+        kind: Kind::Gauge,
+        name: "host_unaudited_models",
+        help: "Models of which nobody knows whether a host answers right, because it gives audits no answer that can be judged.",
+        read: |host| Some(host.models_of(Trust::Unknown) as f64),
     },
     Reading {
         kind: Kind::Gauge,
