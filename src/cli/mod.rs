@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who does it.
 
+mod audit;
 mod client;
 mod embed;
 mod failure;
@@ -185,8 +186,8 @@ impl Cli {
             Command::Explain { id, json, place } => ask(operate::explain(place, &id, json)),
             Command::Health { ready, place } => ask(operate::health(place, ready)),
             Command::Audit { write, from, place } => match write {
-                Some(file) => ask(operate::write_reference(place, &file, from.as_deref())),
-                None => ask(operate::audits(place)),
+                Some(file) => ask(audit::write(place, &file, from.as_deref())),
+                None => ask(audit::show(place)),
             },
             Command::Drain { host, place } => ask(operate::order(place, Order::Drain, &host)),
             Command::Undrain { host, place } => ask(operate::order(place, Order::Undrain, &host)),

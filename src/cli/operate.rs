@@ -1,7 +1,6 @@
 //! The commands that talk to a running proxy.
 
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,11 +9,10 @@ use super::client::{Client, Where};
 use super::failure::Failure;
 use super::{print, table};
 use crate::admin::story;
-use crate::admin::view::{AuditState, Condition, HostState, PoolState, Reloaded};
-use crate::embedding::Reference;
+use crate::admin::view::{Condition, HostState, PoolState, Reloaded};
 use crate::gateway::is_request_id;
 
-const POOL: &str = "/api/v1/pool";
+pub(super) const POOL: &str = "/api/v1/pool";
 /// Between two looks.
 const WATCH: Duration = Duration::from_secs(1);
 /// Puts the cursor into the corner and clears the screen.
@@ -75,59 +73,6 @@ pub(super) async fn health(place: Where, ready: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn audits(place: Where) -> Result<(), Failure> {
-    let pool: PoolState = Client::from_environment(place)?.get(POOL).await?;
-    let audits = pool.hosts.iter().flat_map(|host| {
-        let told = host.audits.iter();
-        told.map(|audit| (host.name.as_str(), audit))
-    });
-    let lines: Vec<String> = audits.map(|(host, audit)| line(host, audit)).collect();
-    if lines.is_empty() {
-        return print(if pool.audits {
-            "nothing has been audited yet: no host with a model for embeddings in memory has answered\n"
-        } else {
-            "hosts are not audited; audit.enabled turns audits on\n"
-        });
-    }
-    print(&lines.concat())
-}
-
-fn line(host: &str, audit: &AuditState) -> String {
-    let AuditState { model, trust, .. } = audit;
-    let cosine = audit
-        .cosine
-        .map_or_else(|| "-".to_owned(), |it| format!("{it:.6}"));
-    let space = audit.space.as_deref().unwrap_or("-");
-    let why = audit.why.as_deref().unwrap_or("-");
-    format!(
-        "{host}\t{model}\t{}\t{cosine}\t{space}\t{why}\n",
-        trust.as_str()
-    )
-}
-
-pub(super) async fn write_reference(
-    place: Where,
-    file: &Path,
-    host: Option<&str>,
-) -> Result<(), Failure> {
-    let client = Client::from_environment(place)?;
-    let path = match host {
-        Some(host) => format!("/api/v1/audit/{}", in_path(host)?),
-        None => "/api/v1/audit".to_owned(),
-    };
-    let reference: Reference = client.get(&path).await?;
-    if reference.models.is_empty() {
-        let text = "no hosts agree on any model yet, or audits are off; see gpu-bridge audit, and --from HOST";
-        return Err(Failure::Failed(text.to_owned()));
-    }
-    let json = serde_json::to_string(&reference);
-    let json = json.map_err(|error| Failure::Failed(error.to_string()))?;
-    let written = std::fs::write(file, json + "\n");
-    written.map_err(|error| Failure::of_file(file, &error))?;
-    let models: Vec<&str> = reference.models.keys().map(String::as_str).collect();
-    print(&format!("{}: {}\n", file.display(), models.join(", ")))
-}
-
 pub(super) async fn order(place: Where, order: Order, host: &str) -> Result<(), Failure> {
     let client = Client::from_environment(place)?;
     let word = match order {
@@ -186,7 +131,7 @@ fn outcome(host: &HostState) -> String {
 }
 
 /// Names of hosts need no escaping; what does is no name of a host.
-fn in_path(host: &str) -> Result<&str, Failure> {
+pub(super) fn in_path(host: &str) -> Result<&str, Failure> {
     let name = host.parse::<crate::config::HostName>();
     name.map(|_| host).map_err(|bad| Failure::NoSuch {
         detail: format!("no host can be called {host:?}: {bad}"),
