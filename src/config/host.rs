@@ -51,6 +51,15 @@ impl HostName {
         let address = address.to_string().replace(':', "-");
         Self(format!("{self}-{address}").into())
     }
+
+    /// At which address the host behind this one's name would be called so.
+    pub fn address_of(&self, found: &Self) -> Option<IpAddr> {
+        let address = found.0.strip_prefix(&*self.0)?.strip_prefix('-')?;
+        let ip = address
+            .parse()
+            .or_else(|_| address.replace('-', ":").parse());
+        ip.ok().filter(|ip| self.at(*ip) == *found)
+    }
 }
 
 impl fmt::Display for HostName {

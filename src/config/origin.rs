@@ -12,7 +12,7 @@ pub struct PageOrigin(String);
 /// Why a text is no origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "is not an origin; write e.g. https://app.example or http://localhost:3000, without a path, or '*'"
+    "is not an origin; write e.g. https://app.example or http://localhost:3000, without a path, or '*' alone for all"
 )]
 pub struct BadOrigin;
 
@@ -34,7 +34,8 @@ impl FromStr for PageOrigin {
         let origin = url.origin().ascii_serialization();
         // As browsers write it, since they are compared byte by byte.
         let is_web = matches!(url.scheme(), "http" | "https");
-        if is_web && (text == origin || text.strip_suffix('/') == Some(&origin)) {
+        let is_one = !origin.contains('*');
+        if is_web && is_one && (text == origin || text.strip_suffix('/') == Some(&origin)) {
             Ok(Self(origin))
         } else {
             Err(BadOrigin)
@@ -71,6 +72,8 @@ mod tests {
             "file:///a",
             "https://A",
             "*.a",
+            "https://*.a",
+            "https://*",
         ] {
             assert_eq!(bad.parse::<PageOrigin>(), Err(BadOrigin), "{bad}");
         }

@@ -13,7 +13,8 @@ use crate::config::PageOrigin;
 
 /// Whatever else the headers of an answer tell.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "retry-after, server-timing, x-embedding-space, x-request-id, x-served-by",
+    "retry-after, server-timing, x-compute-tokens, x-compute-tokens-each, x-embedding-space, x-hint, \
+     x-request-id, x-served-by",
 );
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 /// How long a browser need not ask again, in seconds: as long as an operator may be willing to wait for a

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Type};
 
 use super::RestartError;
 use crate::config::Config;
@@ -66,7 +67,7 @@ impl Sockets {
                 let listener = activated.swap_remove(found);
                 Ok(Socket { name, listener })
             } else {
-                Socket::bind(key, name)
+                Socket::bind(key, name, has_ipv4_beside(config, name.address))
             }
         };
         let sockets = wanted(config).map(open).collect::<Result<_, _>>()?;
@@ -103,13 +104,19 @@ impl Sockets {
 }
 
 impl Socket {
-    fn bind(key: String, name: SocketName) -> Result<Self, RestartError> {
+    /// `leaves_ipv4`: `[::]` takes none of it along.
+    fn bind(key: String, name: SocketName, leaves_ipv4: bool) -> Result<Self, RestartError> {
         let bind = || -> io::Result<TcpListener> {
-            let listener = TcpListener::bind(name.address)?;
-            // Listens with a longer queue than the standard library asks for, which is 128.
-            rustix::net::listen(&listener, BACKLOG)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
+            let domain = Domain::for_address(name.address);
+            let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            if leaves_ipv4 {
+                socket.set_only_v6(true)?;
+            }
+            socket.bind(&name.address.into())?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
         };
         let listener = bind().map_err(|error| RestartError::Listen {
             key,
@@ -122,6 +129,12 @@ impl Socket {
 
 fn is_at(listener: &TcpListener, address: SocketAddr) -> bool {
     listener.local_addr().is_ok_and(|found| found == address)
+}
+
+/// Is the same port of some IPv4 address to be listened on, too?
+fn has_ipv4_beside(config: &Config, address: SocketAddr) -> bool {
+    let mut others = config.listen.iter().map(|listen| listen.address);
+    address.is_ipv6() && others.any(|it| it.is_ipv4() && it.port() == address.port())
 }
 
 /// Each with its key in the configuration.
@@ -193,6 +206,24 @@ mod tests {
         assert_eq!(after[1].ip().to_string(), "127.0.0.2");
         assert_eq!(new.clients().count(), 2);
         assert!(new.admin().is_some());
+    }
+
+    #[test]
+    fn both_families_have_their_own_socket_at_one_port() {
+        let Ok(free) = TcpListener::bind("[::]:0") else {
+            return; // No IPv6 here.
+        };
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let both = [format!("0.0.0.0:{port}"), format!("'[::]:{port}'")];
+        for order in [[0, 1], [1, 0]] {
+            let listen = order.map(|position: usize| both[position].as_str());
+            let sockets = Sockets::open(&config(&listen), Vec::new(), Vec::new()).unwrap();
+            assert_eq!(addresses(&sockets)[order[0]].ip().to_string(), "0.0.0.0");
+        }
+        let alone = Sockets::open(&config(&[&both[1]]), Vec::new(), Vec::new()).unwrap();
+        let ipv4 = std::net::TcpStream::connect(("127.0.0.1", port));
+        assert!(ipv4.is_ok(), "[::] alone takes IPv4 along: {alone:?}");
     }
 
     /// Nobody accepts, so that each connection stays in the system's queue.

@@ -121,11 +121,16 @@ impl Known {
 
     /// Those to use, in order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.iter().chain(&self.v6).copied().take(MAX_ADDRESSES)
+        self.all().copied().take(MAX_ADDRESSES)
+    }
+
+    /// An address of IPv4 may be among those of IPv6, too.
+    fn all(&self) -> impl Iterator<Item = &IpAddr> {
+        self.v4.union(&self.v6)
     }
 
     fn problem_with(&self, answer: &Answer) -> Option<String> {
-        let found = self.v4.len() + self.v6.len();
+        let found = self.all().count();
         let too_many = || format!("{found} addresses; the first {MAX_ADDRESSES} are used");
         let failed = answer.v4.failure().or_else(|| answer.v6.failure());
         let none = || {
@@ -193,10 +198,15 @@ impl Records {
 }
 
 /// What may be an address of a host, in one form only. `0.0.0.0` is how some servers say no; connecting to it
-/// would reach ourselves.
+/// would reach ourselves. Nobody is at an address of many, nor can one of a link (`fe80::1`) be reached without the
+/// name of the link.
 pub(super) fn usable(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
-    (!address.is_unspecified() && !address.is_multicast()).then_some(address)
+    let is_none = match address {
+        IpAddr::V4(ip) => ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    (!is_none && !address.is_unspecified() && !address.is_multicast()).then_some(address)
 }
 
 /// All hosts that there are to be, in the order of the configuration. `found`: where those are that a
@@ -272,6 +282,36 @@ mod tests {
         assert_eq!(news, None);
         let (addresses, _) = after(&mut known, found(9, &["10.0.0.3"]), none());
         assert_eq!(addresses, ["10.0.0.3"], "IPv6 is gone for good");
+    }
+
+    #[test]
+    fn an_address_is_used_once_and_if_it_can_be_one() {
+        let ip = |text: &str| usable(text.parse().unwrap()).map(|ip| ip.to_string());
+        for (address, used) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("fd00::1", "fd00::1"),
+        ] {
+            assert_eq!(ip(address).as_deref(), Some(used));
+        }
+        for none in [
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+            "fe80::1",
+        ] {
+            assert_eq!(ip(none), None, "{none}");
+        }
+        let mut known = Known::default();
+        let (addresses, _) = after(
+            &mut known,
+            found(9, &["10.0.0.2"]),
+            found(9, &["10.0.0.2", "fd00::1"]),
+        );
+        assert_eq!(addresses, ["10.0.0.2", "fd00::1"]);
     }
 
     #[test]

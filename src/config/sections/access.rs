@@ -148,12 +148,16 @@ fn refuse_taken(root: &Section<'_>, listed: &[Option<Listen>]) {
     }
 }
 
-/// `[::]` may or may not take IPv4 along: that is the system's setting.
+/// `[::]` leaves IPv4 to those that listen there, see [`crate::restart::Sockets`].
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     let (ip, other_ip) = (one.ip(), other.ip());
     let is_any = ip.is_unspecified() || other_ip.is_unspecified();
     let same_place = ip == other_ip || (is_any && ip.is_ipv4() == other_ip.is_ipv4());
-    one.port() != 0 && one.port() == other.port() && same_place
+    share_a_port(one, other) && same_place
+}
+
+fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0 && one.port() == other.port()
 }
 
 fn server_tls(section: &Section<'_>) -> Option<ServerTls> {
@@ -192,8 +196,11 @@ fn address(section: &Section<'_>, default: SocketAddr) -> Option<SocketAddr> {
     let Some(text) = section.text("address") else {
         return (!section.has("address")).then_some(default);
     };
-    match text.parse() {
-        Ok(address) => Some(address),
+    match text.parse::<SocketAddr>() {
+        Ok(address) => match address.ip().to_canonical() {
+            IpAddr::V4(ip) => Some((ip, address.port()).into()),
+            IpAddr::V6(_) => Some(address),
+        },
         Err(_) => section.problem("address", not_an_address(&text, default)),
     }
 }
@@ -273,7 +280,14 @@ pub(super) fn cors(section: &Section<'_>) -> Option<Cors> {
 /// Clients and operators must have different doors and different keys.
 pub(super) fn refuse_confusion(root: &Section<'_>, config: &Config) {
     let admin = &config.admin;
-    let same_door = |listen: &Listen| clash(listen.address, admin.address);
+    let same_door = |listen: &Listen| {
+        let addresses = [listen.address, admin.address];
+        let is_any = addresses
+            .iter()
+            .any(|address| address.ip().is_unspecified());
+        let [one, other] = addresses;
+        clash(one, other) || (is_any && share_a_port(one, other))
+    };
     if let Some(position) = config.listen.iter().position(same_door) {
         let text = format!("is the same as of listen[{position}]; operators need their own");
         root.complain("admin.address", text);

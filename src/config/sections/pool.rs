@@ -140,12 +140,37 @@ pub(super) fn pool(section: &Section<'_>) -> Option<Pool> {
     let urls = values(&listed, |host| host.url.to_string());
     refuse_repeated(section, "hosts", "url", urls);
     warn_of_twins(section, &listed);
+    warn_of_namesakes(section, &listed);
     let hosts = listed.into_iter().collect::<Option<_>>()?;
     Some(Pool {
         policy: policy?,
         hosts,
         resolver,
     })
+}
+
+/// A host under the very name of one that is found takes its place.
+fn warn_of_namesakes(section: &Section<'_>, listed: &[Option<Host>]) {
+    let hosts = listed.iter().enumerate();
+    let hosts = hosts.filter_map(|(position, host)| Some((position, host.as_ref()?)));
+    let hosts: Vec<(usize, &Host)> = hosts.collect();
+    let found = |(_, host): &&(usize, &Host)| host.discover.is_some();
+    for (_, group) in hosts.iter().filter(found) {
+        for (position, host) in hosts.iter().filter(|it| !found(it)) {
+            let url = host.url.host().parse::<IpAddr>().ok();
+            let taken = group
+                .name
+                .address_of(&host.name)
+                .filter(|ip| url.is_some_and(|url| url != *ip));
+            if let Some(ip) = taken {
+                let text = format!(
+                    "takes the place of what {group} finds at {ip}, but its url is another; name it otherwise to have both",
+                    group = group.name
+                );
+                section.warn_at(&format!("pool.hosts[{position}].name"), &text);
+            }
+        }
+    }
 }
 
 fn resolver(section: &Section<'_>) -> Option<SocketAddr> {

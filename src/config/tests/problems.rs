@@ -261,6 +261,14 @@ fn problems_that_no_schema_can_know() {
             ],
         ),
         (
+            "listen: [{address: '1.1.1.1:1'}, {address: '[::ffff:1.1.1.1]:1'}]",
+            &["2:44: listen[1].address: is the same as of listen[0]; each must be unique"],
+        ),
+        (
+            "listen: [{address: '[::]:9765'}]",
+            &["1:1: admin.address: is the same as of listen[0]; operators need their own"],
+        ),
+        (
             "listen: [{tls: {certificate: c, key: '${NOPE}'}}]",
             &[
                 "2:30: listen[0].tls.certificate: names a file that can't be read: No such file or directory (os error 2); write the path of one, from the folder of the configuration",

@@ -64,6 +64,30 @@ fn warnings_say_where_and_what_instead() {
 }
 
 #[test]
+fn a_host_that_takes_the_place_of_another_is_told() {
+    let told = |name: &str, url: &str| {
+        let text = format!(
+            "pool: {{hosts: [{{name: g, url: 'http://gpus:1', discover: dns}}, \
+             {{name: {name}, url: 'http://{url}:1'}}]}}\n"
+        );
+        warnings(&text)
+    };
+    let expected = "2:71: pool.hosts[1].name: takes the place of what g finds at 10.0.0.2, but its url is another; \
+                    name it otherwise to have both";
+    assert_eq!(told("g-10.0.0.2", "10.0.0.3"), [expected]);
+    assert_eq!(told("g-fd00--1", "10.0.0.3").len(), 1);
+    for (name, url) in [
+        ("g-10.0.0.2", "10.0.0.2"),
+        ("g-10.0.0.2", "two.example"),
+        ("g-two", "10.0.0.3"),
+        ("h-10.0.0.2", "10.0.0.3"),
+        ("g-fd00--1", "[fd00::1]"),
+    ] {
+        assert_eq!(told(name, url), [""; 0], "{name}");
+    }
+}
+
+#[test]
 fn a_proxy_without_keys_is_one() {
     let expected = "auth.keys: lists none, so everybody who can connect may use the hosts";
     for (text, place) in [("", "1:1"), ("auth: {keys: []}\n", "2:14")] {
