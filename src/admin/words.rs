@@ -109,7 +109,9 @@ fn cause_of(cause: Cause) -> &'static str {
         Cause::Hung => "its health checks get no answer",
         Cause::Connect => "it does not accept connections",
         Cause::Answers => "it broke requests (reset, cut, late, or with errors of its own)",
-        Cause::Misconfigured => "it refuses the proxy's API key; correct its api_key",
+        Cause::Misconfigured => {
+            "it refuses the proxy's API key, or its account has used up what it may; correct its api_key"
+        }
     }
 }
 
@@ -395,7 +397,7 @@ mod tests {
             (
                 out(Cause::Misconfigured, |_| {}),
                 Condition::Misconfigured,
-                "it refuses the proxy's API key; correct its api_key; back after a good check",
+                "it refuses the proxy's API key, or its account has used up what it may; correct its api_key; back after a good check",
             ),
             (
                 out(Cause::Connect, |host| {

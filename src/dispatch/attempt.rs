@@ -14,7 +14,7 @@ use crate::budget::Exhausted;
 use crate::message::{Answer, Call};
 use crate::pool::{Cause, Lease, Proof};
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{self, Metrics, Share};
+use crate::telemetry::{self, ABANDONED, Metrics, Share};
 use crate::upstream::{Doubt, Terms, Upstream, Verdict};
 
 /// A request is given up on a host only after this much time, however little it should take …
@@ -56,7 +56,13 @@ impl Attempts {
         terms: Terms,
         to_cut: Option<Kind>,
     ) -> (Verdict, Option<Cut>) {
-        let started = Instant::now();
+        let mut counted = Counted {
+            metrics: &self.metrics,
+            lease,
+            items: call.demand.work.items,
+            started: Instant::now(),
+            ended: None,
+        };
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(lease.host(), call, terms) => verdict,
             cause = lease.host_is_lost() => Verdict::Moved { hung: cause == Cause::Hung },
@@ -67,21 +73,18 @@ impl Attempts {
             Verdict::Deliver(_) if lease.is_discredited() => Verdict::Wrong,
             verdict => verdict,
         };
-        let took = started.elapsed();
+        let took = counted.started.elapsed();
         let (verdict, cut) = match (to_cut, verdict) {
             (Some(kind), Verdict::Deliver(answer)) => cut(kind, answer).await,
             (_, verdict) => (verdict, None),
         };
-        self.note(lease, call, &verdict, took);
+        counted.ended = Some((verdict.as_str(), took));
+        self.note(lease, &verdict, took);
         (verdict, cut)
     }
 
-    fn note(&self, lease: &Lease, call: &Call, verdict: &Verdict, took: Duration) {
+    fn note(&self, lease: &Lease, verdict: &Verdict, took: Duration) {
         let metrics = &self.metrics;
-        metrics.requests.attempted(call.demand.work.items);
-        metrics
-            .hosts
-            .attempted(lease.name(), verdict.as_str(), took);
         if let Some((ended, took)) = account(verdict, took) {
             metrics.activity.attempt(lease.name(), ended, took);
         }
@@ -105,6 +108,26 @@ impl Attempts {
             }
             _ => {}
         }
+    }
+}
+
+/// Counts an attempt when it is dropped, as one that nobody waits for any more has no other end.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    lease: &'a Lease,
+    items: u32,
+    started: Instant,
+    /// In one word, and after what time.
+    ended: Option<(&'static str, Duration)>,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let abandoned = || (ABANDONED, self.started.elapsed());
+        let (verdict, took) = self.ended.unwrap_or_else(abandoned);
+        self.metrics.requests.attempted(self.items);
+        let hosts = &self.metrics.hosts;
+        hosts.attempted(self.lease.name(), verdict, took);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use foldhash::{HashSet, HashSetExt as _};
 use gpu_bridge_wire::Info;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -58,12 +59,11 @@ fn bound(info: &mut Info) -> bool {
     for memory in [&mut info.vram_total_mb, &mut info.vram_used_mb] {
         *memory = memory.map(|mb| mb.min(MOST_MEMORY));
     }
-    let nameable = |name: &String| name.len() <= Model::MAX_LEN;
-    info.loaded_models.retain(nameable);
+    keep_names(&mut info.loaded_models);
     let mut too_many = info.loaded_models.len() > MOST_MODELS;
     info.loaded_models.truncate(MOST_MODELS);
     if let Some(all) = &mut info.available_models {
-        all.retain(nameable);
+        keep_names(all);
         if all.len() > MOST_MODELS {
             // Part of the list would be taken for all of it.
             info.available_models = None;
@@ -71,6 +71,15 @@ fn bound(info: &mut Info) -> bool {
         }
     }
     too_many
+}
+
+/// Those that clients can ask for, each once.
+fn keep_names(models: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    models.retain(|name| {
+        let is_name = !name.is_empty() && name.len() <= Model::MAX_LEN;
+        is_name && seen.insert(name.clone())
+    });
 }
 
 /// The part of a `/status` that matters here.
@@ -137,7 +146,8 @@ mod tests {
             loaded_models,
             ..Info::default()
         };
-        let told = Told::new(info(vec![long, "embed:a".to_owned()]), None);
+        let [empty, a] = ["", "embed:a"].map(str::to_owned);
+        let told = Told::new(info(vec![long, a.clone(), empty, a]), None);
         assert_eq!(told.info.loaded_models, ["embed:a"]);
         let all = Told::new(info(names(MOST_MODELS)), None);
         assert!(!all.too_many && all.info.loaded_models.len() == MOST_MODELS);

@@ -47,7 +47,7 @@ pub(super) enum Trouble {
     Unwell,
     /// It answers with our API key, so it sends back what it gets.
     Echo,
-    /// It refuses our API key with this status.
+    /// It refuses our API key, or what is asked with it, with this status.
     KeyRefused(u16),
     /// This machine is short of that.
     Short(&'static str),
@@ -159,6 +159,12 @@ impl fmt::Display for Trouble {
                 );
             }
             Self::Halted => "nobody knows: the proxy itself stood still while it was asked",
+            Self::KeyRefused(status @ (402 | 429)) => {
+                return write!(
+                    f,
+                    "the account of the proxy's key has used up what it may ({status}); raise that, or set another api_key"
+                );
+            }
             Self::KeyRefused(status) => {
                 return write!(
                     f,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gpu_bridge_wire::ErrorBody;
 use http::StatusCode;
 
+use super::trouble::Trouble;
 use crate::budget::{Budget, Exhausted};
 use crate::message::Answer;
 use crate::pool::Outcome;
@@ -154,12 +155,9 @@ impl Verdict {
             Self::Moved { hung: true } => Some("it was ejected: it hangs".to_owned()),
             Self::Moved { hung: false } => Some("it was ejected".to_owned()),
             Self::Wrong => Some("an audit has shown that it answers wrong".to_owned()),
-            Self::Misconfigured { status } => Some(match *status {
-                StatusCode::PAYMENT_REQUIRED | StatusCode::TOO_MANY_REQUESTS => format!(
-                    "the account of the proxy's key has used up what it may ({status}); raise that, or set another api_key"
-                ),
-                _ => format!("it refuses the proxy's key ({status}); correct its api_key"),
-            }),
+            Self::Misconfigured { status } => {
+                Some(Trouble::KeyRefused(status.as_u16()).to_string())
+            }
         }
     }
 

@@ -565,11 +565,11 @@ async fn what_is_wrong_with_numbers_is_said() {
     for (row, what) in [
         (
             "[1,null]",
-            "its embeddings hold something that is no finite number",
+            "it holds something that is no finite number where one belongs",
         ),
         (
             "[1,NaN]",
-            "its embeddings hold something that is no finite number",
+            "it holds something that is no finite number where one belongs",
         ),
         ("[]", "its embeddings are empty"),
         ("\"AAAA\"", "base64 that does not hold numbers of 4 bytes"),

@@ -171,6 +171,7 @@ async fn a_refusal_and_a_client_that_left_are_told_too() {
     assert_eq!(left["status"], 499, "{left}");
     assert_eq!(left["client"], "openclaw");
     assert_eq!(left["attempts"][0]["verdict"], "abandoned");
+    assert_eq!(proxy.attempts("host", "abandoned").await, 1);
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ pub enum Wrong {
     #[error("its embeddings are empty")]
     Empty,
     /// NaN, infinite, or no number at all.
-    #[error("its embeddings hold something that is no finite number")]
+    #[error("it holds something that is no finite number where one belongs")]
     NotFinite,
     /// It was asked for another length.
     #[error(
@@ -224,14 +224,11 @@ impl Embeddings {
         struct Answer<'a> {
             #[serde(borrow)]
             data: Vec<Row<'a>>,
-            #[serde(borrow, default)]
-            model: Option<Cow<'a, str>>,
-            #[serde(borrow, default)]
-            usage: Option<&'a RawValue>,
-        }
-        #[derive(Deserialize)]
-        struct Usage {
-            prompt_tokens: u64,
+            /// Some name it in other ways than by a text.
+            #[serde(default)]
+            model: Value,
+            #[serde(default)]
+            usage: Value,
         }
         #[derive(Deserialize)]
         struct Row<'a> {
@@ -243,10 +240,10 @@ impl Embeddings {
         }
         let answer: Answer<'_> =
             serde_json::from_slice(answer).map_err(|error| Wrong::unread(answer, &error))?;
-        if let (Some(wanted), Some(told)) = (expected.model, answer.model)
-            && !is_same_model(wanted, &told)
+        if let (Some(wanted), Some(told)) = (expected.model, answer.model.as_str())
+            && !is_same_model(wanted, told)
         {
-            return Err(Wrong::Model(shortened(&told)));
+            return Err(Wrong::Model(shortened(told)));
         }
         let (found, asked) = (answer.data.len(), expected.count);
         if found != asked {
@@ -262,11 +259,11 @@ impl Embeddings {
         }
         let rows: Option<Vec<&str>> = rows.into_iter().collect();
         let body = written(&rows.ok_or(Wrong::NotEach)?, expected)?;
-        let usage = answer.usage.map(|usage| serde_json::from_str(usage.get()));
-        let usage = usage.and_then(Result::ok);
+        // Embeddings take no other tokens than those of the texts.
+        let tokens = ["prompt_tokens", "total_tokens"].map(|key| whole(&answer.usage[key]));
         Ok(Self {
             body,
-            tokens: usage.map(|usage: Usage| usage.prompt_tokens),
+            tokens: tokens.into_iter().flatten().next(),
         })
     }
 
@@ -275,6 +272,22 @@ impl Embeddings {
         let model = Value::from(called);
         format!(r#"{{"embeddings":[],"model":{model},"dimensions":0}}"#).into_bytes()
     }
+}
+
+/// A number of things, however it is written.
+fn whole(value: &Value) -> Option<u64> {
+    /// Up to which each whole number can be written as an `f64`.
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, and within bounds"
+        )]
+        let count = number as u64;
+        (number.fract() == 0.0 && (0.0..MOST).contains(&number)).then_some(count)
+    })
 }
 
 /// The answer of `/embed` with these embeddings, as the host wrote them.

@@ -206,7 +206,16 @@ fn fault_of(item: &str) -> Option<ItemFault> {
             let is_text = !item.contains('\\') || serde_json::from_str::<Text>(item).is_ok();
             (!is_text).then_some(ItemFault::Unpaired)
         }
-        [b'[' | b'-' | b'0'..=b'9', ..] => Some(ItemFault::Tokens),
+        [b'-' | b'0'..=b'9', ..] => Some(ItemFault::Tokens),
+        [b'[', rest @ ..] => {
+            let first = rest.trim_ascii_start().first();
+            let is_number = first.is_some_and(|first| matches!(first, b'-' | b'0'..=b'9'));
+            Some(if is_number {
+                ItemFault::Tokens
+            } else {
+                ItemFault::NoText
+            })
+        }
         _ => Some(ItemFault::NoText),
     }
 }
@@ -397,6 +406,7 @@ mod tests {
                 Some("input"),
                 "check_embedding_ctx_length=False",
             ),
+            (of("[[\"a\"]]"), Some("input"), "input[0] must be a text"),
             (
                 of("[[1, 2], [3]]"),
                 Some("input"),

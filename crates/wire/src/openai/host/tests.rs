@@ -89,6 +89,29 @@ fn numbers_are_passed_on_as_written_and_in_the_texts_order() {
 }
 
 #[test]
+fn tokens_are_read_however_they_are_told_and_a_model_only_if_it_is_a_text() {
+    for (usage, tokens) in [
+        (r#"{"prompt_tokens":7,"total_tokens":9}"#, Some(7)),
+        (r#"{"total_tokens":9}"#, Some(9)),
+        (r#"{"prompt_tokens":null,"total_tokens":9}"#, Some(9)),
+        (r#"{"prompt_tokens":7.0}"#, Some(7)),
+        (r#"{"prompt_tokens":7.5}"#, None),
+        (r#"{"prompt_tokens":-7}"#, None),
+        (r#"{"prompt_tokens":1e30}"#, None),
+        (r#"{"prompt_tokens":"7"}"#, None),
+        ("[7]", None),
+        ("null", None),
+    ] {
+        for model in ["null", "7", r#"{"id":"x"}"#, r#"["x"]"#, r#""m""#] {
+            let answer =
+                format!(r#"{{"data":[{{"embedding":[1]}}],"model":{model},"usage":{usage}}}"#);
+            let read = Embeddings::read(answer.as_bytes(), expected(1)).unwrap();
+            assert_eq!(read.tokens, tokens, "{answer}");
+        }
+    }
+}
+
+#[test]
 fn an_answer_is_right_or_refused() {
     let row =
         |index: &str, embedding: &str| format!(r#"{{"index":{index},"embedding":{embedding}}}"#);
