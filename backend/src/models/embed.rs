@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::config::EncoderConfig;
 use super::encoder::{Encode, EncoderSource};
-use super::error::LoadError;
+use super::error::{LoadError, check_finite};
 use super::pipeline::{Pipeline, Pooling, Step, pool};
 use super::registry::Memory;
 use super::scheduler::Scheduler;
@@ -108,6 +108,7 @@ impl Embedder {
             rows[place] = self.row(hidden, self.encoder.width());
             steps.finished_one();
         })?;
+        rows.iter().try_for_each(|row| check_finite(row))?;
         let dimensions = rows.first().map_or(0, Vec::len);
         Ok(Embeddings {
             rows,

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gpu_bridge_encoder::ops;
 use thiserror::Error;
 
 use crate::engine::{EngineError, LoadFault};
@@ -125,4 +126,14 @@ fn quotable(text: &str) -> String {
 /// What the client must not see, for the log.
 pub(crate) fn inference(error: impl std::fmt::Display) -> EngineError {
     EngineError::Inference(error.to_string())
+}
+
+/// Refuses to answer with NaN or infinity, which an answer would hold as null.
+pub(crate) fn check_finite(numbers: &[f32]) -> Result<(), EngineError> {
+    if ops::are_finite(numbers) {
+        return Ok(());
+    }
+    Err(inference(
+        "the numbers overflow, and a text comes out as NaN or infinity",
+    ))
 }

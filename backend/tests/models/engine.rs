@@ -1,11 +1,13 @@
 //! Names, broken models, cancellation, many at once. All with the tiny model: no download needed.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
+use candle_core::{Device, Tensor};
 use gpu_bridge_backend::engine::{Embeddings, Engine, EngineError, Scoring, Shortening};
 use gpu_bridge_backend::models::{CandleEngine, EngineOptions, ModelSources};
 use serde_json::{Value, json};
@@ -255,14 +257,43 @@ fn odd_texts_never_panic() {
 }
 
 #[test]
-fn weights_that_are_not_numbers_give_nan_instead_of_a_panic() {
+fn what_a_model_makes_nan_of_is_an_error_and_no_answer_with_null() {
     let folder = copy_of_tiny();
     change_config(folder.path(), "layer_norm_eps", json!(-1e30));
     let engine = engine_over(folder.path().to_owned(), &[]);
-    let row = embed(&engine, &["text"]).expect("embeds").rows.remove(0);
-    assert!(row.iter().all(|x| x.is_nan()), "{row:?}");
+    let embedded = embed(&engine, &["text"]).map(|_| ());
+    let scored = score(&engine, "text").map(|_| ());
+    for outcome in [embedded, scored] {
+        let Err(EngineError::Inference(told)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(told.contains("NaN or infinity"), "{told}");
+    }
+}
+
+#[test]
+fn what_overflows_after_the_encoder_is_an_error_too() {
+    let folder = copy_of_tiny();
+    let model = folder.path().join(TINY);
+    let dense = json!({"in_features": 48, "out_features": 1, "bias": false,
+        "activation_function": "torch.nn.modules.linear.Identity"});
+    let class = |name: &str| format!("sentence_transformers.models.{name}");
+    let modules = ["Transformer", "Pooling", "Dense"].map(|name| {
+        let path = if name == "Transformer" { "" } else { name };
+        json!({"name": name, "path": path, "type": class(name)})
+    });
+    std::fs::write(model.join("modules.json"), json!(modules).to_string()).expect("write");
+    for (name, config) in [("Pooling", json!({})), ("Dense", dense)] {
+        std::fs::create_dir(model.join(name)).expect("create folder");
+        std::fs::write(model.join(name).join("config.json"), config.to_string()).expect("write");
+    }
+    let path = model.join("Dense/model.safetensors");
+    let weight = Tensor::full(f32::MAX, (1, 48), &Device::Cpu).expect("tensor");
+    let weights = HashMap::from([("linear.weight", weight)]);
+    candle_core::safetensors::save(&weights, path).expect("save");
+    let outcome = embed(&engine_over(folder.path().to_owned(), &[]), &["text"]);
     assert!(
-        score(&engine, "text").expect("scores").abs() < f32::EPSILON,
-        "NaN F becomes 0"
+        matches!(outcome, Err(EngineError::Inference(_))),
+        "{outcome:?}"
     );
 }

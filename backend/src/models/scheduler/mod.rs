@@ -24,6 +24,7 @@ use gpu_bridge_encoder::Hidden;
 use self::fair_queue::{RequestId, Text};
 use self::worker::{Item, Model, State, work};
 use super::encoder::{Encode, EncodeError};
+use super::error::check_finite;
 use crate::engine::{Cancellation, EngineError, Progress};
 use crate::metrics::EngineMetrics;
 
@@ -84,7 +85,8 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] once nobody waits, [`EngineError::Inference`] or
-    /// [`EngineError::OutOfMemory`] of the encoder, and whatever `ids` says.
+    /// [`EngineError::OutOfMemory`] of the encoder, and whatever `ids` says. Hidden states that are not
+    /// finite are the former.
     pub(crate) fn encode(
         &self,
         encoder: &Arc<dyn Encode>,
@@ -98,6 +100,7 @@ impl Scheduler {
             let Some((number, text)) = request.receive()? else {
                 return Ok(());
             };
+            check_finite(text.rows())?;
             keep(number, &text.ids, text.rows());
         }
         Err(EngineError::Cancelled)

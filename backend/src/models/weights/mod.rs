@@ -28,7 +28,7 @@ use safetensors::tensor::Metadata;
 use tracing::warn;
 
 use self::checkpoint::{Checkpoint, CheckpointError};
-use self::names::{Noted, Read};
+use self::names::{Noted, Shared};
 use super::error::LoadError;
 use super::file;
 use super::settings_file::SettingsFile;
@@ -105,24 +105,26 @@ pub(crate) struct Weights {
     pub(crate) tensors: VarBuilder<'static>,
     folder: PathBuf,
     kinds: BTreeMap<String, Option<String>>,
-    read: Read,
+    read: Shared,
 }
 
 impl Weights {
     /// Refuses weights of which numbers were read that are no floats: what they stand for is said
-    /// elsewhere, in scales or tables that nothing here reads.
+    /// elsewhere, in scales or tables that nothing here reads. And those that are NaN or infinite, of which
+    /// no answer could be made.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let read = names::lock(&self.read);
-        let mut read = read.iter();
-        let odd = read.find_map(|name| Some((name, self.kinds.get(name)?.as_ref()?)));
-        match odd {
-            None => Ok(()),
-            Some((name, kind)) => {
-                let supported = "floats of 16, 32 and 64 bits are supported";
-                let told = format!("the tensor '{name}' holds {kind}; {supported}");
-                Err(problem(&self.folder, told))
-            }
-        }
+        let mut names = read.names.iter();
+        let odd = names.find_map(|name| Some((name, self.kinds.get(name)?.as_ref()?)));
+        let told = if let Some((name, kind)) = odd {
+            let supported = "floats of 16, 32 and 64 bits are supported";
+            format!("the tensor '{name}' holds {kind}; {supported}")
+        } else if let Some(name) = &read.not_finite {
+            format!("the tensor '{name}' holds NaN or infinity")
+        } else {
+            return Ok(());
+        };
+        Err(problem(&self.folder, told))
     }
 
     /// Accounts for the tensors that were not read: `left_out` knows why, or a line in the log names
@@ -143,7 +145,7 @@ impl Weights {
 
     fn unknown(&self, left_out: impl Fn(&str) -> bool) -> Vec<&str> {
         let read = names::lock(&self.read);
-        let unread = self.kinds.keys().filter(|name| !read.contains(*name));
+        let unread = self.kinds.keys().filter(|name| !read.names.contains(*name));
         let unknown = unread.filter(|name| !left_out(name));
         unknown.map(String::as_str).collect()
     }

@@ -298,3 +298,22 @@ fn numbers_that_are_no_floats_are_refused_once_they_are_needed() {
         "{error}"
     );
 }
+
+#[test]
+fn numbers_that_are_not_finite_are_refused_once_they_are_needed() {
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let folder = folder_with(&[]);
+        let tensor = |last| Tensor::new(&[1.0, last], &Device::Cpu).expect("tensor");
+        save(
+            &folder,
+            SAFETENSORS,
+            &[("a", tensor(2.0)), ("b", tensor(odd))],
+        );
+        let weights = open(folder.path(), &Device::Cpu).expect("opens");
+        weights.tensors.get(2, "a").expect("there");
+        weights.settle(|_| true).expect("finite");
+        weights.tensors.get(2, "b").expect("there");
+        let error = weights.check().expect_err("not finite").to_string();
+        assert!(error.contains("the tensor 'b' holds NaN or"), "{error}");
+    }
+}
