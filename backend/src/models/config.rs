@@ -272,7 +272,7 @@ impl EncoderConfig {
             layers,
             heads: file.count_or("num_attention_heads", 12, MOST_WIDTH)?,
             intermediate: file.count_or("intermediate_size", 1152, MOST_INTERMEDIATE)?,
-            layer_norm_epsilon: file.get("norm_eps")?.unwrap_or(1e-5),
+            layer_norm_epsilon: file.number("norm_eps", 0.0)?.unwrap_or(1e-5),
             most_positions: file.count_or("max_position_embeddings", 8192, MOST_POSITIONS)?,
             rotary: Some(rotary::read(file, layers)?),
             biases: Biases {
@@ -313,7 +313,7 @@ impl EncoderConfig {
                 MOST_INTERMEDIATE,
             )?,
             token_types: file.get("type_vocab_size")?.unwrap_or(types),
-            layer_norm_epsilon: file.get("layer_norm_eps")?.unwrap_or(epsilon),
+            layer_norm_epsilon: file.number("layer_norm_eps", 0.0)?.unwrap_or(epsilon),
             ..Self::plain(file, architecture, hidden, "hidden_act")?
         })
     }

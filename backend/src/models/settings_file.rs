@@ -211,6 +211,17 @@ impl SettingsFile {
         self.within(key, self.get(key)?.unwrap_or(default), most)
     }
 
+    /// A finite number of at least `least`; `None` if the key is absent or null.
+    pub(crate) fn number(&self, key: &str, least: f32) -> Result<Option<f32>, LoadError> {
+        match self.get::<f32>(key)? {
+            Some(number) if !(least..f32::INFINITY).contains(&number) => {
+                let problem = format!("must be a number from {least:?} to {:?}", f32::MAX);
+                Err(self.problem(key, problem))
+            }
+            number => Ok(number),
+        }
+    }
+
     fn within(&self, key: &str, count: usize, most: usize) -> Result<usize, LoadError> {
         let problem = match count {
             0 => "must be at least 1".to_owned(),
@@ -247,7 +258,7 @@ mod tests {
     fn errors_name_the_file_and_the_key() {
         let folder = folder_with(&[(
             "config.json",
-            r#"{"layers": "six", "heads": null, "n": 0, "many": 6}"#,
+            r#"{"layers": "six", "heads": null, "n": 0, "many": 6, "less": -1, "much": 1e39}"#,
         )]);
         let file = SettingsFile::read(folder.path().join("config.json")).expect("valid JSON");
         for (error, expected) in [
@@ -270,6 +281,14 @@ mod tests {
             (
                 file.require_count("many", 5).expect_err("too many"),
                 "'many' is 6, the limit is 5",
+            ),
+            (
+                file.number("less", 0.0).expect_err("negative"),
+                "'less' must be a number from 0.0 to ",
+            ),
+            (
+                file.number("much", 0.0).expect_err("infinite"),
+                "'much' must be a number from 0.0 to ",
             ),
         ] {
             assert!(error.to_string().contains(expected), "{error}");

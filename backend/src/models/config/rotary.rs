@@ -8,6 +8,9 @@ use crate::models::settings_file::{Rule, SettingsFile};
 /// A layer that looks everywhere, and one that looks around itself.
 const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
+/// So that the angle of each of [`MOST_POSITIONS`] is finite: that many divided by the base at most.
+const LEAST_THETA: f32 = 1e-28;
+
 /// Reads what is said of `layers` layers.
 pub(super) fn read(file: &SettingsFile, layers: usize) -> Result<Rotary, LoadError> {
     let global = theta(file, "full_attention", "global_rope_theta")?.unwrap_or(160_000.0);
@@ -31,13 +34,13 @@ pub(super) fn read(file: &SettingsFile, layers: usize) -> Result<Rotary, LoadErr
 /// The base of one kind of layers, in either layout; the newer one wins.
 fn theta(file: &SettingsFile, kind: &str, old: &str) -> Result<Option<f32>, LoadError> {
     let rope = file.object("rope_parameters")?.object(kind)?;
-    let newer = rope.get("rope_theta")?;
+    let newer = rope.number("rope_theta", LEAST_THETA)?;
     rope.settle(&[
         ("partial_rotary_factor", Rule::Off),
         ("rope_type", Rule::Is("default")),
         ("type", Rule::Is("default")),
     ])?;
-    Ok(newer.or(file.get(old)?))
+    Ok(newer.or(file.number(old, LEAST_THETA)?))
 }
 
 fn global_layers(file: &SettingsFile, layers: usize) -> Result<Vec<bool>, LoadError> {

@@ -59,6 +59,8 @@ fn odd_values_are_errors_that_name_the_key() {
         ("pad_token_id", json!(900)),
         ("position_embedding_type", json!("relative_key")),
         ("is_decoder", json!(true)),
+        ("layer_norm_eps", json!(-1e-5)),
+        ("layer_norm_eps", json!(1e300)),
     ] {
         let folder = config_with(key, value);
         let error = EncoderConfig::read(folder.path()).expect_err(key);
@@ -176,6 +178,14 @@ fn rotation_is_read_in_both_layouts() {
         (
             json!({"layer_types": ["x", "x", "x", "x"]}),
             "'layer_types' has 'x'",
+        ),
+        (
+            json!({"norm_eps": -1}),
+            "'norm_eps' must be a number from 0.0",
+        ),
+        (
+            json!({"global_rope_theta": 0}),
+            "'global_rope_theta' must be a number from",
         ),
         (
             json!({"rope_scaling": {"factor": 2.0}}),
