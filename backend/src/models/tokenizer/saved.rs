@@ -1,11 +1,12 @@
 //! `tokenizer.json`, part by part. The library would read all of it at once, at many times its size
 //! and with whatever stands in it; here each part is looked at first, and what nobody asks for is
-//! left out: padding, and how ids become text again.
+//! left out: how many tokens a text may have or gets, and how ids become text again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokenizers::models::bpe::BPE;
@@ -13,8 +14,8 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{
-    AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    Tokenizer, TruncationDirection,
+    AddedToken, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
+    PreTokenizerWrapper, Tokenizer, TruncationDirection, TruncationParams,
 };
 use tracing::warn;
 
@@ -29,7 +30,10 @@ const MOST_FRAME: usize = 256 << 10;
 
 #[derive(Deserialize)]
 struct Parts<'a> {
-    truncation: Option<Truncation>,
+    #[serde(borrow)]
+    truncation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    padding: Option<&'a RawValue>,
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     #[serde(borrow)]
@@ -78,11 +82,6 @@ fn warn_of_others(path: &Path, object: &[u8], known: &[&str]) {
     }
 }
 
-#[derive(Deserialize)]
-struct Truncation {
-    direction: Option<TruncationDirection>,
-}
-
 /// The tokenizer in the file at `path`, and at which end it cuts a text, if that is said.
 pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<TruncationDirection>)> {
     let text = read_json(path)?;
@@ -111,8 +110,29 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
         tokenizer.with_post_processor(Some(frame));
     }
     bounds::add(&mut tokenizer, saved.added_tokens)?;
-    let cut = saved.truncation.and_then(|truncation| truncation.direction);
+    form::<PaddingParams>("padding", saved.padding)?;
+    let cut = form("truncation", saved.truncation)?.map(cut).transpose()?;
     Ok((tokenizer, cut))
+}
+
+/// A part that is replaced, but for what transformers takes from it; like that, it refuses odd ones.
+fn form<T: DeserializeOwned>(name: &str, part: Option<&RawValue>) -> tokenizers::Result<Option<T>> {
+    let read = part
+        .map(|part| serde_json::from_str(part.get()))
+        .transpose();
+    read.map_err(|_| {
+        let expected = "is not as the library of tokenizers writes it; null will do";
+        super::refused(format!("tokenizer.json: '{name}' {expected}"))
+    })
+}
+
+/// At which end a text is cut.
+fn cut(truncation: TruncationParams) -> tokenizers::Result<TruncationDirection> {
+    if truncation.stride > truncation.max_length {
+        let problem = "tokenizer.json: 'stride' of 'truncation' is above its 'max_length'";
+        return Err(super::refused(problem));
+    }
+    Ok(truncation.direction)
 }
 
 /// Refuses a template that names what is not there, at which the library panics. `frame`: a post-processor, or a

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
@@ -44,21 +44,66 @@ fn special_tokens_written_out_are_special() {
     }
 }
 
-#[test]
-fn saved_truncation_and_padding_are_replaced() {
+/// The golden tokenizer with these settings of its own, at most 6 tokens long.
+fn saved_with(part: &str, value: &Value) -> Result<TextTokenizer, LoadError> {
     let text = std::fs::read_to_string(golden("tiny/bert/tokenizer.json")).expect("golden");
-    let truncation = r#""truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0}"#;
-    let padding = r#""padding": {"strategy": {"Fixed": 64}, "direction": "Right",
-        "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}"#;
-    let text = text.replace(r#""truncation": null"#, truncation);
-    let text = text.replace(r#""padding": null"#, padding);
-    let folder = folder_with(&[("tokenizer.json", &text)]);
-    let tokenizer = load(folder.path(), 6);
-    assert_eq!(tokenizer.ids("x").expect("ids"), [2, 64, 3]);
-    assert_eq!(
-        tokenizer.ids("x x x x x x x x").expect("ids"),
-        [2, 64, 64, 64, 64, 3]
+    let text = text.replace(
+        &format!(r#""{part}": null"#),
+        &format!(r#""{part}": {value}"#),
     );
+    let folder = folder_with(&[("tokenizer.json", &text)]);
+    let config = TokenizerConfig::read(folder.path()).expect("config");
+    TextTokenizer::load(folder.path(), &config, 6, EMBEDDING)
+}
+
+/// What transformers 5.24 with tokenizers 0.23 does.
+#[test]
+fn of_saved_truncation_and_padding_only_the_direction_of_the_former_counts() {
+    let truncation = |key: &str, value: Value| {
+        let mut all = json!({"max_length": 4, "strategy": "LongestFirst", "stride": 0});
+        all[key] = value;
+        ("truncation", all)
+    };
+    let padding = |key: &str, value: Value| {
+        let mut all = json!({"strategy": {"Fixed": 64}, "direction": "Right",
+            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"});
+        all[key] = value;
+        ("padding", all)
+    };
+    let (first, last) = ([2, 64, 65, 66, 41, 3], [2, 43, 44, 45, 46, 3]);
+    for ((part, value), ids) in [
+        (truncation("max_length", json!(0)), Some(first)),
+        (truncation("max_length", json!(u64::MAX)), Some(first)),
+        (truncation("strategy", json!("OnlySecond")), Some(first)),
+        (truncation("direction", json!("Left")), Some(last)),
+        (truncation("stride", json!(4)), Some(first)),
+        (truncation("stride", json!(5)), None),
+        (truncation("max_length", json!(-1)), None),
+        (truncation("direction", json!("left")), None),
+        (("truncation", json!(3)), None),
+        (padding("strategy", json!({"Fixed": 0})), Some(first)),
+        (padding("strategy", json!({"Fixed": u64::MAX})), Some(first)),
+        (padding("strategy", json!({"Fixed": -1})), None),
+        (padding("pad_to_multiple_of", json!(0)), Some(first)),
+        (padding("pad_to_multiple_of", json!(u64::MAX)), Some(first)),
+        (padding("direction", json!("Left")), Some(first)),
+        (padding("pad_token", json!("<none>")), Some(first)),
+        (("padding", json!([])), None),
+    ] {
+        let what = format!("{part}: {value}");
+        match (saved_with(part, &value), ids) {
+            (Ok(tokenizer), Some(ids)) => {
+                assert_eq!(tokenizer.ids("x").expect("ids"), [2, 64, 3], "{what}");
+                let long = tokenizer.ids("x y z a b c d e f").expect("ids");
+                assert_eq!(long, ids, "{what}");
+            }
+            (Err(error), None) => {
+                let told = error.to_string();
+                assert!(told.contains(&format!("'{part}'")), "{what}: {told}");
+            }
+            (loaded, _) => panic!("{what}: {:?}", loaded.map(drop)),
+        }
+    }
 }
 
 #[test]
