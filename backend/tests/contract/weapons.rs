@@ -253,7 +253,11 @@ fn modules() -> Vec<Weapon> {
             Value::from(many).to_string(),
             "lists 50000 modules",
         ),
-        file("modules.json", leads_out.to_string(), "has the path '../x'"),
+        file(
+            "modules.json",
+            leads_out.to_string(),
+            "'path' leads out of the model's folder",
+        ),
         Weapon {
             file: "modules.json",
             make: Box::new(with_pooling),
@@ -275,10 +279,12 @@ pub(crate) fn tensors(header: &str, bytes: usize) -> Vec<u8> {
 
 fn safetensors() -> Vec<Weapon> {
     const BROKEN: &str = "weights are broken";
+    const OUTSIDE: &str = "'weight_map' must name files of the index's own folder";
     let weights = |content: Vec<u8>| file("model.safetensors", content, BROKEN);
     let tensor = |shape: &str, end: u64| {
         format!(r#"{{"w": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, {end}]}}}}"#)
     };
+    let notes = |bytes: usize| format!(r#"{{"__metadata__": {{"a": "{}"}}}}"#, "a".repeat(bytes));
     let entry = |n: usize| format!(r#""{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
     let entries: Vec<String> = (0..300_000).map(entry).collect();
     let index = |shards: Value| json!({"weight_map": shards}).to_string();
@@ -294,13 +300,18 @@ fn safetensors() -> Vec<Weapon> {
     vec![
         file(
             "model.safetensors",
-            tensors(&" ".repeat(90 << 20), 0),
-            "the limit for a model is 12582912",
+            tensors(&notes(90 << 20), 0),
+            "do not fit config.json",
+        ),
+        file(
+            "model.safetensors",
+            tensors(&" ".repeat(100_000_001), 0),
+            "the limit is 100000000",
         ),
         file(
             "model.safetensors",
             tensors(&format!("{{{}}}", entries.join(",")), 0),
-            "the limit for a model",
+            "1048576 values",
         ),
         file(
             "model.safetensors",
@@ -317,19 +328,22 @@ fn safetensors() -> Vec<Weapon> {
             0,
         )),
         weights(tensors(&tensor("[0, 18446744073709551615, 2]", 0), 0)),
-        weights(tensors(
-            &tensor(&format!("[{}1]", "1,".repeat(4_000_000)), 4),
-            4,
-        )),
+        file(
+            "model.safetensors",
+            tensors(&tensor(&format!("[{}1]", "1,".repeat(4_000_000)), 4), 4),
+            "1048576 values",
+        ),
         file(
             "model.safetensors",
             tensors(&tensor("[1099511627776]", 1 << 42), 0),
             "",
         ),
         without_whole(many.collect(), "names 100000 files, the limit is 512"),
-        without_whole(json!({"a": "../b"}), "names '../b'"),
-        without_whole(json!({"a": "/etc/passwd"}), "names '/etc/passwd'"),
-        without_whole(json!({"a": ".."}), "weights"),
+        without_whole(json!({"a": "../b"}), OUTSIDE),
+        without_whole(json!({"a": "/etc/passwd"}), OUTSIDE),
+        without_whole(json!({"a": ".."}), OUTSIDE),
+        without_whole(json!({"a": ""}), OUTSIDE),
+        without_whole(json!({}), OUTSIDE),
         without_whole(json!({"a": "missing"}), "missing"),
     ]
 }

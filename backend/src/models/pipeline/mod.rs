@@ -280,7 +280,11 @@ impl Module {
         {
             return Ok(model.join(path));
         }
-        Err(unsupported(model, &format!("has the path '{}'", self.path)))
+        Err(LoadError::Setting {
+            path: model.join("modules.json"),
+            key: "path".to_owned(),
+            problem: "leads out of the model's folder".to_owned(),
+        })
     }
 }
 

@@ -50,9 +50,12 @@ struct Form {
 
 /// Files of one model's weights. Those of the largest language models are fewer than 200.
 const MOST_SHARDS: usize = 512;
-/// Bytes of the headers of one model's safetensors files, all together: they list the tensors. An
-/// encoder of 48 layers has 0.1 MB, the largest language models 9; one byte takes up to 25 in memory.
-const MOST_HEADERS: u64 = 12 << 20;
+/// Bytes of the headers of one model's safetensors files, all together: as many as the format allows in one.
+/// They list the tensors, and may hold any notes of those who trained them.
+const MOST_HEADERS: u64 = 100_000_000;
+/// Values in these headers, about seven for a tensor, each of which takes some 100 bytes of memory. An encoder
+/// of 48 layers has 6,000, the largest language models 650,000.
+const MOST_VALUES: usize = 1 << 20;
 
 /// How the text begins that stands for a file in a clone without Git LFS.
 const GIT_LFS: &[u8] = b"version https://git-lfs";
@@ -264,6 +267,25 @@ fn headers(folder: &Path, files: &[PathBuf]) -> Result<Vec<Vec<u8>>, LoadError> 
     files.iter().map(named).collect()
 }
 
+/// The header of one file.
+fn header(path: &Path) -> io::Result<Vec<u8>> {
+    let (mut file, length) = file::open(path)?;
+    let mut told = [0; 8];
+    file.read_exact(&mut told)?;
+    let told = u64::from_le_bytes(told);
+    if told > length {
+        let problem = format!("its header of {told} bytes is longer than the file");
+        return Err(file::refused(problem));
+    }
+    if told > MOST_HEADERS {
+        let problem = format!("its header has {told} bytes, the limit is {MOST_HEADERS}");
+        return Err(file::refused(problem));
+    }
+    let mut header = Vec::new();
+    file.take(told).read_to_end(&mut header)?;
+    Ok(header)
+}
+
 fn in_file(path: &Path, error: impl std::fmt::Display) -> String {
     format!(
         "{}: {error}",
@@ -304,10 +326,7 @@ fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
                     .insert(name.clone(), unreadable(tensor.dtype()))
                     .is_some()
                 {
-                    return Err(problem(
-                        folder,
-                        format!("two files have the tensor '{name}'"),
-                    ));
+                    return Err(of_tensor(folder, &name, "is in two files".to_owned()));
                 }
             }
             Ok((Box::new(tensors), kinds))
@@ -334,10 +353,18 @@ fn checkpoint(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
 }
 
 fn tensors_of(folder: &Path, files: &[PathBuf]) -> Result<Checkpoint, LoadError> {
-    Checkpoint::open(files).map_err(|(file, error)| {
-        let told = format!("{} {error}", file.file_name().unwrap_or_default().display());
+    Checkpoint::open(files).map_err(|(path, error)| {
+        let file = path.file_name().unwrap_or_default().display();
+        let told = format!("{file} {error}");
         match error {
             CheckpointError::Read(_) | CheckpointError::Zip(_) => broken(folder, told),
+            CheckpointError::Twice(name) => {
+                of_tensor(folder, &name, format!("is in {file} and another file"))
+            }
+            CheckpointError::Tensor { name, problem }
+            | CheckpointError::Pickle(PickleError::Tensor { name, problem }) => {
+                of_tensor(folder, &name, format!("in {file} {problem}"))
+            }
             _ => problem(folder, told),
         }
     })

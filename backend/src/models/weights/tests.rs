@@ -57,6 +57,79 @@ fn safetensors_shards_are_read_through_their_index() {
 }
 
 #[test]
+fn notes_in_the_header_may_be_long() {
+    let notes = HashMap::from([("notes".to_owned(), "x".repeat(20 << 20))]);
+    let tensor = Tensor::ones(3, DType::F32, &Device::Cpu).expect("tensor");
+    let file = safetensors::serialize([("a", &tensor)], Some(notes)).expect("serialises");
+    let folder = folder_of(SAFETENSORS, &file);
+    assert_eq!(counts(folder.path()).expect("reads"), [("a".to_owned(), 3)]);
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
+    assert_eq!(numbers(&weights.get(3, "a").expect("a")), [1.0; 3]);
+}
+
+#[test]
+fn headers_that_lie_are_errors_that_name_the_file() {
+    let header = |tensors: &str, bytes: usize| {
+        let length = (tensors.len() as u64).to_le_bytes();
+        [&length[..], tensors.as_bytes(), &vec![0; bytes]].concat()
+    };
+    let tensor = |name: &str, dtype: &str, shape: &str, place: &str| {
+        format!(r#""{name}": {{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {place}}}"#)
+    };
+    let one = tensor("a", "F32", "[2]", "[0, 8]");
+    for (what, tensors, bytes) in [
+        (
+            "two in one place",
+            format!("{{{one}, {}}}", one.replace("\"a", "\"b")),
+            8,
+        ),
+        ("one twice", format!("{{{one}, {one}}}"), 16),
+        (
+            "half in another",
+            format!("{{{one}, {}}}", tensor("b", "F32", "[2]", "[4, 12]")),
+            12,
+        ),
+        (
+            "a hole",
+            format!("{{{}}}", tensor("a", "F32", "[2]", "[4, 12]")),
+            12,
+        ),
+        (
+            "backwards",
+            format!("{{{}}}", tensor("a", "F32", "[2]", "[8, 0]")),
+            8,
+        ),
+        (
+            "another type",
+            format!("{{{}}}", tensor("a", "F16", "[2]", "[0, 8]")),
+            8,
+        ),
+        (
+            "an unknown type",
+            format!("{{{}}}", tensor("a", "F33", "[2]", "[0, 8]")),
+            8,
+        ),
+        (
+            "a negative shape",
+            format!("{{{}}}", tensor("a", "F32", "[-2]", "[0, 8]")),
+            8,
+        ),
+        ("more than is there", format!("{{{one}}}"), 7),
+        ("less than is there", format!("{{{one}}}"), 9),
+        ("no object", "[]".to_owned(), 0),
+        ("nothing", String::new(), 0),
+    ] {
+        let error = error_of(folder_of(SAFETENSORS, &header(&tensors, bytes)).path());
+        assert!(error.contains(SAFETENSORS), "{what}: {error}");
+    }
+    let empty = format!("{{{}}}", tensor("a", "F32", "[0, 2]", "[0, 0]"));
+    let folder = folder_of(SAFETENSORS, &header(&empty, 0));
+    let weights = open(folder.path(), &Device::Cpu).expect("opens").tensors;
+    let none = weights.get((0, 2), "a").expect("of no numbers");
+    assert_eq!(numbers(&none), [0.0; 0]);
+}
+
+#[test]
 fn other_precisions_are_converted() {
     let folder = folder_with(&[]);
     let numbers_in = Tensor::new(&[0.5_f32, -2.0, 3.25], &Device::Cpu).expect("tensor");
