@@ -46,6 +46,13 @@ pub(crate) enum LoadError {
     /// In our words.
     #[error("weights in {}: {problem}", path.display())]
     Weights { path: PathBuf, problem: String },
+    /// In our words; its name may be anything.
+    #[error("weights in {}: the tensor '{name}' {problem}", path.display())]
+    Tensor {
+        path: PathBuf,
+        name: String,
+        problem: String,
+    },
     /// In the words of the library that reads them.
     #[error("weights in {}: {problem}", path.display())]
     Tensors { path: PathBuf, problem: String },
@@ -97,6 +104,7 @@ impl LoadError {
             Self::Tokenizer { problem, .. } => format!("tokenizer: {problem}"),
             Self::TokenizerFile { .. } => "the tokenizer's files are broken".to_owned(),
             Self::Weights { problem, .. } => format!("weights: {problem}"),
+            Self::Tensor { problem, .. } => format!("weights: a tensor {problem}"),
             Self::Tensors { .. } => "the weights are broken, or do not fit config.json".to_owned(),
             Self::Architecture { .. } | Self::Layer { .. } => self.to_string(),
             Self::Baseline { path, layer } => format!("{} has no layer {layer}", file(path)),

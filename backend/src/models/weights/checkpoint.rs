@@ -66,7 +66,7 @@ pub(super) enum CheckpointError {
     Shared,
     #[error("has the tensor '{0}', as another file has")]
     Twice(String),
-    #[error("has a tensor, '{name}', that {problem}")]
+    #[error("has the tensor '{name}', which {problem}")]
     Tensor { name: String, problem: &'static str },
 }
 

@@ -29,6 +29,7 @@ use tracing::warn;
 
 use self::checkpoint::{Checkpoint, CheckpointError};
 use self::names::{Noted, Shared};
+use self::pickle::PickleError;
 use super::error::LoadError;
 use super::file;
 use super::settings_file::SettingsFile;
@@ -119,15 +120,15 @@ impl Weights {
         let read = names::lock(&self.read);
         let mut names = read.names.iter();
         let odd = names.find_map(|name| Some((name, self.kinds.get(name)?.as_ref()?)));
-        let told = if let Some((name, kind)) = odd {
+        let (name, told) = if let Some((name, kind)) = odd {
             let supported = "floats of 16, 32 and 64 bits are supported";
-            format!("the tensor '{name}' holds {kind}; {supported}")
+            (name, format!("holds {kind}; {supported}"))
         } else if let Some(name) = &read.not_finite {
-            format!("the tensor '{name}' holds NaN or infinity")
+            (name, "holds NaN or infinity".to_owned())
         } else {
             return Ok(());
         };
-        Err(problem(&self.folder, told))
+        Err(of_tensor(&self.folder, name, told))
     }
 
     /// Accounts for the tensors that were not read: `left_out` knows why, or a line in the log names
@@ -201,6 +202,15 @@ pub(crate) fn problem(folder: &Path, problem: String) -> LoadError {
     }
 }
 
+/// The same about one of the tensors.
+fn of_tensor(folder: &Path, name: &str, problem: String) -> LoadError {
+    LoadError::Tensor {
+        path: folder.to_owned(),
+        name: name.to_owned(),
+        problem,
+    }
+}
+
 /// The same in the words of the library that reads them.
 pub(crate) fn broken(folder: &Path, problem: String) -> LoadError {
     LoadError::Tensors {
@@ -232,34 +242,27 @@ fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
     let index = SettingsFile::read(folder.join(form.index))?;
     let shard_of: BTreeMap<String, String> = index.require("weight_map")?;
     let shards: BTreeSet<String> = shard_of.into_values().collect();
-    if let Some(path) = shards.iter().find(|shard| shard.contains(['/', '\\'])) {
-        return Err(index.problem(
-            "weight_map",
-            format!("names '{path}', which is not a file name"),
-        ));
+    let is_name = |shard: &String| Path::new(shard).file_name() == Some(shard.as_ref());
+    if shards.is_empty() || !shards.iter().all(is_name) {
+        let problem = "must name files of the index's own folder, one for each tensor".to_owned();
+        return Err(index.problem("weight_map", problem));
     }
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
 /// The headers of safetensors files: JSON, after 8 bytes that tell its length.
 fn headers(folder: &Path, files: &[PathBuf]) -> Result<Vec<Vec<u8>>, LoadError> {
-    let mut left = MOST_HEADERS;
+    let (mut bytes, mut values) = (0, 0);
     let mut header = |path: &Path| {
-        let (mut file, length) = file::open(path)?;
-        let mut told = [0; 8];
-        file.read_exact(&mut told)?;
-        let told = u64::from_le_bytes(told);
-        if told > length {
+        let header = header(path)?;
+        bytes += header.len() as u64;
+        values += file::values(&header);
+        if bytes > MOST_HEADERS || values > MOST_VALUES {
+            let limits = format!("{MOST_HEADERS} bytes and {MOST_VALUES} values");
             return Err(file::refused(format!(
-                "its header of {told} bytes is longer than the file"
+                "with its header, those of the model are above the limits of {limits}"
             )));
         }
-        left = left.checked_sub(told).ok_or_else(|| {
-            let limit = format!("the limit for a model is {MOST_HEADERS}");
-            file::refused(format!("its header has {told} bytes, {limit}"))
-        })?;
-        let mut header = Vec::new();
-        file.take(told).read_to_end(&mut header)?;
         Ok(header)
     };
     let named =

@@ -191,14 +191,17 @@ fn shards_with_one_tensor_twice_are_refused() {
     for file in ["one.safetensors", "two.safetensors"] {
         save(&folder, file, &[("a", one.clone())]);
     }
-    assert!(error_of(folder.path()).contains("two files have the tensor 'a'"));
+    assert!(error_of(folder.path()).contains("the tensor 'a' is in two files"));
     let index = r#"{"weight_map": {"plain": "one.bin", "view": "two.bin"}}"#;
     let folder = folder_with(&[("pytorch_model.bin.index.json", index)]);
     for file in ["one.bin", "two.bin"] {
         std::fs::write(folder.path().join(file), saved(BIN)).expect("write");
     }
     let error = error_of(folder.path());
-    assert!(error.contains("two.bin has the tensor '"), "{error}");
+    assert!(
+        error.contains("' is in two.bin and another file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn other_kinds_of_files_are_named() {
         ),
         (
             saved("sliced.bin"),
-            "'sliced', that does not lie in one piece",
+            "'sliced' in pytorch_model.bin does not lie in one piece",
         ),
     ] {
         let error = error_of(folder_of(BIN, &content).path());
@@ -265,6 +268,23 @@ fn clients_read_what_a_file_is_instead_of_weights() {
         let error = open(folder.path(), &Device::Cpu).err().expect("no weights");
         let reason = error.fault(folder.path()).reason;
         assert!(reason.starts_with(expected), "{reason}");
+    }
+}
+
+/// They may be anything, such as what only those know who trained the model.
+#[test]
+fn names_of_tensors_are_told_to_the_operator_alone() {
+    let nan = Tensor::new(&[f32::NAN], &Device::Cpu).expect("tensor");
+    let whole = nan.to_dtype(DType::U8).expect("converts");
+    for (tensor, told) in [(nan, "holds NaN or"), (whole, "holds U8; floats")] {
+        let folder = folder_with(&[]);
+        save(&folder, SAFETENSORS, &[("secret.weight", tensor)]);
+        let weights = open(folder.path(), &Device::Cpu).expect("opens");
+        weights.tensors.get(1, "secret.weight").expect("there");
+        let fault = weights.check().expect_err(told).fault(folder.path());
+        assert!(fault.details.contains("'secret.weight' holds"), "{fault:?}");
+        assert!(fault.reason.contains(told), "{fault:?}");
+        assert!(!fault.reason.contains("secret"), "{fault:?}");
     }
 }
 
@@ -305,7 +325,7 @@ fn shards_stay_inside_the_folder() {
         "pytorch_model.bin.index.json",
     ] {
         let folder = folder_with(&[(index, r#"{"weight_map": {"a": "../other.bin"}}"#)]);
-        assert!(error_of(folder.path()).contains("names '../other.bin'"));
+        assert!(error_of(folder.path()).contains("files of the index's own folder"));
     }
 }
 
