@@ -42,7 +42,13 @@ impl Baseline {
             return None;
         }
         let scores: Result<Vec<f32>, _> = scores.split(',').map(|s| s.trim().parse()).collect();
-        let [precision, recall, f1] = scores.ok()?.try_into().ok()?;
+        let scores = scores.ok()?;
+        // Nothing can be spread over the range between 1 and 1.
+        let is_usable = |score: &f32| (1.0 - score).is_normal();
+        if !scores.iter().all(is_usable) {
+            return None;
+        }
+        let [precision, recall, f1] = scores.try_into().ok()?;
         Some(Self {
             precision,
             recall,
@@ -119,7 +125,8 @@ mod tests {
     use super::*;
     use crate::models::test_support::folder_with;
 
-    const FILE: &str = "LAYER,P,R,F\n0,0.5,0.25,0.2\n1,0.75,0.5,0.6\n2,0.5,0.5\n";
+    const FILE: &str = "LAYER,P,R,F\n0,0.5,0.25,0.2\n1,0.75,0.5,0.6\n2,0.5,0.5\n\
+        4,0.5,1.0,0.5\n5,nan,0.5,0.5\n6,0.5,0.5,inf\n";
 
     fn baselines() -> (tempfile::TempDir, Baselines) {
         let folder = folder_with(&[]);
@@ -177,7 +184,7 @@ mod tests {
                 "{model} {language}: {error}"
             );
         }
-        for layer in [2, 3] {
+        for layer in [2, 3, 4, 5, 6] {
             let error = baselines.find("org/model", "en", layer).expect_err("none");
             assert!(matches!(error, EngineError::Load { .. }), "{error}");
         }

@@ -11,7 +11,8 @@ use gpu_bridge_encoder::{Distances, PositionIds};
 use serde::Deserialize;
 
 use super::error::LoadError;
-use super::settings_file::SettingsFile;
+use super::file;
+use super::settings_file::{Setting, SettingsFile};
 use crate::engine::Shortening;
 
 /// `max_position_embeddings` where a folder does not say.
@@ -72,6 +73,10 @@ pub(crate) enum Activation {
     GeluNew,
     Relu,
     Tanh,
+}
+
+impl Setting for Activation {
+    const KIND: &'static str = "gelu, gelu_new, relu or tanh, or another name of one of these";
 }
 
 impl From<Activation> for gpu_bridge_encoder::Activation {
@@ -203,6 +208,7 @@ impl EncoderConfig {
     }
 
     fn read_bert(file: &SettingsFile, architecture: Architecture) -> Result<Self, LoadError> {
+        const PADDING: &str = "pad_token_id";
         let kind: Option<String> = file.get("position_embedding_type")?;
         if let Some(kind) = kind.filter(|kind| kind != "absolute") {
             let problem = format!("is '{kind}'; only 'absolute' is supported");
@@ -210,8 +216,13 @@ impl EncoderConfig {
         }
         let ids = match architecture {
             Architecture::Bert => PositionIds::FromZero,
+            // Left out, it is 1; the class has no number for null.
+            _ if file.is_null(PADDING) => {
+                let problem = "is null; positions are counted from it, and it is 1 in most models";
+                return Err(file.problem(PADDING, problem.to_owned()));
+            }
             _ => PositionIds::AfterPadding {
-                padding: file.get("pad_token_id")?.unwrap_or(1),
+                padding: file.get(PADDING)?.unwrap_or(1),
             },
         };
         Self::read_common(file, architecture)?.with_positions(file, ids)
@@ -312,7 +323,11 @@ impl EncoderConfig {
                 if large { 6144 } else { 3072 },
                 MOST_INTERMEDIATE,
             )?,
-            token_types: file.get("type_vocab_size")?.unwrap_or(types),
+            token_types: match types {
+                // A table that the class makes only then.
+                0 => file.get("type_vocab_size")?.unwrap_or(types),
+                _ => file.count_or("type_vocab_size", types, MOST_TOKENS)?,
+            },
             layer_norm_epsilon: file.number("layer_norm_eps", 0.0)?.unwrap_or(epsilon),
             ..Self::plain(file, architecture, hidden, "hidden_act")?
         })
@@ -409,7 +424,7 @@ fn vocabulary(architecture: Architecture) -> usize {
 /// The weights of an adapter change those beside them; alone these would be another model.
 fn refuse_adapter(folder: &Path) -> Result<(), LoadError> {
     let path = folder.join("adapter_config.json");
-    if !path.is_file() {
+    if !file::is_there(&path) {
         return Ok(());
     }
     Err(SettingsFile::read(path)?.problem(

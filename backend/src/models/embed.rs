@@ -60,13 +60,14 @@ impl Embedder {
         let limit = pipeline.max_length.or(published.min());
         let limits = limit.into_iter().chain(config.longest);
         let limit = limits.fold(max_tokens, usize::min);
-        let (encoder, common) = from.load(&pipeline.encoder, &config, config.layers)?;
-        pipeline.dimensions(encoder.width())?;
-        let steps = pipeline.load_steps()?;
         let purpose = Use::Embedding {
             lower_case: pipeline.lower_case,
         };
         let tokenizer = TextTokenizer::load(&pipeline.encoder, &tokens, limit, purpose)?;
+        tokenizer.check_ids(&pipeline.encoder, config.vocabulary, &pipeline.prompt)?;
+        let (encoder, common) = from.load(&pipeline.encoder, &config, config.layers)?;
+        pipeline.dimensions(encoder.width())?;
+        let steps = pipeline.load_steps()?;
         let beyond = tokenizer.bytes_beyond(size::tokenizer(&pipeline.encoder));
         let memory = Memory {
             own: size::beside(&pipeline).saturating_add(beyond),

@@ -29,10 +29,11 @@ pub(crate) enum LoadError {
         key: String,
         problem: String,
     },
-    #[error("{}: '{key}' is unusable: {source}", path.display())]
+    #[error("{}: '{key}' must be {expected}: {source}", path.display())]
     Value {
         path: PathBuf,
         key: String,
+        expected: &'static str,
         source: serde_json::Error,
     },
     #[error("architecture '{found}' is not supported; supported: {supported}")]
@@ -58,7 +59,7 @@ pub(crate) enum LoadError {
     Tensors { path: PathBuf, problem: String },
     #[error("layer {wanted} was asked for, but the model has {available}")]
     Layer { wanted: usize, available: usize },
-    #[error("{}: no line 'layer,P,R,F' for layer {layer}", path.display())]
+    #[error("{}: no line 'layer,P,R,F' of numbers other than 1 for layer {layer}", path.display())]
     Baseline { path: PathBuf, layer: usize },
 }
 
@@ -95,19 +96,21 @@ impl LoadError {
                 )
             }
             Self::Setting { path, key, problem } => format!("{}: '{key}' {problem}", file(path)),
-            Self::Value { path, key, .. } => {
-                format!(
-                    "{}: '{key}' has a value of a kind that is not supported",
-                    file(path)
-                )
-            }
+            Self::Value {
+                path,
+                key,
+                expected,
+                ..
+            } => format!("{}: '{key}' must be {expected}", file(path)),
             Self::Tokenizer { problem, .. } => format!("tokenizer: {problem}"),
             Self::TokenizerFile { .. } => "the tokenizer's files are broken".to_owned(),
             Self::Weights { problem, .. } => format!("weights: {problem}"),
             Self::Tensor { problem, .. } => format!("weights: a tensor {problem}"),
             Self::Tensors { .. } => "the weights are broken, or do not fit config.json".to_owned(),
             Self::Architecture { .. } | Self::Layer { .. } => self.to_string(),
-            Self::Baseline { path, layer } => format!("{} has no layer {layer}", file(path)),
+            Self::Baseline { path, layer } => {
+                format!("{} has no usable line for layer {layer}", file(path))
+            }
         }
     }
 

@@ -17,18 +17,40 @@ const MOST_VALUES: usize = 1 << 20;
 /// The same for a tokenizer; XLM-V's has 2.8 million.
 pub(crate) const MOST_TOKENIZER_VALUES: usize = 4 << 20;
 
+/// The system's number for a link that leads back to itself, for which the library has no name yet.
+const LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+
+/// Whether something has this name, be it a pipe, or a link to what is not there: whoever put it into the
+/// folder meant it to be read.
+pub(crate) fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// With which files in UTF-8 begin on some systems, and those in UTF-16 on all.
+const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
+
 /// Opens the file at `path`, links followed, and tells its length in bytes.
 ///
 /// # Errors
-/// It is not there, cannot be read, or is no regular file.
+/// It is not there ([`NotFound`](io::ErrorKind::NotFound) only if nothing has this name), cannot be read, or
+/// is no regular file.
 pub(crate) fn open(path: &Path) -> io::Result<(File, u64)> {
     // Looked at before it is opened: for some kinds of file opening alone does something.
-    if !fs::metadata(path)?.is_file() {
+    let found = fs::metadata(path).map_err(|error| explained(path, error))?;
+    if !found.is_file() {
         return Err(refused("it is not a regular file"));
     }
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     Ok((file, length))
+}
+
+fn explained(path: &Path, error: io::Error) -> io::Error {
+    let is_missing = error.kind() == io::ErrorKind::NotFound && is_there(path);
+    if is_missing || error.raw_os_error() == Some(LOOP) {
+        return refused("it is a link that leads to no file");
+    }
+    error
 }
 
 /// All of the file at `path`, which may have `most` bytes.
@@ -53,13 +75,21 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// As [`read`], or there is too much in it.
 pub(crate) fn read_settings(path: &Path) -> io::Result<Vec<u8>> {
     let text = read(path, MOST_SETTINGS)?;
-    check_values(&text, MOST_VALUES)?;
+    check_json(&text, MOST_VALUES)?;
     Ok(text)
 }
 
 /// Refuses JSON with more than about `most` values, since a value takes many times the memory of its
-/// text: those that a comma, a bracket or a brace comes before are counted.
-pub(crate) fn check_values(json: &[u8], most: usize) -> io::Result<()> {
+/// text: those that a comma, a bracket or a brace comes before are counted. And what editors make of it: nothing,
+/// or a file in another encoding.
+pub(crate) fn check_json(json: &[u8], most: usize) -> io::Result<()> {
+    if json.trim_ascii().is_empty() {
+        return Err(refused("it is empty"));
+    }
+    if MARKS.iter().any(|mark| json.starts_with(mark)) {
+        let problem = "it begins with a byte order mark; save it as UTF-8 without one";
+        return Err(refused(problem));
+    }
     let values = values(json);
     if values > most {
         return Err(refused(format!(
@@ -114,6 +144,14 @@ mod tests {
         ] {
             symlink(target, path(link)).expect("link");
         }
+        for (link, target) in [("to-nothing", "nothing"), ("to-itself", "to-itself")] {
+            symlink(target, path(link)).expect("link");
+            let error = read(&path(link), 100).expect_err(link);
+            assert_eq!(error.to_string(), "it is a link that leads to no file");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{link}");
+        }
+        let error = read(&path("nothing"), 100).expect_err("nothing");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
         for name in ["pipe", "to-pipe", "socket", "zero", "to-folder"] {
             let error = read(&path(name), 100).expect_err(name);
             assert_eq!(error.to_string(), "it is not a regular file", "{name}");
@@ -130,6 +168,20 @@ mod tests {
     }
 
     #[test]
+    fn files_of_odd_editors_are_told_apart_from_broken_ones() {
+        for (text, told) in [
+            (&b""[..], "it is empty"),
+            (b" \r\n", "it is empty"),
+            (b"\xef\xbb\xbf{}", "a byte order mark"),
+            (b"\xff\xfe{\0}\0", "a byte order mark"),
+            (b"\xfe\xff\0{\0}", "a byte order mark"),
+        ] {
+            let error = check_json(text, 10).expect_err(told).to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
     fn values_are_counted_outside_of_texts() {
         for (json, values) in [
             ("1", 0),
@@ -137,9 +189,9 @@ mod tests {
             (r#"{"a": [1, {}], "b": 2}"#, 5),
             (r#"{"a,[{\",": "\\", "b": ",,"}"#, 2),
         ] {
-            assert!(check_values(json.as_bytes(), values).is_ok(), "{json}");
+            assert!(check_json(json.as_bytes(), values).is_ok(), "{json}");
             assert_eq!(
-                check_values(json.as_bytes(), values.saturating_sub(1)).is_ok(),
+                check_json(json.as_bytes(), values.saturating_sub(1)).is_ok(),
                 values == 0,
                 "{json}"
             );

@@ -30,6 +30,9 @@ const MAX_LISTED: usize = 50;
 /// are told of.
 const MOST_ENTRIES: usize = 20_000;
 
+/// A folder with one of these is a model.
+const MARKS: [&str; 2] = ["config.json", "modules.json"];
+
 /// Where models may lie.
 #[derive(Clone, Debug, Default)]
 pub struct ModelSources {
@@ -76,9 +79,12 @@ impl ModelSources {
     pub(crate) fn has_whole(&self, name: &str, purpose: Purpose) -> bool {
         self.find(name, purpose).is_ok_and(|Found { folder, .. }| {
             // A folder that cannot be understood is left to the load, which says what is wrong.
-            let encoder =
-                quietly(|| Pipeline::read(&folder)).map_or(folder, |pipeline| pipeline.encoder);
-            weights::check(&encoder).is_ok()
+            let is_file = |name: &&str| folder.join(name).is_file();
+            MARKS.iter().any(is_file) && {
+                let pipeline = quietly(|| Pipeline::read(&folder));
+                let encoder = pipeline.map_or(folder, |pipeline| pipeline.encoder);
+                weights::check(&encoder).is_ok()
+            }
         })
     }
 
@@ -187,11 +193,10 @@ impl Shelves<'_> {
     }
 }
 
-/// A folder with the file that every model has: its config, or the list of its modules.
+/// A folder with the file that every model has: its config, or the list of its modules. Whether that can be
+/// read shows when the model is loaded.
 fn is_model(folder: &Path) -> bool {
-    ["config.json", "modules.json"]
-        .iter()
-        .any(|file| folder.join(file).is_file())
+    MARKS.iter().any(|name| file::is_there(&folder.join(name)))
 }
 
 /// The snapshot that the cache's `refs/main` points at.

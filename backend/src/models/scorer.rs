@@ -59,6 +59,7 @@ impl Scorer {
             tokenizer.cls_id().ok_or_else(missing)?,
             tokenizer.sep_id().ok_or_else(missing)?,
         ];
+        tokenizer.check_ids(folder, config.vocabulary, "")?;
         let expected = size::tokenizer(folder);
         let (encoder, common) = from.load(folder, &config, layer)?;
         let memory = Memory {

@@ -5,6 +5,8 @@
 //! [`Rule`]s for the keys that nothing reads, and [`SettingsFile::settle`] goes through what is
 //! left: it is known to change nothing, or refused by name, or warned of by name.
 
+mod kind;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
@@ -14,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::warn;
 
+pub(crate) use self::kind::Setting;
 use super::error::LoadError;
 use super::file;
 
@@ -177,7 +180,7 @@ impl SettingsFile {
     }
 
     /// The value of `key`; `None` if it is absent or null.
-    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LoadError> {
+    pub(crate) fn get<T: Setting>(&self, key: &str) -> Result<Option<T>, LoadError> {
         self.read.borrow_mut().insert(key.to_owned());
         let Some(value) = self.values.get(key).filter(|value| !value.is_null()) else {
             return Ok(None);
@@ -186,12 +189,13 @@ impl SettingsFile {
         parsed.map(Some).map_err(|source| LoadError::Value {
             path: self.path.clone(),
             key: key.to_owned(),
+            expected: T::KIND,
             source,
         })
     }
 
     /// The value of `key`, which must be there.
-    pub(crate) fn require<T: DeserializeOwned>(&self, key: &str) -> Result<T, LoadError> {
+    pub(crate) fn require<T: Setting>(&self, key: &str) -> Result<T, LoadError> {
         self.get(key)?
             .ok_or_else(|| self.problem(key, "is missing".to_owned()))
     }
@@ -199,6 +203,12 @@ impl SettingsFile {
     /// A number of things of which there must be at least one, and at most `most`.
     pub(crate) fn require_count(&self, key: &str, most: usize) -> Result<usize, LoadError> {
         self.within(key, self.require(key)?, most)
+    }
+
+    /// The same; `None` if the key is absent or null.
+    pub(crate) fn count(&self, key: &str, most: usize) -> Result<Option<usize>, LoadError> {
+        let count = self.get(key)?;
+        count.map(|count| self.within(key, count, most)).transpose()
     }
 
     /// The same; `default` if the key is absent or null.
@@ -264,7 +274,7 @@ mod tests {
         for (error, expected) in [
             (
                 file.require::<usize>("layers").expect_err("a string"),
-                "config.json: 'layers' is unu",
+                "config.json: 'layers' must be a whole number of 0 or more: ",
             ),
             (
                 file.require::<usize>("heads").expect_err("null"),

@@ -181,8 +181,8 @@ async fn models_are_found_by_either_name_listed_and_refused_with_the_reason() {
 
     for _ in 0..2 {
         let (status, answer) = embed(&running, json!({"texts": ["x"], "model": "odd"})).await;
-        let expected = "model 'odd' cannot be used on this host: config.json: 'hidden_act' has a \
-                        value of a kind that is not supported";
+        let expected = "model 'odd' cannot be used on this host: config.json: 'hidden_act' must be \
+                        gelu, gelu_new, relu or tanh, or another name of one of these";
         assert_eq!((status, &answer["detail"]), (404, &json!(expected)));
     }
     let info = reqwest::get(format!("{}/info", running.url)).await.unwrap();

@@ -75,8 +75,8 @@ fn hollow(file: &'static str, bytes: u64, told: &'static str) -> Weapon {
 fn kinds_of_files() -> Vec<Weapon> {
     const NOT_REGULAR: &str = "not a regular file";
     let mut weapons = vec![
-        link("config.json", "/dev/zero", "is not installed"),
-        link("config.json", "/tmp", "is not installed"),
+        link("config.json", "/dev/zero", NOT_REGULAR),
+        link("config.json", "/tmp", NOT_REGULAR),
         link("modules.json", "/dev/zero", NOT_REGULAR),
         link("vocab.txt", "/dev/zero", ""),
         hollow("tokenizer_config.json", 1 << 40, "the limit is 16777216"),
@@ -96,9 +96,8 @@ fn kinds_of_files() -> Vec<Weapon> {
     ] {
         let told = match file {
             "model.safetensors" => "weights",
-            // An optional file is looked for among regular ones, or does not matter here.
-            "adapter_config.json" | "config_sentence_transformers.json" | "tokenizer.json" => "",
-            "config.json" => "is not installed",
+            // Without modules.json it does not matter.
+            "config_sentence_transformers.json" => "",
             _ => NOT_REGULAR,
         };
         weapons.push(pipe(file, told));
@@ -147,7 +146,7 @@ fn settings() -> Vec<Weapon> {
         config(
             "/type_vocab_size",
             json!(u64::MAX),
-            "do not fit config.json",
+            "'type_vocab_size' is 18446744073709551615, the limit",
         ),
         config(
             "/matryoshka_dimensions",

@@ -143,7 +143,7 @@ const UNSUPPORTED: &[(&str, &str, &str, &str)] = &[
         "config.json",
         "hidden_act",
         r#""quick_gelu""#,
-        "'hidden_act' has a value",
+        "'hidden_act' must be gelu",
     ),
     (
         "config.json",

@@ -11,4 +11,5 @@
 mod engine;
 mod folders;
 mod numerics;
+mod odd;
 mod support;

@@ -7,7 +7,7 @@ use super::{
     Activation, Architecture, Convolution, Disentangled, MOST_POSITIONS, MOST_WIDTH, POSITIONS,
 };
 use crate::models::error::LoadError;
-use crate::models::settings_file::SettingsFile;
+use crate::models::settings_file::{Setting, SettingsFile};
 
 /// How a DeBERTa looks at relative positions.
 pub(super) fn disentangled(
@@ -69,6 +69,9 @@ fn position_terms(file: &SettingsFile) -> Result<Vec<String>, LoadError> {
         List(Vec<String>),
         Text(String),
     }
+    impl Setting for Terms {
+        const KIND: &'static str = "a list of c2p and p2c, or a text like c2p|p2c";
+    }
     const KEY: &str = "pos_att_type";
     let terms = match file.get(KEY)? {
         None => Vec::new(),
@@ -92,7 +95,7 @@ pub(super) fn convolution(file: &SettingsFile) -> Result<Option<Convolution>, Lo
     if width == 0 {
         return Ok(None);
     }
-    if width % 2 == 0 || width > MOST_WIDTH || file.get("conv_groups")?.unwrap_or(1) != 1 {
+    if width % 2 == 0 || width > MOST_WIDTH || file.get("conv_groups")?.unwrap_or(1_usize) != 1 {
         let problem = "must be odd, with 1 conv_groups".to_owned();
         return Err(file.problem("conv_kernel_size", problem));
     }

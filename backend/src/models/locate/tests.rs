@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -44,20 +46,22 @@ fn a_model_without_its_weights_is_found_but_not_whole() {
         ("half/config.json", "{}"),
         ("half/model.safetensors.index.json", index),
         ("half/model-1.safetensors", ""),
+        ("link/model.safetensors", ""),
     ]);
+    symlink("gone", root.path().join("link/config.json")).expect("link");
     let sources = ModelSources {
         models_dir: Some(root.path().to_owned()),
         ..ModelSources::default()
     };
     let whole = |name| sources.has_whole(name, Purpose::Embed);
     assert!(
-        ["bare", "single", "half"]
+        ["bare", "single", "half", "link"]
             .iter()
             .all(|name| folder_of(&sources, name, Purpose::Embed).is_some())
     );
     assert_eq!(
-        ["bare", "single", "half", "none"].map(whole),
-        [false, true, false, false]
+        ["bare", "single", "half", "link", "none"].map(whole),
+        [false, true, false, false, false]
     );
     std::fs::write(root.path().join("half/model-2.safetensors"), "").expect("write");
     assert!(whole("half"));

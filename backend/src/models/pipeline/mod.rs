@@ -26,7 +26,8 @@ use self::layer_norm::{LayerNorm, LayerNormSettings};
 pub(crate) use self::pooling::{Pooling, pool};
 use self::rules::{ABOUT_THE_SENTENCE, MODEL, POOLING, TRANSFORMER};
 use super::error::LoadError;
-use super::settings_file::{self, SettingsFile};
+use super::file;
+use super::settings_file::{self, Setting, SettingsFile};
 use super::weights;
 
 /// The names that the settings of a Transformer module have had, in the order in which
@@ -338,7 +339,7 @@ fn transformer_settings(folder: &Path) -> Result<TextSettings, LoadError> {
         file.object(key)?.settle(rules::MODEL_ARGUMENTS)?;
     }
     let settings = TextSettings {
-        max_length: file.get("max_seq_length")?,
+        max_length: file.count("max_seq_length", usize::MAX)?,
         lower_case: file.get("do_lower_case")?.unwrap_or(false),
     };
     check_modalities(&file)?;
@@ -363,14 +364,14 @@ fn check_modalities(file: &SettingsFile) -> Result<(), LoadError> {
 fn unread(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let names = [TRANSFORMER_SETTINGS[0], MODEL_SETTINGS, "1_Pooling"];
     let paths = names.map(|name| folder.join(name)).into_iter();
-    paths.filter(|path| path.exists())
+    paths.filter(|path| file::is_there(path))
 }
 
 /// Of a folder without `modules.json`, sentence-transformers puts texts into its chat template.
 fn refuse_chat_template(folder: &Path) -> Result<(), LoadError> {
     const KEY: &str = "chat_template";
     let file = SettingsFile::read_or_empty(folder.join("tokenizer_config.json"))?;
-    if file.get::<Value>(KEY)?.is_none() && !folder.join("chat_template.jinja").is_file() {
+    if file.get::<Value>(KEY)?.is_none() && !file::is_there(&folder.join("chat_template.jinja")) {
         return Ok(());
     }
     let problem = "is there, which is unsupported for a model without modules.json";
@@ -393,7 +394,7 @@ fn model(folder: &Path) -> Result<Model, LoadError> {
         return Err(file.problem(KIND, "is null, which is unsupported".to_owned()));
     }
     let prompt = prompt(&file)?;
-    let truncate = file.get("truncate_dim")?;
+    let truncate = file.count("truncate_dim", usize::MAX)?;
     file.settle(MODEL)?;
     Ok(Model { prompt, truncate })
 }
@@ -475,6 +476,10 @@ fn refuse_unknown_flags(file: &SettingsFile) -> Result<(), LoadError> {
 enum Names {
     One(String),
     Several(Vec<String>),
+}
+
+impl Setting for Names {
+    const KIND: &'static str = "a text or a list of texts";
 }
 
 fn unsupported_steps(folder: &Path, modules: &[Module]) -> LoadError {

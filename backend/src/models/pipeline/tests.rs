@@ -186,7 +186,7 @@ fn other_pooling_modes_are_refused() {
         (r#"{"pooling_mode": []}"#, "names no mode"),
         (
             r#"{"pooling_mode_cls_token": "yes"}"#,
-            "'pooling_mode_cls_token' is unusable",
+            "'pooling_mode_cls_token' must be true or false",
         ),
     ] {
         let error = read_with_pooling(settings).expect_err(settings);

@@ -8,6 +8,8 @@ use std::path::Path;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer, TruncationDirection};
 
+use crate::models::file;
+
 use super::config::{Special, Token, TokenizerConfig};
 use super::family::{Family, Marks, family, is_general, is_python_only};
 use super::{
@@ -38,7 +40,7 @@ pub(super) enum Origin {
 
 /// Finds the files, and looks whether they are there.
 pub(super) fn check(folder: &Path, config: &TokenizerConfig) -> tokenizers::Result<Origin> {
-    let present = |file: &str| folder.join(file).is_file();
+    let present = |file: &str| file::is_there(&folder.join(file));
     let class = config.class.as_deref();
     if let Some(class) = class.filter(|class| is_python_only(class)) {
         let problem = format!("'{class}', a tokenizer written in Python, is unsupported");

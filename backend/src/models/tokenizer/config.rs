@@ -11,7 +11,7 @@ use tokenizers::AddedToken;
 
 use crate::models::error::LoadError;
 use crate::models::settings_file::Rule::{self, Any, Off};
-use crate::models::settings_file::SettingsFile;
+use crate::models::settings_file::{Setting, SettingsFile};
 
 /// `transformers` writes 1e30 for "no limit"; anything near that is no limit either.
 const NO_LENGTH_LIMIT: f64 = 1e9;
@@ -39,6 +39,22 @@ pub(super) struct TokenObject {
     pub(super) normalized: bool,
     #[serde(default)]
     special: bool,
+}
+
+impl Setting for Token {
+    const KIND: &'static str = "a text, or an object with its 'content' and flags";
+}
+
+impl Setting for Vec<Token> {
+    const KIND: &'static str = "a list of tokens";
+}
+
+impl Setting for BTreeMap<String, Token> {
+    const KIND: &'static str = "an object of tokens";
+}
+
+impl Setting for BTreeMap<u32, TokenObject> {
+    const KIND: &'static str = "an object of tokens by their ids";
 }
 
 impl Token {

@@ -28,6 +28,7 @@ use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{
     NormalizerWrapper, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
 };
+use tracing::warn;
 
 use self::build::Built;
 pub(crate) use self::config::TokenizerConfig;
@@ -107,6 +108,33 @@ impl TextTokenizer {
             sep,
             tree,
         })
+    }
+
+    /// Refuses a tokenizer of a model with vectors for `vocabulary` tokens, if it puts others around each text, or
+    /// makes others of what every text begins with: then no text has an answer. Warns of one that has others.
+    pub(crate) fn check_ids(
+        &self,
+        folder: &Path,
+        vocabulary: usize,
+        beginning: &str,
+    ) -> Result<(), LoadError> {
+        let ids = self.ids(beginning);
+        let ids = ids.map_err(|error| load_error(folder, &refused(error.to_string())))?;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            return Err(LoadError::Setting {
+                path: folder.join("config.json"),
+                key: "vocab_size".to_owned(),
+                problem: format!(
+                    "is {vocabulary}, but the tokenizer gives each text the token {id}"
+                ),
+            });
+        }
+        let tokens = self.tokenizer.get_vocab_size(true);
+        if tokens > vocabulary {
+            let folder = folder.display();
+            warn!(%folder, tokens, vocabulary, "texts with tokens beyond the vocabulary get a 400");
+        }
+        Ok(())
     }
 
     /// Bytes of memory that it takes beyond those that its file let expect.
@@ -196,7 +224,7 @@ fn read_file(path: &Path) -> tokenizers::Result<Vec<u8>> {
 /// The same of one with JSON.
 fn read_json(path: &Path) -> tokenizers::Result<Vec<u8>> {
     let text = read_file(path)?;
-    let checked = file::check_values(&text, file::MOST_TOKENIZER_VALUES);
+    let checked = file::check_json(&text, file::MOST_TOKENIZER_VALUES);
     checked.map_err(|error| about(path, &error))?;
     Ok(text)
 }
@@ -283,8 +311,11 @@ fn limit(
     direction: TruncationDirection,
 ) -> tokenizers::Result<()> {
     if max_length <= frame {
-        let room = format!("a limit of {max_length} tokens leaves no room for text");
-        return Err(refused(format!("{room}, since {frame} are special")));
+        return Err(refused(format!(
+            "a limit of {max_length} tokens leaves no room for text, since {frame} are special; it is the \
+             least of max_seq_length (sentence_bert_config.json), model_max_length (tokenizer_config.json), \
+             max_position_embeddings (config.json) and --max-tokens"
+        )));
     }
     let truncation = TruncationParams {
         max_length,

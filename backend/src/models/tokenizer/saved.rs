@@ -111,7 +111,10 @@ pub(super) fn read(path: &Path) -> tokenizers::Result<(Tokenizer, Option<Truncat
     }
     bounds::add(&mut tokenizer, saved.added_tokens)?;
     form::<PaddingParams>("padding", saved.padding)?;
-    let cut = form("truncation", saved.truncation)?.map(cut).transpose()?;
+    let cut = form("truncation", saved.truncation)?
+        .as_ref()
+        .map(cut)
+        .transpose()?;
     Ok((tokenizer, cut))
 }
 
@@ -127,7 +130,7 @@ fn form<T: DeserializeOwned>(name: &str, part: Option<&RawValue>) -> tokenizers:
 }
 
 /// At which end a text is cut.
-fn cut(truncation: TruncationParams) -> tokenizers::Result<TruncationDirection> {
+fn cut(truncation: &TruncationParams) -> tokenizers::Result<TruncationDirection> {
     if truncation.stride > truncation.max_length {
         let problem = "tokenizer.json: 'stride' of 'truncation' is above its 'max_length'";
         return Err(super::refused(problem));

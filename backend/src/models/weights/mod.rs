@@ -164,18 +164,17 @@ pub(crate) fn counts(folder: &Path) -> Result<Vec<(String, u64)>, LoadError> {
 /// Whether the weights in `folder` are there as a whole: one file, or an index and all it names.
 pub(crate) fn check(folder: &Path) -> Result<(), LoadError> {
     let (_, files) = find(folder)?;
-    match files.into_iter().find(|file| !file.is_file()) {
-        None => Ok(()),
-        Some(path) => {
-            let source = io::ErrorKind::NotFound.into();
-            Err(LoadError::Read { path, source })
-        }
-    }
+    let open = |path: PathBuf| match file::open(&path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(LoadError::Read { path, source }),
+    };
+    files.into_iter().try_for_each(open)
 }
 
 /// The form that counts in `folder`, and its files.
 fn find(folder: &Path) -> Result<(&'static Form, Vec<PathBuf>), LoadError> {
-    let present = |form: &&Form| [form.single, form.index].map(|name| folder.join(name).exists());
+    let present =
+        |form: &&Form| [form.single, form.index].map(|name| file::is_there(&folder.join(name)));
     let form = FORMS.iter().find(|form| present(form).contains(&true));
     let Some(form) = form else {
         let names = FORMS.map(|form| format!("{} nor {}", form.single, form.index));
@@ -236,7 +235,7 @@ fn other_kind(file: &Path) -> Option<String> {
 
 fn files(folder: &Path, form: &Form) -> Result<Vec<PathBuf>, LoadError> {
     let single = folder.join(form.single);
-    if single.exists() {
+    if file::is_there(&single) {
         return Ok(vec![single]);
     }
     let index = SettingsFile::read(folder.join(form.index))?;
