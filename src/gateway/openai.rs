@@ -2,8 +2,6 @@
 //! for, and what a host answers is said in that dialect afterwards. Nothing in between knows of it. The
 //! dialect itself is in `gpu_bridge_wire::openai`.
 
-use std::mem;
-
 use gpu_bridge_wire::openai::{self, Form, TOKENS_HEADER, Unusable};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
@@ -15,14 +13,11 @@ use super::route::Route;
 use crate::budget::{Budget, Exhausted};
 use crate::dispatch::Delivery;
 use crate::headers::is_json;
-use crate::message::{Payload, PayloadBuilder};
+use crate::message::Payload;
 use crate::telemetry::Reason;
 
 pub(super) use gpu_bridge_wire::openai::speaks;
 
-/// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
-/// characters for each.
-const MOST_FOR_A_TEXT: usize = 200 << 10;
 /// So many times its size a request takes in the budget at most: as it came, in one piece, and translated.
 pub(super) const COPIES: usize = 3;
 /// Said of a body that could not be gone through, which would be a bug.
@@ -93,8 +88,8 @@ fn refused(refusal: &openai::Refusal) -> NotRead {
     }))
 }
 
-/// A host's answer to `/embed`, whatever it is, in OpenAI's dialect, and held as a whole; and why it can't be
-/// said in that, if it can't.
+/// A host's answer to `/embed`, whatever it is, in OpenAI's dialect; and why it can't be said in that, if it can't. All
+/// of it is held already, unless there was no room.
 ///
 /// # Errors
 /// [`Exhausted`] if it can't be held.
@@ -103,21 +98,19 @@ pub(super) async fn translated(
     form: Form,
     budget: &Budget,
 ) -> Result<(Delivery, Option<String>), Exhausted> {
-    let status = delivery.answer.status;
-    let tokens = tokens(&delivery.answer.headers);
-    let (status, body, why) = match gather(&mut delivery, form, budget).await {
-        Err(NoBody::NoMemory(exhausted)) => return Err(exhausted),
-        Err(NoBody::Lost(why)) => (502, openai::fault(502, &why, None), Some(why)),
-        Ok(body) => {
-            let mut held = budget.open();
-            held.grow(body.len().saturating_mul(2))?;
-            let said = body
-                .through(move |body| say(status, body, form, tokens))
-                .await;
-            said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None), None))
-        }
-    };
+    if delivery.rest.is_some() {
+        return Err(Exhausted);
+    }
     let answer = &mut delivery.answer;
+    let (status, tokens) = (answer.status, tokens(&answer.headers));
+    let body = answer.body.take();
+    let mut held = budget.open();
+    held.grow(body.len().saturating_mul(2))?;
+    let said = body.through(move |body| say(status, body, form, tokens));
+    let said = said.await;
+    drop(held);
+    let (status, body, why) =
+        said.unwrap_or_else(|| (500, openai::fault(500, INTERNAL, None), None));
     answer.status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     answer.body = Payload::counted([body], budget.open())?;
     answer.headers.remove(header::CONTENT_ENCODING);
@@ -150,43 +143,6 @@ fn say(status: StatusCode, body: &[u8], form: Form, tokens: u64) -> (u16, Vec<u8
 fn tokens(headers: &HeaderMap) -> u64 {
     let told = headers.get(TOKENS_HEADER).and_then(|it| it.to_str().ok());
     told.and_then(openai::read_tokens).unwrap_or(0)
-}
-
-enum NoBody {
-    NoMemory(Exhausted),
-    /// In words.
-    Lost(String),
-}
-
-impl From<Exhausted> for NoBody {
-    fn from(exhausted: Exhausted) -> Self {
-        Self::NoMemory(exhausted)
-    }
-}
-
-/// The whole body, also of an answer that would otherwise be passed on as it comes.
-async fn gather(delivery: &mut Delivery, form: Form, budget: &Budget) -> Result<Payload, NoBody> {
-    let nothing = Payload::empty(budget.open());
-    let start = mem::replace(&mut delivery.answer.body, nothing);
-    let Some(mut rest) = delivery.rest.take() else {
-        return Ok(start);
-    };
-    let most = form.texts.saturating_mul(MOST_FOR_A_TEXT);
-    let mut whole = PayloadBuilder::new(budget.open());
-    for chunk in start.chunks() {
-        whole.push(chunk)?;
-    }
-    while let Some(chunk) = rest
-        .next()
-        .await
-        .map_err(|cut| NoBody::Lost(cut.to_string()))?
-    {
-        if whole.len() + chunk.len() > most {
-            return Err(NoBody::Lost(Unusable::Unreadable.to_string()));
-        }
-        whole.push(&chunk)?;
-    }
-    Ok(whole.finish())
 }
 
 /// What hosts tell that they can serve: all, or the one at `path`.

@@ -15,7 +15,7 @@ use gpu_bridge_wire::most_items;
 use http::{HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 
-use super::coding::{Decoder, Next, Undecodable};
+use super::coding::{BROKEN, Decoder, Next, Undecodable};
 use super::exchange::{Broken, Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::kept::Kept;
@@ -23,7 +23,7 @@ use super::key;
 use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
 use super::openai;
 use super::request::Request;
-use super::result::{self, CODED, Watch, unusable};
+use super::result::{self, HOLD, Watch, longest, too_long, unusable};
 use super::trouble::Trouble;
 use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
@@ -31,9 +31,6 @@ use crate::headers;
 use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
 use crate::telemetry::trace::{TRACEPARENT, TraceContext};
 
-/// Answers up to this size are held whole. The largest legal one, 100 embeddings of 4,096 numbers,
-/// is about 9 MB.
-const HOLD: usize = 16 << 20;
 /// Bytes of a refusal (busy, wrong key) that are read to keep the connection.
 const DRAIN: usize = 64 << 10;
 /// A refusal comes in one piece; a sibling should not wait for one that does not.
@@ -49,8 +46,10 @@ pub(super) struct Attempt<'a> {
 /// How an answer is read.
 #[derive(Clone, Copy)]
 struct Reading<'a> {
-    /// Bytes of it that are held.
-    most: usize,
+    /// Bytes that it may have if it is held whole, or was compressed.
+    longest: usize,
+    /// It can be used only if it is held whole.
+    is_whole: bool,
     /// For the rest of one that is too large to hold.
     deadline: Instant,
     /// What its success is looked at for as it comes, in the words of `/embed` and `/bertscore`.
@@ -85,7 +84,9 @@ impl Attempt<'_> {
         }
         let call_of_items = result::kind(call).map(|_| call);
         let reading = Reading {
-            most: HOLD,
+            longest: longest(call.demand.work.items as usize),
+            // It is translated afterwards.
+            is_whole: call.demand.counted,
             deadline,
             call: call_of_items,
             is_understood: call_of_items.is_some(),
@@ -102,13 +103,14 @@ impl Attempt<'_> {
         };
         let head = openai::head(&self.target, call);
         let reading = Reading {
-            most: asked.most().max(HOLD),
+            longest: asked.longest(),
+            is_whole: true,
             deadline,
             call: None,
             is_understood: true,
         };
         let verdict = self.talk(head, &asked.body, reading).await;
-        asked.restated(verdict, reading.most, budget).await
+        asked.restated(verdict, budget).await
     }
 
     async fn talk(&self, head: Request, body: &Payload, reading: Reading<'_>) -> Verdict {
@@ -168,8 +170,12 @@ impl Attempt<'_> {
                 Err(verdict) => verdict,
             },
             Meaning::Sibling(why) => {
-                let most = HOLD;
-                match self.answer(exchange, Reading { most, ..reading }).await {
+                let is_whole = false;
+                let reading = Reading {
+                    is_whole,
+                    ..reading
+                };
+                match self.answer(exchange, reading).await {
                     Ok((answer, _)) => Verdict::Sibling {
                         answer: self.in_waiting(answer),
                         why,
@@ -240,7 +246,7 @@ impl Source {
                 Ok(Next::Decoded(piece)) => return Ok(Some(piece)),
                 Ok(Next::Wanted) => decoder.take(self.exchange.next_chunk().await?),
                 Ok(Next::End) => return Ok(None),
-                Err(Undecodable) => return Err(Cut::Unusable(CODED.to_owned())),
+                Err(Undecodable) => return Err(Cut::Unusable(BROKEN.to_owned())),
             }
         }
     }
@@ -261,13 +267,23 @@ async fn hold(
     let call = reading.call.filter(|_| is_result);
     let mut glance = call.and_then(result::kind).map(Glance::at);
     let mut body = PayloadBuilder::new(means.budget.open());
+    let (most, mut left) = reading.bounds(decoder.is_some());
     let mut source = Source {
         exchange,
         decoder: decoder.map(Box::new),
     };
     while let Some(chunk) = source.next().await? {
-        if body.len() + chunk.len() > reading.most || body.push(&chunk).is_err() {
-            let rest = passed_on(chunk, source, reading, call.zip(glance)).await;
+        left.take(&chunk)?;
+        if body.len() + chunk.len() > most || body.push(&chunk).is_err() {
+            let watch = call.zip(glance);
+            let watch = watch.map(|(call, glance)| Box::pin(Watch::over(glance, call)));
+            let rest = Streaming {
+                first: Some(chunk),
+                source,
+                left,
+                deadline: reading.deadline,
+                watch: OptionFuture::from(watch).await,
+            };
             let answer = Answer {
                 status,
                 headers,
@@ -294,20 +310,32 @@ async fn hold(
     Ok((answer, glance))
 }
 
-/// What follows of an answer that is too large to hold, from the chunk `first` on. `seen`: of what came before it, in
-/// answer to which call.
-async fn passed_on(
-    first: Bytes,
-    source: Source,
-    reading: Reading<'_>,
-    seen: Option<(&Call, Glance)>,
-) -> Streaming {
-    let watch = seen.map(|(call, glance)| Box::pin(Watch::over(glance, call)));
-    Streaming {
-        first: Some(first),
-        source,
-        deadline: reading.deadline,
-        watch: OptionFuture::from(watch).await,
+/// Bytes that may still come of an answer.
+struct Left {
+    bytes: usize,
+    /// Of all of it.
+    longest: usize,
+}
+
+impl Left {
+    fn take(&mut self, chunk: &Bytes) -> Result<(), Cut> {
+        let left = self.bytes.checked_sub(chunk.len());
+        self.bytes = left.ok_or_else(|| Cut::Unusable(too_long(self.longest)))?;
+        Ok(())
+    }
+}
+
+impl Reading<'_> {
+    /// How much is held of an answer, and how much may come.
+    fn bounds(self, is_compressed: bool) -> (usize, Left) {
+        let most = if self.is_whole { self.longest } else { HOLD };
+        let longest = if self.is_whole || is_compressed {
+            self.longest
+        } else {
+            usize::MAX
+        };
+        let bytes = longest;
+        (most, Left { bytes, longest })
     }
 }
 
@@ -357,6 +385,7 @@ async fn drain(mut exchange: Exchange, kept: &Kept) -> Vec<u8> {
 struct Streaming {
     first: Option<Bytes>,
     source: Source,
+    left: Left,
     deadline: Instant,
     watch: Option<Watch>,
 }
@@ -364,11 +393,13 @@ struct Streaming {
 #[async_trait]
 impl Rest for Streaming {
     async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        let next = match self.first.take() {
-            Some(first) => Some(first),
-            None => timeout_at(self.deadline, self.source.next())
-                .await
-                .map_err(|_| Cut::TooSlow)??,
+        let next = if let Some(first) = self.first.take() {
+            Some(first)
+        } else {
+            let next = timeout_at(self.deadline, self.source.next()).await;
+            let next = next.map_err(|_| Cut::TooSlow)??;
+            next.iter().try_for_each(|chunk| self.left.take(chunk))?;
+            next
         };
         match &next {
             Some(chunk) => self.watch.iter_mut().for_each(|it| it.see(chunk)),

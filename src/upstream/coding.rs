@@ -2,7 +2,7 @@
 //! can't be read can't be judged, cut or learned from; a front that compresses whatever it passes on does it all the
 //! same. It is taken back while the answer comes, so that what follows knows nothing of it, however long that is.
 //!
-//! What browsers and curl read of gzip and deflate is read: `x-gzip`, several codings, several members one after the
+//! What browsers and curl read of gzip and deflate is read: `x-gzip`, up to three codings, several members one after the
 //! other, zeros behind them, and `deflate` without the frame that it should have (zlib's).
 
 use std::io::{self, BufRead, BufReader, Read};
@@ -26,8 +26,22 @@ const OF_CODED: [&str; 5] = [
 ];
 /// Codings of one answer.
 const MOST: usize = 3;
+/// What is wrong with an answer that is [`Undecodable`].
+pub(super) const BROKEN: &str =
+    "it is compressed, but not as its Content-Encoding says, or it ends early";
 /// Bytes that are decoded at once.
 const PIECE: usize = 64 << 10;
+
+/// What is wrong with an answer with these headers, in which only codings are left that can't be taken back.
+pub(super) fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
+    match headers::codings(headers).count() {
+        0 => None,
+        1..=MOST => Some(
+            "it is compressed in a way that can't be read (Content-Encoding), which gzip and deflate can",
+        ),
+        _ => Some("it is compressed more than 3 times (Content-Encoding)"),
+    }
+}
 
 /// Takes codings back.
 pub(super) struct Decoder {
@@ -240,6 +254,20 @@ mod tests {
         let mut encoder = DeflateEncoder::new(Vec::new(), level);
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_read_says_why() {
+        for (coding, why) in [
+            ("identity", None),
+            ("gzip, br", Some("can't be read")),
+            ("gzip, gzip, gzip, gzip", Some("more than 3 times")),
+        ] {
+            let headers = (header::CONTENT_ENCODING, coding.parse().unwrap());
+            let told = unreadable(&HeaderMap::from_iter([headers]));
+            assert_eq!(told.is_some(), why.is_some(), "{coding}");
+            assert!(told.unwrap_or_default().contains(why.unwrap_or_default()));
+        }
     }
 
     /// What is read of `body`, which comes in chunks of this `size`. `coding` in lines.

@@ -16,16 +16,13 @@ use gpu_bridge_wire::openai::{
 use http::{HeaderName, Method, StatusCode};
 
 use super::request::Request;
-use super::result::{CODED, not_held, unusable};
-use super::{Doubt, Target, Verdict};
+use super::result::{longest, unusable};
+use super::{Doubt, Target, Verdict, coding};
 use crate::budget::{Budget, Exhausted};
 use crate::config::OpenAi;
 use crate::headers;
 use crate::message::{Answer, Call, Payload};
 
-/// The most bytes of an answer for each text: twice what the largest models' 4,096 numbers take, at 25
-/// characters for each.
-const MOST_FOR_A_TEXT: usize = 200 << 10;
 /// Bytes of an error that are read: all that anybody says in words.
 const MOST_WORDS: usize = 64 << 10;
 const TOKENS: HeaderName = HeaderName::from_static(TOKENS_HEADER);
@@ -147,14 +144,14 @@ pub(super) fn head(target: &Target, call: &Call) -> Request {
 
 impl Asked {
     /// The most bytes that an answer may have.
-    pub(super) fn most(&self) -> usize {
-        self.wanted.texts.saturating_mul(MOST_FOR_A_TEXT)
+    pub(super) fn longest(&self) -> usize {
+        longest(self.wanted.texts)
     }
 
-    /// How the attempt ended, in the words of `/embed`. `most`: bytes of an answer that could be held.
-    pub(super) async fn restated(self, verdict: Verdict, most: usize, budget: &Budget) -> Verdict {
+    /// How the attempt ended, in the words of `/embed`. All of an answer is held, if there is room.
+    pub(super) async fn restated(self, verdict: Verdict, budget: &Budget) -> Verdict {
         match verdict {
-            Verdict::Deliver(answer) if answer.rest.is_some() => not_held(&answer, most, budget),
+            Verdict::Deliver(answer) if answer.rest.is_some() => Exhausted.into(),
             Verdict::Deliver(answer) => self.result(answer, budget).await,
             Verdict::Sibling { answer, why } => complaint(&answer, why, budget),
             other => other,
@@ -162,8 +159,8 @@ impl Asked {
     }
 
     async fn result(self, answer: Answer, budget: &Budget) -> Verdict {
-        if headers::is_coded(&answer.headers) {
-            return unusable(CODED, budget);
+        if let Some(why) = coding::unreadable(&answer.headers) {
+            return unusable(why, budget);
         }
         // For the answer in one piece, and for what it becomes.
         let mut held = budget.open();

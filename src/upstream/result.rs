@@ -7,11 +7,16 @@ use gpu_bridge_wire::ErrorBody;
 use gpu_bridge_wire::items::{Glance, Kind, count};
 use http::StatusCode;
 
-use super::{Doubt, Verdict};
-use crate::budget::{Budget, Exhausted};
-use crate::headers;
+use super::{Doubt, Verdict, coding};
+use crate::budget::Budget;
 use crate::message::{Answer, Call};
 
+/// Answers up to this size are held whole. The largest legal one, 100 embeddings of 4,096 numbers,
+/// is about 9 MB.
+pub(super) const HOLD: usize = 16 << 20;
+/// The most bytes of an answer for each item: twice what the largest models' 4,096 numbers take, at 25
+/// characters for each.
+const MOST_FOR_AN_ITEM: usize = 200 << 10;
 /// The longest body that is looked at for a list of no items.
 const SHORT: usize = 4 << 10;
 
@@ -26,6 +31,18 @@ pub(super) fn kind(call: &Call) -> Option<Kind> {
     kind.filter(|kind| call.demand.work.items > 0 || is_for_none(kind))
 }
 
+/// The most bytes that an answer for so many items may have where its host pays for few of them, since they come
+/// compressed, or we for all, since it must be held whole. Blanks that compress a thousand times, and long texts beside
+/// the numbers, are no result then.
+pub(super) fn longest(items: usize) -> usize {
+    items.saturating_mul(MOST_FOR_AN_ITEM).max(HOLD)
+}
+
+/// What is wrong with one that is longer.
+pub(super) fn too_long(longest: usize) -> String {
+    format!("it has more than {longest} bytes, and no result for so many items has")
+}
+
 /// What becomes of an `answer` to `call`. `glance`: has seen it, which is in no coding then.
 pub(super) fn judged(
     answer: Answer,
@@ -37,29 +54,17 @@ pub(super) fn judged(
     let Some(kind) = kind else {
         return Verdict::Deliver(answer);
     };
-    let is_coded = glance.is_none() && headers::is_coded(&answer.headers);
-    match answer.rest {
-        _ if is_coded => return unusable(CODED, budget),
-        Some(_) => return Verdict::Deliver(answer),
-        None => {}
+    let coded = coding::unreadable(&answer.headers).filter(|_| glance.is_none());
+    if let Some(why) = coded {
+        return unusable(why, budget);
+    }
+    if answer.rest.is_some() {
+        return Verdict::Deliver(answer);
     }
     let glance = glance.unwrap_or_else(|| glance_at(kind, &answer));
     match fault(glance, kind, call) {
         None => Verdict::Deliver(answer),
         Some(why) => unusable(&why, budget),
-    }
-}
-
-/// What is wrong with an answer that can't be read.
-pub(super) const CODED: &str =
-    "it is compressed (Content-Encoding) in a way that can't be read, which gzip and deflate can";
-
-/// Instead of an answer that can't be used since it is not held.
-pub(super) fn not_held(answer: &Answer, most: usize, budget: &Budget) -> Verdict {
-    if answer.body.len() < most / 2 {
-        Exhausted.into()
-    } else {
-        unusable("it is far too long", budget)
     }
 }
 
@@ -258,7 +263,8 @@ mod tests {
             coded
         };
         let right = r#"{"embeddings":[[1],[2]]}"#;
-        assert_eq!(fault(coded("br", right), &two).as_deref(), Some(CODED));
+        let told = fault(coded("br", right), &two);
+        assert!(told.unwrap().contains("can't be read"));
         for uncoded in ["identity", "Identity, identity"] {
             assert_eq!(fault(coded(uncoded, right), &two), None, "as it is");
         }

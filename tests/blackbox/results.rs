@@ -136,10 +136,14 @@ async fn a_host_that_compresses_unasked_is_read_and_judged() {
         (coded(200, "gzip", fewer), "2 were asked for"),
         (
             coded(200, "gzip", good[..good.len() / 2].to_vec()),
-            "compressed",
+            "it ends early",
         ),
-        (coded(200, "br", good.clone()), "compressed"),
-        (coded(200, "gzip", b"[[1],[2]]".to_vec()), "compressed"),
+        (coded(200, "br", good.clone()), "can't be read"),
+        (coded(200, "gzip", b"[[1],[2]]".to_vec()), "not as its"),
+        (
+            coded(200, "gzip, gzip, gzip, gzip", good.clone()),
+            "more than 3 times",
+        ),
     ] {
         host.set(wrong);
         let detail = ask(&client, &texts).await.assert_error(502);
@@ -153,6 +157,41 @@ async fn a_host_that_compresses_unasked_is_read_and_judged() {
         assert_eq!((reply.status.as_u16(), reply.json()), (200, right(&texts)));
     }
     assert!(proxy.attempts("host", "unusable").await >= 1);
+}
+
+/// Whatever it holds beside them: a few bytes may become many, and what is translated is held as a whole.
+#[tokio::test]
+async fn what_is_far_longer_than_any_result_is_asked_for_elsewhere() {
+    let long = right(&["one"]).to_string() + &" ".repeat(20 << 20);
+    let bomb = gzip_of(long.as_bytes());
+    let plain = Behaviour::Answer(Answer::result(&long));
+    let once = coded(200, "gzip", bomb.clone());
+    let twice = coded(200, "gzip, gzip", gzip_of(&bomb));
+    let asked = json!({"model": "sim", "texts": ["one"]});
+    let asked_openai = json!({"model": "sim", "input": "one"});
+    for (path, body, behaviour) in [
+        ("/v1/embeddings", &asked_openai, plain),
+        ("/embed", &asked, once.clone()),
+        ("/embed", &asked, twice),
+    ] {
+        let hosts = ["long", "good"].map(|name| sim_host(name).start());
+        let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
+        hosts[0].set(behaviour);
+        for _ in 0..4 {
+            let reply = proxy.client().post(path, body).await;
+            assert_eq!((reply.status.as_u16(), reply.served_by()), (200, "good"));
+        }
+        assert!(proxy.failed_attempts("long").await >= 1, "{path}");
+    }
+
+    // What has come of it is passed on by then.
+    let host = sim_host("host").start();
+    let proxy = without_memory(&[&host]).await;
+    host.set(once);
+    let request = proxy.client().request(Method::POST, "/embed");
+    let response = request.json(&asked).send().await.unwrap();
+    assert!(response.bytes().await.is_err());
+    proxy.logs("and no result for so many items has").await;
 }
 
 #[tokio::test]
