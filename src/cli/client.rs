@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
-use url::Url;
+use url::{Host, Url};
 
 use super::failure::Failure;
 use crate::admin::access::MARK;
@@ -33,11 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_ANSWER: usize = 64 << 20;
 const OF_ARGUMENT: &str = "is it running, and is --admin right?";
 const OF_FILE: &str = "is it running? If admin.address has changed since it started, it still listens at the old one: \
-                       name that with --admin, without --config";
+                       name that with --admin";
 const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
 /// admin address says more.
 const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"];
+const VARIABLE: &str = "GPU_BRIDGE_ADMIN";
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -50,10 +51,11 @@ struct NoAddress;
 /// Which proxy is meant, and what lets us in.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Where {
-    /// The proxy's admin address; `127.0.0.1:9765` unless set.
-    #[arg(long, value_name = "HOST:PORT", env = "GPU_BRIDGE_ADMIN")]
+    /// The proxy's admin address. Without it, that of --config, else what `GPU_BRIDGE_ADMIN` says, else
+    /// `127.0.0.1:9765`.
+    #[arg(long, value_name = "HOST:PORT")]
     admin: Option<String>,
-    /// Take the admin address and its key from this configuration instead.
+    /// Take the admin address and its key from this configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A file that holds the admin key, which may also stand in `GPU_BRIDGE_ADMIN_KEY`.
@@ -71,32 +73,42 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Finds out where the proxy is and which key it wants. `variable` is that with the key, if set.
-    pub(super) fn new(place: Where, variable: Option<OsString>) -> Result<Self, Failure> {
+    /// Finds out where the proxy is and which key it wants, with the environment variables that `lookup` tells. What
+    /// the command line says goes before what the file does, and that before a variable.
+    fn new(
+        place: Where,
+        lookup: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, Failure> {
         let given = given_key(
             ("--admin-key-file", place.admin_key_file),
-            (KEY_VARIABLE, variable),
+            (KEY_VARIABLE, lookup(KEY_VARIABLE)),
         )?;
-        let Some(file) = place.config else {
-            let authority = authority(place.admin.as_deref().unwrap_or(DEFAULT_ADMIN))?;
-            return Ok(Self {
-                authority,
-                key: given,
-                hint: OF_ARGUMENT,
-            });
-        };
+        let explicit = place.admin.as_deref().map(|it| authority("--admin", it));
+        let explicit = explicit.transpose()?;
         // Whatever else is in it, a variable that is set for the proxy only.
-        let admin = config::load_admin(&file, &super::variable)?;
+        let load = |file: PathBuf| config::load_admin(&file, &super::variable);
+        let (found, key) = match place.config.map(load).transpose()? {
+            Some(admin) => (Some(reachable(admin.address).to_string()), admin.key),
+            None => (None, None),
+        };
+        let hint = match (&explicit, &found) {
+            (None, Some(_)) => OF_FILE,
+            _ => OF_ARGUMENT,
+        };
+        let authority = match explicit.or(found) {
+            Some(authority) => authority,
+            None => usual(lookup(VARIABLE))?,
+        };
         Ok(Self {
-            authority: reachable(admin.address).to_string(),
-            key: given.or(admin.key),
-            hint: OF_FILE,
+            authority,
+            key: given.or(key),
+            hint,
         })
     }
 
     /// As from the environment of this process.
     pub(super) fn from_environment(place: Where) -> Result<Self, Failure> {
-        Self::new(place, std::env::var_os(KEY_VARIABLE))
+        Self::new(place, std::env::var_os)
     }
 
     /// Asks for `path` and reads the answer, with every text in it fit to be shown.
@@ -260,9 +272,23 @@ pub(super) fn given_key(
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
 }
 
-/// `HOST:PORT` of what may be written as a URL, or without a port.
-fn authority(text: &str) -> Result<String, Failure> {
-    let usage = |why: &str| Failure::Usage(format!("--admin {why}; write e.g. 127.0.0.1:9765"));
+/// Where the proxy is if neither the command line nor a file says so. One that is empty is not set.
+fn usual(variable: Option<OsString>) -> Result<String, Failure> {
+    let Some(text) = variable.filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_ADMIN.to_owned());
+    };
+    let text = text.into_string();
+    let text = text.map_err(|_| Failure::Usage(format!("{VARIABLE} is not text")))?;
+    authority(VARIABLE, &text)
+}
+
+/// `HOST:PORT` of what may be written as a URL, or without a port. `option`: where it is written.
+fn authority(option: &str, text: &str) -> Result<String, Failure> {
+    let usage = |why: &str| {
+        Failure::Usage(format!(
+            "{option} {why}; write HOST:PORT, e.g. {DEFAULT_ADMIN}"
+        ))
+    };
     let (rest, default) = match text.trim().split_once("://") {
         Some(("http", rest)) => (rest, 80),
         Some(("https", _)) => return Err(usage("takes plain HTTP, not https")),
@@ -285,6 +311,10 @@ fn authority(text: &str) -> Result<String, Failure> {
         return Err(usage("holds no key; give it with --admin-key-file"));
     }
     let host = url.host_str().ok_or_else(|| usage("names no host"))?;
+    // `41433` is read as 0.0.161.217.
+    if matches!(url.host(), Some(Host::Ipv4(_))) && !rest.starts_with(host) {
+        return Err(usage("is a number, and no address"));
+    }
     let written = rest
         .rsplit_once(':')
         .filter(|(_, port)| !port.contains(']'));
@@ -298,7 +328,7 @@ mod tests {
 
     #[test]
     fn ways_to_write_the_admin_address() {
-        let authority = |text: &str| authority(text).ok();
+        let authority = |text: &str| authority("--admin", text).ok();
         for (text, expected) in [
             ("127.0.0.1:9765", "127.0.0.1:9765"),
             ("http://127.0.0.1:9765", "127.0.0.1:9765"),
@@ -322,8 +352,38 @@ mod tests {
             "",
             "a b",
             "proxy:99999",
+            "41433",
+            "127.1:9765",
         ] {
             assert_eq!(authority(bad), None, "{bad}");
+        }
+        let told = super::authority("--admin", "41433").unwrap_err();
+        assert!(told.to_string().contains("write HOST:PORT"), "{told}");
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_that_before_the_environment() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "admin: {address: '127.0.0.1:2'}").unwrap();
+        for (is_given, has_file, variable, expected) in [
+            (true, true, Some("h:3"), "h:1"),
+            (true, false, Some("h:3"), "h:1"),
+            (false, true, Some("h:3"), "127.0.0.1:2"),
+            (false, false, Some("h:3"), "h:3"),
+            (false, false, Some(""), DEFAULT_ADMIN),
+            (false, false, None, DEFAULT_ADMIN),
+        ] {
+            let place = Where {
+                admin: is_given.then(|| "h:1".to_owned()),
+                config: has_file.then(|| file.path().to_owned()),
+                admin_key_file: None,
+            };
+            let lookup = |name| {
+                let value = variable.filter(|_| name == VARIABLE);
+                value.map(OsString::from)
+            };
+            let client = Client::new(place, lookup).ok().unwrap();
+            assert_eq!(client.authority, expected);
         }
     }
 

@@ -9,14 +9,16 @@ mod init;
 mod operate;
 mod table;
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::runtime::Runtime;
 
@@ -167,7 +169,10 @@ enum Command {
 impl Cli {
     /// What the command line of this process says. If that is nothing, the process ends, and says so.
     pub fn given() -> Self {
-        Self::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+        let command = without_empty(Self::command(), |name| std::env::var_os(name));
+        let given = command.try_get_matches();
+        let given = given.and_then(|given| Self::from_arg_matches(&given));
+        given.unwrap_or_else(|error| without_secrets(error).exit())
     }
 
     /// Carries out the command. Failures are told on standard error and by the exit code.
@@ -198,6 +203,22 @@ impl Cli {
         };
         done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS)
     }
+}
+
+/// An environment variable that is empty is taken for one that is not set, as scripts and compose files mean it.
+fn without_empty(
+    command: clap::Command,
+    lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
+) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let value = argument.get_env().and_then(lookup);
+        if value.is_some_and(|value| value.is_empty()) {
+            argument.env(Resettable::Reset)
+        } else {
+            argument
+        }
+    });
+    command.mut_subcommands(|command| without_empty(command, lookup))
 }
 
 /// Without values that may be secrets, in the place of others; the options are named.
@@ -340,6 +361,18 @@ mod tests {
     #[test]
     fn the_description_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_that_is_empty_is_not_set() {
+        let named = |is_empty| {
+            let value = move |_: &OsStr| Some(OsString::from(if is_empty { "" } else { "x" }));
+            let command = without_empty(Cli::command(), value);
+            let commands = command.get_subcommands();
+            let named = commands.flat_map(clap::Command::get_arguments);
+            named.filter(|it| it.get_env().is_some()).count()
+        };
+        assert_eq!((named(false), named(true)), (2, 0));
     }
 
     #[test]
