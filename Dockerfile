@@ -91,11 +91,12 @@ ENTRYPOINT ["gpu-bridge-backend"]
 
 # Mount the configuration at /etc/gpu-bridge/gpu-bridge.yaml. Healthy means that it lives: whether a
 # host can serve (`gpu-bridge health --ready`) no restart of the proxy can mend; it would only lose the
-# requests that wait.
+# requests that wait. It is asked at GPU_BRIDGE_ADMIN, by default 127.0.0.1:9765, and not where the file
+# says, which may be edited, refused or half written while the proxy serves on.
 FROM runtime AS proxy
 COPY --from=proxy-build /gpu-bridge /usr/local/bin/
 EXPOSE 8765 9765
 HEALTHCHECK --interval=10s --timeout=6s --start-period=10s \
-    CMD ["gpu-bridge", "health", "--config", "/etc/gpu-bridge/gpu-bridge.yaml"]
+    CMD ["gpu-bridge", "health"]
 ENTRYPOINT ["gpu-bridge"]
 CMD ["serve", "--config", "/etc/gpu-bridge/gpu-bridge.yaml"]

@@ -66,6 +66,10 @@ class Dockerfile(unittest.TestCase):
             self.assertRegex(text, r'CMD \["gpu-bridge(-backend)?", "health"', name)
             self.assertIn("ENTRYPOINT [", text, name)
 
+    def test_the_proxy_is_well_whatever_its_file_says_meanwhile(self):
+        check = re.search(r'HEALTHCHECK[^[]*CMD (\[.*\])', self.stages()["proxy"][1])
+        self.assertEqual(check[1], '["gpu-bridge", "health"]')
+
     def test_the_linter_is_content(self):
         linter = shutil.which("hadolint")
         if not linter:

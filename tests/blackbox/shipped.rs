@@ -253,6 +253,11 @@ async fn compose_starts_what_there_is() {
             assert!(config("compose").join(source).exists(), "{source}");
         }
     }
+    // So that a reload sees a file that an editor has put in the place of another.
+    assert_eq!(
+        services["proxy"]["volumes"],
+        json!(["./:/etc/gpu-bridge:ro"])
+    );
     // Prometheus finds them there as promtool does here.
     let scraping: Value = serde_yaml::from_str(&read(&config("compose/prometheus.yml"))).unwrap();
     assert_eq!(scraping["rule_files"], json!(["../monitoring/alerts.yml"]));
