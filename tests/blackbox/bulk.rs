@@ -245,6 +245,61 @@ async fn a_text_that_hosts_refuse_is_found_in_its_batch() {
 }
 
 #[tokio::test]
+async fn a_text_on_which_hosts_fail_is_found_in_its_batch() {
+    let fail = Behaviour::For(
+        "text 3",
+        Box::new(Behaviour::answer(500, "no: text 3")),
+        Box::new(Behaviour::Serve),
+    );
+    let host = sim_host("host").behaving(fail).start();
+    let scene = Scene::new(&host.url());
+    write_rows(&scene.folder.path().join("in"), 7);
+    let (code, told) = scene.run(&["--keep-going"]).await;
+    assert_eq!(code, Some(1));
+    assert!(told.contains("1 rows were refused"), "{told}");
+    let written = scene.written();
+    let failed = written.iter().filter(|row| row["embedding"].is_null());
+    let failed: Vec<_> = failed.map(|row| (&row["line"], &row["error"])).collect();
+    let why = json!("500: the hosts fail, each time it is asked for");
+    assert_eq!((written.len(), failed), (7, vec![(&json!(3), &why)]));
+
+    // All texts alike: it is the hosts.
+    host.set(Behaviour::answer(500, "broken"));
+    write_rows(&scene.folder.path().join("in"), 9);
+    let (code, told) = scene.run(&["--keep-going"]).await;
+    assert_eq!((code, scene.written().len()), (Some(1), 7));
+    assert!(told.contains("all texts are refused alike: 500"), "{told}");
+}
+
+#[tokio::test]
+async fn a_finished_file_is_of_one_model() {
+    let host = sim_host("host").start();
+    let scene = Scene::new(&host.url());
+    write_rows(&scene.folder.path().join("in"), 3);
+    assert_eq!(scene.run(&[]).await.0, Some(0));
+    for (model, expected) in [("other", Some(1)), ("owner/sim", Some(0))] {
+        let mut command = scene.command();
+        command.args(["--model", model]);
+        let (code, told) = Scene::outcome(command).await;
+        assert_eq!(code, expected, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_of_somebody_else_s_is_not_cut_off() {
+    let host = sim_host("host").start();
+    let scene = Scene::new(&host.url());
+    let foreign = r#"{"line":1,"text":"mine"}"#;
+    scene.set_output(foreign);
+    let (code, told) = scene.run(&[]).await;
+    assert_eq!((code, scene.output().as_str()), (Some(1), foreign));
+    assert!(told.contains("name another file"), "{told}");
+    scene.set_output(r#"{"line":1,"text_sha256":"#);
+    assert_eq!(scene.run(&[]).await.0, Some(0));
+    scene.assert_whole();
+}
+
+#[tokio::test]
 async fn others_go_before_what_runs_in_the_background() {
     let host = sim_host("host")
         .slots(1)

@@ -28,6 +28,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_mins(10);
 /// Between tries, unless the proxy says otherwise: at first, and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// So often in a row is a text asked for that hosts fail on before it is asked for in smaller company.
+const MOST_FAILURES: u32 = 3;
+/// Of a text on which hosts fail, without their words, which may repeat it.
+const FAILING: &str = "500: the hosts fail, each time it is asked for";
 /// However long the proxy says.
 const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 /// Of RFC 9218: for what runs in the background.
@@ -73,6 +77,8 @@ struct Told {
 enum Next {
     /// The rows are at fault, or one of them is.
     Blame(StatusCode, String),
+    /// The rows may be at fault, or the hosts.
+    Doubt(String),
     /// It may get better; at the earliest after this time, if the proxy said so.
     Repeat(String, Option<Duration>),
     /// It can't get better by itself.
@@ -138,6 +144,7 @@ impl Asker {
     ) -> Result<Result<(Origin, Vec<Box<RawValue>>), (StatusCode, String)>, Failure> {
         let until = Instant::now() + self.patience;
         let mut pause = PAUSES[0];
+        let mut failures = 0;
         loop {
             let answer = timeout_at(until, self.once(rows)).await;
             let late = || Err(Next::Repeat("no whole answer has come".to_owned(), None));
@@ -145,6 +152,13 @@ impl Asker {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Next::Blame(status, why)) => return Ok(Err((status, why))),
                 Err(Next::Stop(why)) => return Err(Failure::Failed(why)),
+                Err(Next::Doubt(_)) if failures + 1 == MOST_FAILURES => {
+                    return Ok(Err((StatusCode::INTERNAL_SERVER_ERROR, FAILING.to_owned())));
+                }
+                Err(Next::Doubt(why)) => {
+                    failures += 1;
+                    (why, None)
+                }
                 Err(Next::Repeat(why, after)) => (why, after),
             };
             // Those that wait together should not come together.
@@ -304,6 +318,7 @@ fn next(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Next {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
             Next::Repeat(why, after.map(Duration::from_secs))
         }
+        StatusCode::INTERNAL_SERVER_ERROR => Next::Doubt(why),
         status if status.is_server_error() => Next::Repeat(why, after.map(Duration::from_secs)),
         StatusCode::UNAUTHORIZED => Next::Stop(format!(
             "the proxy answers {why} (--key-file FILE or GPU_BRIDGE_KEY)"
@@ -350,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_an_answer_leads_to() {
-        let table: [(u16, Option<&str>, Next); 8] = [
+        let table: [(u16, Option<&str>, Next); 9] = [
             (400, None, blame(400, "why")),
             (413, None, blame(413, "why")),
             (422, None, blame(422, "why")),
@@ -371,7 +386,8 @@ mod tests {
                 None,
                 Next::Stop("the proxy answers 307: why".to_owned()),
             ),
-            (500, None, Next::Repeat("500: why".to_owned(), None)),
+            (500, None, Next::Doubt("500: why".to_owned())),
+            (502, None, Next::Repeat("502: why".to_owned(), None)),
             (
                 503,
                 Some("7"),

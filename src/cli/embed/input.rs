@@ -22,20 +22,24 @@ pub(super) struct Batch {
 pub(super) struct Batches<'a> {
     input: BufReader<File>,
     order: &'a Embed,
+    /// Read, and not given out yet.
+    ahead: Option<Row>,
     line: u64,
     /// Bytes that have been read.
     pub(super) end: u64,
 }
 
 impl<'a> Batches<'a> {
-    /// All of it, and its size in bytes.
-    pub(super) fn open(order: &'a Embed) -> Result<(Self, u64), Failure> {
+    /// All of it, and its size in bytes, which a pipe does not tell.
+    pub(super) fn open(order: &'a Embed) -> Result<(Self, Option<u64>), Failure> {
         let failed = |error| Failure::of_file(&order.input, &error);
         let input = File::open(&order.input).map_err(failed)?;
-        let size = input.metadata().map_err(failed)?.len();
+        let metadata = input.metadata().map_err(failed)?;
+        let size = metadata.is_file().then_some(metadata.len());
         let batches = Self {
             input: BufReader::new(input),
             order,
+            ahead: None,
             line: 0,
             end: 0,
         };
@@ -63,6 +67,9 @@ impl<'a> Batches<'a> {
                 None => shown.refused += 1,
             }
         }
+        self.ahead = self.next_row()?;
+        let next = self.ahead.as_ref();
+        output.cut_off(|rest| next.is_some_and(|row| row.has_begun(rest)))?;
         Ok(shown)
     }
 
@@ -84,6 +91,9 @@ impl<'a> Batches<'a> {
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, Failure> {
+        if let Some(row) = self.ahead.take() {
+            return Ok(Some(row));
+        }
         while let Some(line) = self.next_line()? {
             let row = Row::read(self.line, &line, &self.order.field);
             let row = row.map_err(|bad| self.order.bad_line(self.line, &bad.to_string()))?;

@@ -13,11 +13,14 @@ mod output;
 mod progress;
 mod rows;
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use gpu_bridge_wire::openai::is_same_model;
 use http::StatusCode;
 use url::Url;
 
@@ -28,8 +31,11 @@ use self::progress::Progress;
 use self::rows::{Origin, Row};
 use super::client;
 use super::failure::Failure;
+use crate::config;
 
 const KEY_VARIABLE: &str = "GPU_BRIDGE_KEY";
+/// A file with the certificates of authorities, instead of the system's.
+const AUTHORITIES: &str = "SSL_CERT_FILE";
 
 /// What to embed, and where.
 #[derive(Args, Debug)]
@@ -45,7 +51,8 @@ pub(super) struct Embed {
         long,
         env = "GPU_BRIDGE_URL",
         hide_env_values = true,
-        default_value = "http://127.0.0.1:8765"
+        default_value = "http://127.0.0.1:8765",
+        value_parser = url
     )]
     url: Url,
     /// A file that holds the key, which may also stand in `GPU_BRIDGE_KEY`.
@@ -94,13 +101,18 @@ pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
         ("--key-file", order.key_file.clone()),
         (KEY_VARIABLE, std::env::var_os(KEY_VARIABLE)),
     )?;
+    let address = address(&order.url)?;
+    if address.scheme() == "https" {
+        authorities_are_there(std::env::var_os(AUTHORITIES))?;
+    }
     let (mut batches, size) = Batches::open(order)?;
     let mut output = Output::open(&order.output)?;
     let shown = batches.pass_over(&mut output)?;
+    order.refuse_another_model(shown.origin.as_ref())?;
     let before = shown.origin.clone();
     let (model, space) = before.map_or((None, None), |it| (Some(it.model), it.space));
     let asker = Asker::new(
-        address(&order.url)?,
+        address,
         key,
         order.model.clone().or(model),
         order.patience,
@@ -148,8 +160,8 @@ impl Sink<'_> {
     }
 
     fn write(&mut self, batch: &Batch, found: Vec<Found>) -> Result<(), Failure> {
-        if self.shown.origin.is_none()
-            && let Some(why) = refused_alike(&found)
+        if let Some((status, why)) = refused_alike(&found)
+            && (self.shown.origin.is_none() || status.is_server_error())
         {
             let text = format!("all texts are refused alike: {why}; none of them may be at fault");
             return Err(Failure::Failed(text));
@@ -186,15 +198,19 @@ impl Sink<'_> {
     }
 }
 
-/// Why, if all of several are, by what may be about something else: 400 is said of anything.
-fn refused_alike(found: &[Found]) -> Option<&str> {
+/// Why, if all of several are, or one without company, by what may be about something else: 400 is said of anything,
+/// and by 500 each text is blamed only beside others that are well.
+fn refused_alike(found: &[Found]) -> Option<(StatusCode, &str)> {
     let mut whys = found.iter().map(|found| match found {
-        Found::Refused(StatusCode::BAD_REQUEST, why) => Some(why.as_str()),
+        Found::Refused(
+            status @ (StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR),
+            why,
+        ) => Some((*status, why.as_str())),
         Found::Refused(..) | Found::Vector(..) => None,
     });
     let first = whys.next()??;
-    let is_alike = found.len() > 1 && whys.all(|why| why == Some(first));
-    is_alike.then_some(first)
+    let is_alike = whys.all(|why| why == Some(first));
+    (is_alike && (found.len() > 1 || first.0.is_server_error())).then_some(first)
 }
 
 impl Shown {
@@ -233,6 +249,18 @@ impl Embed {
         Ok(())
     }
 
+    /// One that is finished would be taken for done, though it is of another.
+    fn refuse_another_model(&self, before: Option<&Origin>) -> Result<(), Failure> {
+        let both = self.model.as_deref().zip(before);
+        let other = both.filter(|(wanted, it)| !is_same_model(wanted, &it.model));
+        other.map_or(Ok(()), |(_, before)| {
+            let output = self.output.display();
+            Err(Failure::Failed(format!(
+                "{output}: its vectors are of {before}, not of what --model names; name another file"
+            )))
+        })
+    }
+
     fn bad_line(&self, line: u64, why: &str) -> Failure {
         Failure::Failed(format!("{}: line {line}: {why}", self.input.display()))
     }
@@ -241,6 +269,29 @@ impl Embed {
 /// Nothing of what is no time is repeated.
 fn patience(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "it is no time; write e.g. 90s or 10m")
+}
+
+/// An address and a port can be meant in one way only. Nothing of another text is repeated.
+fn url(text: &str) -> Result<Url, &'static str> {
+    let bad = "it is no URL; write e.g. http://127.0.0.1:8765";
+    if text.contains("://") {
+        return text.parse().map_err(|_| bad);
+    }
+    let port = text.trim_end_matches('/').rsplit_once(':');
+    port.and_then(|(_, port)| port.parse::<u16>().ok())
+        .ok_or(bad)?;
+    format!("http://{text}").parse().map_err(|_| bad)
+}
+
+/// Systems' authorities would be trusted instead, silently.
+fn authorities_are_there(file: Option<OsString>) -> Result<(), Failure> {
+    let opened = file.map(File::open).transpose();
+    opened.map(drop).map_err(|error| {
+        let why = config::no_file(&error);
+        Failure::Usage(format!(
+            "{AUTHORITIES} {why}; write the path of one with certificates"
+        ))
+    })
 }
 
 /// Of `/embed` at `url`.
@@ -256,14 +307,84 @@ fn address(url: &Url) -> Result<Url, Failure> {
         ));
     }
     let place = url.path().trim_end_matches('/');
-    // As OpenAI's clients are told it.
-    if place.ends_with("/v1") {
-        return Err(usage("is the proxy's own, without /v1"));
+    // As OpenAI's clients are told it, or in full.
+    for added in ["/v1", "/v1/embeddings", "/embed"] {
+        if place.ends_with(added) {
+            return Err(usage(&format!("is the proxy's own, without {added}")));
+        }
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(usage("takes nothing behind ? or #"));
     }
     let path = format!("{place}/embed");
     let mut url = url.clone();
     url.set_path(&path);
-    url.set_query(None);
-    url.set_fragment(None);
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_write_the_url() {
+        let read = |text: &str| match url(text) {
+            Ok(url) => address(&url).map_err(|failure| failure.to_string()),
+            Err(why) => Err(why.to_owned()),
+        };
+        for (text, expected) in [
+            ("127.0.0.1:8765", "http://127.0.0.1:8765/embed"),
+            ("localhost:8765/", "http://localhost:8765/embed"),
+            (
+                "https://gpu.example/pool/",
+                "https://gpu.example/pool/embed",
+            ),
+        ] {
+            assert_eq!(read(text).unwrap().as_str(), expected);
+        }
+        for (text, why) in [
+            ("http://h:1/v1", "without /v1;"),
+            ("http://h:1/v1/embeddings", "without /v1/embeddings;"),
+            ("http://h:1/embed/", "without /embed;"),
+            ("http://h:1/?key=1", "nothing behind ?"),
+            ("localhost", "it is no URL"),
+            ("ftp://h:1", "no address of a proxy"),
+        ] {
+            let told = read(text).unwrap_err();
+            assert!(told.contains(why), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_authorities_that_is_not_there_is_told() {
+        assert!(authorities_are_there(None).is_ok());
+        let told = authorities_are_there(Some("/no/such/file".into())).unwrap_err();
+        let told = told.to_string();
+        assert!(told.starts_with("SSL_CERT_FILE names a file"), "{told}");
+    }
+
+    #[test]
+    fn a_text_is_blamed_for_an_error_of_hosts_only_beside_others_that_are_well() {
+        let refused =
+            |status: u16| Found::Refused(StatusCode::from_u16(status).unwrap(), "why".to_owned());
+        let vector = || {
+            let origin = Origin {
+                model: "m".to_owned(),
+                dimensions: 1,
+                space: None,
+            };
+            Found::Vector(origin, serde_json::from_str("[1]").unwrap())
+        };
+        for (found, is_alike) in [
+            (vec![refused(500)], true),
+            (vec![refused(500), refused(500)], true),
+            (vec![refused(500), vector()], false),
+            (vec![vector(), refused(500)], false),
+            (vec![refused(400)], false),
+            (vec![refused(400), refused(400)], true),
+            (vec![refused(422), refused(422)], false),
+        ] {
+            assert_eq!(refused_alike(&found).is_some(), is_alike);
+        }
+    }
 }

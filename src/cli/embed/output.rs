@@ -12,8 +12,6 @@ use crate::cli::failure::Failure;
 const AT_RISK: Duration = Duration::from_secs(1);
 /// How much is read at once.
 const STEP: usize = 256 << 10;
-/// How each line begins.
-const FIRST: &[u8] = br#"{"line":"#;
 /// A line with the longest vector and the longest `id` is far below.
 const LONGEST_LINE: u64 = 64 << 20;
 
@@ -56,7 +54,7 @@ impl Output {
         })
     }
 
-    /// What its next line says; `None` after the last. What follows that was begun and not written, and is cut off.
+    /// What its next line says; `None` after the last. What follows that is to be [cut off](Self::cut_off).
     pub(super) fn next(&mut self) -> Result<Option<Written<'_>>, Failure> {
         let failed = |error| Failure::of_file(&self.path, &error);
         self.line.clear();
@@ -66,19 +64,29 @@ impl Output {
         if self.line.ends_with(b"\n") {
             self.lines += 1;
             self.end += read;
-            let written = serde_json::from_slice(&self.line);
-            return written
-                .map(Some)
-                .map_err(|_| not_ours(&self.path, self.lines));
+            let written = serde_json::from_slice(&self.line).ok();
+            let written = written.filter(Written::is_whole);
+            return match written {
+                Some(written) => Ok(Some(written)),
+                None => Err(not_ours(&self.path, self.lines)),
+            };
         }
-        // Of a process that was killed at its first line, if there is none before.
-        let begin = self.line.get(..FIRST.len()).unwrap_or(&self.line);
-        if read == LONGEST_LINE || (self.lines == 0 && !FIRST.starts_with(begin)) {
+        if read == LONGEST_LINE {
             return Err(not_ours(&self.path, self.lines + 1));
         }
+        Ok(None)
+    }
+
+    /// Cuts off what follows the last whole line, of a process that was killed. Nobody else has written it if the
+    /// lines before are ours; if there are none, `is_ours` tells.
+    pub(super) fn cut_off(&mut self, is_ours: impl FnOnce(&[u8]) -> bool) -> Result<(), Failure> {
+        if self.lines == 0 && !self.line.is_empty() && !is_ours(&self.line) {
+            return Err(not_ours(&self.path, 1));
+        }
+        let failed = |error| Failure::of_file(&self.path, &error);
         self.file.get_mut().set_len(self.end).map_err(failed)?;
         self.file.seek(SeekFrom::Start(self.end)).map_err(failed)?;
-        Ok(None)
+        Ok(())
     }
 
     /// Appends whole lines.
@@ -123,6 +131,10 @@ mod tests {
             lines += 1;
             assert_eq!((written.line, written.embedding.is_some()), (3, true));
         }
+        let begun = br#"{"line":1,"text_sha256":"#;
+        output
+            .cut_off(|rest| begun.starts_with(rest))
+            .map_err(words)?;
         output.append(b"next\n").unwrap();
         let now = std::fs::read_to_string(file.path()).unwrap();
         Ok((lines, now))
@@ -141,7 +153,7 @@ mod tests {
                 2,
                 format!("{LINE}{long}\n{LINE}\n"),
             ),
-            ("{\"line\":1,\"te".to_owned(), 0, String::new()),
+            ("{\"line\":1,\"text_s".to_owned(), 0, String::new()),
             ("{\"l".to_owned(), 0, String::new()),
         ] {
             let (found, now) = opened(&content).unwrap();
@@ -154,6 +166,8 @@ mod tests {
     fn what_is_not_ours_stays_as_it_is() {
         for content in [
             "my thesis",
+            "{\"line\":1,\"text\":\"mine\"}",
+            &LINE.replace("[1,2]", "null").replace('}', "}\n"),
             "my\nthesis\n",
             "[1]\n",
             "\n\n",

@@ -14,7 +14,8 @@ const BAR: &str = "{wide_bar} {percent} %  {msg}  {eta} left";
 /// See the module.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    size: u64,
+    /// Of the input, if it is known.
+    size: Option<u64>,
     rows: u64,
     since: Instant,
     told: Instant,
@@ -22,9 +23,10 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Of an input of `size` bytes, of which so many were done `before`.
-    pub(super) fn new(size: u64, before: u64) -> Self {
+    pub(super) fn new(size: Option<u64>, before: u64) -> Self {
         let style = ProgressStyle::with_template(BAR).ok();
-        let bar = style.filter(|_| stderr().is_terminal()).map(|style| {
+        let style = style.filter(|_| stderr().is_terminal());
+        let bar = size.zip(style).map(|(size, style)| {
             let bar = ProgressBar::new(size).with_style(style);
             bar.set_position(before);
             bar.reset_eta();
@@ -52,8 +54,7 @@ impl Progress {
             bar.set_position(end);
         } else if self.told.elapsed() >= TOLD_EVERY {
             self.told = Instant::now();
-            let percent = end.saturating_mul(100) / self.size.max(1);
-            tell(&format!("{percent} %, {}", self.words()));
+            tell(&(share(end, self.size) + &self.words()));
         }
     }
 
@@ -77,7 +78,25 @@ impl Progress {
     }
 }
 
+/// How much of so many bytes is done, if that is known: in words before others.
+fn share(end: u64, size: Option<u64>) -> String {
+    let percent = size.map(|size| end.saturating_mul(100) / size.max(1));
+    percent.map_or_else(String::new, |percent| format!("{percent} %, "))
+}
+
 fn tell(line: &str) {
     // If standard error is closed, nobody wants to know.
     let _ = writeln!(stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_knows_a_share_of_a_pipe() {
+        assert_eq!(share(5, Some(10)), "50 %, ");
+        assert_eq!(share(0, Some(0)), "0 %, ");
+        assert_eq!(share(94_838, None), "");
+    }
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use crate::embedding::Space;
+
 /// A row of the input.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -93,6 +95,13 @@ impl Row {
         self.line == written.line && ours == theirs && self.digest() == written.text_sha256
     }
 
+    /// Can what follows the last whole line of an output, which has none before, be what was begun for this row?
+    pub(super) fn has_begun(&self, rest: &[u8]) -> bool {
+        let whole = serde_json::to_string(&self.failed(None)).unwrap_or_default();
+        let begin = whole.trim_end_matches('}').as_bytes();
+        rest.starts_with(begin) || begin.starts_with(rest)
+    }
+
     /// Of its text.
     pub(super) fn digest(&self) -> String {
         let digest = Sha256::digest(self.text.get());
@@ -125,14 +134,34 @@ impl Row {
     }
 }
 
+impl Written<'_> {
+    /// Does it hold what is written for a row: as many numbers as it says, or why there are none?
+    pub(super) fn is_whole(&self) -> bool {
+        match (&self.origin, self.embedding, &self.error) {
+            (Some(origin), Some(vector), None) => {
+                let numbers = vector.get().split(',').count() as u64;
+                vector.get().starts_with('[') && numbers == origin.dimensions
+            }
+            (None, None, Some(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Origin {
-    /// Is it, for all that is known, the same space? One side may not know it.
+    /// Is it, for all that is known, the same space? One side may not know it, and another precision may differ in
+    /// some bits, as for the proxy.
     pub(super) fn suits(&self, other: &Self) -> bool {
         let spaces = self.space.as_ref().zip(other.space.as_ref());
         self.model == other.model
             && self.dimensions == other.dimensions
-            && spaces.is_none_or(|(one, another)| one == another)
+            && spaces.is_none_or(|(one, another)| are_like(one, another))
     }
+}
+
+fn are_like(one: &str, another: &str) -> bool {
+    let known = one.parse::<Space>().ok().zip(another.parse().ok());
+    one == another || known.is_some_and(|(one, another)| one.is_like(another))
 }
 
 impl fmt::Display for Origin {
@@ -208,12 +237,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_vector_and_no_error_was_not_written() {
+        let vector = r#""model":"m","dimensions":2,"embedding":"#;
+        for (rest, is_whole) in [
+            (format!("{vector}[1,2]"), true),
+            (r#""error":"no""#.to_owned(), true),
+            (format!("{vector}[1]"), false),
+            (format!("{vector}null"), false),
+            (format!("{vector}\"1,2\""), false),
+            (format!("{vector}[1,2],\"error\":\"no\""), false),
+            (r#""embedding":[1,2]"#.to_owned(), false),
+            (r#""n":1"#.to_owned(), false),
+        ] {
+            let line = format!(r#"{{"line":1,"text_sha256":"00",{rest}}}"#);
+            let written: Written<'_> = serde_json::from_str(&line).unwrap();
+            assert_eq!(written.is_whole(), is_whole, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_begun_is_known_by_its_row() {
+        let row = read(r#"{"id": 1, "text": "a"}"#).unwrap().unwrap();
+        let line = r#"{"line":7,"id":1,"text_sha256":"ac8d8342bbb2362d","model":"m","dim"#;
+        for length in 0..line.len() {
+            assert!(row.has_begun(&line.as_bytes()[..length]), "{length}");
+        }
+        for other in ["{\"line\":8", "{\"line\":7,\"text\"", "my thesis", "\0\0"] {
+            assert!(!row.has_begun(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
     fn vectors_of_other_origins_do_not_suit() {
         let origin = |model: &str, dimensions, space: Option<&str>| Origin {
             model: model.to_owned(),
             dimensions,
             space: space.map(ToOwned::to_owned),
         };
+        let sketch = |last: &str| format!("384-{}{last}", "0".repeat(30));
+        let spaces = [sketch("00"), sketch("1f"), sketch("ff")];
+        let of = |space: usize| origin("m", 384, Some(&spaces[space]));
+        assert!(of(0).suits(&of(1)), "as with another precision");
+        assert!(!of(0).suits(&of(2)));
         let first = origin("m", 384, Some("s"));
         for (other, suits) in [
             (origin("m", 384, Some("s")), true),

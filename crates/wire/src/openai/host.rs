@@ -365,7 +365,7 @@ fn decoded(row: &str) -> Result<Vec<f32>, Wrong> {
 }
 
 /// The hub's name of a model has an owner before it, which may be left out where everybody knows it.
-fn is_same_model(wanted: &str, told: &str) -> bool {
+pub fn is_same_model(wanted: &str, told: &str) -> bool {
     let is_end_of = |name: &str, whole: &str| {
         let owner = whole.strip_suffix(name);
         owner.is_some_and(|owner| owner.is_empty() || owner.ends_with('/'))

@@ -20,7 +20,9 @@ mod tokens;
 pub use self::answer::{Unusable, Writer, translate};
 pub(crate) use self::error::first_words;
 pub use self::error::{error, fault};
-pub use self::host::{Complaint, Embeddings, Expected, Question, Unaskable, Wrong, listed_models};
+pub use self::host::{
+    Complaint, Embeddings, Expected, Question, Unaskable, Wrong, is_same_model, listed_models,
+};
 pub use self::models::{model, models};
 pub use self::request::{Encoding, Form, Refusal, Request};
 pub use self::tokens::{
