@@ -48,6 +48,8 @@ pub(super) struct Init {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Draft {
     hosts: Vec<Host>,
+    /// What is not taken over, in words.
+    passed_over: Vec<String>,
     /// `queue.max_wait` in seconds, if not the default.
     max_wait: Option<u64>,
 }
@@ -60,7 +62,7 @@ struct Host {
 }
 
 /// Of a host.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Key {
     /// In this one, if it has one: the operator knows.
     Perhaps(String),
@@ -81,7 +83,8 @@ pub(super) fn init(order: &Init) -> Result<(), Failure> {
         &order.output
     };
     let text = draft.to_yaml(file);
-    validate(&text, file)?;
+    validate(&draft.with_known_urls().to_yaml(file), file)?;
+    draft.passed_over.iter().for_each(failure::tell);
     if is_shown {
         print(&text)?;
         failure::tell(draft.next_steps(file));
@@ -110,7 +113,7 @@ fn of_urls(urls: &[String]) -> Result<Draft, Failure> {
     });
     Ok(Draft {
         hosts: hosts.collect(),
-        max_wait: None,
+        ..Draft::default()
     })
 }
 
@@ -159,12 +162,48 @@ impl Names {
     }
 }
 
+/// The names in `${…}`.
+fn variables_in(text: &str) -> impl Iterator<Item = &str> {
+    let references = text.split("${").skip(1);
+    let names = references.filter_map(|it| Some(it.split_once('}')?.0));
+    names.filter(|name| plugin::is_variable(name))
+}
+
 impl Draft {
+    /// The variable with what clients send, unless a host's key is in that of this name.
+    fn client_key(&self) -> &'static str {
+        let has = |host: &Host, name: &str| {
+            host.key == Key::In(name.to_owned()) || variables_in(&host.url).any(|it| it == name)
+        };
+        let names = [CLIENT_KEY, "CLIENT_KEY", "GPU_BRIDGE_CLIENT_KEY"];
+        let free = |name: &&str| !self.hosts.iter().any(|host| has(host, name));
+        names.into_iter().find(free).unwrap_or(CLIENT_KEY)
+    }
+
+    /// With others in the place of those that are known only once variables are set.
+    fn with_known_urls(&self) -> Self {
+        let known = |(position, host): (usize, &Host)| {
+            let is_open = variables_in(&host.url).next().is_some();
+            let url = if is_open {
+                format!("http://to-be-set-{position}.invalid:8765")
+            } else {
+                host.url.clone()
+            };
+            let (name, key) = (host.name.clone(), host.key.clone());
+            Host { name, url, key }
+        };
+        Self {
+            hosts: self.hosts.iter().enumerate().map(known).collect(),
+            passed_over: Vec::new(),
+            max_wait: self.max_wait,
+        }
+    }
+
     fn to_yaml(&self, file: &Path) -> String {
         let file = file.display().to_string();
         let mut text = TEMPLATE
             .replace("{file}", &file)
-            .replace("{client_key}", CLIENT_KEY);
+            .replace("{client_key}", self.client_key());
         self.hosts.iter().for_each(|host| host.write(&mut text));
         if let Some(seconds) = self.max_wait {
             text.push_str(&MAX_WAIT.replace("{seconds}", &seconds.to_string()));
@@ -174,13 +213,19 @@ impl Draft {
 
     /// What to do once the file is there.
     fn next_steps(&self, file: &Path) -> String {
-        let file = file.display();
+        let (file, client_key) = (file.display(), self.client_key());
         let mut text = format!(
-            "set in the environment of the proxy:\n  {CLIENT_KEY}: the key that clients \
+            "set in the environment of the proxy:\n  {client_key}: the key that clients \
              send; choose one, e.g. with `openssl rand -hex 24`\n"
         );
-        let mut told = BTreeSet::from([CLIENT_KEY]);
-        for Host { name, key, .. } in &self.hosts {
+        let mut told = BTreeSet::from([client_key]);
+        for Host { name, key, url } in &self.hosts {
+            for variable in variables_in(url) {
+                if told.insert(variable) {
+                    // Writing to a string does not fail, here and below.
+                    let _ = writeln!(text, "  {variable}: stands in the url of {name}");
+                }
+            }
             let (variable, what) = match key {
                 Key::In(variable) => (variable, "its apiKey in the plugin's configuration"),
                 Key::Perhaps(variable) => {
@@ -189,7 +234,6 @@ impl Draft {
                 Key::No => continue,
             };
             if told.insert(variable) {
-                // Writing to a string does not fail, here and below.
                 let _ = writeln!(text, "  {variable}: the key of {name}, {what}");
             }
         }

@@ -3,13 +3,14 @@
 //!
 //! It stands in a file of its own, or in `OpenClaw`'s, whose syntax is JSON5, under the plugin's name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Draft, Host, Key, Names, name_of};
+use super::{CLIENT_KEY, Draft, Host, Key, Names, name_of, variables_in};
 use crate::cli::failure::Failure;
+use crate::config::HostUrl;
 use crate::file;
 
 /// With and without the scope of its package.
@@ -42,7 +43,26 @@ pub(super) fn read(path: &Path) -> Result<Draft, Failure> {
             format!("holds no configuration of {NAME}: neither hosts with a url nor serviceUrl");
         return Err(refuse(&why));
     }
-    Ok(draft)
+    match mistake(&draft.hosts) {
+        Some(why) => Err(refuse(&why)),
+        None => Ok(draft),
+    }
+}
+
+/// What is wrong with the URL of one of them, which is not repeated: it may hold a password.
+fn mistake(hosts: &[Host]) -> Option<String> {
+    hosts.iter().enumerate().find_map(|(position, host)| {
+        let Host { name, url, .. } = host;
+        if hosts[..position].iter().any(|other| other.url == *url) {
+            return Some(format!("the url of {name} stands there twice"));
+        }
+        if variables_in(url).next().is_some() {
+            // What it becomes is known once they are set.
+            return None;
+        }
+        let bad = url.parse::<HostUrl>().err();
+        bad.map(|why| format!("the url of {name} {why}"))
+    })
 }
 
 /// The parser's stack would not hold it.
@@ -81,7 +101,7 @@ fn draft(settings: &Value) -> Draft {
         .filter(|hosts| !hosts.is_empty());
     let single = [("serviceUrl", settings), ("url", settings)];
     let hosts: Vec<(&Value, &Value)> = match listed {
-        Some(hosts) => hosts.iter().map(|host| (&host["url"], host)).collect(),
+        Some(hosts) => hosts.iter().map(|host| (url_of(host), host)).collect(),
         None => single
             .iter()
             .map(|(name, holder)| (&holder[*name], *holder))
@@ -93,10 +113,17 @@ fn draft(settings: &Value) -> Draft {
         .map(str::trim)
         .collect();
     let mut names = Names::default();
-    let mut keys = Keys::default();
+    let holders = hosts.iter().map(|(_, host)| *host);
+    let mut keys = Keys::beside(holders.chain([settings]), &urls);
     let mut found: Vec<Host> = Vec::new();
-    for (url, host) in hosts {
-        let Some(url) = url.as_str() else { continue };
+    let mut passed_over = Vec::new();
+    for (position, (url, host)) in hosts.into_iter().enumerate() {
+        let Some(url) = url.as_str() else {
+            if listed.is_some() {
+                passed_over.push(format!("hosts[{position}] is passed over: it has no url"));
+            }
+            continue;
+        };
         let name = host["name"]
             .as_str()
             .map_or_else(|| name_of(url.trim(), &urls), str::to_owned);
@@ -111,8 +138,14 @@ fn draft(settings: &Value) -> Draft {
     }
     Draft {
         hosts: found,
+        passed_over,
         max_wait: settings["timeout"].as_f64().and_then(max_wait),
     }
+}
+
+/// Some write no more of a host than that.
+fn url_of(host: &Value) -> &Value {
+    if host.is_string() { host } else { &host["url"] }
 }
 
 /// In whole seconds; `None`: the default will do.
@@ -128,29 +161,52 @@ fn max_wait(timeout: f64) -> Option<u64> {
 }
 
 /// The variables for the keys that were seen; the same key needs only one.
-#[derive(Default)]
-struct Keys(HashMap<String, String>);
+struct Keys {
+    variables: HashMap<String, String>,
+    /// Variables that hold something else already.
+    taken: BTreeSet<String>,
+}
 
 impl Keys {
+    /// Those that `holders` and `urls` name themselves are taken, and that of clients.
+    fn beside<'a>(holders: impl Iterator<Item = &'a Value>, urls: &[&str]) -> Self {
+        let named = holders.filter_map(|holder| reference(&holder["apiKey"]));
+        let in_urls = urls.iter().flat_map(|url| variables_in(url));
+        let taken = named.chain(in_urls).chain([CLIENT_KEY]);
+        Self {
+            variables: HashMap::new(),
+            taken: taken.map(str::to_owned).collect(),
+        }
+    }
+
     /// The first that is set.
     fn of(&mut self, keys: [&Value; 2]) -> Key {
         let is_set = |key: &&&Value| !key.is_null() && key.as_str() != Some("");
         let Some(key) = keys.iter().find(is_set) else {
             return Key::No;
         };
-        // OpenClaw takes it from there, too.
-        let reference = key
-            .as_str()
-            .and_then(|key| key.strip_prefix("${")?.strip_suffix('}'));
-        if let Some(variable) = reference.filter(|name| is_variable(name)) {
+        if let Some(variable) = reference(key) {
             return Key::In(variable.to_owned());
         }
-        let next = format!("GPU_KEY_{}", self.0.len() + 1);
-        Key::In(self.0.entry(key.to_string()).or_insert(next).clone())
+        let next = || {
+            let mut names = (1..).map(|number| format!("GPU_KEY_{number}"));
+            let name = names.find(|name| !self.taken.contains(name));
+            let name = name.unwrap_or_default();
+            self.taken.insert(name.clone());
+            name
+        };
+        let variable = self.variables.entry(key.to_string()).or_insert_with(next);
+        Key::In(variable.clone())
     }
 }
 
-fn is_variable(name: &str) -> bool {
+/// The variable that `key` is taken from, by `OpenClaw` too.
+fn reference(key: &Value) -> Option<&str> {
+    let name = key.as_str()?.strip_prefix("${")?.strip_suffix('}')?;
+    is_variable(name).then_some(name)
+}
+
+pub(super) fn is_variable(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     name.bytes().all(allowed) && name.starts_with(|first: char| !first.is_ascii_digit())
 }
@@ -218,6 +274,61 @@ mod tests {
             r#"{"hosts": [{"name": "a"}], "url": "http://b:1"}"#,
         ] {
             assert_eq!(read(empty).hosts, [], "{empty}");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_over_is_told_and_a_text_is_a_url() {
+        let file = r#"{"hosts": ["http://a:1", {"name": "b"}, 7, {"url": "http://c:1"}]}"#;
+        assert_eq!(hosts(file), ["a http://a:1 -", "c http://c:1 -"]);
+        let told = read(file).passed_over;
+        let expected = [1, 2].map(|at| format!("hosts[{at}] is passed over: it has no url"));
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_mistake_is_told_by_its_host() {
+        let told = |text: &str| mistake(&read(text).hosts).unwrap_or_default();
+        for (file, expected) in [
+            (
+                r#"{"hosts": ["http://a:1", "10.0.0.2"]}"#,
+                "the url of gpu has no scheme",
+            ),
+            (
+                r#"{"hosts": ["http://a:1", "http://a:1/"]}"#,
+                "the url of a-2 stands there twice",
+            ),
+            (r#"{"hosts": ["http://a:1", "${URL}"]}"#, ""),
+        ] {
+            let told = told(file);
+            assert!(told.starts_with(expected), "{told}");
+            assert_eq!(told.is_empty(), expected.is_empty(), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_key_gets_a_variable_that_another_has() {
+        let file = r#"{"hosts": [{"url": "http://a:1", "apiKey": "k"},
+                                 {"url": "http://b:1", "apiKey": "${GPU_KEY_1}"},
+                                 {"url": "http://${GPU_KEY_2}:1", "apiKey": "${OPENCLAW_KEY}"}]}"#;
+        let draft = read(file);
+        assert_eq!(
+            hosts(file),
+            [
+                "a http://a:1 GPU_KEY_3",
+                "b http://b:1 GPU_KEY_1",
+                "gpu_key_2 http://${GPU_KEY_2}:1 OPENCLAW_KEY"
+            ]
+        );
+        let path = Path::new("f");
+        let (text, told) = (draft.to_yaml(path), draft.next_steps(path));
+        assert!(text.contains("key: \"${CLIENT_KEY}\""), "{text}");
+        for line in [
+            "  CLIENT_KEY: the key that clients send",
+            "  OPENCLAW_KEY: the key of gpu_key_2",
+            "  GPU_KEY_2: stands in the url of gpu_key_2",
+        ] {
+            assert!(told.contains(line), "{told}");
         }
     }
 
