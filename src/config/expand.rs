@@ -52,6 +52,18 @@ fn is_name_of_secret(name: &str) -> bool {
         && stem.split('_').any(|word| SECRETS.contains(&word))
 }
 
+/// Is there a `%NAME%`, which one system's shell replaces?
+pub(super) fn has_percents(text: &str) -> bool {
+    let is_variable = |name: &str| {
+        let is_usual =
+            |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        name.len() > 2 && is_name(name) && name.bytes().all(is_usual)
+    };
+    let mut between: Vec<&str> = text.split('%').skip(1).collect();
+    between.pop();
+    between.into_iter().any(is_variable)
+}
+
 /// Refuses `$NAME`, which shells know, where nothing else can be meant.
 pub(super) fn refuse_bare(text: &str) -> Result<(), BadReference> {
     let mut names = text.split('$').skip(1).map(leading_name);
@@ -137,6 +149,20 @@ mod tests {
             ("$", Ok(())),
         ] {
             assert_eq!(refuse_bare_secret(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_between_percents() {
+        for (text, expected) in [
+            ("%GPU_KEY%", true),
+            ("http://%HOST%:8765", true),
+            ("%GPU_KEY", false),
+            ("/a%20b%20c", false),
+            ("100 %", false),
+            ("/%C3%A9", false),
+        ] {
+            assert_eq!(has_percents(text), expected, "{text}");
         }
     }
 

@@ -22,7 +22,9 @@ pub struct HostName(Arc<str>);
 
 /// Why a text is no name of a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("use 1 to {MAX_NAME} letters, digits, '.', '_' or '-', e.g. rtx-3090")]
+#[error(
+    "use 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090"
+)]
 pub struct BadHostName;
 
 impl FromStr for HostName {
@@ -30,7 +32,9 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, BadHostName> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let good = (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed);
+        // Commands take it for an option, and what joins paths for a folder.
+        let is_odd = text.starts_with(['.', '-']);
+        let good = (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed) && !is_odd;
         if good {
             Ok(Self(text.into()))
         } else {
@@ -105,6 +109,14 @@ pub enum BadHostUrl {
     /// None at all.
     #[error("has no scheme; put http:// before it, as in http://192.168.1.20:8765")]
     NoScheme,
+    /// A path where the host should stand.
+    #[error("names no host; write e.g. http://192.168.1.20:8765")]
+    NoHost,
+    /// A colon without a port behind it, or with one that nobody listens on.
+    #[error(
+        "has no port behind its ':' that a host can listen on; write e.g. http://192.168.1.20:8765"
+    )]
+    NoPort,
     /// An address of IPv6 as it stands everywhere but in URLs.
     #[error("needs brackets around its address; write {0}://{1}")]
     Brackets(&'static str, SocketAddr),
@@ -171,6 +183,15 @@ impl FromStr for HostUrl {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(BadHostUrl::Query);
         }
+        // Browsers, and the parser, look for it further on.
+        let after_scheme = text.split_once("://").map_or("", |(_, after)| after);
+        let authority = after_scheme.split(['/', '\\']).next().unwrap_or_default();
+        if authority.is_empty() {
+            return Err(BadHostUrl::NoHost);
+        }
+        if authority.ends_with(':') || url.port() == Some(0) {
+            return Err(BadHostUrl::NoPort);
+        }
         let prefix = url.path().trim_end_matches('/');
         if let Some(added) = ADDED.into_iter().find(|it| prefix.ends_with(it)) {
             return Err(BadHostUrl::Path(added));
@@ -232,7 +253,17 @@ mod tests {
                 Ok(good.to_owned())
             );
         }
-        for bad in ["", "a b", "a/b", "ä", "a\"", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "a b",
+            "a/b",
+            "ä",
+            "a\"",
+            ".",
+            "..",
+            "-a",
+            &"x".repeat(64),
+        ] {
             assert_eq!(bad.parse::<HostName>(), Err(BadHostName), "{bad:?}");
         }
     }
@@ -302,6 +333,12 @@ mod tests {
             ("ftp://a", BadHostUrl::Scheme),
             ("localhost:8765", BadHostUrl::NoScheme),
             ("gpu", BadHostUrl::NoScheme),
+            ("http:///h", BadHostUrl::NoHost),
+            ("http:/h", BadHostUrl::NoHost),
+            ("http:h", BadHostUrl::NoHost),
+            ("http://h:", BadHostUrl::NoPort),
+            ("http://h:/p", BadHostUrl::NoPort),
+            ("http://h:0", BadHostUrl::NoPort),
             ("192.168.1.20:8765", BadHostUrl::NoScheme),
             ("[::1]:8765", BadHostUrl::NoScheme),
             (

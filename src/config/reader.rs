@@ -4,6 +4,7 @@
 //! are unknown, and refused: ask for all of them, also after a problem. A value that is wrong is reported with its path, and reading goes on
 //! with a stand-in, so that one run finds all problems.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -94,7 +95,8 @@ impl<'a> Section<'a> {
     /// problem: commenting out all keys of `auth` must not open the proxy.
     pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'_>) -> T) -> T {
         let value = self.get(key);
-        if value == Some(&Value::Null) && !self.is_beside_its_settings(key) {
+        // The pool has no defaults; what it lacks is told there.
+        if value == Some(&Value::Null) && key != "pool" && !self.is_beside_its_settings(key) {
             self.complain(key, "is empty; leave it out for the defaults");
         }
         let value = value.unwrap_or(&Value::Null);
@@ -143,6 +145,11 @@ impl<'a> Section<'a> {
     ) -> Option<String> {
         match self.get(key)? {
             Value::String(text) => {
+                if expand::has_percents(text) {
+                    let told =
+                        "holds %NAME%, which stands for itself; a variable is written ${NAME}";
+                    self.warn(key, told);
+                }
                 let expand = || expand::expand(text, self.surroundings.variable);
                 match refuse(text).and_then(|()| expand()) {
                     Ok(text) => Some(text),
@@ -223,9 +230,24 @@ impl<'a> Section<'a> {
         pairs.collect()
     }
 
+    /// What stands for a number, or for yes or no: as it is, or in a variable.
+    fn scalar(&self, key: &'static str) -> Option<Cow<'a, Value>> {
+        let value = self.get(key)?;
+        let has_reference = value.as_str().is_some_and(|text| text.contains("${"));
+        if !has_reference {
+            return Some(Cow::Borrowed(value));
+        }
+        let text = self.text(key)?;
+        let number = || text.parse().map(<Value as From<u64>>::from).ok();
+        let flag = || text.parse().map(Value::Bool).ok();
+        let fraction = || text.parse().map(<Value as From<f64>>::from).ok();
+        let value = number().or_else(flag).or_else(fraction);
+        Some(Cow::Owned(value.unwrap_or(Value::String(text))))
+    }
+
     /// Yes or no.
     pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
-        match self.get(key) {
+        match self.scalar(key).as_deref() {
             None => default,
             Some(Value::Bool(value)) => *value,
             Some(_) => {
@@ -356,7 +378,7 @@ impl<'a> Section<'a> {
         default: u32,
         allowed: RangeInclusive<u32>,
     ) -> u32 {
-        let Some(value) = self.get(key) else {
+        let Some(value) = self.scalar(key) else {
             return default;
         };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -364,7 +386,7 @@ impl<'a> Section<'a> {
             return number;
         }
         let (least, most) = (allowed.start(), allowed.end());
-        let quotes = match value {
+        let quotes = match &*value {
             Value::String(text) if text.parse::<u32>().is_ok() => ", without quotes",
             _ => "",
         };
@@ -375,7 +397,7 @@ impl<'a> Section<'a> {
 
     /// A cosine.
     pub(super) fn min_cosine(&self, key: &'static str) -> MinCosine {
-        let Some(value) = self.get(key) else {
+        let Some(value) = self.scalar(key) else {
             return MinCosine::default();
         };
         value.as_f64().and_then(MinCosine::new).unwrap_or_else(|| {

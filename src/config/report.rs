@@ -20,7 +20,7 @@ pub(super) struct Report {
     hanging: RefCell<Option<PathBuf>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Entry {
     path: String,
     at_key: bool,
@@ -42,7 +42,11 @@ impl Report {
     /// Something of the value at `path` that can be used, but is perhaps not meant.
     pub(super) fn warn(&self, path: &str, text: &str) {
         let entry = Entry::new(path, path, false, text);
-        self.warnings.borrow_mut().push(entry);
+        let mut warnings = self.warnings.borrow_mut();
+        // A value may be read more than once.
+        if !warnings.contains(&entry) {
+            warnings.push(entry);
+        }
     }
 
     /// Reads a file that belongs to the configuration. Once the read of one hangs, the others are left

@@ -3,6 +3,8 @@
 //! `serde_yaml` says what it was doing when it gave up. What people did is mostly one of a few things,
 //! which are looked for first.
 
+use std::net::Ipv6Addr;
+
 use serde_yaml::Value;
 
 use super::names::{Name, name};
@@ -64,7 +66,11 @@ fn explain(text: &str, places: &Places, error: &serde_yaml::Error) -> Vec<Proble
     }
     // Where the parser stumbles may be the line after the mistake.
     let near = lines().skip(until.saturating_sub(2));
-    let found = near.filter_map(|line| reference(line).or_else(|| no_space(line)));
+    let found = near.filter_map(|line| {
+        reference(line)
+            .or_else(|| brackets(line))
+            .or_else(|| no_space(line))
+    });
     let found: Vec<Problem> = found.collect();
     if found.is_empty() {
         vec![in_its_own_words(error, place.map(|at| within(text, at)))]
@@ -107,6 +113,21 @@ fn reference((number, line): (usize, &str)) -> Option<Problem> {
     reference.find('}')?;
     let text = "put it in quotes, since it stands in {…} or […]: \"${NAME}\"";
     Some(problem(number, before.chars().count() + 1, text.to_owned()))
+}
+
+/// `[::1]:8765`, whose brackets are taken for a list.
+fn brackets((number, line): (usize, &str)) -> Option<Problem> {
+    let at = line.find(": [").map(|at| at + 2)?;
+    let (address, after) = line[at + 1..].split_once(']')?;
+    if !after.starts_with(':') || address.parse::<Ipv6Addr>().is_err() {
+        return None;
+    }
+    let text = "put it in quotes, since [ begins a list: \"[ADDRESS]:PORT\"";
+    Some(problem(
+        number,
+        line[..at].chars().count() + 1,
+        text.to_owned(),
+    ))
 }
 
 /// `key:value`, which is one word.

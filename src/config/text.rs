@@ -8,8 +8,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) enum NotText {
     #[error("it is UTF-16; save it as UTF-8")]
     Utf16,
-    #[error("it is not text, but holds bytes that no text does")]
-    Binary,
+    #[error("it is not text, but holds bytes that no text does (line {line})")]
+    Binary { line: usize },
     #[error("it is not UTF-8 (line {line}, byte {byte} of it); save it as UTF-8")]
     NotUtf8 { line: usize, byte: usize },
 }
@@ -29,8 +29,9 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<String, NotText> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || is_ascii_in_16_bits {
         return Err(NotText::Utf16);
     }
-    if bytes.contains(&0) {
-        return Err(NotText::Binary);
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        let line = line_of(&bytes[..=at]);
+        return Err(NotText::Binary { line });
     }
     String::from_utf8(without_mark(bytes)).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -39,10 +40,15 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<String, NotText> {
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
         NotText::NotUtf8 {
-            line: good.split(|byte| *byte == b'\n').count(),
+            line: line_of(good),
             byte: good.len() - line_start + 1,
         }
     })
+}
+
+/// In which the last byte of them is.
+fn line_of(bytes: &[u8]) -> usize {
+    bytes.split(|byte| *byte == b'\n').count()
 }
 
 /// What to say of a value that names no file that can be read. It is not repeated: it may be a secret, in the wrong
@@ -76,7 +82,7 @@ mod tests {
             (b"\xfe\xff\0a\0:", Err(NotText::Utf16)),
             (b"a\0:\0 \0", Err(NotText::Utf16)),
             (b"\0a\0:", Err(NotText::Utf16)),
-            (b"\x7fELF\0\0", Err(NotText::Binary)),
+            (b"\x7fELF\n\0\0", Err(NotText::Binary { line: 2 })),
             (b"a: 1\nb: \xe4", Err(NotText::NotUtf8 { line: 2, byte: 4 })),
         ];
         for (bytes, expected) in table {

@@ -25,7 +25,7 @@ Editors that know JSON Schema complete and check the keys while you type:
 ```
 
 - `${NAME}` in a text is replaced by the environment variable `NAME`, which must be set; `$${` stands
-  for a literal `${`.
+  for a literal `${`. In the place of a number, or of true or false, the variable holds that.
 - A duration has a unit and is from 1ms to 24h: `500ms`, `5s`, `1m 30s`.
 - A size has a unit or is a number of bytes: `64KiB`, `32MiB`, `1GiB`.
 - Relative paths start from the folder of the configuration.
@@ -99,7 +99,10 @@ impl<'a> Schema<'a> {
                 .collect::<Vec<_>>()
                 .join(", ");
         }
-        match own("type").as_str() {
+        let kind = own("type");
+        // Of what may stand in a variable, too.
+        let first = kind[0].as_str().filter(|_| own("title").is_null());
+        match kind.as_str().or(first) {
             Some("integer") => whole_number(own("minimum").as_u64(), own("maximum").as_u64()),
             Some("boolean") => "`true`, `false`".to_owned(),
             Some("object") if value["properties"].is_mapping() => "a mapping, see below".to_owned(),

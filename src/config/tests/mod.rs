@@ -21,6 +21,9 @@ fn variable(name: &str) -> Option<String> {
     match name {
         "OPENCLAW_KEY" | "GPU_KEY_1" | "GPU_BRIDGE_ADMIN_KEY" => Some(format!("planted-{name}")),
         "GPU_NET" => Some("192.0.2.0/24".to_owned()),
+        "SEVENTY" => Some("70".to_owned()),
+        "HALF" => Some("0.5".to_owned()),
+        "YES" => Some("true".to_owned()),
         _ => None,
     }
 }
@@ -62,6 +65,24 @@ fn problems(text: &str) -> Vec<String> {
 /// What is wrong with a pool of these hosts.
 fn host_problems(hosts: &str) -> Vec<String> {
     read(&with_hosts(hosts)).err().unwrap_or_default()
+}
+
+#[test]
+fn a_variable_may_hold_a_number_or_a_flag() {
+    let text = "queue: {max_waiting: \"${SEVENTY}\"}\nbatching:\n  merge: ${YES}\n  max_items: ${SEVENTY}\n\
+        audit: {min_cosine: '${HALF}'}\n";
+    let config = read(&with_minimal(text)).unwrap();
+    assert_eq!(config.queue.max_waiting, 70);
+    assert_eq!(config.batching.max_items.get(), 70);
+    assert_eq!(config.audit.min_cosine, MinCosine::new(0.5).unwrap());
+    assert!(config.batching.merge);
+    for (text, expected) in [
+        ("${HALF}", "must be a whole number"),
+        ("${NONE}", "the environment variable NONE is not set"),
+    ] {
+        let told = problems(&format!("queue:\n  max_waiting: {text}\n"));
+        assert!(told.len() == 1 && told[0].contains(expected), "{told:?}");
+    }
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn problems_say_where_and_what_instead() {
         (
             "auth: {keys: [{name: 'a b', key: x}]}",
             &[
-                "2:22: auth.keys[0].name: use 1 to 63 letters, digits, '.', '_' or '-', e.g. rtx-3090",
+                "2:22: auth.keys[0].name: use 1 to 63 letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090",
             ],
         ),
         (
@@ -324,7 +324,7 @@ fn problems_of_hosts() {
         (
             "  - {name: 'a b', url: 'http://a'}\n",
             &[
-                "3:12: pool.hosts[0].name: use 1 to 63 letters, digits, '.', '_' or '-', e.g. rtx-3090",
+                "3:12: pool.hosts[0].name: use 1 to 63 letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090",
             ],
         ),
         (
@@ -518,6 +518,7 @@ fn texts_that_are_no_configuration() {
             "pool.hosts: is missing; list at least one host with name and url",
         ),
         ("pool: {hosts: []}", "1:15: pool.hosts: is missing"),
+        ("pool:\n", "1:5: pool.hosts: is missing"),
         ("pool: {hosts: 1}", "1:15: pool.hosts: must be a list"),
         ("- 1", "1:1: must be a mapping (key: value)"),
         (

@@ -67,6 +67,11 @@ fn slips_are_shown_with_what_to_write() {
              4 | queue: {max_wait: 2s}\n    | ^^^^^^",
         ),
         (
+            "admin:\n  address: [::1]:8765\n",
+            "f:3:12: put it in quotes, since [ begins a list: \"[ADDRESS]:PORT\"\n  \
+             3 |   address: [::1]***\n    |            ^",
+        ),
+        (
             "queue:\n  max_wait:5s\n  max_waiting: 5\n",
             "f:3:11: write a space after 'max_wait:'\n  3 |   max_wait:***\n    |   ^^^^^^^^^^^^",
         ),

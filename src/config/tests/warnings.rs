@@ -117,7 +117,15 @@ fn addresses_of_hosts_that_are_hardly_meant() {
     let twin =
         "pool.hosts[1].url: is the same host as hosts[0], which then gets twice as much".to_owned();
     let here = "listen: [{address: '127.0.0.1:99'}]\n";
-    let table: [(&str, &[&str], Vec<String>); 13] = [
+    let any = "pool.hosts[0].url: is the address that servers listen at for all of theirs, none to connect to; \
+               write that of the host, or 127.0.0.1 for this machine"
+        .to_owned();
+    let percents =
+        "pool.hosts[0].url: holds %NAME%, which stands for itself; a variable is written ${NAME}"
+            .to_owned();
+    let table: [(&str, &[&str], Vec<String>); 15] = [
+        ("", &["http://0.0.0.0:1"], vec![any]),
+        ("", &["http://gpu:1/%GPU_HOST%"], vec![percents]),
         ("", &["http://gpu"], vec![port(80)]),
         ("", &["https://[::7]/"], vec![port(443)]),
         ("", &["http://gpu:80", "http://[::7]:80"], vec![]),
