@@ -22,6 +22,7 @@
 
 pub mod admin;
 pub mod audit;
+mod authorities;
 pub mod budget;
 pub mod cli;
 pub mod config;

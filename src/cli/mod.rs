@@ -27,7 +27,8 @@ use self::embed::Embed;
 use self::failure::{EXIT_CODES, Failure};
 use self::init::Init;
 use self::operate::{Order, Show};
-use crate::config::{self, Config, ConfigError, schema};
+use crate::authorities;
+use crate::config::{self, Config, ConfigError, Host, schema};
 use crate::serve::Options;
 use crate::telemetry::{self, Exporter, LogFormat, Metrics};
 
@@ -316,11 +317,24 @@ fn check(path: &Path) -> Result<(), Failure> {
     for warning in &config.warnings {
         failure::tell(format_args!("warning: {}", warning.explained(path)));
     }
+    if let Some(warning) = unverified(&config.pool.hosts) {
+        failure::tell(format_args!("warning: {warning}"));
+    }
     let hosts = match config.pool.hosts.len() {
         1 => "1 host".to_owned(),
         hosts => format!("{hosts} hosts"),
     };
     print(&format!("{}: good, {hosts}\n", path.display()))
+}
+
+/// Said of the first host that only the system's authorities vouch for, if they can't.
+fn unverified(hosts: &[Host]) -> Option<String> {
+    let host = hosts.iter().find(|host| host.trusts_the_system())?;
+    let why = authorities::trouble()?;
+    Some(format!(
+        "{} can't be verified: {why}; set its tls.ca",
+        host.name
+    ))
 }
 
 fn print_schema(markdown: bool) -> Result<(), Failure> {

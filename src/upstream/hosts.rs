@@ -21,6 +21,7 @@ use super::check::Checker;
 use super::kept::Kept;
 use super::trouble::Trouble;
 use super::{Member, Target, Terms, Upstream, Verdict};
+use crate::authorities;
 use crate::budget::Budget;
 use crate::config::Current;
 use crate::message::Call;
@@ -49,7 +50,7 @@ impl Hosts {
     /// No hosts yet. `budget` bounds the answers that are held, `upkeep` keeps the checks alive.
     pub fn new(config: Current, budget: Budget, upkeep: Upkeep) -> Self {
         let means = Means {
-            connector: TransportConnector::new(None),
+            connector: authorities::connector(),
             kept: Kept::default(),
             config,
             budget,

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::harness::{Authority, Config, Process, Proxy, gpu_bridge, serve, sim_host};
+use crate::harness::{
+    Authority, Config, Process, Proxy, gpu_bridge, serve, sim_host, without_authorities,
+};
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
@@ -184,6 +186,27 @@ limits: {max_body: big}
             lines[1].contains(" | ") && lines[2].contains('^'),
             "{errors}"
         );
+    }
+}
+
+#[tokio::test]
+async fn authorities_are_missed_where_they_are_needed() {
+    let run = async |arguments: &[&str]| {
+        let mut command = gpu_bridge();
+        without_authorities(command.args(arguments));
+        let (code, _, errors) = Process::run(&mut command).await;
+        let is_missed = errors.contains("the system's authorities can't be used: ");
+        (code, is_missed)
+    };
+    for (url, is_missed, code) in [
+        ("https://127.0.0.1:1", true, 2),
+        ("http://127.0.0.1:1", false, 1),
+    ] {
+        let file = file(&Config::new().host("a", url, None).to_yaml());
+        let path = file.path().to_str().unwrap();
+        assert_eq!(run(&["check", path]).await, (Some(0), is_missed));
+        let embed = ["embed", "--in", "/no/input", "--out", "out", "--url", url];
+        assert_eq!(run(&embed).await, (Some(code), is_missed));
     }
 }
 

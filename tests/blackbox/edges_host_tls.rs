@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Authority, Config, Identity, Proxy, SimHost, eventually, sim_host};
+use crate::harness::{
+    Authority, Config, Identity, Proxy, SimHost, eventually, sim_host, without_authorities,
+};
 
 const ADDRESS: &str = "127.0.0.1";
 
@@ -112,6 +114,23 @@ async fn an_unknown_authority_is_refused() {
         "TLS: its certificate is from an authority that is not trusted",
     )
     .await;
+}
+
+/// A file that `SSL_CERT_FILE` names in vain is no reason to refuse what needs none.
+#[tokio::test]
+async fn without_the_system_s_authorities_others_are_trusted() {
+    let authority = Authority::new();
+    let [named, unnamed] =
+        ["named", "unnamed"].map(|name| https(name, &authority.issue(&[ADDRESS])));
+    let plain = sim_host("plain").start();
+    let config = Config::with_hosts(&[&named, &unnamed, &plain]);
+    let config = config.set_host("named", "tls", json!({"ca": authority.path()}));
+
+    let proxy = Proxy::ready_with(&config, &[&named, &plain], without_authorities).await;
+
+    proxy.client().embed("x").await.assert_embedding_of("x");
+    assert_eq!(unnamed.arrivals(), 0);
+    proxy.logs("the system's authorities can't be used: ").await;
 }
 
 #[tokio::test]

@@ -13,8 +13,6 @@ mod output;
 mod progress;
 mod rows;
 
-use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,11 +29,9 @@ use self::progress::Progress;
 use self::rows::{Origin, Row};
 use super::client;
 use super::failure::Failure;
-use crate::config;
+use crate::authorities;
 
 const KEY_VARIABLE: &str = "GPU_BRIDGE_KEY";
-/// A file with the certificates of authorities, instead of the system's.
-const AUTHORITIES: &str = "SSL_CERT_FILE";
 
 /// What to embed, and where.
 #[derive(Args, Debug)]
@@ -103,7 +99,8 @@ pub(super) async fn embed(order: &Embed) -> Result<(), Failure> {
     )?;
     let address = address(&order.url)?;
     if address.scheme() == "https" {
-        authorities_are_there(std::env::var_os(AUTHORITIES))?;
+        // None would be known otherwise, and the proxy's certificate be blamed.
+        authorities::load().map_err(Failure::Usage)?;
     }
     let (mut batches, size) = Batches::open(order)?;
     let mut output = Output::open(&order.output)?;
@@ -283,17 +280,6 @@ fn url(text: &str) -> Result<Url, &'static str> {
     format!("http://{text}").parse().map_err(|_| bad)
 }
 
-/// Systems' authorities would be trusted instead, silently.
-fn authorities_are_there(file: Option<OsString>) -> Result<(), Failure> {
-    let opened = file.map(File::open).transpose();
-    opened.map(drop).map_err(|error| {
-        let why = config::no_file(&error);
-        Failure::Usage(format!(
-            "{AUTHORITIES} {why}; write the path of one with certificates"
-        ))
-    })
-}
-
 /// Of `/embed` at `url`.
 fn address(url: &Url) -> Result<Url, Failure> {
     let usage =
@@ -353,14 +339,6 @@ mod tests {
             let told = read(text).unwrap_err();
             assert!(told.contains(why), "{text}: {told}");
         }
-    }
-
-    #[test]
-    fn a_file_of_authorities_that_is_not_there_is_told() {
-        assert!(authorities_are_there(None).is_ok());
-        let told = authorities_are_there(Some("/no/such/file".into())).unwrap_err();
-        let told = told.to_string();
-        assert!(told.starts_with("SSL_CERT_FILE names a file"), "{told}");
     }
 
     #[test]

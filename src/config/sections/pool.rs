@@ -77,6 +77,13 @@ pub struct Host {
     pub api: Api,
 }
 
+impl Host {
+    /// Do the system's authorities vouch for it, and nobody else?
+    pub fn trusts_the_system(&self) -> bool {
+        self.url.is_https() && self.tls.ca.is_none() && !self.tls.insecure
+    }
+}
+
 /// What a host speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Api {

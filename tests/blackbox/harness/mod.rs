@@ -37,7 +37,7 @@ pub(crate) use eventually::eventually;
 pub(crate) use kubernetes::{ApiServer, LEAVING, READY, UNREADY, endpoint_slice};
 pub(crate) use process::{Process, with_open_files};
 pub(crate) use prometheus::{Prometheus, has_prometheus, lint, monitoring, promtool};
-pub(crate) use proxy::{Proxy, gpu_bridge, serve};
+pub(crate) use proxy::{Proxy, gpu_bridge, serve, without_authorities};
 pub(crate) use raw::{HTTP_2, RawConnection, embed_request, frame};
 pub(crate) use sim_host::{
     Answer, Behaviour, Ending, HealthAnswer, Server, SimHost, StatusAnswer, Vectors, embedding_of,

@@ -29,6 +29,12 @@ pub(crate) fn gpu_bridge() -> Command {
     command
 }
 
+/// Lets its environment name a file of authorities that is not there.
+pub(crate) fn without_authorities(command: &mut Command) {
+    command.env("SSL_CERT_FILE", "/no/such/file");
+    command.env_remove("SSL_CERT_DIR");
+}
+
 impl Proxy {
     /// Starts it; returns once it listens.
     pub(crate) async fn start(config: &Config) -> Self {
