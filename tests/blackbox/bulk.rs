@@ -12,10 +12,10 @@ use crate::harness::{
     eventually, gpu_bridge, sim_host,
 };
 
-const ROWS: u64 = 500;
+pub(crate) const ROWS: u64 = 500;
 
 /// Some rows with an `id`, some without.
-fn write_rows(file: &Path, rows: u64) {
+pub(crate) fn write_rows(file: &Path, rows: u64) {
     let text = (1..=rows).fold(String::new(), |mut text, row| {
         let _ = match row % 2 {
             0 => writeln!(
@@ -30,13 +30,13 @@ fn write_rows(file: &Path, rows: u64) {
     std::fs::write(file, text).unwrap();
 }
 
-struct Scene {
-    folder: tempfile::TempDir,
+pub(crate) struct Scene {
+    pub(crate) folder: tempfile::TempDir,
     url: String,
 }
 
 impl Scene {
-    fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_rows(&folder.path().join("in"), ROWS);
         Self {
@@ -45,7 +45,7 @@ impl Scene {
         }
     }
 
-    fn of(proxy: &Proxy) -> Self {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
         Self::new(&format!("http://{}", proxy.address()))
     }
 
@@ -65,7 +65,7 @@ impl Scene {
         command
     }
 
-    async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         Self::outcome(self.embed(arguments)).await
     }
 
@@ -75,7 +75,7 @@ impl Scene {
         (code, errors)
     }
 
-    fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("out")).unwrap_or_default()
     }
 
@@ -83,7 +83,7 @@ impl Scene {
         std::fs::write(self.folder.path().join("out"), text).unwrap();
     }
 
-    fn written(&self) -> Vec<Value> {
+    pub(crate) fn written(&self) -> Vec<Value> {
         let text = self.output();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole
@@ -93,7 +93,7 @@ impl Scene {
     }
 
     /// Every row is there once, in its place, with its own vector.
-    fn assert_whole(&self) {
+    pub(crate) fn assert_whole(&self) {
         let written = self.written();
         assert_eq!(written.len() as u64, ROWS);
         for (row, written) in (1..).zip(written) {
@@ -113,7 +113,7 @@ impl Scene {
     }
 }
 
-fn hosts() -> [SimHost; 3] {
+pub(crate) fn hosts() -> [SimHost; 3] {
     ["a", "b", "c"].map(|name| sim_host(name).start())
 }
 
@@ -210,65 +210,6 @@ async fn what_can_not_go_on_says_where_and_why_and_leaves_what_there_is() {
     }
     assert_eq!(scene.run(&[]).await.0, Some(0));
     scene.assert_whole();
-}
-
-#[tokio::test]
-async fn a_text_that_hosts_refuse_is_found_in_its_batch() {
-    let hosts = hosts();
-    let refuse = Behaviour::For(
-        "text 41",
-        Box::new(Behaviour::answer(422, "too long")),
-        Box::new(Behaviour::Serve),
-    );
-    for host in &hosts {
-        host.set(refuse.clone());
-    }
-    let proxy = Proxy::in_front_of(&hosts.each_ref()).await;
-    let scene = Scene::of(&proxy);
-    let (code, told) = scene.run(&[]).await;
-    assert_eq!(code, Some(1));
-    assert!(
-        told.contains("line 41: the text is refused: 422: too long"),
-        "{told}"
-    );
-    assert_eq!(scene.written().len(), 40);
-    let (code, told) = scene.run(&["--keep-going"]).await;
-    assert_eq!(code, Some(1));
-    assert!(told.contains("1 rows were refused"), "{told}");
-    let written = scene.written();
-    assert_eq!(written.len() as u64, ROWS);
-    for (row, written) in (1..).zip(written) {
-        assert_eq!(written["line"], row);
-        assert_eq!(written["error"].is_null(), row != 41);
-        assert_eq!(written["embedding"].is_null(), row == 41);
-    }
-}
-
-#[tokio::test]
-async fn a_text_on_which_hosts_fail_is_found_in_its_batch() {
-    let fail = Behaviour::For(
-        "text 3",
-        Box::new(Behaviour::answer(500, "no: text 3")),
-        Box::new(Behaviour::Serve),
-    );
-    let host = sim_host("host").behaving(fail).start();
-    let scene = Scene::new(&host.url());
-    write_rows(&scene.folder.path().join("in"), 7);
-    let (code, told) = scene.run(&["--keep-going"]).await;
-    assert_eq!(code, Some(1));
-    assert!(told.contains("1 rows were refused"), "{told}");
-    let written = scene.written();
-    let failed = written.iter().filter(|row| row["embedding"].is_null());
-    let failed: Vec<_> = failed.map(|row| (&row["line"], &row["error"])).collect();
-    let why = json!("500: the hosts fail, each time it is asked for");
-    assert_eq!((written.len(), failed), (7, vec![(&json!(3), &why)]));
-
-    // All texts alike: it is the hosts.
-    host.set(Behaviour::answer(500, "broken"));
-    write_rows(&scene.folder.path().join("in"), 9);
-    let (code, told) = scene.run(&["--keep-going"]).await;
-    assert_eq!((code, scene.written().len()), (Some(1), 7));
-    assert!(told.contains("all texts are refused alike: 500"), "{told}");
 }
 
 #[tokio::test]
@@ -418,24 +359,6 @@ async fn patience_ends_with_a_host_that_never_answers_or_asks_for_more() {
         let gave_up = format!("gave up at line 1: {why}");
         assert!(told.contains(&gave_up), "{told}");
     }
-}
-
-/// A proxy that wants TLS says so with 400, for instance.
-#[tokio::test]
-async fn what_is_said_of_all_texts_alike_is_no_fault_of_theirs() {
-    let host = sim_host("host")
-        .behaving(Behaviour::answer(400, "this address speaks TLS"))
-        .start();
-    let scene = Scene::new(&host.url());
-    let (code, told) = scene.run(&["--keep-going"]).await;
-    assert_eq!((code, scene.output().as_str()), (Some(1), ""));
-    assert!(
-        told.contains("all texts are refused alike: 400: this address"),
-        "{told}"
-    );
-    host.set(Behaviour::Serve);
-    assert_eq!(scene.run(&["--keep-going"]).await.0, Some(0));
-    scene.assert_whole();
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod batches;
 mod blame;
 mod bodies;
 mod bulk;
+mod bulk_refusals;
 mod busy;
 mod capacity;
 mod chaos;

@@ -7,6 +7,7 @@
 //! The output is only ever longer, in the order of the input. So where it ends is where the same command goes on,
 //! however it ended: no row is lost, none comes twice.
 
+mod answer;
 mod ask;
 mod input;
 mod output;
