@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
-use url::{Host, Url};
 
+use super::address::{self, VARIABLE};
 use super::failure::Failure;
 use crate::admin::access::MARK;
 use crate::admin::reply;
@@ -25,8 +24,6 @@ use crate::config::{self, Secret};
 use crate::file;
 use crate::gateway::REQUEST_ID;
 
-const DEFAULT_ADMIN: &str = "127.0.0.1:9765";
-const DEFAULT_PORT: u16 = 9765;
 /// A proxy that is well answers in milliseconds; a reload may read files from a slow network.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer. All of a pool of 1,000 hosts are a tenth.
@@ -38,7 +35,6 @@ const HUNG_UP: &str = "it hung up without an answer; perhaps it wants TLS";
 /// What GPU hosts say of a path or a method that they don't know, or without their key; the proxy's
 /// admin address says more.
 const OF_A_HOST: [&str; 3] = ["Not Found", "Method Not Allowed", "Unauthorized"];
-const VARIABLE: &str = "GPU_BRIDGE_ADMIN";
 const KEY_VARIABLE: &str = "GPU_BRIDGE_ADMIN_KEY";
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -83,7 +79,10 @@ impl Client {
             ("--admin-key-file", place.admin_key_file),
             (KEY_VARIABLE, lookup(KEY_VARIABLE)),
         )?;
-        let explicit = place.admin.as_deref().map(|it| authority("--admin", it));
+        let explicit = place
+            .admin
+            .as_deref()
+            .map(|it| address::authority("--admin", it));
         let explicit = explicit.transpose()?;
         // Whatever else is in it, a variable that is set for the proxy only.
         let load = |file: PathBuf| config::load_admin(&file, &super::variable);
@@ -97,7 +96,7 @@ impl Client {
         };
         let authority = match explicit.or(found) {
             Some(authority) => authority,
-            None => usual(lookup(VARIABLE))?,
+            None => address::usual(lookup(VARIABLE))?,
         };
         Ok(Self {
             authority,
@@ -272,94 +271,10 @@ pub(super) fn given_key(
     Ok((!key.is_empty()).then(|| Secret::from(key.to_owned())))
 }
 
-/// Where the proxy is if neither the command line nor a file says so. One that is empty is not set.
-fn usual(variable: Option<OsString>) -> Result<String, Failure> {
-    let Some(text) = variable.filter(|text| !text.is_empty()) else {
-        return Ok(DEFAULT_ADMIN.to_owned());
-    };
-    let text = text.into_string();
-    let text = text.map_err(|_| Failure::Usage(format!("{VARIABLE} is not text")))?;
-    authority(VARIABLE, &text)
-}
-
-/// `HOST:PORT` of what may be written as a URL, or without a port. `option`: where it is written.
-fn authority(option: &str, text: &str) -> Result<String, Failure> {
-    let usage = |why: &str| {
-        Failure::Usage(format!(
-            "{option} {why}; write HOST:PORT, e.g. {DEFAULT_ADMIN}"
-        ))
-    };
-    let (rest, default) = match text.trim().split_once("://") {
-        Some(("http", rest)) => (rest, 80),
-        Some(("https", _)) => return Err(usage("takes plain HTTP, not https")),
-        Some(_) => return Err(usage("takes http:// or nothing in front of the address")),
-        None => (text.trim(), DEFAULT_PORT),
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let bracketed = rest.parse::<Ipv6Addr>().map(|ip| format!("[{ip}]"));
-    let rest = bracketed.unwrap_or_else(|_| rest.to_owned());
-    let rest = match rest.strip_prefix(':') {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => rest,
-    };
-    let url =
-        Url::parse(&format!("http://{rest}")).map_err(|error| usage(&format!("({error})")))?;
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(usage("is an address only, without a path"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(usage("holds no key; give it with --admin-key-file"));
-    }
-    let host = url.host_str().ok_or_else(|| usage("names no host"))?;
-    // `41433` is read as 0.0.161.217.
-    if matches!(url.host(), Some(Host::Ipv4(_))) && !rest.starts_with(host) {
-        return Err(usage("is a number, and no address"));
-    }
-    let written = rest
-        .rsplit_once(':')
-        .filter(|(_, port)| !port.contains(']'));
-    let port = written.and_then(|(_, port)| port.parse().ok());
-    Ok(format!("{host}:{}", port.unwrap_or(default)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ways_to_write_the_admin_address() {
-        let authority = |text: &str| authority("--admin", text).ok();
-        for (text, expected) in [
-            ("127.0.0.1:9765", "127.0.0.1:9765"),
-            ("http://127.0.0.1:9765", "127.0.0.1:9765"),
-            ("http://[::1]:9765/", "[::1]:9765"),
-            ("[::1]:80", "[::1]:80"),
-            ("[::1]", "[::1]:9765"),
-            ("::1", "[::1]:9765"),
-            (":9000", "127.0.0.1:9000"),
-            ("localhost:9765/", "localhost:9765"),
-            ("proxy", "proxy:9765"),
-            ("proxy:80", "proxy:80"),
-            ("http://proxy", "proxy:80"),
-        ] {
-            assert_eq!(authority(text).as_deref(), Some(expected), "{text}");
-        }
-        for bad in [
-            "https://proxy",
-            "ftp://proxy",
-            "http://proxy/metrics",
-            "u:p@proxy",
-            "",
-            "a b",
-            "proxy:99999",
-            "41433",
-            "127.1:9765",
-        ] {
-            assert_eq!(authority(bad), None, "{bad}");
-        }
-        let told = super::authority("--admin", "41433").unwrap_err();
-        assert!(told.to_string().contains("write HOST:PORT"), "{told}");
-    }
+    use crate::cli::address::DEFAULT;
 
     #[test]
     fn the_command_line_goes_before_the_file_and_that_before_the_environment() {
@@ -370,8 +285,8 @@ mod tests {
             (true, false, Some("h:3"), "h:1"),
             (false, true, Some("h:3"), "127.0.0.1:2"),
             (false, false, Some("h:3"), "h:3"),
-            (false, false, Some(""), DEFAULT_ADMIN),
-            (false, false, None, DEFAULT_ADMIN),
+            (false, false, Some(""), DEFAULT),
+            (false, false, None, DEFAULT),
         ] {
             let place = Where {
                 admin: is_given.then(|| "h:1".to_owned()),

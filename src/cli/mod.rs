@@ -1,23 +1,22 @@
 //! The command line: what can be said, and who does it.
 
+mod address;
 mod audit;
 mod client;
 mod embed;
 mod failure;
 mod generate;
+mod given;
 mod init;
 mod operate;
 mod table;
 
-use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use clap::builder::Resettable;
-use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::runtime::Runtime;
@@ -170,10 +169,10 @@ enum Command {
 impl Cli {
     /// What the command line of this process says. If that is nothing, the process ends, and says so.
     pub fn given() -> Self {
-        let command = without_empty(Self::command(), |name| std::env::var_os(name));
-        let given = command.try_get_matches();
-        let given = given.and_then(|given| Self::from_arg_matches(&given));
-        given.unwrap_or_else(|error| without_secrets(error).exit())
+        let command = given::without_empty(Self::command(), |name| std::env::var_os(name));
+        let found = command.try_get_matches();
+        let found = found.and_then(|found| Self::from_arg_matches(&found));
+        found.unwrap_or_else(|error| given::without_secrets(error).exit())
     }
 
     /// Carries out the command. Failures are told on standard error and by the exit code.
@@ -204,35 +203,6 @@ impl Cli {
         };
         done.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS)
     }
-}
-
-/// An environment variable that is empty is taken for one that is not set, as scripts and compose files mean it.
-fn without_empty(
-    command: clap::Command,
-    lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
-) -> clap::Command {
-    let command = command.mut_args(|argument| {
-        let value = argument.get_env().and_then(lookup);
-        if value.is_some_and(|value| value.is_empty()) {
-            argument.env(Resettable::Reset)
-        } else {
-            argument
-        }
-    });
-    command.mut_subcommands(|command| without_empty(command, lookup))
-}
-
-/// Without values that may be secrets, in the place of others; the options are named.
-fn without_secrets(mut error: clap::Error) -> clap::Error {
-    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
-        if let Some(ContextValue::String(value)) = error.get(kind)
-            && !value.starts_with('-')
-            && !config::is_no_secret(value)
-        {
-            error.insert(kind, ContextValue::String("***".to_owned()));
-        }
-    }
-    error
 }
 
 /// What it says goes through the log, which never holds it up.
@@ -375,43 +345,5 @@ mod tests {
     #[test]
     fn the_description_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_variable_that_is_empty_is_not_set() {
-        let named = |is_empty| {
-            let value = move |_: &OsStr| Some(OsString::from(if is_empty { "" } else { "x" }));
-            let command = without_empty(Cli::command(), value);
-            let commands = command.get_subcommands();
-            let named = commands.flat_map(clap::Command::get_arguments);
-            named.filter(|it| it.get_env().is_some()).count()
-        };
-        assert_eq!((named(false), named(true)), (2, 0));
-    }
-
-    #[test]
-    fn no_value_that_may_be_a_secret_is_repeated() {
-        let words = "embed --in a --out b";
-        for (arguments, told) in [
-            ("--url sk-hunter2", "invalid value '***' for '--url <URL>'"),
-            ("--url http://u:hunter2@a:99999", "'--url <URL>'"),
-            ("--url http://a:99999", "invalid value 'http://a:99999'"),
-            ("--key sk-hunter2", "'--key-file'"),
-            ("--key=sk-hunter2", "'--key-file'"),
-            ("sk-hunter2", "unexpected argument '***'"),
-            ("--patience 5hunter2", "'--patience <TIME>'"),
-            ("--batch hunter2", "'--batch <N>'"),
-            ("--batch 0", "'0' for '--batch <N>': 0 is not in 1..=10000"),
-            (
-                "--concurrency 0",
-                "'0' for '--concurrency <N>': 0 is not in 1..=1000",
-            ),
-        ] {
-            let given = format!("gpu-bridge {words} {arguments}");
-            let error = Cli::try_parse_from(given.split(' ')).unwrap_err();
-            let shown = without_secrets(error).to_string();
-            assert!(!shown.contains("hunter2"), "{shown}");
-            assert!(shown.contains(told), "{shown}");
-        }
     }
 }

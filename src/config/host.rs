@@ -23,7 +23,7 @@ pub struct HostName(Arc<str>);
 /// Why a text is no name of a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "use 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090"
+    "use 1 to {MAX_NAME} letters, digits, '.', '_' or '-', the first neither '.' nor '-', e.g. rtx-3090"
 )]
 pub struct BadHostName;
 
@@ -183,15 +183,7 @@ impl FromStr for HostUrl {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(BadHostUrl::Query);
         }
-        // Browsers, and the parser, look for it further on.
-        let after_scheme = text.split_once("://").map_or("", |(_, after)| after);
-        let authority = after_scheme.split(['/', '\\']).next().unwrap_or_default();
-        if authority.is_empty() {
-            return Err(BadHostUrl::NoHost);
-        }
-        if authority.ends_with(':') || url.port() == Some(0) {
-            return Err(BadHostUrl::NoPort);
-        }
+        refuse_without_authority(text, &url)?;
         let prefix = url.path().trim_end_matches('/');
         if let Some(added) = ADDED.into_iter().find(|it| prefix.ends_with(it)) {
             return Err(BadHostUrl::Path(added));
@@ -211,6 +203,16 @@ impl FromStr for HostUrl {
             authority,
             prefix: prefix.to_owned(),
         })
+    }
+}
+
+/// Where there is no host, the parser, as browsers do, takes what follows in the path.
+fn refuse_without_authority(text: &str, url: &Url) -> Result<(), BadHostUrl> {
+    let after_scheme = text.split_once("://").map_or("", |(_, after)| after);
+    match after_scheme.split(['/', '\\']).next().unwrap_or_default() {
+        "" => Err(BadHostUrl::NoHost),
+        authority if authority.ends_with(':') || url.port() == Some(0) => Err(BadHostUrl::NoPort),
+        _ => Ok(()),
     }
 }
 

@@ -1,34 +1,30 @@
 //! One try of one request on one host.
 //!
-//! The answer is held until it is whole, so that a host that dies in the middle of it costs a retry
-//! and not a broken reply. Only what is too large to hold is passed on as it comes.
+//! What the answer means is decided on its head, and on its body once that has been [read](super::reading).
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures_util::future::OptionFuture;
+use bytes::BytesMut;
 use gpu_bridge_wire::items::Glance;
 use gpu_bridge_wire::most_items;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
 
-use super::coding::{BROKEN, Decoder, Next, Undecodable};
-use super::exchange::{Broken, Destination, Exchange, Failure};
+use super::exchange::{Destination, Exchange, Failure};
 use super::hosts::Means;
 use super::kept::Kept;
 use super::key;
-use super::meaning::{Key, Meaning, is_cut, meaning, meaning_in_openai, tells_its_end};
+use super::meaning::{Key, Meaning, meaning, meaning_in_openai};
 use super::openai;
+use super::reading::{Reading, hold};
 use super::request::Request;
-use super::result::{self, HOLD, Watch, longest, too_long, unusable};
+use super::result::{self, longest, unusable};
 use super::trouble::Trouble;
 use super::{Doubt, Target, Terms, Verdict};
 use crate::config::OpenAi;
-use crate::headers;
-use crate::message::{Answer, Call, Cut, Payload, PayloadBuilder, Rest};
+use crate::message::{Answer, Call, Cut, Payload};
 use crate::telemetry::trace::{TRACEPARENT, TraceContext};
 
 /// Bytes of a refusal (busy, wrong key) that are read to keep the connection.
@@ -41,21 +37,6 @@ pub(super) struct Attempt<'a> {
     pub(super) target: Arc<Target>,
     pub(super) means: &'a Means,
     pub(super) terms: Terms,
-}
-
-/// How an answer is read.
-#[derive(Clone, Copy)]
-struct Reading<'a> {
-    /// Bytes that it may have if it is held whole, or was compressed.
-    longest: usize,
-    /// It can be used only if it is held whole.
-    is_whole: bool,
-    /// For the rest of one that is too large to hold.
-    deadline: Instant,
-    /// What its success is looked at for as it comes, in the words of `/embed` and `/bertscore`.
-    call: Option<&'a Call>,
-    /// Codings are taken back, since it is to be understood here.
-    is_understood: bool,
 }
 
 impl Attempt<'_> {
@@ -85,7 +66,7 @@ impl Attempt<'_> {
         let call_of_items = result::kind(call).map(|_| call);
         let reading = Reading {
             longest: longest(call.demand.work.items as usize),
-            // It is translated afterwards.
+            // Then it is translated afterwards.
             is_whole: call.demand.counted,
             deadline,
             call: call_of_items,
@@ -169,20 +150,13 @@ impl Attempt<'_> {
                 },
                 Err(verdict) => verdict,
             },
-            Meaning::Sibling(why) => {
-                let is_whole = false;
-                let reading = Reading {
-                    is_whole,
-                    ..reading
-                };
-                match self.answer(exchange, reading).await {
-                    Ok((answer, _)) => Verdict::Sibling {
-                        answer: self.in_waiting(answer),
-                        why,
-                    },
-                    Err(verdict) => verdict,
-                }
-            }
+            Meaning::Sibling(why) => match self.answer(exchange, reading.of_doubt()).await {
+                Ok((answer, _)) => Verdict::Sibling {
+                    answer: self.in_waiting(answer),
+                    why,
+                },
+                Err(verdict) => verdict,
+            },
         }
     }
 
@@ -227,118 +201,6 @@ fn ended(mut request: Request, length: usize, trace: Option<TraceContext>) -> By
     request.end()
 }
 
-/// What comes of an answer, without its coding if that is taken back.
-struct Source {
-    exchange: Exchange,
-    decoder: Option<Box<Decoder>>,
-}
-
-impl Source {
-    /// The next chunk; `None` after the last.
-    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        let Some(decoder) = &mut self.decoder else {
-            return Ok(self.exchange.next_chunk().await?);
-        };
-        loop {
-            // Little may become much, and take as long: others have their turn.
-            tokio::task::yield_now().await;
-            match decoder.next() {
-                Ok(Next::Decoded(piece)) => return Ok(Some(piece)),
-                Ok(Next::Wanted) => decoder.take(self.exchange.next_chunk().await?),
-                Ok(Next::End) => return Ok(None),
-                Err(Undecodable) => return Err(Cut::Unusable(BROKEN.to_owned())),
-            }
-        }
-    }
-}
-
-/// Reads the body to its end, or as far as it may be held. Returns what was seen of one that is held, too.
-async fn hold(
-    mut exchange: Exchange,
-    means: &Means,
-    reading: Reading<'_>,
-) -> Result<(Answer, Option<Glance>), Cut> {
-    let status = exchange.head().status;
-    let mut headers = exchange.take_headers();
-    let decoder = reading.is_understood.then(|| Decoder::of(&mut headers));
-    let decoder = decoder.flatten();
-    let may_be_cut = exchange.is_unframed() && tells_its_end(&headers);
-    let is_result = status == StatusCode::OK && !headers::is_coded(&headers);
-    let call = reading.call.filter(|_| is_result);
-    let mut glance = call.and_then(result::kind).map(Glance::at);
-    let mut body = PayloadBuilder::new(means.budget.open());
-    let (most, mut left) = reading.bounds(decoder.is_some());
-    let mut source = Source {
-        exchange,
-        decoder: decoder.map(Box::new),
-    };
-    while let Some(chunk) = source.next().await? {
-        left.take(&chunk)?;
-        if body.len() + chunk.len() > most || body.push(&chunk).is_err() {
-            let watch = call.zip(glance);
-            let watch = watch.map(|(call, glance)| Box::pin(Watch::over(glance, call)));
-            let rest = Streaming {
-                first: Some(chunk),
-                source,
-                left,
-                deadline: reading.deadline,
-                watch: OptionFuture::from(watch).await,
-            };
-            let answer = Answer {
-                status,
-                headers,
-                body: body.finish(),
-                rest: Some(Box::new(rest)),
-            };
-            return Ok((answer, None));
-        }
-        if let Some(glance) = &mut glance {
-            glance.see(&chunk);
-        }
-    }
-    source.exchange.release(&means.kept);
-    let body = body.finish();
-    if may_be_cut && is_cut(&body.chunks().concat()) {
-        return Err(Cut::Failed(Trouble::Cut.to_string()));
-    }
-    let answer = Answer {
-        status,
-        headers,
-        body,
-        rest: None,
-    };
-    Ok((answer, glance))
-}
-
-/// Bytes that may still come of an answer.
-struct Left {
-    bytes: usize,
-    /// Of all of it.
-    longest: usize,
-}
-
-impl Left {
-    fn take(&mut self, chunk: &Bytes) -> Result<(), Cut> {
-        let left = self.bytes.checked_sub(chunk.len());
-        self.bytes = left.ok_or_else(|| Cut::Unusable(too_long(self.longest)))?;
-        Ok(())
-    }
-}
-
-impl Reading<'_> {
-    /// How much is held of an answer, and how much may come.
-    fn bounds(self, is_compressed: bool) -> (usize, Left) {
-        let most = if self.is_whole { self.longest } else { HOLD };
-        let longest = if self.is_whole || is_compressed {
-            self.longest
-        } else {
-            usize::MAX
-        };
-        let bytes = longest;
-        (most, Left { bytes, longest })
-    }
-}
-
 /// A refusal for more items than the host takes at once is told from others.
 fn told_apart(verdict: Verdict, items: u32) -> Verdict {
     let refusal = match &verdict {
@@ -379,50 +241,6 @@ async fn drain(mut exchange: Exchange, kept: &Kept) -> Vec<u8> {
         exchange.release(kept);
     }
     words
-}
-
-/// The rest of an answer that is too large to hold. The connection is not kept afterwards.
-struct Streaming {
-    first: Option<Bytes>,
-    source: Source,
-    left: Left,
-    deadline: Instant,
-    watch: Option<Watch>,
-}
-
-#[async_trait]
-impl Rest for Streaming {
-    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        let next = if let Some(first) = self.first.take() {
-            Some(first)
-        } else {
-            let next = timeout_at(self.deadline, self.source.next()).await;
-            let next = next.map_err(|_| Cut::TooSlow)??;
-            next.iter().try_for_each(|chunk| self.left.take(chunk))?;
-            next
-        };
-        match &next {
-            Some(chunk) => self.watch.iter_mut().for_each(|it| it.see(chunk)),
-            None => {
-                if let Some(why) = self.watch.take().and_then(Watch::end) {
-                    return Err(Cut::Unusable(why));
-                }
-            }
-        }
-        Ok(next)
-    }
-}
-
-impl std::fmt::Debug for Streaming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streaming").finish_non_exhaustive()
-    }
-}
-
-impl From<Broken> for Cut {
-    fn from(broken: Broken) -> Self {
-        Self::Failed(Trouble::exchanging(&broken).to_string())
-    }
 }
 
 fn not_whole(failure: &Failure) -> Verdict {

@@ -28,6 +28,7 @@ mod membership;
 mod openai;
 mod question;
 mod readiness;
+mod reading;
 mod request;
 mod resolver;
 mod response;

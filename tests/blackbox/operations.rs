@@ -392,34 +392,3 @@ async fn status_is_answered_while_hosts_hang() {
 
     assert!(table.contains("1/2"), "{table}");
 }
-
-/// As containers ask: the proxy serves on whatever becomes of its file meanwhile.
-#[tokio::test]
-async fn health_asks_the_proxy_and_not_its_file() {
-    let (_hosts, proxy) = two_hosts().await;
-    let half = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(half.path(), "admin: {addr").unwrap();
-    let file = half.path().to_str().unwrap();
-    assert_eq!(proxy.command(&["health"]).await.0, Some(0));
-    assert_eq!(
-        proxy.command(&["health", "--config", file]).await.0,
-        Some(2)
-    );
-
-    // What the command line says goes before the file, which names another place.
-    std::fs::write(half.path(), "admin: {address: '127.0.0.1:9'}").unwrap();
-    let admin = proxy.admin().to_string();
-    let mut command = gpu_bridge();
-    command.args(["drain", "a", "--admin", &admin, "--config", file]);
-    let (code, _, errors) = Process::run(&mut command).await;
-    assert_eq!(code, Some(0), "{errors}");
-    assert_eq!(
-        proxy.command(&["health", "--config", file]).await.0,
-        Some(3)
-    );
-
-    let mut command = gpu_bridge();
-    command.args(["embed", "--in", "/none", "--out", "o"]);
-    let (code, _, errors) = Process::run(command.env("GPU_BRIDGE_URL", "")).await;
-    assert_eq!(code, Some(1), "the usual address is meant: {errors}");
-}

@@ -96,45 +96,24 @@ fn settings(root: &Value) -> &Value {
 }
 
 fn draft(settings: &Value) -> Draft {
-    let listed = settings["hosts"]
-        .as_array()
-        .filter(|hosts| !hosts.is_empty());
-    let single = [("serviceUrl", settings), ("url", settings)];
-    let hosts: Vec<(&Value, &Value)> = match listed {
-        Some(hosts) => hosts.iter().map(|host| (url_of(host), host)).collect(),
-        None => single
-            .iter()
-            .map(|(name, holder)| (&holder[*name], *holder))
-            .collect(),
-    };
-    let urls: Vec<&str> = hosts
-        .iter()
-        .filter_map(|(url, _)| url.as_str())
-        .map(str::trim)
-        .collect();
+    let hosts = written(settings);
+    let urls: Vec<&str> = hosts.iter().filter_map(|(url, _)| *url).collect();
     let mut names = Names::default();
     let holders = hosts.iter().map(|(_, host)| *host);
     let mut keys = Keys::beside(holders.chain([settings]), &urls);
-    let mut found: Vec<Host> = Vec::new();
-    let mut passed_over = Vec::new();
-    for (position, (url, host)) in hosts.into_iter().enumerate() {
-        let Some(url) = url.as_str() else {
-            if listed.is_some() {
-                passed_over.push(format!("hosts[{position}] is passed over: it has no url"));
-            }
+    let (mut found, mut passed_over) = (Vec::new(), Vec::new());
+    for (position, (url, host)) in hosts.iter().enumerate() {
+        let Some(url) = url else {
+            passed_over.push(format!("hosts[{position}] is passed over: it has no url"));
             continue;
         };
-        let name = host["name"]
-            .as_str()
-            .map_or_else(|| name_of(url.trim(), &urls), str::to_owned);
+        let name = host["name"].as_str();
+        let name = name.map_or_else(|| name_of(url, &urls), str::to_owned);
         found.push(Host {
             name: names.unique(&name),
-            url: url.trim().trim_end_matches('/').to_owned(),
+            url: url.trim_end_matches('/').to_owned(),
             key: keys.of([&host["apiKey"], &settings["apiKey"]]),
         });
-        if listed.is_none() {
-            break;
-        }
     }
     Draft {
         hosts: found,
@@ -143,9 +122,23 @@ fn draft(settings: &Value) -> Draft {
     }
 }
 
+/// The hosts, each with its URL, if it has one. Without a list there may be one, under either name.
+fn written(settings: &Value) -> Vec<(Option<&str>, &Value)> {
+    let listed = settings["hosts"].as_array();
+    if let Some(hosts) = listed.filter(|hosts| !hosts.is_empty()) {
+        return hosts.iter().map(|host| (url_of(host), host)).collect();
+    }
+    let single = [&settings["serviceUrl"], &settings["url"]];
+    let url = single.into_iter().find_map(Value::as_str);
+    url.map(|url| (Some(url.trim()), settings))
+        .into_iter()
+        .collect()
+}
+
 /// Some write no more of a host than that.
-fn url_of(host: &Value) -> &Value {
-    if host.is_string() { host } else { &host["url"] }
+fn url_of(host: &Value) -> Option<&str> {
+    let url = if host.is_string() { host } else { &host["url"] };
+    url.as_str().map(str::trim)
 }
 
 /// In whole seconds; `None`: the default will do.

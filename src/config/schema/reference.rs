@@ -100,7 +100,7 @@ impl<'a> Schema<'a> {
                 .join(", ");
         }
         let kind = own("type");
-        // Of what may stand in a variable, too.
+        // What may stand in a variable, too, is of several; the first is what the variable holds.
         let first = kind[0].as_str().filter(|_| own("title").is_null());
         match kind.as_str().or(first) {
             Some("integer") => whole_number(own("minimum").as_u64(), own("maximum").as_u64()),

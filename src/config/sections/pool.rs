@@ -226,15 +226,7 @@ fn host(section: &Section<'_>) -> Option<Host> {
             warn_if_the_port_is_left_out(section, url);
         }
         refuse_what_the_url_rules_out(section, url, &tls);
-        if url
-            .host()
-            .parse()
-            .is_ok_and(|ip: IpAddr| ip.is_unspecified())
-        {
-            let text = "is the address that servers listen at for all of theirs, none to connect to; \
-                        write that of the host, or 127.0.0.1 for this machine";
-            section.warn("url", text);
-        }
+        warn_of_any_address(section, url);
     }
     if discover.is_some() && name.as_ref().is_some_and(|name| !name.can_be_extended()) {
         section.complain(
@@ -308,6 +300,15 @@ fn health_path(section: &Section<'_>) -> String {
         );
     }
     path
+}
+
+fn warn_of_any_address(section: &Section<'_>, url: &HostUrl) {
+    let ip = url.host().parse();
+    if ip.is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
+        let text = "is the address that servers listen at for all of theirs, none to connect to; \
+                    write that of the host, or 127.0.0.1 for this machine";
+        section.warn("url", text);
+    }
 }
 
 /// Hosts listen on a port of their own, hardly on that of the web.

@@ -142,7 +142,7 @@ fn problems_say_where_and_what_instead() {
         (
             "auth: {keys: [{name: 'a b', key: x}]}",
             &[
-                "2:22: auth.keys[0].name: use 1 to 63 letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090",
+                "2:22: auth.keys[0].name: use 1 to 63 letters, digits, '.', '_' or '-', the first neither '.' nor '-', e.g. rtx-3090",
             ],
         ),
         (
@@ -324,7 +324,7 @@ fn problems_of_hosts() {
         (
             "  - {name: 'a b', url: 'http://a'}\n",
             &[
-                "3:12: pool.hosts[0].name: use 1 to 63 letters, digits, '.', '_' or '-', and begin with none of '.' and '-', e.g. rtx-3090",
+                "3:12: pool.hosts[0].name: use 1 to 63 letters, digits, '.', '_' or '-', the first neither '.' nor '-', e.g. rtx-3090",
             ],
         ),
         (

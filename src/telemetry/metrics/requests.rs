@@ -273,3 +273,53 @@ impl RequestMetrics {
         self.merge_saved.inc_by(saved.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not the client's own, nor of connections, which have an alert of their own.
+    fn is_alarming(reason: Reason) -> bool {
+        match reason {
+            Reason::BadHead
+            | Reason::NoPlace
+            | Reason::Unauthorized
+            | Reason::NoRoute
+            | Reason::BadHeader
+            | Reason::MaxConcurrent
+            | Reason::MaxPerSecond
+            | Reason::BodyTooLarge
+            | Reason::BodyTooSlow
+            | Reason::BadBody
+            | Reason::BodyCoded
+            | Reason::NoModel
+            | Reason::OtherSpace => false,
+            Reason::Memory
+            | Reason::QueueFull
+            | Reason::QueueTooLong
+            | Reason::WrongAnswers
+            | Reason::Deadline
+            | Reason::HostsFailed
+            | Reason::Stopping => true,
+        }
+    }
+
+    #[test]
+    fn alert_dashboard_and_runbook_count_the_same_reasons() {
+        let alarming = || Reason::ALL.into_iter().filter(|it| is_alarming(*it));
+        let names: Vec<&str> = alarming().map(Reason::as_str).collect();
+        let alerts = include_str!("../../../config/monitoring/alerts.yml");
+        let dashboard = include_str!("../../../config/monitoring/grafana-dashboard.json");
+        let names = names.join("|");
+        assert!(alerts.contains(&format!("reason=~\"{names}\"")), "{names}");
+        assert!(
+            dashboard.contains(&format!("reason=~\\\"{names}\\\"")),
+            "{names}"
+        );
+        let runbook = include_str!("../../../docs/operations.md");
+        for reason in alarming() {
+            let row = format!("\n  | `{}` |", reason.as_str());
+            assert!(runbook.contains(&row), "{reason:?}");
+        }
+    }
+}
