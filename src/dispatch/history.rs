@@ -140,12 +140,13 @@ impl History {
         self.avoid.set_extent(Extent::Whole);
     }
 
-    /// A host has broken the request, perhaps for a reason that counts.
+    /// A host has broken the request, perhaps for a reason that counts: once for all parts that were there together.
     fn broken_by(&mut self, host: HostId, proof: Proof, counts: bool) {
         self.faults += u32::from(counts);
         if let Some(common) = &self.common {
             let mut common = common.lock();
-            common.faults += u32::from(counts);
+            let is_told = common.avoid.has_failed_on(host) && !self.avoid.has_failed_on(host);
+            common.faults += u32::from(counts && !is_told);
             common.avoid.add(host, true, proof);
             self.faults = common.faults;
         }
@@ -332,4 +333,34 @@ fn no_success(mut answer: Answer) -> Answer {
     let body = no_result(&format!("it is {} without a result in JSON", answer.status));
     answer.status = StatusCode::BAD_GATEWAY;
     answer.replaced(answer.status, body).unwrap_or(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_fail_on_one_host_together_are_one_fault() {
+        let begun = || {
+            let whole = History::new(NonZeroU32::new(2).unwrap(), None);
+            let common = Arc::new(Mutex::new(Common::of(None, None)));
+            [0, 1].map(|_| whole.of_part(&common))
+        };
+        let fails = |part: &mut History, host| {
+            let verdict = Verdict::Fault {
+                sent: true,
+                reason: "reset".to_owned(),
+            };
+            let name = "a".parse().unwrap();
+            let host = HostId::for_testing(host);
+            part.record(host, &name, verdict, Proof::default(), false);
+            part.is_over(|_, _| true)
+        };
+        let [mut one, mut other] = begun();
+        assert!(!fails(&mut one, 0) && !fails(&mut other, 0));
+        assert!(fails(&mut one, 1), "on another host");
+        let [mut one, mut other] = begun();
+        assert!(!fails(&mut one, 0) && !fails(&mut other, 0));
+        assert!(fails(&mut one, 0), "there again");
+    }
 }
