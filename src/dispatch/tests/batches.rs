@@ -35,7 +35,25 @@ pub(super) struct Computing {
     pub(super) complaint: Mutex<&'static str>,
     /// What becomes of the next right answer.
     pub(super) warp: Mutex<Option<Warp>>,
+    /// How each attempt ends on this host.
+    broken: Mutex<Option<(HostId, Broken)>>,
 }
+
+/// A way to answer nothing right.
+type Broken = fn() -> Verdict;
+
+const BROKEN: [Broken; 5] = [
+    refused,
+    reset,
+    server_error,
+    || Verdict::Sibling {
+        answer: answer(StatusCode::BAD_GATEWAY),
+        why: Doubt::Unusable,
+    },
+    || Verdict::Misconfigured {
+        status: StatusCode::UNAUTHORIZED,
+    },
+];
 
 impl Computing {
     fn failure(&self) -> Option<Verdict> {
@@ -104,8 +122,10 @@ impl Computing {
 
 #[async_trait]
 impl Upstream for Computing {
-    async fn attempt(&self, _host: HostId, call: &Call, _terms: Terms) -> Verdict {
+    async fn attempt(&self, host: HostId, call: &Call, _terms: Terms) -> Verdict {
+        let broken = self.broken.lock().unwrap().filter(|(of, _)| *of == host);
         match self.attempted(call).await {
+            Verdict::Deliver(_) if broken.is_some() => broken.unwrap().1(),
             Verdict::Deliver(answer) => upstream::judged(answer, call, &self.budget),
             verdict => verdict,
         }
@@ -227,6 +247,7 @@ impl Pooled {
             takes,
             complaint: Mutex::new("{\"detail\":\"no\"}"),
             warp: Mutex::default(),
+            broken: Mutex::default(),
             rng: Mutex::new(SmallRng::seed_from_u64(seed)),
             fail: Mutex::new(0),
             budget: Budget::new(1 << 24),
@@ -643,6 +664,41 @@ proptest! {
             let view = pooled.pool.view();
             assert!(view.hosts.iter().all(|host| host.in_flight == 0) && view.waiting == 0);
             assert_eq!(pooled.upstream.budget.held(), 0, "all memory is given back");
+        });
+    }
+
+    /// However many of its slots parts and requests are in at once.
+    #[test]
+    fn one_host_that_breaks_whatever_it_gets_fails_nobody(
+        hosts in 2..6usize,
+        slots in 1..5u32,
+        seed in any::<u64>(),
+        broken in prop::sample::select(&BROKEN[..]),
+        requests in prop::collection::vec((1..150usize, 0..300u64), 1..6),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let pooled = Arc::new(Pooled::with(hosts, seed, Limit::None).acquainted().await);
+            let spec = |position| HostSpec {
+                max_concurrent: NonZeroU32::new(slots),
+                ..spec(position)
+            };
+            pooled.pool.set_hosts((0..hosts).map(spec).collect());
+            let pool = pooled.pool.clone();
+            tokio::spawn(async move { pool.keep_time().await });
+            *pooled.upstream.broken.lock().unwrap() = Some((pooled.pool.hosts()[0].0, broken));
+            let asks = requests.into_iter().map(|(items, after)| {
+                let pooled = Arc::clone(&pooled);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(after)).await;
+                    let answer = pooled.asks(items, 9).await;
+                    assert_eq!(answer, Ok((StatusCode::OK, expected(items, 9))));
+                })
+            });
+            for ask in asks.collect::<Vec<_>>() {
+                ask.await.unwrap();
+            }
         });
     }
 }
