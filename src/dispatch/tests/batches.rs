@@ -42,18 +42,27 @@ pub(super) struct Computing {
 /// A way to answer nothing right.
 type Broken = fn() -> Verdict;
 
-const BROKEN: [Broken; 5] = [
+const BROKEN: [Broken; 12] = [
+    || busy(1),
     refused,
     reset,
     server_error,
-    || Verdict::Sibling {
-        answer: answer(StatusCode::BAD_GATEWAY),
-        why: Doubt::Unusable,
-    },
+    || Verdict::Moved { hung: true },
+    || Verdict::Moved { hung: false },
     || Verdict::Misconfigured {
         status: StatusCode::UNAUTHORIZED,
     },
+    || doubtful(StatusCode::BAD_GATEWAY, Doubt::Unusable),
+    || doubtful(StatusCode::NOT_FOUND, Doubt::NoModel),
+    || doubtful(StatusCode::FORBIDDEN, Doubt::Forbidden),
+    || doubtful(StatusCode::NOT_FOUND, Doubt::Front),
+    || doubtful(StatusCode::PAYLOAD_TOO_LARGE, Doubt::Limit),
 ];
+
+fn doubtful(status: StatusCode, why: Doubt) -> Verdict {
+    let answer = answer(status);
+    Verdict::Sibling { answer, why }
+}
 
 impl Computing {
     fn failure(&self) -> Option<Verdict> {
@@ -674,7 +683,7 @@ proptest! {
         slots in 1..5u32,
         seed in any::<u64>(),
         broken in prop::sample::select(&BROKEN[..]),
-        requests in prop::collection::vec((1..150usize, 0..300u64), 1..6),
+        requests in prop_oneof![prop::collection::vec((1..150usize, 0..300u64), 1..6), prop::collection::vec((1..5usize, 0..60u64), 1..40)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
