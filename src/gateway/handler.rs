@@ -10,7 +10,7 @@ use gpu_bridge_places::{Asking, Full, Place, Visit};
 use gpu_bridge_wire::openai::Form;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, StatusCode, Version};
+use http::{StatusCode, Version};
 use tokio::sync::watch;
 
 use super::aggregate::Aggregates;
@@ -21,6 +21,7 @@ use super::cors;
 use super::forwarding::{self, Origin};
 use super::http1::NoRequest;
 use super::openai::NotRead;
+use super::outgoing::{Outgoing, last};
 use super::peek::Peek;
 use super::record::Record;
 use super::respond::{self, Reply};
@@ -29,17 +30,13 @@ use super::session::{Session, Unsent};
 use super::{openai, peek, refusals, request_id};
 use crate::budget::Budget;
 use crate::config::Current;
-use crate::dispatch::{Delivery, Dispatcher, NoHost, Refusal, shortage};
+use crate::dispatch::{Dispatcher, NoHost, Refusal, shortage};
 use crate::embedding::Space;
 use crate::headers;
-use crate::message::{Call, Cut, Deadline, Payload, TooLate};
+use crate::message::{Call, Deadline, Payload, TooLate};
 use crate::pool::{Model, Pool};
 use crate::telemetry::{Journal, Observers, Reason};
 
-/// Names the hosts that answered.
-const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
-/// Where the time went (W3C Server-Timing).
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Bounds of `Retry-After` in seconds. The plugin waits that long at most three times.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
 
@@ -83,20 +80,6 @@ struct Guest {
     origin: Origin,
     /// Keeps the connection's place; none: there is no place.
     visit: Option<Visit>,
-}
-
-/// What becomes of a request.
-enum Outgoing {
-    Own(Reply),
-    Host {
-        delivery: Box<Delivery>,
-        /// Until when the client wants it.
-        deadline: Deadline,
-        /// Why it is not what the host said, if it is not.
-        why: Option<String>,
-    },
-    /// Nobody is there to read one.
-    ClientGone,
 }
 
 impl Handler {
@@ -406,109 +389,4 @@ impl Handler {
         refusals::whole_seconds(self.pool.retry_after(client, model))
             .clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }
-
-    async fn write(
-        &self,
-        session: &mut Session<'_>,
-        place: &Place,
-        answer: Outgoing,
-        record: &mut Record,
-    ) -> Result<(), Unsent> {
-        let written = {
-            let send = pin!(self.send(session, answer, record));
-            tokio::select! {
-                biased;
-                written = send => written,
-                () = place.overdue() => Err(Unsent::Displaced),
-            }
-        };
-        if let Err(error) = &written {
-            // What the client got is cut off; it is not the one who went away.
-            let cut = match error {
-                Unsent::Cut(Cut::Failed(_) | Cut::Unusable(_)) => Some(StatusCode::BAD_GATEWAY),
-                Unsent::TooLate | Unsent::Displaced => Some(StatusCode::SERVICE_UNAVAILABLE),
-                Unsent::Cut(Cut::TooSlow) | Unsent::Untaken => None,
-            };
-            record.told.status = cut.map(|status| status.as_u16());
-            record.told.why = cut.map(|_| error.to_string());
-        }
-        if let Some((status, bytes)) = written? {
-            record.told.status = Some(status.as_u16());
-            record.told.response_bytes = bytes;
-        }
-        Ok(())
-    }
-
-    /// The status, and the bytes of the body that went out; none: nobody is there to take them.
-    async fn send(
-        &self,
-        session: &mut Session<'_>,
-        answer: Outgoing,
-        record: &mut Record,
-    ) -> Result<Option<(StatusCode, usize)>, Unsent> {
-        let (status, bytes) = match answer {
-            Outgoing::Own(mut reply) => {
-                record.refuse(&mut reply);
-                let status = reply.status;
-                self.tell(&mut reply.headers, session.head(), &[], record);
-                (status, write_own(session, reply).await?)
-            }
-            Outgoing::Host {
-                mut delivery,
-                deadline,
-                why,
-            } => {
-                record.told.why = why;
-                let hosts = std::iter::once(&delivery.host).chain(&delivery.others);
-                let hosts: Vec<_> = hosts.map(AsRef::as_ref).collect();
-                let headers = &mut delivery.answer.headers;
-                if let Some(space) = delivery.space {
-                    let space = respond::header_value(&space.to_string());
-                    headers.insert(call::SPACE, space);
-                }
-                self.tell(headers, session.head(), &hosts, record);
-                let bytes = respond::deliver(&mut delivery, session, deadline).await?;
-                (delivery.answer.status, bytes)
-            }
-            Outgoing::ClientGone => {
-                session.make_last();
-                return Ok(None);
-            }
-        };
-        Ok(Some((status, bytes)))
-    }
-
-    /// Says in the `headers` of an answer what became of the request that `asked`; `hosts`: who served it.
-    fn tell(&self, headers: &mut HeaderMap, asked: &Parts, hosts: &[&str], record: &mut Record) {
-        let times = record.answering();
-        let config = self.config.get();
-        cors::permit(&config.cors.allow_origins, asked, headers);
-        headers.insert(request_id::HEADER, respond::header_value(record.id()));
-        if record.route.is_some_and(Route::is_compute) {
-            headers.insert(
-                SERVER_TIMING,
-                respond::header_value(&respond::timing(times)),
-            );
-        }
-        if !hosts.is_empty() && config.headers.served_by {
-            headers.insert(SERVED_BY, respond::header_value(&hosts.join(", ")));
-        }
-    }
-}
-
-/// Its connection takes no further request.
-fn last(session: &mut Session<'_>, reply: Reply) -> Outgoing {
-    session.make_last();
-    Outgoing::Own(reply)
-}
-
-/// Writes an answer of our own, perhaps while the client is still sending its request.
-async fn write_own(session: &mut Session<'_>, reply: Reply) -> Result<usize, Unsent> {
-    let is_awaited = !session.is_body_done() && !body::expects_continue(session.head());
-    let bytes = reply.write(session).await?;
-    // One that waits for a go-ahead may never send the body that it announced.
-    if is_awaited {
-        session.drain().await;
-    }
-    Ok(bytes)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connection ─ listener (place, TLS) ─┬─ http1 (framing) ─┐
-//!                                     └─ http2 ───────────┴─ session ─ handler ─ answer
+//!                                     └─ http2 ───────────┴─ session ─ handler ─ outgoing
 //! ```
 //!
 //! pingora gives the connections, and the sessions of HTTP/2. [`handler`] has the way of a request:
@@ -25,6 +25,7 @@ mod http2;
 mod listener;
 mod metered;
 mod openai;
+mod outgoing;
 mod pace;
 mod peek;
 mod record;
