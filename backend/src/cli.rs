@@ -9,7 +9,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use gpu_bridge_upkeep::{Log, announce};
-use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
@@ -22,7 +21,7 @@ use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions, Fle
 use crate::probe::{self, Question};
 use crate::server::{self, Server};
 use crate::settings::{Downloads, Settings};
-use crate::tls;
+use crate::tls::Tls;
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
@@ -314,10 +313,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The settings, and what is made of the files with certificate and key that they name; or all that is wrong.
-fn prepare(cli: &Cli) -> Result<(Settings, Option<TlsAcceptor>), String> {
+/// The settings, and what the files with certificate and key hold that they name; or all that is wrong.
+fn prepare(cli: &Cli) -> Result<(Settings, Option<Tls>), String> {
     let settings = Settings::check(cli).map_err(|problems| problems.to_string())?;
-    let tls = settings.tls.clone().map(tls::acceptor).transpose();
+    let tls = settings.tls.clone().map(Tls::read).transpose();
     let tls = tls.map_err(|problem| format!("error: {problem:#}"))?;
     Ok((settings, tls))
 }
@@ -340,7 +339,7 @@ fn health(cli: &Cli, ready: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(settings: Settings, tls: Option<TlsAcceptor>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+fn run(settings: Settings, tls: Option<Tls>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     if settings.api.api_key.is_none() {
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
@@ -356,7 +355,7 @@ fn run(settings: Settings, tls: Option<TlsAcceptor>, metrics: Arc<Metrics>) -> a
         service: api::router(services, settings.api),
         connections: server::allow_open_files(settings.max_connections),
         connections_per_client: settings.max_connections_per_client,
-        tls,
+        tls: tls.map(Tls::acceptor).transpose()?,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));

@@ -1,14 +1,15 @@
 //! HTTPS instead of HTTP: certificate and key come from two files, and are followed as these change.
 //!
 //! Each handshake takes the pair of that moment. What can't be used refuses the start; later it is told
-//! once, and the pair that was good stays.
+//! once, and the pair that was good stays. A certificate that has ended, or is not valid yet, is told and used:
+//! it is for clients to refuse, whose clocks may say otherwise.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use gpu_bridge_certificates as certificates;
@@ -40,24 +41,50 @@ pub struct TlsFiles {
 /// What certificate and key held when they were looked at, or why they can't be read.
 type Seen = Result<[Vec<u8>; 2], String>;
 
-/// Does the handshakes of a host that proves itself by these files.
-///
-/// # Errors
-/// They can't be read or used, or don't fit together.
-pub fn acceptor(files: TlsFiles) -> anyhow::Result<TlsAcceptor> {
-    let seen = files.look();
-    let current = Arc::new(Current(RwLock::new(files.pair(&seen)?)));
-    let mut settings = ServerConfig::builder_with_provider(certificates::provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(current.clone());
-    settings.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A thread of its own, since a read may hang on a mount that does not answer.
-    let follow = thread::Builder::new().name("certificates".into());
-    follow
-        .spawn(move || files.follow(seen, &current))
-        .context("no thread to follow certificates")?;
-    Ok(TlsAcceptor::from(Arc::new(settings)))
+/// Certificate and key as they were at start.
+pub struct Tls {
+    files: TlsFiles,
+    seen: Seen,
+    pair: Arc<CertifiedKey>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// They can't be read or used, or don't fit together.
+    pub fn read(files: TlsFiles) -> anyhow::Result<Self> {
+        let seen = files.look();
+        let pair = files.pair(&seen)?;
+        Ok(Self { files, seen, pair })
+    }
+
+    /// Does the handshakes of a host that proves itself by these files, and follows them from now on.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn acceptor(self) -> anyhow::Result<TlsAcceptor> {
+        tell_doubts(&self.pair);
+        let current = Arc::new(Current(RwLock::new(self.pair)));
+        let mut settings = ServerConfig::builder_with_provider(certificates::provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (files, seen) = (self.files, self.seen);
+        // A thread of its own, since a read may hang on a mount that does not answer.
+        let follow = thread::Builder::new().name("certificates".into());
+        follow
+            .spawn(move || files.follow(seen, &current))
+            .context("no thread to follow certificates")?;
+        Ok(TlsAcceptor::from(Arc::new(settings)))
+    }
+}
+
+fn tell_doubts(pair: &CertifiedKey) {
+    for doubt in certificates::doubts(&pair.cert, SystemTime::now()) {
+        warn!("clients may refuse this host: {doubt}");
+    }
 }
 
 /// For the next handshake.
@@ -80,8 +107,9 @@ impl TlsFiles {
             if now == before && now != used {
                 match self.pair(&now) {
                     Ok(pair) => {
-                        *current.0.write() = pair;
+                        *current.0.write() = Arc::clone(&pair);
                         info!("new connections get the new certificate");
+                        tell_doubts(&pair);
                     }
                     Err(error) => warn!("the certificate stays as it was: {error:#}"),
                 }

@@ -61,10 +61,30 @@ async fn a_gpu_host_with_a_certificate_serves_the_proxy_and_follows_its_files() 
 }
 
 #[tokio::test]
+async fn a_certificate_out_of_its_time_is_told_at_start_and_whenever_it_is_replaced() {
+    let authority = Authority::new();
+    let ended = authority.issue_until(&["ended.example"], 2020);
+    let files = [ended.certificate(), ended.key()].map(|path| path.to_str().unwrap());
+    let backend = over_tls(files[0], files[1]).await;
+    eventually("it is told at start", async || {
+        backend.log().contains("ended on Jan  1")
+    })
+    .await;
+
+    let early = authority.issue_between(&["early.example"], 2090, 2100);
+    early.replace(&ended);
+    eventually("it is told of the new one", async || {
+        backend.log().contains("is not valid before Jan  1")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_certificate_that_cannot_be_used_refuses_the_start() {
     let authority = Authority::new();
     let (own, other) = (authority.issue(&[NAME]), authority.issue(&[NAME]));
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let nothing = "/dev/null".to_owned();
     for (certificate, key, why) in [
         (
             path(own.certificate()),
@@ -75,6 +95,11 @@ async fn a_certificate_that_cannot_be_used_refuses_the_start() {
             path(own.key()),
             Some(path(own.key())),
             "holds no certificate",
+        ),
+        (
+            path(own.certificate()),
+            Some(nothing),
+            "holds no private key",
         ),
         (
             "/no/such/file".to_owned(),

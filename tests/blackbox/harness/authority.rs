@@ -50,10 +50,16 @@ impl Authority {
 
     /// One that ends with the start of `year`.
     pub(crate) fn issue_until(&self, names: &[&str], year: i32) -> Identity {
+        self.issue_between(names, 1975, year)
+    }
+
+    /// One that is valid from the start of one year to that of another.
+    pub(crate) fn issue_between(&self, names: &[&str], first: i32, end: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.not_before = rcgen::date_time_ymd(first, 1, 1);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
         let certificate = params
             .signed_by(&key, &self.certificate, &self.key)
             .unwrap();
