@@ -124,10 +124,14 @@ pub(crate) fn memory(device: &Device) -> Option<u64> {
     gpu_memory(device)
 }
 
-/// What went wrong, without the backtrace that candle adds to its errors if `RUST_BACKTRACE` is set.
+/// What went wrong, without the backtrace that candle adds to its errors if `RUST_BACKTRACE` is set: anywhere
+/// among the errors that lie in one another.
 pub(crate) fn reason(error: &candle_core::Error) -> String {
+    use candle_core::Error::{Context, WithBacktrace, WithPath};
     match error {
-        candle_core::Error::WithBacktrace { inner, .. } => reason(inner),
+        WithBacktrace { inner, .. } => reason(inner),
+        WithPath { inner, path } => format!("{}: {}", path.display(), reason(inner)),
+        Context { inner, context } => format!("{context}: {}", reason(inner)),
         plain => plain.to_string(),
     }
 }
@@ -236,6 +240,15 @@ mod tests {
             let choice: DeviceChoice = name.parse().expect(name);
             assert_eq!(choice.to_string(), name);
         }
+    }
+
+    #[test]
+    fn a_reason_has_no_backtrace_however_deep() {
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = Box::new(candle_core::Error::Msg("odd".to_owned()));
+        let inner = candle_core::Error::WithBacktrace { inner, backtrace };
+        let nested = inner.with_path("weights").context("no encoder");
+        assert_eq!(reason(&nested), "no encoder: weights: odd");
     }
 
     #[test]

@@ -149,6 +149,43 @@ fn models_under_other_names() -> TempDir {
     models
 }
 
+/// What `/info` tells an operator of the default model, which has a tensor of another shape than it should.
+async fn told_of_a_broken_model(backtrace: &str) -> String {
+    let models = models_under_other_names();
+    let config = models.path().join("odd/config.json");
+    let odd = std::fs::read_to_string(&config).unwrap();
+    let odd = odd
+        .replace("quick_gelu", "gelu")
+        .replace("\"intermediate_size\": ", "\"intermediate_size\": 1");
+    std::fs::write(config, odd).unwrap();
+    let mut command = program();
+    command
+        .args([
+            "--listen=127.0.0.1:0",
+            "--model-embed=odd",
+            "--api-key=s3cret",
+        ])
+        .arg(format!("--models-dir={}", models.path().display()))
+        .arg(format!("--bertscore-layer={BERTSCORE}=3"))
+        .current_dir(models.path())
+        .env("RUST_BACKTRACE", backtrace);
+    let running = listening(command).await;
+    running.until_ready().await;
+    let info = reqwest::Client::new().get(format!("{}/info", running.url));
+    let info = info.header("x-api-key", "s3cret").send().await.unwrap();
+    let info: Value = info.json().await.unwrap();
+    running.stop().await;
+    let reason = info["models"][0]["reason"].as_str().unwrap();
+    reason.replace(&models.path().display().to_string(), "MODELS")
+}
+
+#[tokio::test]
+async fn answers_are_the_same_with_backtraces() {
+    let told = told_of_a_broken_model("0").await;
+    assert!(told.contains("shape mismatch"), "{told}");
+    assert_eq!(told_of_a_broken_model("full").await, told);
+}
+
 async fn embed(running: &Running, body: Value) -> (u16, Value) {
     let request = reqwest::Client::new().post(format!("{}/embed", running.url));
     let answer = request.json(&body).send().await.unwrap();

@@ -13,12 +13,13 @@ use gpu_bridge_encoder::{
 use thiserror::Error;
 
 use super::names::{self, Names, Qkv};
+use crate::device::reason;
 use crate::models::config::{Architecture, EncoderConfig};
 
 /// Why tensors do not make an encoder.
 #[derive(Debug, Error)]
 pub(super) enum CheckpointError {
-    #[error(transparent)]
+    #[error("{}", reason(.0))]
     Tensor(#[from] candle_core::Error),
     #[error(transparent)]
     Shape(#[from] ShapeError),

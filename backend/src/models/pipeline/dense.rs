@@ -8,6 +8,7 @@ use candle_core::cpu::erf::erf_f32;
 use candle_core::{Device, Tensor};
 
 use super::ABOUT_THE_SENTENCE;
+use crate::device::reason;
 use crate::models::config::MOST_WIDTH;
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
@@ -127,7 +128,7 @@ impl DenseSettings {
         let tensors = all.tensors.pp("linear");
         let numbers = |tensor: candle_core::Result<Tensor>| {
             let numbers = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1());
-            numbers.map_err(|error| weights::broken(folder, error.to_string()))
+            numbers.map_err(|error| weights::broken(folder, reason(&error)))
         };
         let weight = numbers(tensors.get((outputs, inputs), "weight"))?;
         let residual = match (self.residual, inputs == outputs) {

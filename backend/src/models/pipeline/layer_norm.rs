@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::dense::MOST_FEATURES;
+use crate::device::reason;
 use crate::models::error::LoadError;
 use crate::models::settings_file::SettingsFile;
 use crate::models::weights;
@@ -43,7 +44,7 @@ impl LayerNormSettings {
         let tensors = all.tensors.pp("norm");
         let numbers = |name: &str| {
             let numbers = tensors.get(*size, name).and_then(|tensor| tensor.to_vec1());
-            numbers.map_err(|error| weights::broken(folder, error.to_string()))
+            numbers.map_err(|error| weights::broken(folder, reason(&error)))
         };
         let norm = LayerNorm {
             weight: numbers("weight")?,

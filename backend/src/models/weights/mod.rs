@@ -33,6 +33,7 @@ use self::pickle::PickleError;
 use super::error::LoadError;
 use super::file;
 use super::settings_file::SettingsFile;
+use crate::device::reason;
 
 /// Opens files as one, which lie in a folder; an error names the file.
 type Open = fn(&Path, &[PathBuf]) -> Result<Stored, LoadError>;
@@ -333,8 +334,7 @@ fn safetensors(folder: &Path, files: &[PathBuf]) -> Result<Stored, LoadError> {
             }
             Ok((Box::new(tensors), kinds))
         }
-        // The first line has the file's path; a backtrace may follow.
-        Err(error) => Err(broken(folder, error.to_string().lines().take(1).collect())),
+        Err(error) => Err(broken(folder, reason(&error))),
     }
 }
 
