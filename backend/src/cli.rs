@@ -1,30 +1,40 @@
 //! The command line, and the composition of the parts that it asks for.
 
+mod engines;
+
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use anyhow::Context;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use gpu_bridge_upkeep::{Log, announce};
+use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiKey, Services};
-use crate::device::{DeviceChoice, DeviceFacts};
-use crate::engine::Purpose;
 use crate::hub::Token;
-use crate::memory;
 use crate::metrics::Metrics;
-use crate::models::{CandleEngine, DefaultModel, DownloadPlan, EngineOptions, Fleet};
+use crate::models::Fleet;
 use crate::probe::{self, Question};
 use crate::server::{self, Server};
-use crate::settings::{Downloads, Settings};
+use crate::settings::Settings;
 use crate::tls::Tls;
 
 /// Exit code for a command line or an environment that cannot be used, as clap has it.
 const USAGE: u8 = 2;
+
+/// A path that may be empty, as variables are that say nothing: clap's own parser would refuse it without naming
+/// the variable.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
 
 const EXIT_CODES: &str =
     "Exit codes: 0 after a signal to stop; 1 if it can't serve; 2 if a setting can't be used.";
@@ -55,12 +65,13 @@ pub struct Cli {
         long,
         env = "GPU_BRIDGE_TLS_CERTIFICATE",
         value_name = "FILE",
+        value_parser = path(),
         global = true
     )]
     pub(crate) tls_certificate: Option<PathBuf>,
 
     /// Its key, without a passphrase
-    #[arg(long, env = "GPU_BRIDGE_TLS_KEY", value_name = "FILE")]
+    #[arg(long, env = "GPU_BRIDGE_TLS_KEY", value_name = "FILE", value_parser = path())]
     pub(crate) tls_key: Option<PathBuf>,
 
     /// Key that clients must present in X-API-Key or as a bearer token; empty or not given: everybody may ask.
@@ -186,15 +197,15 @@ pub struct Cli {
     pub(crate) threads: Option<String>,
 
     /// Folder with models, each in a folder NAME or ORG/NAME
-    #[arg(long, env = "GPU_BRIDGE_MODELS_DIR", value_name = "DIR")]
+    #[arg(long, env = "GPU_BRIDGE_MODELS_DIR", value_name = "DIR", value_parser = path())]
     pub(crate) models_dir: Option<PathBuf>,
 
     /// Cache folder of the model hub, looked in for models that the models folder lacks
-    #[arg(long, env = "HF_HUB_CACHE", value_name = "DIR")]
+    #[arg(long, env = "HF_HUB_CACHE", value_name = "DIR", value_parser = path())]
     pub(crate) hub_cache: Option<PathBuf>,
 
     /// Home folder of the model hub, whose `hub` folder is the cache [default: ~/.cache/huggingface]
-    #[arg(long, env = "HF_HOME", value_name = "DIR")]
+    #[arg(long, env = "HF_HOME", value_name = "DIR", value_parser = path())]
     pub(crate) hub_home: Option<PathBuf>,
 
     /// Memory for models in MB, on each device; those not used for longest make room for others
@@ -259,7 +270,7 @@ pub struct Cli {
 
     /// Folder with LANGUAGE/MODEL.tsv files, such as the one in bert-score's package, for
     /// requests that want scores rescaled with a baseline
-    #[arg(long, env = "GPU_BRIDGE_BERTSCORE_BASELINES", value_name = "DIR")]
+    #[arg(long, env = "GPU_BRIDGE_BERTSCORE_BASELINES", value_name = "DIR", value_parser = path())]
     pub(crate) bertscore_baselines: Option<PathBuf>,
 
     /// What to log, such as info, debug or `gpu_bridge_backend::hub=debug,warn`; of libraries, nothing
@@ -281,7 +292,7 @@ pub(crate) enum Command {
 
 /// Runs the program; the exit code is 2 for settings that cannot be used and 1 for other failures.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_values(error).exit());
     if let Some(Command::Health { ready }) = cli.command {
         return health(&cli, ready);
     }
@@ -311,6 +322,23 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Names options, but repeats nothing that may be a key which stands in a wrong place.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    use ContextKind::{InvalidArg, InvalidSubcommand, InvalidValue};
+    let is_option = |text: &str| {
+        let is_usual = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        text.starts_with("--") && text.bytes().all(is_usual)
+    };
+    for kind in [InvalidArg, InvalidSubcommand, InvalidValue] {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && !is_option(text.split(' ').next().unwrap_or_default())
+        {
+            error.insert(kind, ContextValue::String("***".to_owned()));
+        }
+    }
+    error
 }
 
 /// The settings, and what the files with certificate and key hold that they name; or all that is wrong.
@@ -344,7 +372,7 @@ fn run(settings: Settings, tls: Option<Tls>, metrics: Arc<Metrics>) -> anyhow::R
         warn!("no API_KEY is set: everybody who can reach this host may use it");
     }
     let facts = settings.devices.first.facts();
-    let engine = Arc::new(fleet(&settings, &facts, &metrics)?);
+    let engine = Arc::new(engines::fleet(&settings, &facts, &metrics)?);
     let services = Services {
         engine: engine.clone(),
         metrics,
@@ -357,45 +385,18 @@ fn run(settings: Settings, tls: Option<Tls>, metrics: Arc<Metrics>) -> anyhow::R
         connections_per_client: settings.max_connections_per_client,
         tls: tls.map(Tls::acceptor).transpose()?,
     };
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime = runtime().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(server, engine, settings.listen));
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     result
 }
 
-/// An engine on each device. `facts` are the first one's.
-fn fleet(settings: &Settings, facts: &DeviceFacts, metrics: &Metrics) -> anyhow::Result<Fleet> {
-    let defaults = [
-        (Purpose::Embed, &settings.api.default_embed),
-        (Purpose::BertScore, &settings.api.default_bertscore),
-    ];
-    let common = EngineOptions {
-        device: candle_core::Device::Cpu,
-        precision: settings.precision,
-        threads: settings.threads,
-        embed_batch: settings.embed_batch,
-        max_tokens: settings.max_tokens,
-        bertscore_layers: settings.bertscore_layers.clone(),
-        metrics: metrics.engine.clone(),
-        model_memory: u64::MAX,
-        defaults: defaults.map(DefaultModel::from).to_vec(),
-        downloads: downloads(&settings.downloads),
-    };
-    let others = settings.devices.others.iter();
-    let others = others.map(|choice| (*choice, choice.facts()));
-    let all = [(settings.devices.first, facts.clone())]
-        .into_iter()
-        .chain(others);
-    let engines = all.map(|(choice, facts)| {
-        let options = EngineOptions {
-            device: choice.open()?,
-            model_memory: model_memory(settings.model_memory, choice, &facts),
-            ..common.clone()
-        };
-        Ok(CandleEngine::new(settings.sources.clone(), options)?)
-    });
-    Ok(Fleet::new(engines.collect::<anyhow::Result<_>>()?))
+/// Threads as many as processors: left to itself, tokio panics over some values of a variable of its own.
+fn runtime() -> std::io::Result<Runtime> {
+    let threads = available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(threads).enable_all().build()
 }
 
 /// Listens at once; the default models are loaded meanwhile. Until a stop signal.
@@ -415,33 +416,6 @@ async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow
     tokio::task::spawn_blocking(move || engine.warm_up());
     server.serve(listener, stop).await;
     Ok(())
-}
-
-/// What may be downloaded, if anything.
-fn downloads(downloads: &Downloads) -> Option<DownloadPlan> {
-    match downloads {
-        Downloads::Off => None,
-        Downloads::Offline => {
-            warn!("nothing is downloaded: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE says so");
-            None
-        }
-        Downloads::On(plan) => Some(plan.clone()),
-    }
-}
-
-/// Memory for models in bytes: what the operator gave, else a share of the device's.
-fn model_memory(given: Option<u64>, device: DeviceChoice, facts: &DeviceFacts) -> u64 {
-    let total = match device {
-        DeviceChoice::Cpu => memory::of_this_process(),
-        DeviceChoice::Cuda { .. } => facts.latest().memory.map(|memory| memory.total),
-    };
-    let bytes = given.or_else(|| total.map(memory::share_for_models));
-    let Some(bytes) = bytes else {
-        warn!(%device, "memory for models is not limited: GPU_MODEL_MEMORY_MB is not set");
-        return u64::MAX;
-    };
-    info!(%device, model_memory_mb = bytes >> 20, "memory for models");
-    bytes
 }
 
 #[cfg(test)]
@@ -484,6 +458,33 @@ mod tests {
                 argument.get_long().is_some() && argument.get_help().is_some(),
                 "{variable}"
             );
+        }
+    }
+
+    #[test]
+    fn no_value_is_repeated_that_may_be_a_secret() {
+        for (arguments, told) in [
+            (
+                &["--api-key", "a", "s3cret"][..],
+                "unrecognized subcommand '***'",
+            ),
+            (
+                &["--api-key", "a", "--api-key", "s3cret"],
+                "'--api-key <KEY>' cannot be used multiple times",
+            ),
+            (
+                &["--tls-key", "-----BEGIN s3cret\n"],
+                "unexpected argument '***'",
+            ),
+            (&["--apikey", "s3cret"], "unexpected argument '--apikey'"),
+            (
+                &["health", "--ready=s3cret"],
+                "unexpected value '***' for '--ready'",
+            ),
+        ] {
+            let given = ["gpu-bridge-backend"].iter().chain(arguments);
+            let shown = without_values(Cli::try_parse_from(given).unwrap_err()).to_string();
+            assert!(shown.contains(told) && !shown.contains("s3cret"), "{shown}");
         }
     }
 

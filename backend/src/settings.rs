@@ -23,7 +23,7 @@ use crate::api::{Limits, Options};
 use crate::cli::Cli;
 use crate::device::{DeviceChoice, DeviceChoices, HAS_CUDA, Precision};
 use crate::models::ModelSources;
-use crate::tls::TlsFiles;
+use crate::tls::{self, TlsFiles};
 
 /// Each running request keeps one of the runtime's 512 blocking threads busy; half of them stay
 /// free for everything else.
@@ -94,12 +94,14 @@ pub enum Problem {
         /// What may be given.
         allowed: String,
     },
-    /// The key itself is not shown.
-    #[error("API_KEY (--api-key) has spaces around it or characters that no HTTP header can carry")]
-    Key,
-    /// Nor is the token.
-    #[error("HF_TOKEN (--hub-token) has characters that no HTTP header can carry")]
-    Token,
+    /// The same of a value that is a secret, or may have one in it.
+    #[error("{setting} can't be used; allowed: {allowed}")]
+    Secret {
+        /// Variable and flag.
+        setting: &'static str,
+        /// What may be given.
+        allowed: &'static str,
+    },
 }
 
 /// All that is wrong, at least one thing.
@@ -176,6 +178,10 @@ impl Check {
         });
     }
 
+    fn wrong_secret(&mut self, setting: &'static str, allowed: &'static str) {
+        self.problems.push(Problem::Secret { setting, allowed });
+    }
+
     fn number<T>(&mut self, setting: &'static str, text: &str, range: RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + fmt::Display + Copy,
@@ -203,36 +209,37 @@ impl Check {
 
     fn listen(&mut self, text: &str) -> SocketAddr {
         text.parse().unwrap_or_else(|_| {
-            self.wrong("--listen", text, "IP:PORT, such as 0.0.0.0:8765 or [::1]:0");
+            let allowed = "IP:PORT, such as 0.0.0.0:8765 or [::1]:0";
+            self.wrong("GPU_BRIDGE_LISTEN (--listen)", text, allowed);
             SocketAddr::from(([0, 0, 0, 0], 0))
         })
     }
 
     fn tls(&mut self, cli: &Cli) -> Option<TlsFiles> {
-        match (cli.tls_certificate.clone(), cli.tls_key.clone()) {
-            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
-            (None, None) => None,
-            (Some(_), None) => {
-                self.wrong(
-                    "GPU_BRIDGE_TLS_KEY (--tls-key)",
-                    "",
-                    "the certificate's key",
-                );
-                None
-            }
-            (None, Some(_)) => {
-                let setting = "GPU_BRIDGE_TLS_CERTIFICATE (--tls-certificate)";
-                self.wrong(setting, "", "the key's certificate");
-                None
-            }
+        let (certificate, key) = (cli.tls_certificate.clone(), cli.tls_key.clone());
+        if certificate.is_none() && key.is_none() {
+            return None;
         }
+        // Empty ones may be meant to be files: without TLS everybody could read along.
+        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let (certificate, key) = (given(certificate), given(key));
+        if certificate.is_none() {
+            self.wrong(tls::CERTIFICATE, "", "a file with the key's certificate");
+        }
+        if key.is_none() {
+            self.wrong(tls::KEY, "", "a file with the certificate's key");
+        }
+        let (certificate, key) = (certificate?, key?);
+        Some(TlsFiles { certificate, key })
     }
 
     fn api(&mut self, cli: &Cli, device: DeviceChoice) -> Options {
         let most = u32::MAX as usize;
         let api_key = cli.api_key.clone().filter(|key| !key.is_empty());
         if api_key.as_ref().is_some_and(|key| !key.is_sendable()) {
-            self.problems.push(Problem::Key);
+            let allowed =
+                "printable ASCII without spaces around it: not every client can send others";
+            self.wrong_secret("API_KEY (--api-key)", allowed);
         }
         Options {
             api_key,

@@ -5,7 +5,7 @@
 //! it is for clients to refuse, whose clocks may say otherwise.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -28,6 +28,11 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Bytes of a file; a bundle of all public authorities has a twentieth of that.
 const MAX_BYTES: u64 = 4 << 20;
+
+/// What the files are called where something is wrong with them; in the place of a path may stand the key itself.
+pub(crate) const CERTIFICATE: &str = "GPU_BRIDGE_TLS_CERTIFICATE (--tls-certificate)";
+/// See [`CERTIFICATE`].
+pub(crate) const KEY: &str = "GPU_BRIDGE_TLS_KEY (--tls-key)";
 
 /// Where certificate and key are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +125,15 @@ impl TlsFiles {
     }
 
     fn look(&self) -> Seen {
-        Ok([read(&self.certificate)?, read(&self.key)?])
+        let read = |setting, path| read(path).map_err(|error| format!("{setting}: {error}"));
+        Ok([read(CERTIFICATE, &self.certificate)?, read(KEY, &self.key)?])
     }
 
     fn pair(&self, seen: &Seen) -> anyhow::Result<Arc<CertifiedKey>> {
         let [chain, key] = seen.as_ref().map_err(|error| anyhow!(error.clone()))?;
-        let in_file = |path: &Path| path.display().to_string();
-        let chain =
-            certificates::certificates(chain).with_context(|| in_file(&self.certificate))?;
-        let key = certificates::private_key(key).with_context(|| in_file(&self.key))?;
-        certificates::fit_together(&chain, &key).with_context(|| in_file(&self.key))?;
+        let chain = certificates::certificates(chain).context(CERTIFICATE)?;
+        let key = certificates::private_key(key).context(KEY)?;
+        certificates::fit_together(&chain, &key).context(KEY)?;
         let key = certificates::provider()
             .key_provider
             .load_private_key(key)?;
@@ -137,11 +141,11 @@ impl TlsFiles {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    let opened = File::open(path).map(|file| file.take(MAX_BYTES));
-    let read = opened.and_then(|mut file| file.read_to_end(&mut content));
-    read.map_err(|error| format!("{}: {error}", path.display()))?;
+    File::open(path)?
+        .take(MAX_BYTES)
+        .read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -85,6 +85,7 @@ async fn a_certificate_that_cannot_be_used_refuses_the_start() {
     let (own, other) = (authority.issue(&[NAME]), authority.issue(&[NAME]));
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let nothing = "/dev/null".to_owned();
+    let held = std::fs::read_to_string(own.key()).unwrap();
     for (certificate, key, why) in [
         (
             path(own.certificate()),
@@ -104,15 +105,21 @@ async fn a_certificate_that_cannot_be_used_refuses_the_start() {
         (
             "/no/such/file".to_owned(),
             Some(path(own.key())),
-            "/no/such/file",
+            "GPU_BRIDGE_TLS_CERTIFICATE (--tls-certificate): No such file",
+        ),
+        (
+            path(own.certificate()),
+            Some(held.clone()),
+            "GPU_BRIDGE_TLS_KEY (--tls-key): No such file",
         ),
         (path(own.certificate()), None, "--tls-key"),
     ] {
         let mut command = Command::new(Backend::program());
         command.args(["--listen=127.0.0.1:0", "--tls-certificate", &certificate]);
-        command.args(key.iter().flat_map(|key| ["--tls-key", key]));
+        command.envs(key.map(|key| ("GPU_BRIDGE_TLS_KEY", key)));
         let (code, _, errors) = Process::run(&mut command).await;
         assert_eq!(code, Some(2), "as for any other setting: {errors}");
         assert!(errors.contains(why), "{errors}");
+        assert!(!errors.contains(held.lines().nth(1).unwrap()), "{errors}");
     }
 }

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{Check, Problem, hub_cache};
+use super::{Check, hub_cache};
 use crate::cli::Cli;
 use crate::hub::{Hub, Retry, Token};
 use crate::models::DownloadPlan;
@@ -86,11 +86,11 @@ impl Check {
         let url = Url::parse(text).ok().filter(|url| {
             matches!(url.scheme(), "http" | "https")
                 && url.query().is_none()
-                && url.password().is_none()
+                && (url.username(), url.password()) == ("", None)
         });
         if url.is_none() {
-            let allowed = "a URL, such as https://huggingface.co";
-            self.wrong("HF_ENDPOINT (--hub-endpoint)", text, allowed);
+            let allowed = "a URL without a password, such as https://huggingface.co";
+            self.wrong_secret("HF_ENDPOINT (--hub-endpoint)", allowed);
         }
         url
     }
@@ -98,7 +98,7 @@ impl Check {
     fn token(&mut self, cli: &Cli) -> Option<Token> {
         let token = cli.hub_token.clone().filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.is_sendable()) {
-            self.problems.push(Problem::Token);
+            self.wrong_secret("HF_TOKEN (--hub-token)", "printable ASCII without spaces");
         }
         token
     }

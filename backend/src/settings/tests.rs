@@ -119,7 +119,26 @@ fn a_wrong_value_names_variable_and_flag_and_says_what_is_allowed() {
             "HF_ENDPOINT (--hub-endpoint)",
             "a URL",
         ),
-        ("--listen=localhost", "--listen", "IP:PORT"),
+        (
+            "--listen=localhost",
+            "GPU_BRIDGE_LISTEN (--listen)",
+            "IP:PORT",
+        ),
+        (
+            "--models-dir=",
+            "GPU_BRIDGE_MODELS_DIR (--models-dir)",
+            "a folder that exists",
+        ),
+        (
+            "--tls-key=",
+            "GPU_BRIDGE_TLS_CERTIFICATE (--tls-certificate)",
+            "a file with",
+        ),
+        (
+            "--tls-certificate=",
+            "GPU_BRIDGE_TLS_KEY (--tls-key)",
+            "a file with",
+        ),
         (
             "--models-dir=/does/not/exist",
             "--models-dir",
@@ -148,10 +167,14 @@ fn all_problems_are_told_at_once() {
 
 #[test]
 fn the_key_is_never_told() {
-    assert_eq!(
-        problem("--api-key=s3cret\n"),
-        format!("error: {}", Problem::Key)
-    );
+    for odd in ["s3cret\n", " s3cret", "s3cr\u{e9}t"] {
+        let told = problem(&format!("--api-key={odd}"));
+        assert!(
+            told.starts_with("error: API_KEY (--api-key) can't be used"),
+            "{told}"
+        );
+        assert!(!told.contains("s3cr"), "{told}");
+    }
     let settings = settings(&["--api-key=s3cret"]).unwrap();
     assert!(settings.api.api_key.is_some());
     assert!(!format!("{settings:?}").contains("s3cret"));
@@ -160,7 +183,23 @@ fn the_key_is_never_told() {
 #[test]
 fn the_token_is_never_told() {
     let told = problem("--hub-token=s3cret\u{7}");
-    assert_eq!(told, format!("error: {}", Problem::Token));
+    assert!(
+        told.starts_with("error: HF_TOKEN (--hub-token) can't be used"),
+        "{told}"
+    );
+    assert!(!told.contains("s3cret"), "{told}");
+    for odd in [
+        "s3cret",
+        "https://me:s3cret@hub",
+        "https://s3cret@hub",
+        "https://hub?token=s3cret",
+    ] {
+        let told = problem(&format!("--hub-endpoint={odd}"));
+        assert!(
+            told.contains("HF_ENDPOINT") && !told.contains("s3cret"),
+            "{told}"
+        );
+    }
     let settings = settings(&["--hub-token=s3cret", "--download"]).unwrap();
     assert!(!format!("{settings:?}").contains("s3cret"));
 }
@@ -256,6 +295,14 @@ fn memory_is_given_in_megabytes_or_left_to_us() {
     let memory = |flag| settings(&[flag]).unwrap().model_memory;
     assert_eq!(memory("--model-memory-mb=3"), Some(3 << 20));
     assert_eq!(memory("--model-memory-mb="), None);
+}
+
+#[test]
+fn empty_folders_of_the_hub_say_nothing() {
+    let cache = |flags: &[&str]| settings(flags).unwrap().sources.hub_cache.unwrap();
+    assert_eq!(cache(&["--hub-cache="]), Path::new("/home/hub"));
+    let own = cache(&["--hub-cache=", "--hub-home="]);
+    assert!(own.ends_with(".cache/huggingface/hub"), "{}", own.display());
 }
 
 #[test]

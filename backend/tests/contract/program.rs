@@ -49,6 +49,26 @@ async fn wrong_settings_end_the_program_with_code_2_and_name_the_variable() {
 }
 
 #[tokio::test]
+async fn variables_of_libraries_keep_it_from_nothing() {
+    let models = TempDir::new().unwrap();
+    for (variable, value) in [
+        ("TOKIO_WORKER_THREADS", "0"),
+        ("RAYON_NUM_THREADS", "x"),
+        ("RUST_BACKTRACE", "x"),
+        ("HF_HUB_CACHE", ""),
+        ("HF_HOME", ""),
+    ] {
+        let mut command = program();
+        command
+            .args(["--listen=127.0.0.1:0", "--log=error"])
+            .arg(format!("--models-dir={}", models.path().display()))
+            .env("HOME", models.path())
+            .env(variable, value);
+        listening(command).await.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn sigquit_stops_in_order_and_sigusr1_changes_nothing() {
     let models = TempDir::new().unwrap();
     let mut command = program();
