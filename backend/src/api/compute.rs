@@ -23,14 +23,12 @@ use super::jobs::{Job, Kind};
 use super::request_log::RequestLog;
 use super::slots::{Busy, Slot};
 use super::validate::{self, BertscoreRequest, EmbedRequest, Limits};
-use super::{App, Exchange, Options, openai};
+use super::{App, Exchange, Options, PANICKED, openai};
 use crate::engine::{Cancellation, Engine, EngineError, Progress, Purpose};
 use crate::metrics::Rejection;
 
 /// Longest model name, in characters, that the log and the job list show.
 const SHOWN_NAME: usize = 200;
-/// In the log for a panic, whose own text may hold a client's.
-const PANICKED: &str = "a bug: it panicked";
 
 /// What a request is to be read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

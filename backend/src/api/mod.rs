@@ -30,6 +30,7 @@ mod route;
 mod slots;
 mod validate;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
@@ -37,6 +38,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use gpu_bridge_framing::Refusal;
 use gpu_bridge_places::{Asking, Place, Visit};
 use http::request::Parts;
@@ -83,6 +85,9 @@ pub struct Https;
 
 /// Requests that may wait for a model at once; far below the runtime's 512 blocking threads.
 const MOST_LOADING: usize = 64;
+
+/// In the log for a panic, whose own text may hold a client's.
+const PANICKED: &str = "a bug: it panicked";
 
 /// What the HTTP side serves.
 #[derive(Clone)]
@@ -142,7 +147,10 @@ async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
         body,
         visit: None,
     };
-    let outcome = answer(&app, &mut exchange).await;
+    // Wherever a bug breaks it off, the client reads that, and the log has no guess that it left.
+    let outcome = AssertUnwindSafe(answer(&app, &mut exchange)).catch_unwind();
+    let outcome = outcome.await;
+    let outcome = outcome.unwrap_or_else(|_| Err(exchange.log.internal(&PANICKED)));
     if let Err(ApiError::Busy(reason)) = &outcome {
         counts.rejected(*reason);
     }

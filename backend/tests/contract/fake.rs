@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu_bridge_backend::engine::{
-    Embeddings, Engine, EngineError, Progress, Purpose, Scores, Scoring, Shortening,
+    Embeddings, Engine, EngineError, Progress, Purpose, Readiness, Scores, Scoring, Shortening,
 };
 
 type Script = dyn Fn(&str, &dyn Progress) -> Result<(), EngineError> + Send + Sync;
@@ -17,6 +17,7 @@ pub(crate) struct FakeEngine {
     load: Option<Box<dyn Fn() + Send + Sync>>,
     loaded: AtomicBool,
     shortening: Shortening,
+    readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
 }
 
 const DIMENSIONS: usize = 384;
@@ -38,6 +39,10 @@ impl FakeEngine {
             load: None,
             loaded: AtomicBool::new(true),
             shortening: Shortening::No,
+            readiness: Box::new(|| Readiness {
+                ready: true,
+                models: Vec::new(),
+            }),
         }
     }
 
@@ -51,6 +56,14 @@ impl FakeEngine {
         Self {
             load: Some(Box::new(load)),
             loaded: AtomicBool::new(false),
+            ..self
+        }
+    }
+
+    /// Says this of its models.
+    pub(crate) fn saying(self, readiness: impl Fn() -> Readiness + Send + Sync + 'static) -> Self {
+        Self {
+            readiness: Box::new(readiness),
             ..self
         }
     }
@@ -127,6 +140,10 @@ impl Engine for FakeEngine {
             recall: zeros.clone(),
             f1: zeros,
         })
+    }
+
+    fn readiness(&self) -> Readiness {
+        (self.readiness)()
     }
 
     fn available_models(&self) -> Option<Vec<String>> {

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::fake::FakeEngine;
 use crate::replay::{services, settings};
+use crate::scrape::metrics;
 
 /// Only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -238,6 +239,28 @@ async fn a_failing_engine_is_an_error_with_an_id_and_no_details() {
         assert!(body.contains(&id) && !body.contains("/srv"), "{body}");
         assert_eq!(service.in_flight().await, 0);
     }
+}
+
+#[tokio::test]
+async fn a_bug_off_the_threads_that_compute_is_answered_and_counted_like_one_there() {
+    let engine = FakeEngine::quick().saying(|| panic!("a bug in the engine"));
+    let service = start(engine, one_slot()).await;
+    for path in ["/health", "/ready", "/info"] {
+        let answer = reqwest::get(service.url(path)).await.unwrap();
+        assert_eq!(answer.status(), 500, "{path}");
+        let id = answer.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let body: Value = answer.json().await.unwrap();
+        assert!(body["detail"].as_str().unwrap().contains(&id), "{body}");
+    }
+    let counted = metrics(&service).await;
+    assert!(
+        counted.contains("code=\"500\",route=\"/health\"} 1"),
+        "{counted}"
+    );
+    assert_eq!(service.embed("x").await.status(), 200);
 }
 
 #[tokio::test]
