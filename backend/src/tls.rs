@@ -60,7 +60,7 @@ impl Tls {
     /// They can't be read or used, or don't fit together.
     pub fn read(files: TlsFiles) -> anyhow::Result<Self> {
         let seen = files.look();
-        let pair = files.pair(&seen)?;
+        let pair = pair(&seen)?;
         Ok(Self { files, seen, pair })
     }
 
@@ -110,7 +110,7 @@ impl TlsFiles {
             let now = self.look();
             // Twice the same: nobody is in the middle of writing them.
             if now == before && now != used {
-                match self.pair(&now) {
+                match pair(&now) {
                     Ok(pair) => {
                         *current.0.write() = Arc::clone(&pair);
                         info!("new connections get the new certificate");
@@ -128,17 +128,18 @@ impl TlsFiles {
         let read = |setting, path| read(path).map_err(|error| format!("{setting}: {error}"));
         Ok([read(CERTIFICATE, &self.certificate)?, read(KEY, &self.key)?])
     }
+}
 
-    fn pair(&self, seen: &Seen) -> anyhow::Result<Arc<CertifiedKey>> {
-        let [chain, key] = seen.as_ref().map_err(|error| anyhow!(error.clone()))?;
-        let chain = certificates::certificates(chain).context(CERTIFICATE)?;
-        let key = certificates::private_key(key).context(KEY)?;
-        certificates::fit_together(&chain, &key).context(KEY)?;
-        let key = certificates::provider()
-            .key_provider
-            .load_private_key(key)?;
-        Ok(Arc::new(CertifiedKey::new(chain, key)))
-    }
+/// What can be used of what was seen.
+fn pair(seen: &Seen) -> anyhow::Result<Arc<CertifiedKey>> {
+    let [chain, key] = seen.as_ref().map_err(|error| anyhow!(error.clone()))?;
+    let chain = certificates::certificates(chain).context(CERTIFICATE)?;
+    let key = certificates::private_key(key).context(KEY)?;
+    certificates::fit_together(&chain, &key).context(KEY)?;
+    let key = certificates::provider()
+        .key_provider
+        .load_private_key(key)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
