@@ -12,6 +12,7 @@ mod operate;
 mod table;
 
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use crate::telemetry::{self, Exporter, LogFormat, Metrics};
 
 /// Exit code for a configuration that can't be used.
 const BAD_CONFIG: u8 = 2;
+/// More threads than the largest machines have processors serve nobody.
+const MOST_THREADS: usize = 1024;
 
 /// One stable URL in front of a pool of GPU hosts.
 #[derive(Debug, Parser)]
@@ -237,9 +240,8 @@ fn run(
     for warning in &config.warnings {
         tracing::warn!("{}", warning.in_file(path));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime.worker_threads(threads()).enable_all() }.build()?;
     let exporter = exporter(&runtime)?;
     let options = Options {
         upgrade_socket,
@@ -253,6 +255,27 @@ fn run(
     // Reads and look-ups that hang are not waited for.
     runtime.shutdown_background();
     served
+}
+
+/// Threads that serve: as many as processors, or as tokio's variable says, over odd values of which tokio itself
+/// panics.
+fn threads() -> usize {
+    const VARIABLE: &str = "TOKIO_WORKER_THREADS";
+    let usual = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let told = std::env::var_os(VARIABLE);
+    let Some(told) = told.filter(|told| !told.is_empty()) else {
+        return usual;
+    };
+    let told = told
+        .to_str()
+        .and_then(|told| told.parse::<NonZeroUsize>().ok());
+    let told = told.filter(|told| told.get() <= MOST_THREADS);
+    if told.is_none() {
+        tracing::warn!(
+            "{VARIABLE} is passed over: it must be a whole number from 1 to {MOST_THREADS}"
+        );
+    }
+    told.map_or(usual, NonZeroUsize::get)
 }
 
 /// Where the environment wants traces to go.

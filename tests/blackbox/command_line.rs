@@ -350,3 +350,18 @@ async fn check_reads_its_file_from_wherever_it_is_given() {
         assert_eq!(code, Some(2), "{arguments:?}");
     }
 }
+
+#[tokio::test]
+async fn a_number_of_threads_that_is_none_is_passed_over_and_told() {
+    let host = sim_host("host").start();
+    let config = Config::with_hosts(&[&host]);
+    for (odd, is_told) in [("0", true), ("many", true), ("99999999", true), ("", false)] {
+        let set = |command: &mut tokio::process::Command| {
+            command.env("TOKIO_WORKER_THREADS", odd);
+        };
+        let proxy = Proxy::start_with(&config, set).await;
+        proxy.finds_healthy("host").await;
+        let told = proxy.log().contains("TOKIO_WORKER_THREADS is passed over");
+        assert_eq!(told, is_told, "{odd:?}");
+    }
+}
