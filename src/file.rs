@@ -20,7 +20,7 @@ use rustix::io::Errno;
 /// or a start, which nothing else waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A longer file is a mistake: a bundle of all public authorities has a twentieth of that.
-const MAX_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 /// The files that are being read in this process.
 static UNDER_WAY: Mutex<BTreeMap<PathBuf, Tries>> = Mutex::new(BTreeMap::new());

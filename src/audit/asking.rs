@@ -53,7 +53,7 @@ impl Asking<'_> {
 
     async fn ask_for(&self, texts: &[&str]) -> Part {
         let Ok(call) = self.call(texts) else {
-            return Part::Failed(Heard::Nothing);
+            return passing("the proxy had no memory left to ask it");
         };
         let limit = self.until.saturating_duration_since(Instant::now());
         let terms = Terms {
@@ -65,7 +65,7 @@ impl Asking<'_> {
         };
         let verdict = tokio::select! {
             verdict = self.upstream.attempt(self.lease.host(), &call, terms) => verdict,
-            _ = self.lease.host_is_lost() => return Part::Failed(Heard::Nothing),
+            _ = self.lease.host_is_lost() => return passing("it was ejected meanwhile"),
         };
         part(verdict, texts.len())
     }
@@ -93,7 +93,7 @@ pub(super) fn demand(model: &Model, texts: &[&str]) -> Demand {
     Demand {
         label: Label {
             id: "audit".into(),
-            route: "audit",
+            route: "embed",
         },
         model: Some(model.clone()),
         work: Work {
@@ -109,9 +109,10 @@ pub(super) fn demand(model: &Model, texts: &[&str]) -> Demand {
 fn part(verdict: Verdict, texts: usize) -> Part {
     let half = texts / 2;
     let fewer = match &verdict {
-        Verdict::Sibling { why, .. } => match why {
+        Verdict::Sibling { why, answer } => match why {
             Doubt::TooMany { most } => most.get() as usize,
             Doubt::Limit | Doubt::ServerError => half,
+            Doubt::Front if answer.status != StatusCode::OK => half,
             _ => 0,
         },
         Verdict::Deliver(answer) if answer.status != StatusCode::OK => half,
@@ -127,12 +128,12 @@ fn part(verdict: Verdict, texts: usize) -> Part {
             why: Doubt::Unusable,
             ..
         } => Part::Failed(nonsense(verdict.reason().unwrap_or_default())),
-        // Of hosts that are full, out or not to be reached others tell, and they are asked again soon.
+        // It is asked again soon.
         Verdict::Busy { .. }
         | Verdict::Ours { .. }
         | Verdict::Moved { .. }
         | Verdict::Wrong
-        | Verdict::Fault { sent: false, .. } => Part::Failed(Heard::Nothing),
+        | Verdict::Fault { sent: false, .. } => passing(&verdict.reason().unwrap_or_default()),
         Verdict::Sibling { .. }
         | Verdict::Fault { sent: true, .. }
         | Verdict::Misconfigured { .. } => failed(verdict.reason().unwrap_or_default()),
@@ -147,6 +148,10 @@ fn read(answer: &Answer) -> Part {
         Ok(told) => Part::Told(told),
         Err(none) => Part::Failed(no_vectors(none)),
     }
+}
+
+fn passing(why: &str) -> Part {
+    Part::Failed(Heard::Passing(why.to_owned()))
 }
 
 fn failed(why: String) -> Part {
@@ -201,13 +206,15 @@ mod tests {
             let halves = [8, 4, 2, 1].map(|texts| fewer(refused(status, why), texts));
             assert_eq!(halves, [Some(4), Some(2), Some(1), None]);
         }
-        for why in [Doubt::NoModel, Doubt::Forbidden, Doubt::Front] {
+        assert_eq!(fewer(refused(413, Some(Doubt::Front)), 8), Some(4));
+        for why in [Doubt::NoModel, Doubt::Forbidden] {
             assert_eq!(fewer(refused(404, Some(why)), 8), None, "{why:?}");
         }
+        assert_eq!(fewer(refused(200, Some(Doubt::Front)), 8), None);
     }
 
     #[test]
-    fn what_passes_says_nothing() {
+    fn what_passes_is_told_apart() {
         let reason = String::new;
         for verdict in [
             Verdict::Busy {
@@ -219,7 +226,7 @@ mod tests {
             },
             Verdict::Ours { reason: reason() },
         ] {
-            assert!(matches!(part(verdict, 8), Part::Failed(Heard::Nothing)));
+            assert!(matches!(part(verdict, 8), Part::Failed(Heard::Passing(_))));
         }
         let broke = Verdict::Fault {
             sent: true,

@@ -37,8 +37,8 @@ pub(super) enum Heard {
     Said(Said),
     /// Nothing that could be judged, and why: it may be so for ever.
     Unjudged(String),
-    /// Nothing, for a reason that passes, or is told elsewhere.
-    Nothing,
+    /// Nothing, for a reason that mostly passes, such as that it is full.
+    Passing(String),
 }
 
 /// A host, as far as the judge needs to know it.

@@ -60,8 +60,12 @@ struct Entry {
     /// It shows up for the first time: whoever judges should wait for what the host says.
     is_awaited: bool,
     said: Option<Said>,
-    /// Since then nothing came that could be judged: so many times, and why the last time.
-    failed: Option<(u32, Arc<str>)>,
+    /// Of the host's models, when it said that.
+    said_in: u64,
+    /// How often in a row nothing came that could be judged.
+    failures: u32,
+    /// Why, if that is to be told.
+    why: Option<Arc<str>>,
     trust: Option<Trust>,
 }
 
@@ -155,12 +159,12 @@ impl Ledger {
         entry.is_awaited = false;
         entry.due = match (is_current, &heard) {
             (true, Heard::Said(_)) => now + next,
-            (true, Heard::Unjudged(_) | Heard::Nothing) => now + next / SOONER,
+            (true, Heard::Unjudged(_) | Heard::Passing(_)) => now + next / SOONER,
             // Perhaps it was another process that answered.
             (false, _) => now,
         };
         entry.generation = question.generation;
-        if entry.hears(heard) {
+        if entry.hears(heard, is_current) {
             self.unjudged.insert(question.model.clone());
         }
     }
@@ -296,29 +300,35 @@ fn pinned<'a>(rules: Option<&'a config::Audit>, model: &Model) -> Option<&'a Vec
 }
 
 impl Entry {
-    /// Returns whether that is to be judged anew.
-    fn hears(&mut self, heard: Heard) -> bool {
-        match heard {
+    /// Returns whether that is to be judged anew. `is_current`: no other process may have taken the host's place since it
+    /// was asked.
+    fn hears(&mut self, heard: Heard, is_current: bool) -> bool {
+        let (why, passes) = match heard {
             Heard::Said(said) => {
                 self.said = Some(said);
-                self.failed = None;
+                (self.said_in, self.failures, self.why) = (self.generation, 0, None);
+                return true;
             }
-            Heard::Unjudged(why) => {
-                let times = self.failed.as_ref().map_or(0, |(times, _)| *times) + 1;
-                self.failed = Some((times, why.into()));
-                // One that is out stays out until it agrees.
-                if times >= MOST_FAILURES && self.trust != Some(Trust::Deviates) {
-                    self.said = None;
-                }
-            }
-            Heard::Nothing => return false,
+            Heard::Unjudged(why) => (why, false),
+            Heard::Passing(why) => (why, true),
+        };
+        self.failures += 1;
+        let is_lasting = self.failures >= MOST_FAILURES;
+        if passes && !is_lasting {
+            return false;
+        }
+        self.why = Some(why.into());
+        // Another process said it. But one that is out stays out until it agrees.
+        let is_of_another = is_current && self.said_in != self.generation;
+        if (is_lasting || is_of_another) && self.trust != Some(Trust::Deviates) {
+            self.said = None;
         }
         true
     }
 
     /// What follows for one of which nothing is known that could be judged.
     fn unknown(&self) -> Option<Audited> {
-        let (_, why) = self.failed.as_ref().filter(|_| self.said.is_none())?;
+        let why = self.why.as_ref().filter(|_| self.said.is_none())?;
         Some(Audited {
             trust: Trust::Unknown,
             space: None,
@@ -358,7 +368,9 @@ impl Known {
                 is_loaded: false,
                 is_awaited: true,
                 said: None,
-                failed: None,
+                said_in: generation,
+                failures: 0,
+                why: None,
                 trust: None,
             });
             if !entry.is_loaded {
@@ -430,6 +442,10 @@ mod tests {
         Heard::Said(Said::Vectors(vectors(numbers(seed, 16))))
     }
 
+    fn passing() -> Heard {
+        Heard::Passing("it is full".to_owned())
+    }
+
     /// A ledger, and the time.
     struct Scene(Ledger, Instant);
 
@@ -478,7 +494,7 @@ mod tests {
         assert!(scene.due().is_empty());
         scene.follow(&[with(1, &["a", "b"]), with(1, &[])]);
         assert_eq!(scene.due(), [(0, "b".to_owned())]);
-        scene.ask(&[Heard::Nothing]);
+        scene.ask(&[passing()]);
         assert!(scene.due().is_empty(), "no answer: later");
         scene.1 += INTERVAL / SOONER;
         assert_eq!(scene.due(), [(0, "b".to_owned())]);
@@ -502,7 +518,7 @@ mod tests {
         assert!(scene.due().is_empty());
         scene.1 += INTERVAL / SOONER;
         assert_eq!(scene.due(), [(1, "a".to_owned())]);
-        let found = scene.ask(&[Heard::Nothing, said(1), Heard::Nothing]);
+        let found = scene.ask(&[passing(), said(1), passing()]);
         assert!(found.iter().all(|(_, _, it)| it.trust == Trust::Agrees));
         scene.1 += INTERVAL / SOONER;
         assert!(scene.due().is_empty(), "it is right now");
@@ -598,8 +614,39 @@ mod tests {
             assert_eq!(found[1], Trust::Deviates, "it is out until it agrees");
         }
         scene.1 += 2 * INTERVAL;
-        let found = trusts(scene.ask(&[said(1), Heard::Nothing, said(1)]));
+        let found = trusts(scene.ask(&[said(1), passing(), said(1)]));
         assert_eq!(found[1], Trust::Deviates);
+    }
+
+    #[test]
+    fn a_host_that_may_have_restarted_and_can_not_be_judged_is_unknown_at_once_and_a_full_one_after_a_while()
+     {
+        let mut scene = Scene::new();
+        let hosts = |generation| [with(1, &["a"]), with(generation, &["a"])];
+        let trust = |found: &[(HostId, Model, Audited)]| {
+            let of = found.iter().find(|(id, ..)| *id == host(1));
+            of.map(|(_, _, it)| it.trust)
+        };
+        scene.follow(&hosts(1));
+        assert_eq!(trust(&scene.ask(&[said(1), said(1)])), Some(Trust::Agrees));
+        scene.follow(&hosts(2));
+        let fails = Heard::Unjudged("it answered 500".to_owned());
+        assert_eq!(trust(&scene.ask(&[said(1), fails])), Some(Trust::Unknown));
+        scene.1 += 2 * INTERVAL;
+        assert_eq!(trust(&scene.ask(&[said(1), said(1)])), Some(Trust::Agrees));
+        for round in 1..=MOST_FAILURES {
+            scene.1 += 2 * INTERVAL;
+            let expected = if round < MOST_FAILURES {
+                Trust::Agrees
+            } else {
+                Trust::Unknown
+            };
+            assert_eq!(
+                trust(&scene.ask(&[said(1), passing()])),
+                Some(expected),
+                "{round}"
+            );
+        }
     }
 
     #[test]
@@ -609,7 +656,7 @@ mod tests {
         let question = scene.0.due(scene.1).remove(0);
         scene.0.asks(&question, scene.1);
         assert!(scene.due().is_empty());
-        scene.0.hears(&question, Heard::Nothing, INTERVAL, scene.1);
+        scene.0.hears(&question, passing(), INTERVAL, scene.1);
         assert_eq!(scene.due().len(), 1, "the other");
     }
 
@@ -625,7 +672,7 @@ mod tests {
             ]
         };
         scene.follow(&hosts(1, with(1, &["a"])));
-        let found = scene.ask(&[said(1), said(1), said(2), Heard::Nothing]);
+        let found = scene.ask(&[said(1), said(1), said(2), passing()]);
         let is_out = |found: &[(HostId, Model, Audited)]| {
             found.iter().any(|(_, _, it)| it.trust == Trust::Deviates)
         };
@@ -639,10 +686,10 @@ mod tests {
         );
         assert_eq!(scene.due(), [(2, "a".to_owned())]);
         assert!(!is_out(&scene.ask(&[
-            Heard::Nothing,
-            Heard::Nothing,
+            passing(),
+            passing(),
             said(1),
-            Heard::Nothing
+            passing()
         ])));
     }
 

@@ -48,14 +48,14 @@ fn line(host: &str, audit: &AuditState) -> String {
     )
 }
 
-/// Writes what is right, or what `host` says, into `file`. Models that it says nothing of stay there as they are.
-pub(super) async fn write(place: Where, file: &Path, host: Option<&str>) -> Result<(), Failure> {
+/// Writes what is right, or what `host` says, into the file at `path`. Models that it says nothing of stay there as they are.
+pub(super) async fn write(place: Where, path: &Path, host: Option<&str>) -> Result<(), Failure> {
     let client = Client::from_environment(place)?;
-    let path = match host {
+    let asked = match host {
         Some(host) => format!("/api/v1/audit/{}", in_path(host)?),
         None => "/api/v1/audit".to_owned(),
     };
-    let said: Reference = client.get(&path).await?;
+    let said: Reference = client.get(&asked).await?;
     let pool: PoolState = client.get(POOL).await?;
     let asked = pool.hosts.iter();
     let asked = asked.filter(|it| host.is_none_or(|host| it.name == host));
@@ -64,7 +64,7 @@ pub(super) async fn write(place: Where, file: &Path, host: Option<&str>) -> Resu
         let text = "no hosts agree on any model yet, or audits are off; see gpu-bridge audit, and --from HOST";
         return Err(Failure::Failed(text.to_owned()));
     }
-    let before = pinned_in(file)?;
+    let before = pinned_in(path)?;
     let names = |models: &mut dyn Iterator<Item = &String>| {
         let names: Vec<&str> = models.map(String::as_str).collect();
         names.join(", ")
@@ -73,7 +73,7 @@ pub(super) async fn write(place: Where, file: &Path, host: Option<&str>) -> Resu
     let kept: BTreeSet<String> = kept.cloned().collect();
     let mut lines = vec![format!(
         "{}: {}",
-        file.display(),
+        path.display(),
         names(&mut said.models.keys())
     )];
     if !kept.is_empty() {
@@ -84,7 +84,12 @@ pub(super) async fn write(place: Where, file: &Path, host: Option<&str>) -> Resu
     all.extend(said.models);
     let json = serde_json::to_string(&Reference::new(all));
     let json = json.map_err(|error| Failure::Failed(error.to_string()))?;
-    replace(file, (json + "\n").as_bytes()).map_err(|error| Failure::of_file(file, &error))?;
+    if json.len() as u64 >= file::MAX_BYTES {
+        let text =
+            "would be longer than the 4 MiB that a proxy reads; leave models out of it, by hand";
+        return Err(Failure::Failed(format!("{}: {text}", path.display())));
+    }
+    replace(path, (json + "\n").as_bytes()).map_err(|error| Failure::of_file(path, &error))?;
     print(&(lines.join("\n") + "\n"))
 }
 

@@ -10,8 +10,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Behaviour, Client, Config, Ending, Proxy, Reply, SimHost, Vectors, embed_body,
-    eventually, sim_host,
+    Answer, Behaviour, Client, Config, Ending, HealthAnswer, Proxy, Reply, Server, SimHost,
+    Vectors, embed_body, eventually, sim_host,
 };
 
 /// Of the first of the texts that audits ask for.
@@ -153,6 +153,20 @@ async fn hosts_that_take_few_texts_at_once_are_asked_in_parts() {
     let largest = |host: &SimHost| host.record().requests.iter().map(|it| it.items).max();
     assert_eq!(largest(all), Some(2), "as its operator says");
     assert_eq!(largest(tells), Some(3));
+}
+
+#[tokio::test]
+async fn servers_of_openai_s_api_are_audited_with_what_they_have_answered() {
+    let plain = ["a", "b"].map(|name| computing(name, Vectors::OtherModel));
+    let server = sim_host("server").openai(Server::default()).start();
+    let right = ["c", "d", "e"].map(|name| computing(name, Vectors::Right));
+    let hosts: Vec<&SimHost> = plain.iter().chain(&right).chain([&server]).collect();
+    let proxy = Proxy::ready(&audited(&hosts), &hosts).await;
+    let client = proxy.client();
+    let answers = async || client.embed("text").await.served_by() == "server";
+    eventually("it serves", answers).await;
+    trusts(&proxy, &[(&server, "agrees")]).await;
+    trusts(&proxy, &plain.each_ref().map(|host| (host, "deviates"))).await;
 }
 
 #[tokio::test]
@@ -392,6 +406,19 @@ async fn a_host_that_was_restarted_is_audited_at_once() {
     proxy.finds_unhealthy("c").await;
     changing.set_vectors(Vectors::OtherModel);
     changing.restart();
+    trusts(&proxy, &[(changing, "deviates")]).await;
+}
+
+#[tokio::test]
+async fn a_host_that_was_restarted_behind_a_front_is_audited_at_once() {
+    let hosts = ["a", "b", "c"].map(|name| computing(name, Vectors::Right));
+    let [_, _, changing] = &hosts;
+    let proxy = Proxy::ready(&audited(&hosts.each_ref()), &hosts.each_ref()).await;
+    trusts(&proxy, &[(changing, "agrees")]).await;
+    changing.set_health(HealthAnswer::Answer(Answer::html(502)));
+    proxy.finds_unhealthy("c").await;
+    changing.set_vectors(Vectors::OtherModel);
+    changing.set_health(HealthAnswer::Ok);
     trusts(&proxy, &[(changing, "deviates")]).await;
 }
 

@@ -76,6 +76,7 @@ pub(super) fn audit(section: &Section<'_>) -> Option<Audit> {
     let interval = section.duration("interval", Duration::from_mins(10));
     let min_cosine = section.min_cosine("min_cosine");
     let reference = section.reference("reference");
+    warn_of_what_pins_nothing(section, reference.as_ref());
     warn_if_short(section, "interval", interval, Duration::from_secs(1));
     if !enabled && reference.is_some() {
         section.warn("reference", "is not used: enabled is not true");
@@ -87,4 +88,15 @@ pub(super) fn audit(section: &Section<'_>) -> Option<Audit> {
         min_cosine,
         reference,
     })
+}
+
+/// Models are pinned as they are called in `/info`.
+fn warn_of_what_pins_nothing(section: &Section<'_>, pinned: Option<&Pinned>) {
+    let mut names = pinned.iter().flat_map(|it| it.reference.models.keys());
+    if names.any(|name| !name.starts_with("embed:")) {
+        section.warn(
+            "reference",
+            "pins a model whose name does not begin with embed:, which is that of none; write embed:NAME",
+        );
+    }
 }

@@ -438,6 +438,12 @@ impl State {
             Transition::Ejected(_) | Transition::NotReady => {}
             Transition::Up | Transition::Trial => self.welcome_back(id),
         }
+        // Behind a front that accepts for it, another process may take its place unseen.
+        if let Transition::Ejected(Cause::Checks | Cause::Answers) = transition
+            && let Some(host) = self.host_mut(id)
+        {
+            host.models.forget();
+        }
         self.note(id, EventKind::Health(transition));
     }
 
