@@ -7,11 +7,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 use super::client::{Client, Where};
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::operate::{POOL, in_path};
 use super::print;
 use crate::admin::view::{AuditState, HostState, PoolState};
-use crate::embedding::{BadReference, Reference};
+use crate::embedding::{BadReference, Reference, Vectors};
 use crate::file;
 use crate::pool::Trust;
 
@@ -64,7 +64,7 @@ pub(super) async fn write(place: Where, path: &Path, host: Option<&str>) -> Resu
         let text = "no hosts agree on any model yet, or audits are off; see gpu-bridge audit, and --from HOST";
         return Err(Failure::Failed(text.to_owned()));
     }
-    let before = pinned_in(path)?;
+    let (before, is_outdated) = pinned_in(path)?;
     let names = |models: &mut dyn Iterator<Item = &String>| {
         let names: Vec<&str> = models.map(String::as_str).collect();
         names.join(", ")
@@ -79,6 +79,9 @@ pub(super) async fn write(place: Where, path: &Path, host: Option<&str>) -> Resu
     if !kept.is_empty() {
         lines.push(format!("as they were there: {}", names(&mut kept.iter())));
     }
+    if is_outdated {
+        lines.push("gone: what it held of another version's texts".to_owned());
+    }
     lines.extend(left_out);
     let mut all = before;
     all.extend(said.models);
@@ -90,6 +93,11 @@ pub(super) async fn write(place: Where, path: &Path, host: Option<&str>) -> Resu
         return Err(Failure::Failed(format!("{}: {text}", path.display())));
     }
     replace(path, (json + "\n").as_bytes()).map_err(|error| Failure::of_file(path, &error))?;
+    if !path.is_file() {
+        // It may be standard output, which is to hold nothing else.
+        failure::tell(lines.join("\n"));
+        return Ok(());
+    }
     print(&(lines.join("\n") + "\n"))
 }
 
@@ -115,17 +123,17 @@ fn left_out<'a>(hosts: impl Iterator<Item = &'a HostState>, said: &Reference) ->
     told.collect()
 }
 
-/// What the file holds, if there is one; what an older version made is of no use any more.
-fn pinned_in(file: &Path) -> Result<BTreeMap<String, crate::embedding::Vectors>, Failure> {
+/// What the file holds, if there is one, and whether it was of an older version, which is of no use any more.
+fn pinned_in(file: &Path) -> Result<(BTreeMap<String, Vectors>, bool), Failure> {
     if !file.is_file() {
-        return Ok(BTreeMap::new());
+        return Ok((BTreeMap::new(), false));
     }
     let content =
         file::read(file, file::PATIENCE).map_err(|error| Failure::of_file(file, &error))?;
     match Reference::read(&content) {
-        Ok(reference) => Ok(reference.models),
-        Err(BadReference::OtherTexts) => Ok(BTreeMap::new()),
-        Err(BadReference::Unreadable) if content.is_empty() => Ok(BTreeMap::new()),
+        Ok(reference) => Ok((reference.models, false)),
+        Err(BadReference::OtherTexts) => Ok((BTreeMap::new(), true)),
+        Err(BadReference::Unreadable) if content.is_empty() => Ok((BTreeMap::new(), false)),
         Err(BadReference::Unreadable) => Err(Failure::Failed(format!(
             "{} is no reference, so it is left alone; name another file, or delete it",
             file.display()

@@ -344,6 +344,19 @@ async fn a_reference_keeps_what_nothing_new_is_said_of_and_tells_what_is_left_ou
     let kept = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(kept & 0o777, 0o640);
 
+    let json = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, json.replace("lazy dog", "lazy cat")).unwrap();
+    says(
+        &["--from", "a"],
+        "gone: what it held of another version's texts",
+    )
+    .await;
+    let (_, said, told) = proxy
+        .command(&["audit", "--write", "/dev/stdout", "--from", "a"])
+        .await;
+    assert!(serde_json::from_str::<Value>(&said).is_ok(), "{said}");
+    assert!(told.contains("/dev/stdout: embed:"), "{told}");
+
     std::fs::write(&file, "mine: not a reference\n").unwrap();
     let (code, _, error) = write(&["--from", "a"]).await;
     assert_eq!(code, Some(1));
