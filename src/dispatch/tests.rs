@@ -1,6 +1,7 @@
 //! The loop against scripted hosts, on a paused clock.
 
 mod batches;
+mod churn;
 mod doubts;
 mod freezing;
 mod limits;
