@@ -17,6 +17,9 @@ use crate::metrics::Rejection;
 /// How long a client may take to send a body.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// A body that takes longer makes room once others wait for it.
+const BRISK: Duration = Duration::from_secs(5);
+
 /// How long a client that was refused may go on sending, to no avail.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -35,19 +38,23 @@ impl Received {
     }
 }
 
-/// Reads at most `limit` bytes, reserving them first in `held`. A body that announces more is
-/// refused before any of it is read.
+/// Reads at most `limit` bytes, reserving them first in `held`, so that of many large ones some get through.
+/// A body that announces more is refused before any of it is read; one that comes slowly, once others wait for room.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: &mut Body,
     limit: usize,
     held: &mut Reservation,
 ) -> Result<Received, ApiError> {
-    let bytes = timeout(READ_TIMEOUT, collect(body, limit, held))
-        .await
-        .map_err(|_| ApiError::BodyTimeout {
-            seconds: READ_TIMEOUT.as_secs(),
-        })??;
+    let needed = held.needed_by_others(BRISK);
+    let bytes = tokio::select! {
+        biased;
+        bytes = timeout(READ_TIMEOUT, collect(body, limit, held)) => bytes,
+        () = needed => return Err(ApiError::Busy(Rejection::Memory)),
+    };
+    let bytes = bytes.map_err(|_| ApiError::BodyTimeout {
+        seconds: READ_TIMEOUT.as_secs(),
+    })??;
     Ok(Received {
         bytes,
         is_json: is_json(headers),
@@ -116,7 +123,11 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use http::HeaderValue;
+    use hyper::body::{Frame, SizeHint};
 
     use super::super::budget::Budget;
     use super::*;
@@ -184,5 +195,42 @@ mod tests {
         assert!(matches!(refused, Err(ApiError::Busy(Rejection::Memory))));
         drop(first);
         assert!(collect(&mut send(3000), 4096, &mut second).await.is_ok());
+    }
+
+    /// A body that announces 4 KiB, of which nothing comes.
+    struct Silent;
+
+    impl hyper::body::Body for Silent {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(4096)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_slowly_makes_room_for_others() {
+        let budget = Budget::new(4096);
+        let mut first = budget.open();
+        let silent = async {
+            let outcome = read(&HeaderMap::new(), &mut Body::new(Silent), 4096, &mut first).await;
+            drop(first.take());
+            outcome
+        };
+        let mut second = budget.open();
+        let (refused, found) = tokio::join!(silent, async {
+            tokio::time::sleep(BRISK).await;
+            second.grow_to(4096).await
+        });
+        assert!(matches!(refused, Err(ApiError::Busy(Rejection::Memory))));
+        assert_eq!(found, Ok(()));
     }
 }

@@ -3,17 +3,20 @@
 //! Whoever keeps bytes holds a [`Reservation`] for them, which moves along with them (also onto the
 //! blocking threads, so that a request whose client has gone counts until its bytes are freed) and
 //! gives them back when it is dropped. Requests wait their turn, first come first served, as long as
-//! for a slot. Answers never wait: throwing a computed answer away helps nobody, so they may
-//! overdraw the budget, and no request comes in until that is made good.
+//! for a slot; half-way, those whose bodies come slowly are asked to make room. Answers never wait:
+//! throwing a computed answer away helps nobody, so they may overdraw the budget, and no request
+//! comes in until that is made good.
 //!
 //! Counted is what came and what goes over the wire; parsing takes a small multiple of it.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use super::slots::PATIENCE;
 
@@ -30,6 +33,8 @@ struct Shared {
     free: Semaphore,
     /// Units held beyond the total. While there are any, none are free.
     overdrawn: Mutex<u32>,
+    /// Told when somebody has waited for some for a while.
+    needed: Notify,
 }
 
 /// Some bytes of a [`Budget`].
@@ -52,6 +57,7 @@ impl Budget {
             total,
             free: Semaphore::new(total as usize),
             overdrawn: Mutex::new(0),
+            needed: Notify::new(),
         }))
     }
 
@@ -87,12 +93,28 @@ impl Reservation {
         if more == 0 {
             return Ok(());
         }
-        match timeout(PATIENCE, self.shared.free.acquire_many(more)).await {
+        let shared = &*self.shared;
+        let mut acquired = pin!(shared.free.acquire_many(more));
+        let mut found = timeout(PATIENCE / 2, &mut acquired).await;
+        if found.is_err() {
+            shared.needed.notify_waiters();
+            found = timeout(PATIENCE / 2, acquired).await;
+        }
+        match found {
             Ok(Ok(permits)) => permits.forget(),
             Ok(Err(_)) | Err(_) => return Err(Exhausted),
         }
         self.units += more;
         Ok(())
+    }
+
+    /// Returns once somebody has waited in vain for a while, but not before `grace` from now.
+    pub(super) fn needed_by_others(&self, grace: Duration) -> impl Future<Output = ()> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            sleep(grace).await;
+            shared.needed.notified().await;
+        }
     }
 
     /// Accounts for the bytes of an answer instead of what was reserved, without waiting, until the
