@@ -19,6 +19,9 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 /// In the order that we prefer (ALPN).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+/// Put in front of UTF-8 by some editors; says nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Why a file can't be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BadPem {
@@ -28,6 +31,9 @@ pub enum BadPem {
     /// Something else is in it.
     #[error("holds no private key; it must be PEM: -----BEGIN PRIVATE KEY-----")]
     NoKey,
+    /// As some editors and shells write it.
+    #[error("is UTF-16; save it as UTF-8")]
+    Utf16,
     /// Nobody is there to type it in.
     #[error("asks for a passphrase; write it without one: openssl pkey -in FILE -out NEW")]
     Locked,
@@ -92,6 +98,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// If there are none.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadPem> {
+    let pem = &without_marks(pem)?;
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|_| BadPem::Damaged)?;
     if found.is_empty() {
@@ -108,6 +115,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadPem> 
 /// # Errors
 /// If there is none, or one that can't be used.
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, BadPem> {
+    let pem = &without_marks(pem)?;
     let holds = |text: &[u8]| memchr::memmem::find(pem, text).is_some();
     if holds(b"ENCRYPTED") {
         return Err(BadPem::Locked);
@@ -123,6 +131,23 @@ pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, BadPem> {
         (Ok(_), Ok(_)) => Ok(key),
         _ => Err(BadPem::KeyKind),
     }
+}
+
+/// Without the marks that some editors put in front, which stand in the middle once such files are put
+/// together: what begins right after one would be passed over.
+fn without_marks(pem: &[u8]) -> Result<Vec<u8>, BadPem> {
+    if pem.starts_with(b"\xff\xfe") || pem.starts_with(b"\xfe\xff") {
+        return Err(BadPem::Utf16);
+    }
+    let mut clean = Vec::with_capacity(pem.len());
+    let mut rest = pem;
+    while let Some(at) = memchr::memmem::find(rest, BYTE_ORDER_MARK) {
+        let (before, marked) = rest.split_at(at);
+        clean.extend_from_slice(before);
+        rest = marked.strip_prefix(BYTE_ORDER_MARK).unwrap_or_default();
+    }
+    clean.extend_from_slice(rest);
+    Ok(clean)
 }
 
 /// Certificates that can be trusted as authorities.
@@ -243,4 +268,19 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, BadP
 fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     Some(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_editors_are_passed_over_or_told() {
+        let marked = b"\xef\xbb\xbf1\xef2\xef\xbb\xbf3\xef\xbb";
+        assert_eq!(without_marks(marked).unwrap(), b"1\xef23\xef\xbb");
+        for mark in [b"\xff\xfe-\0", b"\xfe\xff\0-"] {
+            assert_eq!(certificates(mark), Err(BadPem::Utf16));
+            assert_eq!(private_key(mark), Err(BadPem::Utf16));
+        }
+    }
 }
