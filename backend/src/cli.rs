@@ -2,6 +2,7 @@
 
 mod engines;
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, Subcommand};
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, CommandFactory as _, Parser, Subcommand};
 use gpu_bridge_upkeep::{Log, announce};
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
@@ -292,7 +293,16 @@ pub(crate) enum Command {
 
 /// Runs the program; the exit code is 2 for settings that cannot be used and 1 for other failures.
 pub fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| without_values(error).exit());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
+            let names = not_text(std::env::args_os(), |name| std::env::var_os(name));
+            // If standard error is closed, nobody can be told.
+            let _ = writeln!(std::io::stderr(), "error: {names} must be text in UTF-8");
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => without_values(error).exit(),
+    };
     if let Some(Command::Health { ready }) = cli.command {
         return health(&cli, ready);
     }
@@ -339,6 +349,25 @@ fn without_values(mut error: clap::Error) -> clap::Error {
         }
     }
     error
+}
+
+/// Variables and arguments that are no text, by name or place: clap names none of them.
+fn not_text(
+    arguments: impl Iterator<Item = OsString>,
+    variable: impl Fn(&OsStr) -> Option<OsString>,
+) -> String {
+    let command = Cli::command();
+    let is_bad = |text: &OsStr| text.to_str().is_none();
+    let path = ValueParser::new(path()).type_id();
+    let is_text = |argument: &&Arg| argument.get_value_parser().type_id() != path;
+    let variables = command.get_arguments().filter(is_text);
+    let variables = variables.filter_map(|argument| {
+        let name = argument.get_env()?;
+        is_bad(&variable(name)?).then(|| name.to_string_lossy().into_owned())
+    });
+    let places = arguments.enumerate().filter(|(_, text)| is_bad(text));
+    let places = places.map(|(place, _)| format!("argument {place}"));
+    variables.chain(places).collect::<Vec<_>>().join(", ")
 }
 
 /// The settings, and what the files with certificate and key hold that they name; or all that is wrong.
@@ -420,8 +449,6 @@ async fn serve(server: Server, engine: Arc<Fleet>, listen: SocketAddr) -> anyhow
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

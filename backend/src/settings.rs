@@ -368,7 +368,12 @@ impl Check {
         for text in given {
             let layer = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
             match layer.and_then(|(name, layer)| Some((name, layer.parse().ok()?))) {
-                Some((name, layer)) => drop(layers.insert(name.to_owned(), layer)),
+                Some((name, layer)) => {
+                    let before = layers.insert(name.to_owned(), layer);
+                    if before.is_some_and(|before| before != layer) {
+                        self.wrong("--bertscore-layer", text, "one layer for each name");
+                    }
+                }
                 None => self.wrong("--bertscore-layer", text, "NAME=N, N a number of a layer"),
             }
         }

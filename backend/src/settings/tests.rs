@@ -308,6 +308,10 @@ fn layers_are_given_by_name() {
     let layers = settings(&flags).unwrap().bertscore_layers;
     let expected = [("org/a=b".to_owned(), 6), ("c".to_owned(), 0)];
     assert_eq!(layers, BTreeMap::from(expected));
+    let twice = |layer| settings(&["--bertscore-layer=a=3", layer]);
+    assert!(twice("--bertscore-layer=a=3").is_ok());
+    let told = twice("--bertscore-layer=a=4").unwrap_err().to_string();
+    assert!(told.contains("one layer for each name"), "{told}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The real program: what it refuses to start with, and the recordings replayed on it with the real
 //! all-MiniLM-L6-v2, number by number.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -46,6 +48,21 @@ async fn wrong_settings_end_the_program_with_code_2_and_name_the_variable() {
             "{told}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_named_and_not_repeated() {
+    let bad = OsStr::from_bytes(b"s3cret\xff");
+    let mut command = program();
+    command.env("API_KEY", bad).env("RUST_LOG", bad);
+    command.arg("--bertscore-layer").arg(bad);
+    let ended = command.env("HF_HOME", bad).output().await.unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "{told}");
+    assert_eq!(
+        told,
+        "error: API_KEY, RUST_LOG, argument 2 must be text in UTF-8\n"
+    );
 }
 
 #[tokio::test]
