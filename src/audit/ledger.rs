@@ -21,6 +21,8 @@ const MOST_MODELS: usize = 16;
 const SOONER: u32 = 10;
 /// What a host said holds until it has been asked so many times in vain.
 const MOST_FAILURES: u32 = 3;
+/// So long after it may have restarted a host that serves should have told what it has in memory.
+const GRACE: Duration = Duration::from_mins(1);
 /// Those that have answered wait for one that is being asked for so long before they are judged without it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -97,6 +99,7 @@ impl Ledger {
         for (id, host) in hosts {
             let known = self.hosts.entry(*id).or_default();
             let gone = known.follow(host, now);
+            self.unjudged.extend(known.outdated(host, now));
             forgotten.extend(gone.into_iter().map(|model| (*id, model)));
         }
         let models = forgotten.iter().map(|(_, model)| model.clone());
@@ -381,6 +384,26 @@ impl Known {
         gone
     }
 
+    /// What another process said of models that a host which serves does not tell of any more does not hold for ever.
+    /// But one that is out stays out. Returns these models.
+    fn outdated(&mut self, host: &Auditable, now: Instant) -> Vec<Model> {
+        let mut found = Vec::new();
+        for (model, entry) in &mut self.models {
+            let is_of_another = entry.said.is_some() && entry.said_in != self.generation;
+            if !is_of_another || entry.is_loaded || entry.trust == Some(Trust::Deviates) {
+                continue;
+            }
+            if !host.is_serving {
+                entry.due = now;
+            } else if now.saturating_duration_since(entry.due) >= GRACE {
+                entry.said = None;
+                entry.why = Some("since it may have restarted it has not told its models".into());
+                found.push(model.clone());
+            }
+        }
+        found
+    }
+
     /// What is not in memory any more can't be asked about, but still holds, until the host may have
     /// other files.
     fn unload(&mut self, loaded: &[Model]) -> Vec<Model> {
@@ -427,6 +450,7 @@ mod tests {
             generation,
             most_items: None,
             loaded: Some(loaded.collect()),
+            is_serving: true,
         }
     }
 
@@ -435,6 +459,7 @@ mod tests {
             generation,
             most_items: None,
             loaded: None,
+            is_serving: true,
         }
     }
 
@@ -658,6 +683,34 @@ mod tests {
         assert!(scene.due().is_empty());
         scene.0.hears(&question, passing(), INTERVAL, scene.1);
         assert_eq!(scene.due().len(), 1, "the other");
+    }
+
+    #[test]
+    fn a_host_that_never_tells_its_models_again_is_unknown_once_it_has_served_for_a_while() {
+        let mut scene = Scene::new();
+        let first = with(1, &["a"]);
+        scene.follow(&[first.clone(), first.clone()]);
+        scene.ask(&[said(1), said(1)]);
+        let down = Auditable {
+            is_serving: false,
+            ..untold(2)
+        };
+        for (now, after) in [(&down, GRACE), (&down, GRACE / 2), (&untold(2), GRACE / 4)] {
+            scene.follow(&[first.clone(), now.clone()]);
+            assert!(scene.ask(&[said(1)]).is_empty());
+            scene.1 += after;
+        }
+        scene.follow(&[first.clone(), untold(2)]);
+        assert!(scene.ask(&[said(1)]).is_empty());
+        scene.1 += GRACE / 2;
+        scene.follow(&[first.clone(), untold(2)]);
+        let trust = |found: Vec<(HostId, Model, Audited)>| {
+            let found = found.into_iter().find(|(id, ..)| *id == host(1));
+            found.map(|(_, _, audited)| audited.trust)
+        };
+        assert_eq!(trust(scene.ask(&[said(1)])), Some(Trust::Unknown));
+        scene.follow(&[first.clone(), with(2, &["a"])]);
+        assert_eq!(trust(scene.ask(&[said(1), said(1)])), Some(Trust::Agrees));
     }
 
     #[test]

@@ -70,4 +70,6 @@ pub struct Auditable {
     pub generation: u64,
     /// Models of embeddings that it has in memory; `None`: it has not told since.
     pub loaded: Option<Vec<Model>>,
+    /// It gets requests.
+    pub is_serving: bool,
 }

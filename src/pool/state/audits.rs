@@ -27,6 +27,7 @@ impl State {
                 most_items: host.most_items(now),
                 generation: host.models.generation(),
                 loaded: host.models.auditable(!host.spec.tells_less),
+                is_serving: host.is_serving(),
             };
             (host.id, auditable)
         });
