@@ -41,6 +41,13 @@ impl Upstream for Scripted {
     }
 }
 
+/// Runs it with a clock that stands still while there is something to do.
+fn paused(scene: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(scene);
+}
+
 fn payload() -> Payload {
     Payload::empty(Budget::new(1024).open())
 }

@@ -281,6 +281,12 @@ impl Pooled {
         }
     }
 
+    /// As the proxy does while it runs.
+    pub(super) fn keep_time(&self) {
+        let pool = self.pool.clone();
+        tokio::spawn(async move { pool.keep_time().await });
+    }
+
     /// The sizes of the attempts so far.
     pub(super) fn sizes(&self) -> Vec<usize> {
         std::mem::take(&mut self.upstream.asked.lock().unwrap())
@@ -648,14 +654,9 @@ proptest! {
         requests in requests(),
         limit in limit(),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
+        paused(async {
             let pooled = Arc::new(Pooled::with(hosts, seed, limit).acquainted().await);
-            tokio::spawn({
-                let pool = pooled.pool.clone();
-                async move { pool.keep_time().await }
-            });
+            pooled.keep_time();
             *pooled.upstream.fail.lock().unwrap() = fail;
             let asks = requests.into_iter().map(|(items, length, after, given_up)| {
                 let pooled = Arc::clone(&pooled);

@@ -103,8 +103,7 @@ impl Churning {
             is_there: Mutex::new(vec![true; hosts]),
             broken,
         };
-        let pool = scene.pooled.pool.clone();
-        tokio::spawn(async move { pool.keep_time().await });
+        scene.pooled.keep_time();
         scene.set_hosts();
         scene
     }
@@ -186,9 +185,7 @@ proptest! {
         requests in requests(),
         turns in prop::collection::vec((0..3000u64, any::<prop::sample::Index>(), prop::sample::select(&TURNS[..])), 0..30),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
+        paused(async {
             let others = broken.len();
             let scene = Arc::new(Churning::new(slots, seed, broken).await);
             for (after, which, turn) in turns {
