@@ -2,7 +2,8 @@
 
 mod engines;
 
-use std::ffi::{OsStr, OsString};
+use std::env;
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -296,7 +297,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.kind() == ErrorKind::InvalidUtf8 => {
-            let names = not_text(std::env::args_os(), |name| std::env::var_os(name));
+            let names = not_text();
             // If standard error is closed, nobody can be told.
             let _ = writeln!(std::io::stderr(), "error: {names} must be text in UTF-8");
             return ExitCode::from(USAGE);
@@ -352,10 +353,7 @@ fn without_values(mut error: clap::Error) -> clap::Error {
 }
 
 /// Variables and arguments that are no text, by name or place: clap names none of them.
-fn not_text(
-    arguments: impl Iterator<Item = OsString>,
-    variable: impl Fn(&OsStr) -> Option<OsString>,
-) -> String {
+fn not_text() -> String {
     let command = Cli::command();
     let is_bad = |text: &OsStr| text.to_str().is_none();
     let path = ValueParser::new(path()).type_id();
@@ -363,9 +361,9 @@ fn not_text(
     let variables = command.get_arguments().filter(is_text);
     let variables = variables.filter_map(|argument| {
         let name = argument.get_env()?;
-        is_bad(&variable(name)?).then(|| name.to_string_lossy().into_owned())
+        is_bad(&env::var_os(name)?).then(|| name.to_string_lossy().into_owned())
     });
-    let places = arguments.enumerate().filter(|(_, text)| is_bad(text));
+    let places = env::args_os().enumerate().filter(|(_, text)| is_bad(text));
     let places = places.map(|(place, _)| format!("argument {place}"));
     variables.chain(places).collect::<Vec<_>>().join(", ")
 }

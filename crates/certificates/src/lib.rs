@@ -140,13 +140,12 @@ fn without_marks(pem: &[u8]) -> Result<Vec<u8>, BadPem> {
         return Err(BadPem::Utf16);
     }
     let mut clean = Vec::with_capacity(pem.len());
-    let mut rest = pem;
-    while let Some(at) = memchr::memmem::find(rest, BYTE_ORDER_MARK) {
-        let (before, marked) = rest.split_at(at);
-        clean.extend_from_slice(before);
-        rest = marked.strip_prefix(BYTE_ORDER_MARK).unwrap_or_default();
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(pem, BYTE_ORDER_MARK) {
+        clean.extend_from_slice(&pem[from..at]);
+        from = at + BYTE_ORDER_MARK.len();
     }
-    clean.extend_from_slice(rest);
+    clean.extend_from_slice(&pem[from..]);
     Ok(clean)
 }
 
